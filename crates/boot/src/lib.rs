@@ -1,0 +1,2 @@
+//! What the guest finds in memory at reset: kernels, ACPI, memory map.
+#![forbid(unsafe_code)]

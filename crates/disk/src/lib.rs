@@ -1,0 +1,2 @@
+//! Disk images: raw and qcow2, base chains, create and check.
+#![forbid(unsafe_code)]

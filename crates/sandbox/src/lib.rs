@@ -1,0 +1,1 @@
+//! What each role may do: its promise as data, and how a process enters it.

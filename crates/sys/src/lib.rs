@@ -1,0 +1,1 @@
+//! Linux as safe functions: descriptors, spawn, event loop, tap, netlink, io_uring.

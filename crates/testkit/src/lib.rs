@@ -1,0 +1,1 @@
+//! Dev-only: the lab, fake peers, fault injection, a guest's view of a virtqueue.

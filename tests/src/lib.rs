@@ -1,0 +1,1 @@
+//! End-to-end tests: real guests under the real daemon, one file per promise to the user.
