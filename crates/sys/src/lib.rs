@@ -1,1 +1,3 @@
 //! Linux as safe functions: descriptors, spawn, event loop, tap, netlink, io_uring.
+
+pub mod seqpacket;
