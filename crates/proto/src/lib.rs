@@ -1,2 +1,43 @@
-//! What processes say to each other, one file per pair of peers, and the socket that carries it.
+//! What processes say to each other: one enum per pair and direction, and the socket that carries it.
+//!
+//! Data, no behaviour. What a process may not say, its type can't express; what a type can't hold (a name too long, a
+//! hundred disks) is refused when the packet is decoded. Every message states how many descriptors come with it.
+//!
+//! | file | peers |
+//! |---|---|
+//! | [`client`] | vmctl and control |
+//! | [`control`] | control and parent |
+//! | [`opener`], [`probe`] | parent and its short-lived helpers |
+//! | [`privileged`] | parent and priv |
+//! | [`vmm`] | parent and vmm |
+//! | [`vm`] | vmm and one VM's process |
+//! | [`device`] | vmm and a device's process |
 #![forbid(unsafe_code)]
+
+pub mod bounded;
+pub mod channel;
+pub mod client;
+pub mod control;
+pub mod device;
+pub mod exit;
+pub mod failure;
+pub mod names;
+pub mod opener;
+pub mod privileged;
+pub mod probe;
+pub mod vm;
+pub mod vmm;
+
+pub use bounded::{List, Text};
+pub use channel::{Channel, Message, Received};
+pub use failure::{Code, Failure};
+pub use names::{ConnId, IfName, MacAddr, RequestId, SwitchName, UserPath, VmId, VmName};
+
+/// Bytes of one encoded message at most; a longer one is refused by both sides.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+/// Disks of one VM: more than OpenBSD's 4, few enough for one PCI bus and one bounded start.
+pub const MAX_DISKS: usize = 16;
+/// Network cards of one VM.
+pub const MAX_NICS: usize = 8;
+/// Bytes of a kernel's command line (Linux's COMMAND_LINE_SIZE on x86 is 2048 with its NUL).
+pub const MAX_CMDLINE: usize = 2047;

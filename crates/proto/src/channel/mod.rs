@@ -1,0 +1,176 @@
+//! One end of a conversation: typed messages out and in, descriptors beside them. Alone knows SOCK_SEQPACKET.
+//!
+//! Never waits, but in [`Channel::recv_within`]: what the peer does not take yet is queued, at most [`MAX_QUEUE`]
+//! messages; beyond that the peer is too slow and its channel ends.
+
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sys::seqpacket::{self, Packet};
+
+use crate::MAX_MESSAGE;
+
+/// Messages that wait for a slow peer at most: a whole start of the largest VM fits several times.
+pub const MAX_QUEUE: usize = 256;
+
+/// What may travel on a channel.
+pub trait Message: Serialize + DeserializeOwned {
+    /// How many descriptors come with this message; sender and receiver refuse any other number.
+    fn fds(&self) -> usize;
+}
+
+/// Why a channel can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The peer sent bytes that are no message of its type.
+    #[error("malformed message: {0}")]
+    Malformed(postcard::Error),
+    /// More than the limit, in bytes or descriptors.
+    #[error("message over {MAX_MESSAGE} bytes or {} descriptors", seqpacket::MAX_FDS)]
+    TooLong,
+    /// Another number of descriptors than the message has.
+    #[error("message with {got} descriptors instead of {want}")]
+    Descriptors {
+        /// What came, or was about to be sent.
+        got: usize,
+        /// What the message has.
+        want: usize,
+    },
+    /// The peer does not read.
+    #[error("peer does not read: {MAX_QUEUE} messages wait")]
+    Slow,
+    /// Nothing came before the deadline.
+    #[error("no message within {0:?}")]
+    Late(Duration),
+    /// The socket failed.
+    #[error("socket: {0}")]
+    Socket(#[from] io::Error),
+}
+
+/// What a read gave.
+#[derive(Debug)]
+pub enum Received<Rx> {
+    /// A message and its descriptors, as many as it has.
+    Message(Rx, Vec<OwnedFd>),
+    /// Nothing there now.
+    Empty,
+    /// The peer is gone.
+    Closed,
+}
+
+/// One end: sends `Tx`, receives `Rx`.
+#[derive(Debug)]
+pub struct Channel<Tx, Rx> {
+    socket: OwnedFd,
+    queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    types: PhantomData<fn(Tx) -> Rx>,
+}
+
+/// A connected pair of ends.
+pub fn pair<A: Message, B: Message>() -> io::Result<(Channel<A, B>, Channel<B, A>)> {
+    let (left, right) = seqpacket::pair()?;
+    Ok((Channel::new(left), Channel::new(right)))
+}
+
+impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
+    /// The end that is `socket`, connected and of type SOCK_SEQPACKET.
+    pub fn new(socket: OwnedFd) -> Self {
+        Self { socket, queue: VecDeque::new(), types: PhantomData }
+    }
+
+    /// Sends now, or queues behind what waits. The descriptors are closed here once they are sent.
+    pub fn send(&mut self, message: &Tx, fds: Vec<OwnedFd>) -> Result<(), ChannelError> {
+        if fds.len() != message.fds() {
+            return Err(ChannelError::Descriptors { got: fds.len(), want: message.fds() });
+        }
+        let bytes = postcard::to_stdvec(message).map_err(ChannelError::Malformed)?;
+        if bytes.len() > MAX_MESSAGE {
+            return Err(ChannelError::TooLong);
+        }
+        if self.queue.len() >= MAX_QUEUE {
+            return Err(ChannelError::Slow);
+        }
+        self.queue.push_back((bytes, fds));
+        self.flush()
+    }
+
+    /// Sends what waits, as far as the peer takes it.
+    pub fn flush(&mut self) -> Result<(), ChannelError> {
+        while let Some((bytes, fds)) = self.queue.front() {
+            let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            match seqpacket::send(self.socket.as_fd(), bytes, &borrowed) {
+                Ok(()) => drop(self.queue.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// True while something waits to be sent: watch the socket for writing and call [`Channel::flush`].
+    pub fn wants_write(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Reads one message without waiting. After an error of the peer's making the caller ends the conversation.
+    pub fn recv(&mut self) -> Result<Received<Rx>, ChannelError> {
+        let (bytes, fds) = match seqpacket::recv(self.socket.as_fd(), MAX_MESSAGE)? {
+            Packet::Whole(bytes, fds) => (bytes, fds),
+            Packet::TooLong => return Err(ChannelError::TooLong),
+            Packet::Empty => return Ok(Received::Empty),
+            Packet::Closed => return Ok(Received::Closed),
+        };
+        let (message, rest) = postcard::take_from_bytes::<Rx>(&bytes).map_err(ChannelError::Malformed)?;
+        if !rest.is_empty() {
+            return Err(ChannelError::Malformed(postcard::Error::SerdeDeCustom));
+        }
+        if fds.len() != message.fds() {
+            return Err(ChannelError::Descriptors { got: fds.len(), want: message.fds() });
+        }
+        Ok(Received::Message(message, fds))
+    }
+
+    /// Sends what waits, then reads one message, waiting at most `limit`: for roles with a single peer and no loop.
+    /// `Empty` is never given.
+    pub fn recv_within(&mut self, limit: Duration) -> Result<Received<Rx>, ChannelError> {
+        let end = Instant::now() + limit;
+        loop {
+            self.flush()?;
+            match self.recv()? {
+                Received::Empty => {}
+                other => return Ok(other),
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ChannelError::Late(limit));
+            }
+            let writing = if self.wants_write() { PollFlags::OUT } else { PollFlags::empty() };
+            let mut fds = [PollFd::new(&self.socket, PollFlags::IN | writing)];
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            match rustix::event::poll(&mut fds, Some(&left)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+    }
+
+    /// The socket itself, to hand the conversation to another process.
+    pub fn into_socket(self) -> OwnedFd {
+        self.socket
+    }
+}
+
+impl<Tx, Rx> AsFd for Channel<Tx, Rx> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! One test per rule of a channel.
+
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::Text;
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Say {
+    Words(Text<8>),
+    Thing,
+}
+
+impl Message for Say {
+    fn fds(&self) -> usize {
+        match self {
+            Say::Words(_) => 0,
+            Say::Thing => 1,
+        }
+    }
+}
+
+fn ends() -> (Channel<Say, Say>, Channel<Say, Say>) {
+    pair().unwrap()
+}
+
+fn raw(end: &Channel<Say, Say>, bytes: &[u8], fds: usize) {
+    let fds: Vec<BorrowedFd<'_>> = (0..fds).map(|_| end.as_fd()).collect();
+    seqpacket::send(end.as_fd(), bytes, &fds).unwrap();
+}
+
+#[test]
+fn messages_arrive_in_order_with_their_descriptors() {
+    let (mut a, mut b) = ends();
+    a.send(&Say::Words(Text::new("one").unwrap()), vec![]).unwrap();
+    let fd = a.as_fd().try_clone_to_owned().unwrap();
+    a.send(&Say::Thing, vec![fd]).unwrap();
+    assert!(matches!(b.recv().unwrap(), Received::Message(Say::Words(w), _) if w.as_str() == "one"));
+    assert!(matches!(b.recv().unwrap(), Received::Message(Say::Thing, fds) if fds.len() == 1));
+    assert!(matches!(b.recv().unwrap(), Received::Empty));
+    drop(a);
+    assert!(matches!(b.recv().unwrap(), Received::Closed));
+}
+
+#[test]
+fn a_wrong_number_of_descriptors_is_refused_on_both_sides() {
+    let (mut a, mut b) = ends();
+    assert!(matches!(a.send(&Say::Thing, vec![]), Err(ChannelError::Descriptors { got: 0, want: 1 })));
+    raw(&a, &postcard::to_stdvec(&Say::Thing).unwrap(), 2);
+    assert!(matches!(b.recv(), Err(ChannelError::Descriptors { got: 2, want: 1 })));
+    raw(&a, &postcard::to_stdvec(&Say::Words(Text::default())).unwrap(), 1);
+    assert!(matches!(b.recv(), Err(ChannelError::Descriptors { got: 1, want: 0 })));
+}
+
+#[test]
+fn unknown_short_long_and_trailing_bytes_are_malformed() {
+    let (a, mut b) = ends();
+    for bytes in [&[9u8][..], &[0, 4, b'a'], &[0, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9], &[0, 1, 0xff], &[0, 1, b'a', 0]] {
+        raw(&a, bytes, 0);
+        assert!(matches!(b.recv(), Err(ChannelError::Malformed(_))), "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_packet_over_the_limit_is_too_long() {
+    let (a, mut b) = ends();
+    raw(&a, &vec![0; MAX_MESSAGE + 1], 0);
+    assert!(matches!(b.recv(), Err(ChannelError::TooLong)));
+}
+
+#[test]
+fn a_peer_that_never_reads_is_queued_for_then_cut_off() {
+    let (mut a, mut b) = ends();
+    let word = Say::Words(Text::new("x").unwrap());
+    let mut sent = 0;
+    let error = loop {
+        match a.send(&word, vec![]) {
+            Ok(()) => sent += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, ChannelError::Slow));
+    assert!(a.wants_write());
+    let mut got = 0;
+    while got < sent {
+        a.flush().unwrap();
+        while let Received::Message(..) = b.recv().unwrap() {
+            got += 1;
+        }
+    }
+    assert!(!a.wants_write());
+}
+
+#[test]
+fn waiting_ends_at_the_deadline() {
+    let (mut a, _b) = ends();
+    assert!(matches!(a.recv_within(Duration::from_millis(10)), Err(ChannelError::Late(_))));
+}

@@ -1,0 +1,299 @@
+//! vmctl and control. The only conversation between programs of different versions, so it begins with a handshake.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bounded::{List, Text};
+use crate::channel::Message;
+use crate::failure::Failure;
+use crate::names::{MacAddr, RequestId, SwitchName, UserPath, VmName};
+use crate::{MAX_DISKS, MAX_NICS};
+
+/// Where control listens.
+pub const SOCKET_PATH: &str = "/run/vmd.sock";
+/// Changes whenever a message of this file does.
+pub const VERSION: u32 = 1;
+
+/// What a client says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToControl {
+    /// First of all: the version that the client speaks. Answered by `Hello` or `WrongVersion`.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+    },
+    /// A request; every answer to it carries the same id.
+    Ask {
+        /// Chosen by the client, unique on its connection.
+        id: RequestId,
+        /// What is wanted.
+        request: Request,
+    },
+}
+
+/// What control says to a client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToClient {
+    /// The versions agree.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+    },
+    /// They don't; the connection ends.
+    WrongVersion {
+        /// What this daemon speaks.
+        daemon: u32,
+        /// What the client said.
+        client: u32,
+    },
+    /// An answer to a request.
+    Answer {
+        /// The request's.
+        id: RequestId,
+        /// The answer.
+        reply: Reply,
+    },
+}
+
+/// What a client can want.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// All VMs. Answered by a `Vm` each, then `Done`.
+    List,
+    /// Start a VM. Answered by `Started` or `Failed`.
+    Start(Box<Start>),
+    /// End a VM. Answered by `Accepted`, and with `wait` by `Ended` instead, or `Failed`.
+    Stop {
+        /// Which.
+        vm: VmRef,
+        /// At once, without asking the guest.
+        force: bool,
+        /// Answer when it is gone.
+        wait: bool,
+    },
+    /// Answered by `Ended` when the VM ends, or `Failed`.
+    Wait {
+        /// Which.
+        vm: VmRef,
+    },
+    /// Freeze a VM. Answered by `Accepted` or `Failed`.
+    Pause {
+        /// Which.
+        vm: VmRef,
+    },
+    /// Continue a VM. Answered by `Accepted` or `Failed`.
+    Unpause {
+        /// Which.
+        vm: VmRef,
+    },
+    /// Write a VM's state to the descriptor that comes along, then end it. Answered by `Accepted` or `Failed`.
+    Send {
+        /// Which.
+        vm: VmRef,
+    },
+    /// Start a VM from the state in the descriptor that comes along. Answered by `Started` or `Failed`.
+    Receive {
+        /// Its new name.
+        name: VmName,
+    },
+    /// How much every process logs. Answered by `Done` or `Failed`.
+    Log {
+        /// Debug lines too.
+        verbose: bool,
+    },
+    /// Read the configuration again. Answered by `Done` or `Failed`.
+    Reload,
+    /// Read one more configuration file. Answered by `Done` or `Failed`.
+    Load {
+        /// As the daemon sees it.
+        path: UserPath,
+    },
+    /// Forget. Answered by `Done` or `Failed`.
+    Reset {
+        /// All VMs, ended at once.
+        vms: bool,
+        /// All switches.
+        switches: bool,
+    },
+}
+
+/// A VM, as a user names it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum VmRef {
+    /// By number.
+    Id(u32),
+    /// By name.
+    Name(VmName),
+}
+
+/// How a VM shall start. A VM that exists takes only `kernel`, `cpus` and `boot_device`, for this boot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// Which, or the new VM's name.
+    pub vm: VmRef,
+    /// The VM that this one is an instance of.
+    pub instance_of: Option<VmName>,
+    /// Bytes of guest memory.
+    pub memory: Option<u64>,
+    /// Virtual CPUs.
+    pub cpus: Option<u8>,
+    /// Path of the kernel or firmware that comes along as a descriptor, opened by the client itself.
+    pub kernel: Option<UserPath>,
+    /// Disk images, opened with the asking user's rights.
+    pub disks: List<DiskArg, MAX_DISKS>,
+    /// CD-ROM image.
+    pub cdrom: Option<UserPath>,
+    /// Network cards.
+    pub nics: List<NicArg, MAX_NICS>,
+    /// What to boot from.
+    pub boot_device: Option<BootDevice>,
+}
+
+/// A disk of a start request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskArg {
+    /// The image.
+    pub path: UserPath,
+    /// From the prefix; without one the extension decides.
+    pub format: Option<DiskFormat>,
+}
+
+/// A network card of a start request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum NicArg {
+    /// On no switch.
+    Plain,
+    /// With the daemon's own addresses and DHCP.
+    Local,
+    /// On a switch of vm.conf.
+    Switch(SwitchName),
+}
+
+/// Format of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskFormat {
+    /// Bytes of the disk, one after another.
+    Raw,
+    /// QEMU's copy-on-write format.
+    Qcow2,
+}
+
+/// What to boot from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BootDevice {
+    /// The first disk.
+    Disk,
+    /// The CD-ROM.
+    Cdrom,
+    /// The first network card.
+    Net,
+}
+
+/// What a client gets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// One VM of a list.
+    Vm(Box<VmLine>),
+    /// Done; nothing more comes.
+    Done,
+    /// The VM runs.
+    Started {
+        /// Its id.
+        id: u32,
+        /// Its console's path.
+        tty: Text<64>,
+    },
+    /// Under way.
+    Accepted {
+        /// The VM's id.
+        id: u32,
+    },
+    /// The VM ended.
+    Ended {
+        /// Its id.
+        id: u32,
+    },
+    /// It could not be done.
+    Failed(Failure),
+}
+
+/// What `vmctl status` shows of a VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmLine {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: VmName,
+    /// Process id of its vm process, while it runs.
+    pub pid: Option<u32>,
+    /// Virtual CPUs.
+    pub cpus: u8,
+    /// Configured bytes of memory.
+    pub memory: u64,
+    /// Resident bytes of the vm process, while it runs.
+    pub used: Option<u64>,
+    /// Its console's path.
+    pub tty: Option<Text<64>>,
+    /// User id it runs for, or its owner's.
+    pub uid: u32,
+    /// Its owner group.
+    pub gid: Option<u32>,
+    /// `user[:group]` by name, where names are known to the daemon.
+    pub owner: Text<80>,
+    /// What it does.
+    pub state: VmState,
+    /// MAC addresses of its network cards.
+    pub macs: List<MacAddr, MAX_NICS>,
+}
+
+/// States as `vmctl status` names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmState {
+    /// Waits for its turn in the staggered start.
+    Waiting,
+    /// Being started.
+    Starting,
+    /// Runs.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Asked to end.
+    Stopping,
+    /// Known, not running.
+    Stopped,
+}
+
+impl Request {
+    /// Descriptors that come with it.
+    pub fn fds(&self) -> usize {
+        match self {
+            Request::Start(start) => usize::from(start.kernel.is_some()),
+            Request::Send { .. } | Request::Receive { .. } => 1,
+            Request::List
+            | Request::Stop { .. }
+            | Request::Wait { .. }
+            | Request::Pause { .. }
+            | Request::Unpause { .. }
+            | Request::Log { .. }
+            | Request::Reload
+            | Request::Load { .. }
+            | Request::Reset { .. } => 0,
+        }
+    }
+}
+
+impl Message for ToControl {
+    fn fds(&self) -> usize {
+        match self {
+            ToControl::Hello { .. } => 0,
+            ToControl::Ask { request, .. } => request.fds(),
+        }
+    }
+}
+
+impl Message for ToClient {
+    fn fds(&self) -> usize {
+        match self {
+            ToClient::Hello { .. } | ToClient::WrongVersion { .. } | ToClient::Answer { .. } => 0,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Exit statuses of a VM's process, read by vmm (spec, daemon 1.7 and 2.6).
+
+/// The guest powered off, or was stopped.
+pub const POWERED_OFF: u8 = 0;
+/// The VM failed: the log says why (EIO).
+pub const FAILED: u8 = 5;
+/// The guest asked for a reboot (EAGAIN on Linux).
+pub const REBOOTED: u8 = 11;

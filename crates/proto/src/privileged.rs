@@ -1,0 +1,103 @@
+//! Parent and priv: bridges and taps. Each request is answered once, with its number.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bounded::Text;
+use crate::channel::Message;
+use crate::failure::Failure;
+use crate::names::{IfName, MacAddr, RequestId};
+
+/// What an interface says of itself (`ip link`'s alias; the kernel takes 255 bytes, the spec 63).
+pub type Alias = Text<63>;
+
+/// What the parent says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToPriv {
+    /// Make a bridge, or join the one that is there. Answered by `SwitchMade` or `Failed`.
+    MakeSwitch {
+        /// Joins the answer.
+        request: RequestId,
+        /// The bridge.
+        bridge: IfName,
+        /// `switch<id>-<name>`.
+        alias: Alias,
+        /// Up, else down.
+        up: bool,
+    },
+    /// Remove a bridge if it was made by us. Answered by `Removed` or `Failed`.
+    RemoveSwitch {
+        /// Joins the answer.
+        request: RequestId,
+        /// The bridge.
+        bridge: IfName,
+    },
+    /// Make a tap of the /dev/net/tun that comes along, and set it up. Answered by `TapMade` or `Failed`.
+    MakeTap {
+        /// Joins the answer.
+        request: RequestId,
+        /// Its name; none: the first free `tap<N>`.
+        name: Option<IfName>,
+        /// `vm<id>-if<i>-<name>`.
+        alias: Alias,
+        /// The bridge to join.
+        bridge: Option<IfName>,
+        /// Up, else down.
+        up: bool,
+    },
+    /// How much to log.
+    Verbose {
+        /// Debug lines too.
+        debug: bool,
+    },
+}
+
+/// What priv says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToParent {
+    /// The bridge is there.
+    SwitchMade {
+        /// The request's.
+        request: RequestId,
+        /// Made now, so removed at the end.
+        created: bool,
+    },
+    /// Gone, or kept because it was not ours or is in use.
+    Removed {
+        /// The request's.
+        request: RequestId,
+    },
+    /// The tap is there; its descriptor comes along, and the tap lives as long as that.
+    TapMade {
+        /// The request's.
+        request: RequestId,
+        /// Its name.
+        name: IfName,
+        /// The host side's address.
+        mac: MacAddr,
+    },
+    /// It could not be done; nothing was left behind.
+    Failed {
+        /// The request's.
+        request: RequestId,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+impl Message for ToPriv {
+    fn fds(&self) -> usize {
+        match self {
+            ToPriv::MakeTap { .. } => 1,
+            ToPriv::MakeSwitch { .. } | ToPriv::RemoveSwitch { .. } | ToPriv::Verbose { .. } => 0,
+        }
+    }
+}
+
+impl Message for ToParent {
+    fn fds(&self) -> usize {
+        match self {
+            ToParent::TapMade { .. } => 1,
+            ToParent::SwitchMade { .. } | ToParent::Removed { .. } | ToParent::Failed { .. } => 0,
+        }
+    }
+}

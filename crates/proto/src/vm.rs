@@ -1,0 +1,119 @@
+//! vmm and the process of one VM. The description comes first, then one `Device` each, then `Begin`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bounded::Text;
+use crate::channel::Message;
+use crate::failure::Failure;
+use crate::names::{MacAddr, VmName};
+use crate::probe::KernelKind;
+use crate::{MAX_CMDLINE, MAX_DISKS, MAX_NICS};
+
+/// Devices that have a process of their own.
+pub const MAX_DEVICES: usize = MAX_DISKS + MAX_NICS;
+
+/// What vmm says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToVm {
+    /// The whole VM. With it: /dev/kvm, console pty master, kernel, then the initrd where there is one.
+    Describe(Box<Description>),
+    /// A device; its vhost-user socket (the front end's side) comes along. In guest-visible order.
+    Device(DeviceKind),
+    /// All devices are described and ready: make the VM and run it. Answered by `Started` or `Failed`.
+    Begin,
+    /// Press the power button.
+    PowerButton,
+    /// Freeze. Answered by `Paused`.
+    Pause,
+    /// Continue. Answered by `Unpaused`.
+    Unpause,
+    /// Address of the host's side of a card's tap.
+    TapAddress {
+        /// Index of the card.
+        nic: u8,
+        /// The address.
+        mac: MacAddr,
+    },
+    /// How much to log.
+    Verbose {
+        /// Debug lines too.
+        debug: bool,
+    },
+}
+
+/// Everything that a VM is, apart from its devices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// Its name, for logs.
+    pub name: VmName,
+    /// Bytes of guest memory: whole MiB.
+    pub memory: u64,
+    /// Virtual CPUs, 1 to 64.
+    pub cpus: u8,
+    /// How the kernel is started.
+    pub kernel: KernelKind,
+    /// The kernel's command line.
+    pub cmdline: Text<MAX_CMDLINE>,
+    /// An initial RAM disk comes along.
+    pub initrd: bool,
+    /// Devices that follow.
+    pub devices: u8,
+    /// Debug lines too.
+    pub debug: bool,
+}
+
+/// A device with a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    /// vionet.
+    Net {
+        /// Index of the card.
+        nic: u8,
+    },
+    /// vioblk.
+    Blk {
+        /// Index of the disk.
+        disk: u8,
+    },
+}
+
+/// What the VM's process says. How it ended, its exit status says (`exit`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToVmm {
+    /// The VM is made, its kernel loaded, its vCPUs run.
+    Started,
+    /// It could not be made; the process ends.
+    Failed(Failure),
+    /// The guest itself began to power off: VM_SHUTDOWN of the spec, daemon 2.8.
+    Leaving {
+        /// It resets instead: VM_REBOOT.
+        reboot: bool,
+    },
+    /// Answers `Pause`.
+    Paused(Result<(), Failure>),
+    /// Answers `Unpause`.
+    Unpaused(Result<(), Failure>),
+}
+
+impl Message for ToVm {
+    fn fds(&self) -> usize {
+        match self {
+            ToVm::Describe(description) => 3 + usize::from(description.initrd),
+            ToVm::Device(_) => 1,
+            ToVm::Begin
+            | ToVm::PowerButton
+            | ToVm::Pause
+            | ToVm::Unpause
+            | ToVm::TapAddress { .. }
+            | ToVm::Verbose { .. } => 0,
+        }
+    }
+}
+
+impl Message for ToVmm {
+    fn fds(&self) -> usize {
+        match self {
+            ToVmm::Started | ToVmm::Failed(_) | ToVmm::Leaving { .. } | ToVmm::Paused(_) | ToVmm::Unpaused(_) => 0,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Parent and vmm. A start is a bounded sequence: `StartVm`, one `StartDisk` per disk, one `StartNic` per card,
+//! `StartEnd`; nothing happens before the last, and no message needs more descriptors than one thing has.
+
+use serde::{Deserialize, Serialize};
+
+use crate::MAX_CMDLINE;
+use crate::bounded::Text;
+use crate::channel::Message;
+use crate::client::DiskFormat;
+use crate::failure::Failure;
+use crate::names::{MacAddr, RequestId, VmId, VmName};
+use crate::probe::KernelKind;
+
+/// What the parent says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToVmm {
+    /// /dev/kvm comes along; a second one is refused.
+    Kvm,
+    /// /dev/sev comes along; a second one is refused.
+    Psp,
+    /// Global settings.
+    Config(Config),
+    /// A start begins. With it: write end of the VM's log pipe, kernel, then initrd and cgroup where they are.
+    StartVm(Box<StartVm>),
+    /// The next disk's image comes along.
+    StartDisk {
+        /// Whose.
+        vm: VmId,
+        /// Index of the disk; its images come in order, the top first.
+        disk: u8,
+        /// What it is.
+        description: DiskDescription,
+    },
+    /// A card's tap comes along.
+    StartNic {
+        /// Whose.
+        vm: VmId,
+        /// Index of the card.
+        nic: u8,
+        /// What it is.
+        description: NicDescription,
+    },
+    /// The CD-ROM's image comes along.
+    StartCdrom {
+        /// Whose.
+        vm: VmId,
+    },
+    /// The console's pty master comes along; the VM starts. Answered by `StartDone`.
+    StartEnd {
+        /// Which.
+        vm: VmId,
+    },
+    /// The start is given up before its end: forget it.
+    StartCancel {
+        /// Which.
+        vm: VmId,
+    },
+    /// End a VM. Answered by `TerminateDone`; `Ended` comes when it is gone.
+    Terminate {
+        /// Joins the answer.
+        request: RequestId,
+        /// Which.
+        vm: VmId,
+        /// How.
+        how: Stop,
+    },
+    /// All running VMs. Answered by `Info` each, then `InfoEnd`.
+    Info {
+        /// Joins the answers.
+        request: RequestId,
+    },
+    /// Freeze. Answered by `PauseDone`.
+    Pause {
+        /// Joins the answer.
+        request: RequestId,
+        /// Which.
+        vm: VmId,
+    },
+    /// Continue. Answered by `UnpauseDone`.
+    Unpause {
+        /// Joins the answer.
+        request: RequestId,
+        /// Which.
+        vm: VmId,
+    },
+    /// Address of the host's side of a card's tap.
+    TapAddress {
+        /// Whose.
+        vm: VmId,
+        /// Index of the card.
+        nic: u8,
+        /// The address.
+        mac: MacAddr,
+    },
+    /// Forget; with `vms`, end all at once. Each that ran is told by `Ended`.
+    Reset {
+        /// All VMs too.
+        vms: bool,
+    },
+    /// How much vmm and all it started log.
+    Verbose {
+        /// Debug lines too.
+        debug: bool,
+    },
+}
+
+/// Settings for all VMs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Debug lines too.
+    pub debug: bool,
+}
+
+/// How a VM is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stop {
+    /// SIGTERM, then SIGKILL.
+    Force,
+    /// The power button; by force when the guest has not gone by then.
+    Graceful {
+        /// Seconds that the guest has.
+        seconds: u16,
+    },
+}
+
+/// The VM that starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartVm {
+    /// Its id.
+    pub vm: VmId,
+    /// Its name, for logs and process titles.
+    pub name: VmName,
+    /// Bytes of guest memory: whole MiB.
+    pub memory: u64,
+    /// Virtual CPUs, 1 to 64.
+    pub cpus: u8,
+    /// How the kernel is started, as the probe found.
+    pub kernel: KernelKind,
+    /// The kernel's command line.
+    pub cmdline: Text<MAX_CMDLINE>,
+    /// An initial RAM disk comes along.
+    pub initrd: bool,
+    /// The descriptor of the VM's cgroup comes along.
+    pub cgroup: bool,
+    /// Disks that follow.
+    pub disks: u8,
+    /// Network cards that follow.
+    pub nics: u8,
+}
+
+/// A disk of the VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskDescription {
+    /// Never from contents that a guest could have written.
+    pub format: DiskFormat,
+    /// The guest may only read.
+    pub read_only: bool,
+}
+
+/// A network card of the VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NicDescription {
+    /// The guest's address.
+    pub mac: MacAddr,
+    /// Frames from or to other addresses are dropped.
+    pub locked: bool,
+}
+
+/// What vmm says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToParent {
+    /// A start succeeded or failed; after a failure nothing of it is left. Once for each `StartEnd`, or for the first
+    /// message of a start that is refused.
+    StartDone {
+        /// Which.
+        vm: VmId,
+        /// Process id of the vm process.
+        result: Result<u32, Failure>,
+    },
+    /// Answers `Terminate`.
+    TerminateDone {
+        /// The request's.
+        request: RequestId,
+        /// Which.
+        vm: VmId,
+        /// Under way, or why not.
+        result: Result<(), Failure>,
+    },
+    /// The guest began to shut down by itself (no restart follows), or to reboot (a restart follows).
+    Leaving {
+        /// Which.
+        vm: VmId,
+        /// A reboot.
+        reboot: bool,
+    },
+    /// A VM that had been started is gone, with all its processes.
+    Ended {
+        /// Which.
+        vm: VmId,
+        /// Why.
+        end: End,
+    },
+    /// A running VM.
+    Info {
+        /// The request's.
+        request: RequestId,
+        /// Which.
+        vm: VmId,
+        /// Process id of the vm process.
+        pid: u32,
+        /// Virtual CPUs.
+        cpus: u8,
+        /// Bytes of guest memory.
+        memory: u64,
+    },
+    /// No more VMs.
+    InfoEnd {
+        /// The request's.
+        request: RequestId,
+    },
+    /// Answers `Pause`.
+    PauseDone {
+        /// The request's.
+        request: RequestId,
+        /// Which.
+        vm: VmId,
+        /// Frozen, or why not.
+        result: Result<(), Failure>,
+    },
+    /// Answers `Unpause`.
+    UnpauseDone {
+        /// The request's.
+        request: RequestId,
+        /// Which.
+        vm: VmId,
+        /// Running, or why not.
+        result: Result<(), Failure>,
+    },
+}
+
+/// Why a VM ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// The guest powered off, or was stopped as asked.
+    PoweredOff,
+    /// The guest wants to start again.
+    Rebooted,
+    /// A process of it failed.
+    Failed(Failure),
+}
+
+impl Message for ToVmm {
+    fn fds(&self) -> usize {
+        match self {
+            ToVmm::Kvm | ToVmm::Psp => 1,
+            ToVmm::StartVm(start) => 2 + usize::from(start.initrd) + usize::from(start.cgroup),
+            ToVmm::StartDisk { .. } | ToVmm::StartNic { .. } | ToVmm::StartCdrom { .. } | ToVmm::StartEnd { .. } => 1,
+            ToVmm::Config(_)
+            | ToVmm::StartCancel { .. }
+            | ToVmm::Terminate { .. }
+            | ToVmm::Info { .. }
+            | ToVmm::Pause { .. }
+            | ToVmm::Unpause { .. }
+            | ToVmm::TapAddress { .. }
+            | ToVmm::Reset { .. }
+            | ToVmm::Verbose { .. } => 0,
+        }
+    }
+}
+
+impl Message for ToParent {
+    fn fds(&self) -> usize {
+        match self {
+            ToParent::StartDone { .. }
+            | ToParent::TerminateDone { .. }
+            | ToParent::Leaving { .. }
+            | ToParent::Ended { .. }
+            | ToParent::Info { .. }
+            | ToParent::InfoEnd { .. }
+            | ToParent::PauseDone { .. }
+            | ToParent::UnpauseDone { .. } => 0,
+        }
+    }
+}
