@@ -1,0 +1,148 @@
+//! rtnetlink, synchronous: bridges, masters, names and addresses of the host's interfaces.
+//!
+//! Called by priv alone. One request is outstanding at a time, each has a deadline, and an answer that comes after its
+//! deadline is told by its sequence number and dropped. Never `ip` or `brctl`, never a name where the index is known.
+
+mod error;
+mod link;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+
+pub use error::NetlinkError;
+pub use link::{Link, LinkKind};
+use wire::Wire;
+
+/// Bytes of an interface name without its NUL (Linux, if.h: IFNAMSIZ is 16 with it).
+pub const MAX_NAME: usize = 15;
+/// How often a listing is asked for again because links came and went meanwhile (NLM_F_DUMP_INTR).
+const MAX_LISTINGS: usize = 8;
+
+/// A socket of the rtnetlink family, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Route {
+    wire: Wire,
+}
+
+impl Route {
+    /// Opens the socket. `deadline` holds for each request, from its sending to the last byte of its answer.
+    pub fn open(deadline: Duration) -> Result<Self, NetlinkError> {
+        Ok(Self { wire: Wire::open(deadline)? })
+    }
+
+    /// The link of that name, or none.
+    pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        self.one_link(&message)
+    }
+
+    /// The link of that index, or none.
+    pub fn link_at(&mut self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        self.one_link(&at(index))
+    }
+
+    fn one_link(&mut self, message: &LinkMessage) -> Result<Option<Link>, NetlinkError> {
+        let mut found = None;
+        let answer = self.wire.request(libc::RTM_GETLINK, 0, message, |kind, payload| {
+            if kind == libc::RTM_NEWLINK {
+                found = Some(link::parse(payload)?);
+            }
+            Ok(())
+        });
+        match answer {
+            Ok(_) => Ok(found),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every link of the namespace, by index.
+    pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        for _ in 0..MAX_LISTINGS {
+            let mut links = Vec::new();
+            let whole =
+                self.wire.request(libc::RTM_GETLINK, NLM_F_DUMP, &LinkMessage::default(), |kind, payload| {
+                    if kind == libc::RTM_NEWLINK {
+                        links.push(link::parse(payload)?);
+                    }
+                    Ok(())
+                })?;
+            if whole {
+                return Ok(links);
+            }
+        }
+        Err(NetlinkError::Unsteady)
+    }
+
+    /// Makes a bridge in `group`, down, and gives its link. Refused with EEXIST where the name is taken.
+    ///
+    /// The group is set by the request that makes it: a caller killed right after still knows its own.
+    pub fn create_bridge(&mut self, name: &str, group: u32) -> Result<Link, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::Group(group));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        self.wire.command(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)?;
+        self.link(name)?.ok_or(NetlinkError::Unsteady)
+    }
+
+    /// Removes a bridge or a tap.
+    pub fn delete(&mut self, index: u32) -> Result<(), NetlinkError> {
+        self.wire.command(libc::RTM_DELLINK, 0, &at(index))
+    }
+
+    /// Switches a link on or off.
+    pub fn set_up(&mut self, index: u32, up: bool) -> Result<(), NetlinkError> {
+        let mut message = at(index);
+        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+        message.header.change_mask = LinkFlags::Up;
+        self.wire.command(libc::RTM_SETLINK, 0, &message)
+    }
+
+    /// Makes a link a port of `master`, or of none.
+    pub fn set_master(&mut self, index: u32, master: Option<u32>) -> Result<(), NetlinkError> {
+        self.set(index, [LinkAttribute::Controller(master.unwrap_or(0))])
+    }
+
+    /// Gives a link its description and its group in one request.
+    pub fn set_mark(&mut self, index: u32, alias: &str, group: u32) -> Result<(), NetlinkError> {
+        self.set(index, [LinkAttribute::IfAlias(alias.to_owned()), LinkAttribute::Group(group)])
+    }
+
+    /// Sets the largest frame a link carries, in bytes without the Ethernet header.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+        self.set(index, [LinkAttribute::Mtu(mtu)])
+    }
+
+    fn set<const N: usize>(&mut self, index: u32, attributes: [LinkAttribute; N]) -> Result<(), NetlinkError> {
+        let mut message = at(index);
+        message.attributes.extend(attributes);
+        self.wire.command(libc::RTM_SETLINK, 0, &message)
+    }
+
+    /// Gives a link an address; one that it has already stays.
+    pub fn add_address(&mut self, index: u32, address: IpAddr, prefix: u8) -> Result<(), NetlinkError> {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.header.prefix_len = prefix;
+        message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.attributes.push(AddressAttribute::Local(address));
+        message.attributes.push(AddressAttribute::Address(address));
+        self.wire.command(libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &message)
+    }
+}
+
+fn at(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}

@@ -1,0 +1,193 @@
+//! The kernel's own rtnetlink and tun, each test in a network namespace of its own (needs root).
+#![allow(deprecated)] // rustix's safe `unshare`: CLONE_NEWNET alone shares no descriptors anew
+
+use std::fs::{File, OpenOptions};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::thread::{UnshareFlags, unshare};
+
+use super::*;
+use crate::tun::{self, TunError};
+
+/// Runs `body` on a thread in an empty network namespace, which ends with it.
+fn in_namespace(body: impl FnOnce(&mut Route) + Send) {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(UnshareFlags::NEWNET).expect("a network namespace, as root");
+            body(&mut open());
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn open() -> Route {
+    Route::open(Duration::from_secs(5)).unwrap()
+}
+
+fn control_device() -> File {
+    OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap()
+}
+
+fn tap(name: &str) -> File {
+    let file = control_device();
+    tun::attach(file.as_fd(), name).unwrap();
+    file
+}
+
+#[test]
+fn a_bridge_is_made_looked_up_and_removed() {
+    in_namespace(|route| {
+        let made = route.create_bridge("br0", 77).unwrap();
+        assert_eq!((made.name.as_str(), made.kind, made.group, made.up), ("br0", LinkKind::Bridge, 77, false));
+        assert!(made.mac.is_some());
+        assert_eq!(route.link_at(made.index).unwrap(), Some(made.clone()));
+        route.delete(made.index).unwrap();
+        assert_eq!(route.link("br0").unwrap(), None);
+        assert!(route.delete(made.index).unwrap_err().is_missing());
+    });
+}
+
+#[test]
+fn a_taken_name_is_taken() {
+    in_namespace(|route| {
+        route.create_bridge("br0", 0).unwrap();
+        assert!(route.create_bridge("br0", 0).unwrap_err().is_taken());
+        assert!(route.create_bridge("lo", 0).unwrap_err().is_taken());
+    });
+}
+
+#[test]
+fn a_name_that_linux_refuses_is_refused() {
+    in_namespace(|route| {
+        for name in ["", "a/b", "sixteen-bytes-xx"] {
+            let error = route.create_bridge(name, 0).unwrap_err();
+            assert!(error.errno().is_some(), "{name:?}: {error}");
+        }
+        assert_eq!(route.links().unwrap().len(), 1, "only lo");
+    });
+}
+
+#[test]
+fn what_is_set_is_told_back() {
+    in_namespace(|route| {
+        let bridge = route.create_bridge("br0", 5).unwrap().index;
+        let _tap = tap("tap3");
+        let port = route.link("tap3").unwrap().unwrap();
+        assert_eq!((port.kind, port.master, port.up, port.alias.as_str()), (LinkKind::Tun, None, false, ""));
+        route.set_mark(port.index, "vm1-if0-web", 9).unwrap();
+        route.set_master(port.index, Some(bridge)).unwrap();
+        route.set_mtu(port.index, 1400).unwrap();
+        route.set_up(port.index, true).unwrap();
+        let port = route.link("tap3").unwrap().unwrap();
+        assert_eq!((port.master, port.up, port.mtu), (Some(bridge), true, 1400));
+        assert_eq!((port.alias.as_str(), port.group), ("vm1-if0-web", 9));
+        route.set_master(port.index, None).unwrap();
+        route.set_up(port.index, false).unwrap();
+        let port = route.link("tap3").unwrap().unwrap();
+        assert_eq!((port.master, port.up), (None, false));
+    });
+}
+
+#[test]
+fn a_master_that_is_no_bridge_is_refused_with_the_kernels_error() {
+    in_namespace(|route| {
+        let (_a, _b) = (tap("tap0"), tap("tap1"));
+        let (a, b) = (route.link("tap0").unwrap().unwrap(), route.link("tap1").unwrap().unwrap());
+        assert!(route.set_master(a.index, Some(b.index)).unwrap_err().errno().is_some());
+        assert!(route.set_master(a.index, Some(9999)).unwrap_err().errno().is_some());
+        assert_eq!(route.link("tap0").unwrap().unwrap(), a);
+    });
+}
+
+#[test]
+fn addresses_are_added_and_the_same_again_is_fine() {
+    in_namespace(|route| {
+        let bridge = route.create_bridge("br0", 0).unwrap().index;
+        for _ in 0..2 {
+            route.add_address(bridge, Ipv4Addr::new(100, 64, 1, 2).into(), 31).unwrap();
+            route.add_address(bridge, Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1).into(), 96).unwrap();
+        }
+        assert!(route.add_address(9999, Ipv4Addr::LOCALHOST.into(), 8).unwrap_err().is_missing());
+        std::net::UdpSocket::bind("100.64.1.2:0").unwrap();
+    });
+}
+
+#[test]
+fn hundreds_of_links_are_listed_whole() {
+    in_namespace(|route| {
+        for number in 0..300 {
+            route.create_bridge(&format!("br{number}"), 1).unwrap();
+        }
+        let links = route.links().unwrap();
+        assert_eq!(links.iter().filter(|link| link.group == 1).count(), 300);
+        assert_eq!(links.len(), 301, "and lo");
+    });
+}
+
+#[test]
+fn without_the_capability_the_answer_is_eperm() {
+    in_namespace(|route| {
+        let sets = rustix::thread::CapabilitySets {
+            effective: rustix::thread::CapabilitySet::empty(),
+            permitted: rustix::thread::CapabilitySet::empty(),
+            inheritable: rustix::thread::CapabilitySet::empty(),
+        };
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        let error = route.create_bridge("br0", 0).unwrap_err();
+        assert_eq!(error.errno(), Some(rustix::io::Errno::PERM));
+        assert!(route.link("lo").unwrap().is_some(), "reading stays allowed");
+    });
+}
+
+#[test]
+fn a_tap_is_new_non_blocking_and_ends_with_its_descriptor() {
+    in_namespace(|route| {
+        let first = tap("tap0");
+        assert!(fcntl_getfl(&first).unwrap().contains(OFlags::NONBLOCK));
+        assert!(matches!(tun::attach(control_device().as_fd(), "tap0"), Err(TunError::Busy)));
+        assert!(matches!(tun::attach(control_device().as_fd(), "lo"), Err(TunError::Busy)));
+        drop(first);
+        assert_eq!(route.link("tap0").unwrap(), None);
+        tap("tap0");
+    });
+}
+
+#[test]
+fn a_tap_with_no_name_of_an_interface_is_refused() {
+    in_namespace(|route| {
+        for name in ["", "tap%d", "sixteen-bytes-xx", "a\0b"] {
+            assert!(matches!(tun::attach(control_device().as_fd(), name), Err(TunError::Name)), "{name:?}");
+        }
+        assert!(matches!(tun::attach(control_device().as_fd(), "a/b"), Err(TunError::Refused(_))));
+        assert_eq!(route.links().unwrap().len(), 1, "only lo");
+    });
+}
+
+#[test]
+fn a_descriptor_that_is_no_tun_is_refused() {
+    in_namespace(|_| {
+        let null = File::open("/dev/null").unwrap();
+        assert!(matches!(tun::attach(null.as_fd(), "tap0"), Err(TunError::Refused(_))));
+    });
+}
+
+#[test]
+fn any_bytes_parse_to_a_link_or_an_error() {
+    let mut bytes = vec![0u8; 16];
+    bytes[4] = 1;
+    bytes.extend([8, 0, 3, 0, b'l', b'o', 0, 0]);
+    assert_eq!(link::parse(&bytes).unwrap().name, "lo");
+    for at in 0..bytes.len() {
+        for value in [0, 1, 3, 4, 5, 0x7f, 0x80, 0xff] {
+            let mut odd = bytes.clone();
+            odd[at] = value;
+            let _ = link::parse(&odd);
+            let _ = link::parse(&odd[..at]);
+        }
+    }
+    assert!(matches!(link::parse(&bytes[..16]), Err(NetlinkError::Malformed)), "a link without a name");
+}

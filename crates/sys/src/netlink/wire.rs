@@ -1,0 +1,302 @@
+//! The netlink socket: one request out, its answers in, until it is acknowledged or its deadline has passed.
+//!
+//! Answers are read defensively: from the kernel only (port 0), with our sequence number, within the lengths they state.
+
+use std::io;
+use std::num::NonZeroI32;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{
+    DecodeError, DoneBuffer, Emitable, ErrorBuffer, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_ALIGNTO,
+    NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NlasIterator,
+};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::NetlinkError;
+
+/// Bytes read at once: the kernel makes no answer longer than 32 KiB (af_netlink.c, netlink_dump).
+const MAX_DATAGRAM: usize = 64 * 1024;
+/// Bytes of a `struct nlmsghdr` (netlink(7)).
+const NETLINK_HEADER_LEN: usize = 16;
+/// Where the kernel's words stand in an extended acknowledgement (linux/netlink.h, NLMSGERR_ATTR_MSG).
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// The socket and the number of its last request.
+#[derive(Debug)]
+pub(super) struct Wire {
+    socket: Socket,
+    sequence: u32,
+    deadline: Duration,
+}
+
+/// What one answer means for the request.
+enum Step {
+    More,
+    Done,
+}
+
+impl Wire {
+    pub(super) fn open(deadline: Duration) -> Result<Self, NetlinkError> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_non_blocking(true)?;
+        // The reason in words, without the request's bytes repeated before it.
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        Ok(Self { socket, sequence: 0, deadline })
+    }
+
+    /// A request whose only answer is that it was done.
+    pub(super) fn command(&mut self, kind: u16, flags: u16, body: &impl Emitable) -> Result<(), NetlinkError> {
+        self.request(kind, flags, body, |_, _| Ok(())).map(|_| ())
+    }
+
+    /// Sends a request and gives each answer (type, payload) to `each`. False: the listing changed while it was made.
+    pub(super) fn request(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &impl Emitable,
+        mut each: impl FnMut(u16, &[u8]) -> Result<(), NetlinkError>,
+    ) -> Result<bool, NetlinkError> {
+        let until = Instant::now() + self.deadline;
+        self.sequence = self.sequence.wrapping_add(1);
+        self.send(&encode(kind, flags, self.sequence, body)?, until)?;
+        let mut whole = true;
+        let mut datagram = vec![0; MAX_DATAGRAM];
+        loop {
+            let length = self.receive(&mut datagram, until)?;
+            let mut rest = datagram.get(..length).unwrap_or_default();
+            while !rest.is_empty() {
+                let (message, after) = split(rest)?;
+                rest = after;
+                // An answer to a request that was given up, or none of ours.
+                if message.sequence_number() != self.sequence {
+                    continue;
+                }
+                whole &= message.flags() & NLM_F_DUMP_INTR == 0;
+                if let Step::Done = step(&message, &mut each)? {
+                    return Ok(whole);
+                }
+            }
+        }
+    }
+
+    fn send(&self, bytes: &[u8], until: Instant) -> Result<(), NetlinkError> {
+        loop {
+            match self.socket.send(bytes, 0) {
+                Ok(sent) if sent == bytes.len() => return Ok(()),
+                Ok(_) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Err(error) => self.wait_after(error, PollFlags::OUT, until)?,
+            }
+        }
+    }
+
+    fn receive(&self, datagram: &mut [u8], until: Instant) -> Result<usize, NetlinkError> {
+        loop {
+            match self.socket.recv_from(&mut &mut *datagram, libc::MSG_TRUNC) {
+                Ok((length, _)) if length > MAX_DATAGRAM => return Err(NetlinkError::Malformed),
+                // Root's other processes may write to our port; only the kernel is believed.
+                Ok((_, from)) if from.port_number() != 0 => {}
+                Ok((length, _)) => return Ok(length),
+                Err(error) => self.wait_after(error, PollFlags::IN, until)?,
+            }
+        }
+    }
+
+    /// Waits for what the socket was not ready for, until the deadline; any other error is final.
+    fn wait_after(&self, error: io::Error, what: PollFlags, until: Instant) -> Result<(), NetlinkError> {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => {}
+            io::ErrorKind::Interrupted => return Ok(()),
+            _ => return Err(error.into()),
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(|_| NetlinkError::Deadline(self.deadline))?;
+        match poll(&mut [PollFd::new(&self.socket, what)], Some(&timeout)) {
+            Ok(0) => Err(NetlinkError::Deadline(self.deadline)),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(io::Error::from(error).into()),
+        }
+    }
+}
+
+fn encode(kind: u16, flags: u16, sequence: u32, body: &impl Emitable) -> Result<Vec<u8>, NetlinkError> {
+    let mut bytes = vec![0; NETLINK_HEADER_LEN + body.buffer_len()];
+    let length = u32::try_from(bytes.len()).map_err(|_| NetlinkError::Malformed)?;
+    let flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    let header = header(length, kind, flags, sequence);
+    let (head, rest) = bytes.split_at_mut(NETLINK_HEADER_LEN);
+    header.emit(head);
+    body.emit(rest);
+    Ok(bytes)
+}
+
+fn header(length: u32, kind: u16, flags: u16, sequence: u32) -> NetlinkHeader {
+    let mut header = NetlinkHeader::default();
+    header.length = length;
+    header.message_type = kind;
+    header.flags = flags;
+    header.sequence_number = sequence;
+    header
+}
+
+/// The first message of a datagram and what follows it.
+fn split(datagram: &[u8]) -> Result<(NetlinkBuffer<&[u8]>, &[u8]), NetlinkError> {
+    let message = NetlinkBuffer::new_checked(datagram).map_err(malformed)?;
+    let length = usize::try_from(message.length()).map_err(|_| NetlinkError::Malformed)?;
+    let next = length.next_multiple_of(usize::from(NLMSG_ALIGNTO));
+    Ok((message, datagram.get(next..).unwrap_or_default()))
+}
+
+fn step(
+    message: &NetlinkBuffer<&[u8]>,
+    each: &mut impl FnMut(u16, &[u8]) -> Result<(), NetlinkError>,
+) -> Result<Step, NetlinkError> {
+    let payload = message.payload();
+    match message.message_type() {
+        NLMSG_NOOP => Ok(Step::More),
+        NLMSG_OVERRUN => Err(NetlinkError::Malformed),
+        NLMSG_ERROR => {
+            let answer = ErrorBuffer::new_checked(payload).map_err(malformed)?;
+            done(answer.code().map_or(0, NonZeroI32::get), answer.payload().get(NETLINK_HEADER_LEN..))
+        }
+        NLMSG_DONE => {
+            let answer = DoneBuffer::new_checked(payload).map_err(malformed)?;
+            done(answer.code(), Some(answer.extended_ack()))
+        }
+        kind => each(kind, payload).map(|()| Step::More),
+    }
+}
+
+/// The end of a request: `code` is 0 or a negative errno, `words` the attributes of an extended acknowledgement.
+fn done(code: i32, words: Option<&[u8]>) -> Result<Step, NetlinkError> {
+    if code == 0 {
+        return Ok(Step::Done);
+    }
+    let errno = code.checked_neg().filter(|errno| (1..4096).contains(errno)).ok_or(NetlinkError::Malformed)?;
+    let reason = NlasIterator::new(words.unwrap_or_default())
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
+        .map(|attribute| String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned());
+    Err(NetlinkError::Refused { errno: Errno::from_raw_os_error(errno), reason: reason.unwrap_or_default() })
+}
+
+fn malformed(_: DecodeError) -> NetlinkError {
+    NetlinkError::Malformed
+}
+
+#[cfg(test)]
+#[allow(unsafe_code)] // a socket pair in the netlink socket's place
+mod tests {
+    use std::os::fd::{FromRawFd, IntoRawFd};
+    use std::os::unix::net::UnixDatagram;
+
+    use netlink_packet_route::link::LinkMessage;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    fn message(kind: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(NETLINK_HEADER_LEN + payload.len()).unwrap();
+        let mut bytes = vec![0; NETLINK_HEADER_LEN];
+        header(length, kind, 0, sequence).emit(&mut bytes);
+        bytes.extend_from_slice(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn refusal(code: i32, words: &[u8]) -> Vec<u8> {
+        [&code.to_ne_bytes()[..], &[0; 16], words].concat()
+    }
+
+    /// Asks a kernel that says just these datagrams; its first request has number 1.
+    fn ask(datagrams: &[Vec<u8>]) -> Result<usize, NetlinkError> {
+        let (kernel, ours) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        // SAFETY: the descriptor was just given up by its only owner.
+        let socket = unsafe { Socket::from_raw_fd(ours.into_raw_fd()) };
+        for datagram in datagrams {
+            kernel.send(datagram).unwrap();
+        }
+        let mut answers = 0;
+        let mut wire = Wire { socket, sequence: 0, deadline: SHORT };
+        wire.request(libc::RTM_GETLINK, 0, &LinkMessage::default(), |_, _| {
+            answers += 1;
+            Ok(())
+        })?;
+        Ok(answers)
+    }
+
+    #[test]
+    fn an_error_code_of_zero_is_the_acknowledgement() {
+        assert_eq!(ask(&[message(NLMSG_ERROR, 1, &refusal(0, &[]))]).unwrap(), 0);
+    }
+
+    #[test]
+    fn answers_before_the_end_are_counted_in_one_datagram_or_many() {
+        let answer = message(libc::RTM_NEWLINK, 1, &[0; 17]);
+        let end = message(NLMSG_DONE, 1, &[0; 4]);
+        assert_eq!(ask(&[[answer.clone(), answer.clone(), end.clone()].concat()]).unwrap(), 2);
+        assert_eq!(ask(&[answer.clone(), message(NLMSG_NOOP, 1, &[]), answer, end]).unwrap(), 2);
+    }
+
+    #[test]
+    fn silence_ends_at_the_deadline() {
+        let before = Instant::now();
+        assert!(matches!(ask(&[]), Err(NetlinkError::Deadline(SHORT))));
+        assert!(matches!(ask(&[message(libc::RTM_NEWLINK, 1, &[])]), Err(NetlinkError::Deadline(SHORT))));
+        assert!(before.elapsed() >= 2 * SHORT);
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_request_is_dropped() {
+        let late = message(NLMSG_ERROR, 0, &refusal(-1, &[]));
+        let ours = message(NLMSG_ERROR, 1, &refusal(0, &[]));
+        assert_eq!(ask(&[late.clone(), ours]).unwrap(), 0);
+        assert!(matches!(ask(&[late]), Err(NetlinkError::Deadline(_))));
+    }
+
+    #[test]
+    fn an_error_carries_its_errno_and_the_kernels_words() {
+        let words = [8, 0, 1, 0, b'w', b'h', b'y', 0];
+        let error = ask(&[message(NLMSG_ERROR, 1, &refusal(-17, &words))]).unwrap_err();
+        assert!(error.is_taken());
+        assert_eq!(error.to_string(), "File exists (os error 17): why");
+    }
+
+    #[test]
+    fn an_error_code_that_is_no_errno_is_malformed() {
+        for code in [1, -4096, i32::MIN, i32::MAX] {
+            let answer = message(NLMSG_ERROR, 1, &refusal(code, &[]));
+            assert!(matches!(ask(&[answer]), Err(NetlinkError::Malformed)), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_short_or_lying_length_is_malformed() {
+        let good = message(NLMSG_ERROR, 1, &refusal(0, &[]));
+        for cut in 1..good.len() {
+            assert!(matches!(ask(&[good[..cut].to_vec()]), Err(NetlinkError::Malformed)), "cut at {cut}");
+        }
+        for length in [0u32, 15, 37, u32::MAX] {
+            let mut lying = good.clone();
+            lying[..4].copy_from_slice(&length.to_ne_bytes());
+            assert!(matches!(ask(&[lying]), Err(NetlinkError::Malformed)), "length {length}");
+        }
+        assert!(matches!(ask(&[message(NLMSG_ERROR, 1, &[0; 3])]), Err(NetlinkError::Malformed)));
+        assert!(matches!(ask(&[message(NLMSG_DONE, 1, &[])]), Err(NetlinkError::Malformed)));
+        assert!(matches!(ask(&[message(NLMSG_OVERRUN, 1, &[])]), Err(NetlinkError::Malformed)));
+    }
+
+    #[test]
+    fn a_datagram_over_the_limit_is_malformed() {
+        let long = message(libc::RTM_NEWLINK, 1, &vec![0; MAX_DATAGRAM]);
+        assert!(matches!(ask(&[long]), Err(NetlinkError::Malformed)));
+    }
+}

@@ -1,0 +1,81 @@
+//! Tap interfaces: an open /dev/net/tun becomes one (Linux, Documentation/networking/tuntap.rst).
+//!
+//! Called by priv with descriptors that the parent opened. Interfaces made here are never persistent: they end with the
+//! last copy of their descriptor. Frames carry the 12 byte virtio-net header before them.
+#![allow(unsafe_code)] // ioctls on the tun control device
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
+use thiserror::Error;
+
+use crate::netlink::MAX_NAME;
+
+/// `struct virtio_net_hdr_v1`, 12 bytes (virtio 1.2, 5.1.6): with num_buffers, as VIRTIO_F_VERSION_1 has it.
+const VNET_HEADER_LENGTH: libc::c_int = 12;
+
+// linux/if_tun.h
+const TUNSETIFF: Opcode = opcode::write::<libc::c_int>(b'T', 202);
+const TUNSETVNETHDRSZ: Opcode = opcode::write::<libc::c_int>(b'T', 216);
+const IFF_TAP: u16 = 0x0002;
+const IFF_NO_PI: u16 = 0x1000;
+const IFF_VNET_HDR: u16 = 0x4000;
+const IFF_TUN_EXCL: u16 = 0x8000;
+
+/// Why a descriptor became no tap.
+#[derive(Debug, Error)]
+pub enum TunError {
+    /// An interface has that name; another may be free.
+    #[error("the name is taken")]
+    Busy,
+    /// No interface can have that name.
+    #[error("no valid name of an interface")]
+    Name,
+    /// The kernel refused.
+    #[error("{0}")]
+    Refused(#[from] io::Error),
+}
+
+/// `struct ifreq` as TUNSETIFF reads and writes it: a name, flags, and the rest of the union.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; MAX_NAME + 1],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+/// Makes `fd`, an open /dev/net/tun, the tap `name`: a new one, that nobody had, non-blocking.
+pub fn attach(fd: BorrowedFd<'_>, name: &str) -> Result<(), TunError> {
+    let mut request = InterfaceRequest {
+        name: name_bytes(name).ok_or(TunError::Name)?,
+        flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL,
+        rest: [0; 22],
+    };
+    // SAFETY: TUNSETIFF reads and writes one `struct ifreq` of 40 bytes, which InterfaceRequest is.
+    let made = unsafe { ioctl(fd, Updater::<TUNSETIFF, InterfaceRequest>::new(&mut request)) };
+    match made {
+        Ok(()) => {}
+        Err(Errno::BUSY) => return Err(TunError::Busy),
+        Err(error) => return Err(io::Error::from(error).into()),
+    }
+    // SAFETY: TUNSETVNETHDRSZ reads one int.
+    unsafe { ioctl(fd, Setter::<TUNSETVNETHDRSZ, libc::c_int>::new(VNET_HEADER_LENGTH)) }.map_err(io::Error::from)?;
+    let flags = fcntl_getfl(fd.as_fd()).map_err(io::Error::from)?;
+    fcntl_setfl(fd.as_fd(), flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
+    Ok(())
+}
+
+/// The name with its NUL, if it fits and is taken as it stands: of a `%d` the kernel would make a number.
+fn name_bytes(name: &str) -> Option<[u8; MAX_NAME + 1]> {
+    if name.is_empty() || name.len() > MAX_NAME || name.contains(['%', '\0']) {
+        return None;
+    }
+    let mut bytes = [0; MAX_NAME + 1];
+    for (to, from) in bytes.iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    Some(bytes)
+}
