@@ -1,0 +1,74 @@
+//! Time as numbers: what is left until a deadline, what the host's clock says, what a process has used.
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, Timespec};
+
+/// Time left until `at`, zero when it has passed.
+pub fn until(at: Instant, now: Instant) -> Timespec {
+    timespec(at.saturating_duration_since(now))
+}
+
+/// A duration as the kernel takes it; one beyond its range becomes the longest it knows.
+pub fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
+
+/// Time since the epoch by the host's clock, which may be set back.
+pub fn realtime() -> Duration {
+    duration(rustix::time::clock_gettime(ClockId::Realtime))
+}
+
+/// Time since boot, also that which passed in suspend.
+pub fn boottime() -> Duration {
+    duration(rustix::time::clock_gettime(ClockId::Boottime))
+}
+
+/// Processor time this process has used, all threads.
+pub fn process_cpu() -> Duration {
+    duration(rustix::time::clock_gettime(ClockId::ProcessCPUTime))
+}
+
+fn duration(time: Timespec) -> Duration {
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passed_deadline_has_nothing_left() {
+        let now = Instant::now();
+        let left = until(now, now + Duration::from_secs(1));
+        assert_eq!((left.tv_sec, left.tv_nsec), (0, 0));
+    }
+
+    #[test]
+    fn what_is_left_is_exact() {
+        let now = Instant::now();
+        let left = until(now + Duration::new(3, 5), now);
+        assert_eq!((left.tv_sec, left.tv_nsec), (3, 5));
+    }
+
+    #[test]
+    fn the_longest_duration_does_not_overflow() {
+        assert_eq!(timespec(Duration::MAX).tv_sec, i64::MAX);
+    }
+
+    #[test]
+    fn realtime_agrees_with_the_standard_library() {
+        let std = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        assert!(realtime().abs_diff(std) < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn boottime_and_cpu_time_run() {
+        let (boot, cpu) = (boottime(), process_cpu());
+        while process_cpu() == cpu {}
+        assert!(boottime() > boot);
+    }
+}

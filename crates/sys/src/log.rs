@@ -1,0 +1,164 @@
+//! The `log` crate's back end of every process: one bounded line a record, to standard error, never waiting.
+//!
+//! A line is `L name: text` and a newline: `L` is the level's letter, control characters in the text are escaped.
+//! Standard error is the parent's log pipe (see `logpipe`) and does not block: when it is full the line is dropped and
+//! counted, and the count is told before the next line that fits. Lines are at most `MAX_LINE` bytes, so a pipe shared by
+//! several processes takes each whole (PIPE_BUF is 4096).
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+pub use log::Level;
+use log::{LevelFilter, Log, Metadata, Record};
+
+mod limit;
+mod line;
+
+pub use limit::RateLimit;
+use line::Line;
+pub use line::{MAX_LINE, letter};
+
+/// The process's one logger. The name is empty until `init`.
+struct Logger {
+    name: Mutex<String>,
+    dropped: AtomicU64,
+}
+
+static LOGGER: Logger = Logger { name: Mutex::new(String::new()), dropped: AtomicU64::new(0) };
+
+/// Sends the records of this process to standard error under `name`. A second call changes name and level.
+pub fn init(name: &str, level: LevelFilter) {
+    set_name(name);
+    set_level(level);
+    // The only error is that a logger is set already: this one, by an earlier call.
+    let _ = log::set_logger(&LOGGER);
+}
+
+/// Changes the name before each line, when a process learns whom it serves (`vm/web/vioblk0`).
+pub fn set_name(name: &str) {
+    *LOGGER.name.lock().unwrap_or_else(PoisonError::into_inner) = name.to_owned();
+}
+
+/// Changes which records are written.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
+}
+
+/// The level for a number of `-v`: info, then debug, then all.
+pub fn level_of(verbose: u8) -> LevelFilter {
+    match verbose {
+        0 => LevelFilter::Info,
+        1 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    }
+}
+
+/// Logs under a limit; `guest_log!` gives each place its own.
+pub fn limited(limit: &RateLimit, level: Level, text: std::fmt::Arguments<'_>) {
+    if level > log::max_level() {
+        return;
+    }
+    match limit.allow() {
+        None => {}
+        Some(0) => log::log!(level, "{text}"),
+        Some(lost) => log::log!(level, "{text} ({lost} like it were not logged)"),
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true // the level is checked by the macros, against `log::max_level`
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // The lock is held while writing, so that lines of threads do not change places with a count of drops.
+        let name = self.name.lock().unwrap_or_else(PoisonError::into_inner);
+        write_record(rustix::stdio::stderr(), &name, &self.dropped, record);
+    }
+
+    fn flush(&self) {}
+}
+
+fn write_record(to: BorrowedFd<'_>, name: &str, dropped: &AtomicU64, record: &Record<'_>) {
+    let lost = dropped.load(Ordering::Relaxed);
+    if lost > 0 {
+        let told = Line::new(log::Level::Warn, name, format_args!("{lost} log lines were dropped"));
+        if !write_line(to, &told) {
+            dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        dropped.fetch_sub(lost, Ordering::Relaxed);
+    }
+    if !write_line(to, &Line::new(record.level(), name, *record.args())) {
+        dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether the line was taken whole. A terminal or a file may take a part; the rest is lost with the same count.
+fn write_line(to: BorrowedFd<'_>, line: &Line) -> bool {
+    loop {
+        match rustix::io::write(to.as_fd(), line.bytes()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(written) => return written == line.bytes().len(),
+            Err(_) => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    fn say(to: BorrowedFd<'_>, dropped: &AtomicU64, text: &str) {
+        let args = format_args!("{text}");
+        write_record(to, "test", dropped, &Record::builder().level(log::Level::Info).args(args).build());
+    }
+
+    fn drain(from: &impl AsFd) -> String {
+        let mut text = Vec::new();
+        let mut part = [0u8; 4096];
+        while let Ok(got) = rustix::io::read(from, &mut part) {
+            text.extend_from_slice(&part[..got]);
+        }
+        String::from_utf8(text).expect("text")
+    }
+
+    #[test]
+    fn record_is_one_line() {
+        let (read, write) = pipe_with(PipeFlags::NONBLOCK).expect("pipe");
+        say(write.as_fd(), &AtomicU64::new(0), "two\nlines");
+        assert_eq!(drain(&read), "I test: two\\nlines\n");
+    }
+
+    #[test]
+    fn full_pipe_drops_counts_and_tells_the_count_later() {
+        let (read, write) = pipe_with(PipeFlags::NONBLOCK).expect("pipe");
+        let dropped = AtomicU64::new(0);
+        while dropped.load(Ordering::Relaxed) < 3 {
+            say(write.as_fd(), &dropped, &"x".repeat(900));
+        }
+        drain(&read);
+        say(write.as_fd(), &dropped, "after");
+        assert_eq!(drain(&read), "W test: 3 log lines were dropped\nI test: after\n");
+        assert_eq!(dropped.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_ends_nothing() {
+        let (read, write) = pipe_with(PipeFlags::NONBLOCK).expect("pipe");
+        drop(read);
+        let dropped = AtomicU64::new(0);
+        say(write.as_fd(), &dropped, "to nobody");
+        assert_eq!(dropped.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn each_v_says_more() {
+        assert_eq!(
+            [level_of(0), level_of(1), level_of(9)],
+            [LevelFilter::Info, LevelFilter::Debug, LevelFilter::Trace]
+        );
+    }
+}
