@@ -1,2 +1,54 @@
-//! What the guest sees as hardware: PCI, MSI-X, virtio-pci transport, RTC, UART, PM; register models only.
+//! What the guest sees as hardware: PCI, MSI-X, virtio-pci transport, RTC, UART, ACPI power management, reset ports.
+//!
+//! Register models only. Nothing here does I/O, reads a clock, starts a thread or logs: a model takes an access (and the
+//! time, where it matters) and answers with [`Effect`]s, which the `vm` crate performs. Each model is a plain struct that
+//! can be owned and tested alone; `Chipset` puts one lock around each of them and dispatches ports and addresses, so that
+//! vCPUs only wait for one another at the same device.
+//!
+//! ```text
+//! KVM_EXIT_IO / KVM_EXIT_MMIO                                     event loop (pty, timers, back ends)
+//!        │ pio_read, pio_write, mmio_read, mmio_write                     │ serial_input, timer, reset_done, ...
+//!        ▼                                                                ▼
+//!   Chipset ──► Mutex<Uart> Mutex<Rtc> Mutex<Pm> Mutex<Function> (one per slot) ... ──► Effect ──► Edge::perform
+//! ```
+//!
+//! What the vm crate writes: an implementation of [`Edge`]. `perform` is called with the lock of the device held that
+//! decided the effect, so the effects of one device arrive in the order they were decided. It must not block and must not
+//! call into the `Chipset` again.
+//!
+//! What the vm crate calls (`&self`, from any thread; `edge: &dyn Edge` last):
+//!
+//! | call | when |
+//! |---|---|
+//! | `Chipset::new(Setup)` | once; `Setup` names RAM ranges, vCPU count, and the virtio functions of slots 1.. |
+//! | `pio_read(port, &mut [u8], edge)`, `pio_write(port, &[u8], edge)` | KVM_EXIT_IO, once per item of a string access |
+//! | `mmio_read(gpa, &mut [u8], edge)`, `mmio_write(gpa, &[u8], edge)` | KVM_EXIT_MMIO |
+//! | `timer(Timer, edge)` | the deadline of the last `Effect::Deadline` of that timer has passed |
+//! | `serial_input(&[u8], edge) -> usize`, `serial_break(edge)` | bytes or a BREAK from the console; the number taken |
+//! | `serial_output(&mut [u8]) -> usize`, `serial_dropped() -> u64` | after `Effect::SerialOutput`, until it gives 0 |
+//! | `power_button(edge)` | the graceful stop |
+//! | `reset_done(slot, edge)` | the back end has stopped after `Effect::ResetDevice` |
+//! | `needs_reset(slot, edge)` | the back end found the rings broken or could not be activated |
+//! | `set_device_config(slot, bytes, edge)` | the back end's configuration space changed |
+//! | `queue_interrupt(slot, queue, edge)` | the queue's call came while its delivery is `Delivery::Intx` |
+//! | `config_page(slot) -> Option<Box<[u8; 4096]>>` | image of the function's ECAM page, to map it read-only |
+//!
+//! Addresses and ports that nothing answers read all ones; writes to them are lost.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_possible_wrap
+    )
+)]
+
+pub mod effect;
+
+pub use effect::{Activation, Deadline, Delivery, Edge, Effect, MsiMessage, Now, QueueSetup, Slot, Timer};
