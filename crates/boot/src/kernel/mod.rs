@@ -1,0 +1,167 @@
+//! A kernel that a user named: what it is, whether its headers are sane, and how it gets into memory.
+//!
+//! [`Kernel::probe`] reads a bounded part of the file and checks every number that loading uses; the probe process calls it to
+//! tell the user early, the vm process calls it again before it loads. The bytes then go through linux-loader, which reads
+//! the headers a second time: were the file changed in between, its accesses to guest memory are still checked.
+
+mod bzimage;
+mod elf;
+
+pub use bzimage::BzImage;
+pub use elf::Elf;
+
+use std::io::{Read, Seek, SeekFrom};
+
+use linux_loader::loader::KernelLoader;
+use vm_memory::{GuestAddress, GuestMemoryBackend, ReadVolatile};
+
+use crate::Error;
+
+/// A kernel whose headers were checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kernel {
+    /// Linux' own format, entered at its 64-bit entry.
+    BzImage(Box<BzImage>),
+    /// An ELF file with Xen's PHYS32_ENTRY note, entered by PVH.
+    ElfPvh(Elf),
+}
+
+/// Where a kernel lies once loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loaded {
+    /// Where the first vCPU starts.
+    pub entry: Entry,
+    /// First byte that the kernel doesn't need while it starts.
+    pub end: u64,
+}
+
+/// By which protocol a kernel is entered, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// Linux' 64-bit entry.
+    Linux64(u64),
+    /// Xen's PVH entry.
+    Pvh(u32),
+}
+
+impl Kernel {
+    /// What `file` is. Reads at most its headers, [`elf::MAX_PROGRAM_HEADERS`] program headers and their notes.
+    pub fn probe<F: Read + Seek>(file: &mut F) -> Result<Self, Error> {
+        let mut head = Head::read(file)?;
+        if head.starts_with(elf::MAGIC) {
+            return Elf::parse(&mut head).map(Self::ElfPvh);
+        }
+        if BzImage::is_one(&mut head)? {
+            return BzImage::parse(&mut head).map(|image| Self::BzImage(Box::new(image)));
+        }
+        Err(Error::NotAKernel)
+    }
+
+    /// Most bytes of a command line, without its NUL.
+    #[must_use]
+    pub fn max_command_line(&self) -> usize {
+        match self {
+            Self::BzImage(image) => image.max_command_line(),
+            Self::ElfPvh(_) => elf::MAX_COMMAND_LINE,
+        }
+    }
+
+    /// First address behind what the kernel accepts for an initial RAM disk, below `low_ram_end`.
+    #[must_use]
+    pub fn initrd_ceiling(&self, low_ram_end: u64) -> u64 {
+        match self {
+            Self::BzImage(image) => image.initrd_ceiling(low_ram_end),
+            Self::ElfPvh(_) => low_ram_end,
+        }
+    }
+
+    /// Puts the kernel into memory whose RAM below 4 GiB ends at `low_ram_end`. `file` is the one that was probed.
+    pub fn load<M, F>(&self, memory: &M, file: &mut F, low_ram_end: u64) -> Result<Loaded, Error>
+    where
+        M: GuestMemoryBackend,
+        F: Read + Seek + ReadVolatile,
+    {
+        let failed = |error: linux_loader::loader::Error| Error::Read(error.to_string());
+        match self {
+            Self::BzImage(image) => {
+                let start = image.place(low_ram_end)?;
+                linux_loader::loader::BzImage::load(memory, Some(GuestAddress(start)), file, None).map_err(failed)?;
+                Ok(image.loaded_at(start))
+            }
+            Self::ElfPvh(image) => {
+                image.fits(low_ram_end)?;
+                linux_loader::loader::Elf::load(memory, None, file, None).map_err(failed)?;
+                Ok(image.loaded())
+            }
+        }
+    }
+}
+
+/// The first bytes of a file, and a checked way to its others.
+struct Head<'a, F> {
+    file: &'a mut F,
+    len: u64,
+    first: Vec<u8>,
+}
+
+/// Bytes that hold both an ELF header and a bzImage's setup header, whose end a byte tells (0x202 + 0xFF).
+const HEAD_LEN: usize = 0x400;
+
+impl<'a, F: Read + Seek> Head<'a, F> {
+    fn read(file: &'a mut F) -> Result<Self, Error> {
+        let len = file.seek(SeekFrom::End(0)).map_err(|error| Error::Read(error.to_string()))?;
+        let mut head = Self { file, len, first: Vec::new() };
+        let first = usize::try_from(len).map_or(HEAD_LEN, |len| len.min(HEAD_LEN));
+        head.first = head.bytes("first bytes", 0, first)?;
+        Ok(head)
+    }
+
+    fn starts_with(&self, magic: &[u8]) -> bool {
+        self.first.starts_with(magic)
+    }
+
+    /// `len` bytes from `offset`. The caller has bounded `len`; the file bounds both.
+    fn bytes(&mut self, what: &'static str, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
+        self.whole(what, offset, len as u64)?;
+        let read_error = |error: std::io::Error| Error::Read(error.to_string());
+        self.file.seek(SeekFrom::Start(offset)).map_err(read_error)?;
+        let mut bytes = vec![0; len];
+        self.file.read_exact(&mut bytes).map_err(read_error)?;
+        Ok(bytes)
+    }
+
+    /// That the file has all of `len` bytes from `offset`.
+    fn whole(&self, what: &'static str, offset: u64, len: u64) -> Result<(), Error> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => Ok(()),
+            end => Err(Error::CutShort { what, needed: end.unwrap_or(u64::MAX), len: self.len }),
+        }
+    }
+}
+
+/// Little-endian numbers at fixed offsets of a header that was read whole.
+trait Fields {
+    fn u16_at(&self, offset: usize) -> u16;
+    fn u32_at(&self, offset: usize) -> u32;
+    fn u64_at(&self, offset: usize) -> u64;
+}
+
+impl Fields for [u8] {
+    fn u16_at(&self, offset: usize) -> u16 {
+        u16::from_le_bytes(array_at(self, offset))
+    }
+    fn u32_at(&self, offset: usize) -> u32 {
+        u32::from_le_bytes(array_at(self, offset))
+    }
+    fn u64_at(&self, offset: usize) -> u64 {
+        u64::from_le_bytes(array_at(self, offset))
+    }
+}
+
+/// Bytes past the end read as zero: the callers' offsets are constants inside what they read.
+fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
+    bytes.get(offset..).and_then(|rest| rest.first_chunk::<N>()).copied().unwrap_or([0; N])
+}
+
+#[cfg(test)]
+mod tests;

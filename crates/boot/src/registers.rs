@@ -1,0 +1,205 @@
+//! The state of the first vCPU at entry, as plain data: the vm process translates it for KVM.
+
+use crate::layout;
+
+/// A segment register with its hidden part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Offset of its descriptor in the GDT.
+    pub selector: u16,
+    /// First byte.
+    pub base: u32,
+    /// Last byte, after the granularity was applied.
+    pub limit: u32,
+    /// Type field of the descriptor (Intel SDM volume 3, 3.4.5.1 and 3.5).
+    pub kind: u8,
+    /// A code or data segment, not a system one.
+    pub code_or_data: bool,
+    /// Operands and stack are 32 bits wide.
+    pub default_32: bool,
+    /// Code runs in 64-bit mode.
+    pub long: bool,
+    /// The limit counts pages.
+    pub pages: bool,
+}
+
+/// What the first vCPU starts with; a register that isn't named is zero or as after reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Registers {
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// PVH: address of the start info.
+    pub rbx: u64,
+    /// Linux: address of the zero page.
+    pub rsi: u64,
+    /// Only the bit that is always set: interrupts are off.
+    pub rflags: u64,
+    /// Protection and, for the 64-bit entry, paging.
+    pub cr0: u64,
+    /// Root of the page tables.
+    pub cr3: u64,
+    /// Physical address extension for the 64-bit entry.
+    pub cr4: u64,
+    /// Long mode for the 64-bit entry.
+    pub efer: u64,
+    /// CS.
+    pub code: Segment,
+    /// DS, ES, FS, GS and SS.
+    pub data: Segment,
+    /// TR.
+    pub task: Segment,
+    /// Address of the GDT.
+    pub gdt_base: u64,
+    /// Last byte of the GDT.
+    pub gdt_limit: u16,
+}
+
+const CR0_PE: u64 = 1;
+const CR0_ET: u64 = 1 << 4;
+const CR0_PG: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+const RFLAGS_RESERVED: u64 = 1 << 1;
+
+/// Code, execute and read, accessed.
+const CODE: u8 = 0xB;
+/// Data, read and write, accessed.
+const DATA: u8 = 0x3;
+/// 32-bit task state segment, busy.
+const BUSY_TSS: u8 = 0xB;
+/// Last byte of the smallest task state segment.
+const TSS_LIMIT: u32 = 0x67;
+
+/// Selectors of Linux' boot protocol (`__BOOT_CS`, `__BOOT_DS`, `__BOOT_TSS`).
+const BOOT_CS: u16 = 0x10;
+const BOOT_DS: u16 = 0x18;
+const BOOT_TSS: u16 = 0x20;
+
+/// Descriptors of the GDT: two that are null, code, data, task.
+const GDT_ENTRIES: usize = 5;
+/// Last byte of the GDT.
+const GDT_LIMIT: u16 = 39;
+
+impl Registers {
+    /// The 64-bit entry of Linux' boot protocol (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
+    #[must_use]
+    pub fn linux_64(entry: u64) -> Self {
+        Self {
+            rsi: layout::ZERO_PAGE,
+            cr0: CR0_PE | CR0_ET | CR0_PG,
+            cr3: layout::PAGE_TABLES,
+            cr4: CR4_PAE,
+            efer: EFER_LME | EFER_LMA,
+            code: flat(BOOT_CS, CODE, Width::Long),
+            ..Self::protected(entry)
+        }
+    }
+
+    /// The entry of Xen's PVH ABI (docs/misc/pvh.pandoc): 32-bit protected mode without paging.
+    #[must_use]
+    pub fn pvh(entry: u32) -> Self {
+        Self { rbx: layout::START_INFO, ..Self::protected(u64::from(entry)) }
+    }
+
+    fn protected(entry: u64) -> Self {
+        Self {
+            rip: entry,
+            rsp: layout::BOOT_STACK,
+            rbx: 0,
+            rsi: 0,
+            rflags: RFLAGS_RESERVED,
+            cr0: CR0_PE | CR0_ET,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            code: flat(BOOT_CS, CODE, Width::Bits32),
+            data: flat(BOOT_DS, DATA, Width::Bits32),
+            task: Segment {
+                selector: BOOT_TSS,
+                base: 0,
+                limit: TSS_LIMIT,
+                kind: BUSY_TSS,
+                code_or_data: false,
+                default_32: false,
+                long: false,
+                pages: false,
+            },
+            gdt_base: layout::GDT,
+            gdt_limit: GDT_LIMIT,
+        }
+    }
+
+    /// The GDT that fits these segments, for [`layout::GDT`].
+    #[must_use]
+    pub fn gdt(&self) -> [u64; GDT_ENTRIES] {
+        [0, 0, self.code.descriptor(), self.data.descriptor(), self.task.descriptor()]
+    }
+}
+
+enum Width {
+    Bits32,
+    Long,
+}
+
+fn flat(selector: u16, kind: u8, width: Width) -> Segment {
+    Segment {
+        selector,
+        base: 0,
+        limit: u32::MAX,
+        kind,
+        code_or_data: true,
+        default_32: matches!(width, Width::Bits32),
+        long: matches!(width, Width::Long),
+        pages: true,
+    }
+}
+
+impl Segment {
+    /// The segment as a descriptor in memory (Intel SDM volume 3, figure 3-8).
+    fn descriptor(self) -> u64 {
+        let limit = u64::from(if self.pages { self.limit >> 12 } else { self.limit });
+        let base = u64::from(self.base);
+        let present = 1 << 47;
+        (limit & 0xFFFF)
+            | (base & 0xFF_FFFF) << 16
+            | u64::from(self.kind) << 40
+            | u64::from(self.code_or_data) << 44
+            | present
+            | (limit >> 16 & 0xF) << 48
+            | u64::from(self.long) << 53
+            | u64::from(self.default_32) << 54
+            | u64::from(self.pages) << 55
+            | (base >> 24) << 56
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gdt_of_the_64_bit_entry_holds_the_well_known_descriptors() {
+        let registers = Registers::linux_64(0x100_0200);
+        assert_eq!(registers.gdt()[2..4], [0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF]);
+        assert_eq!(registers.gdt()[4], 0x0000_8B00_0000_0067);
+        assert_eq!((registers.rip, registers.rsi), (0x100_0200, 0x7000));
+        assert_eq!((registers.cr0, registers.cr4, registers.efer), (0x8000_0011, 0x20, 0x500));
+    }
+
+    #[test]
+    fn pvh_enters_flat_protected_mode_without_paging() {
+        let registers = Registers::pvh(0x100_0850);
+        assert_eq!(registers.gdt()[2], 0x00CF_9B00_0000_FFFF);
+        assert_eq!((registers.rip, registers.rbx), (0x100_0850, 0x6000));
+        assert_eq!((registers.cr0, registers.cr3, registers.cr4, registers.efer), (0x11, 0, 0, 0));
+        assert_eq!((registers.task.limit, registers.task.kind), (0x67, 0xB));
+    }
+
+    #[test]
+    fn the_gdt_limit_is_that_of_the_gdt() {
+        assert_eq!(usize::from(GDT_LIMIT) + 1, GDT_ENTRIES * 8);
+    }
+}
