@@ -9,6 +9,7 @@ pub mod event;
 pub mod exe;
 pub mod log;
 pub mod netlink;
+pub mod privileges;
 pub mod seqpacket;
 pub mod signals;
 pub mod spawn;

@@ -1,0 +1,654 @@
+//! Named groups of system calls, and what their arguments may be. x86-64 numbers, by libc's names.
+//!
+//! A call that is in no group of a role kills it. One that is `refused` is answered with ENOSYS instead: libc
+//! tries it and has another way. Flags and commands are C ints, so 32 bits are compared, as the kernel does.
+
+use libc::{
+    AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID,
+    CLONE_SETTLS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM, F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GET_SEALS,
+    F_GETFD, F_GETFL, F_OFD_GETLK, F_OFD_SETLK, F_SETFD, F_SETFL, O_CREAT, PROT_EXEC, SOL_SOCKET,
+};
+
+/// One system call, its allowed arguments, and how it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Call {
+    /// Its number.
+    pub number: i64,
+    /// Whether it is refused with ENOSYS instead of allowed.
+    pub refused: bool,
+    /// What must all hold for it to be allowed.
+    pub when: [Option<Argument>; 3],
+}
+
+/// A condition on one argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Argument {
+    /// The low 32 bits of argument `index`, masked, equal `value`.
+    Bits {
+        /// 0 to 5.
+        index: u8,
+        /// Which bits are compared.
+        mask: u32,
+        /// What they are.
+        value: u32,
+    },
+    /// A pointer that is null.
+    Null {
+        /// 0 to 5.
+        index: u8,
+    },
+    /// The caller's own process id. A starter can't know its child's, so there it means any.
+    OwnPid {
+        /// 0 to 5.
+        index: u8,
+    },
+}
+
+/// Calls that belong together.
+#[derive(Clone, Copy, Debug)]
+pub struct Group {
+    /// As the promises name it.
+    pub name: &'static str,
+    /// Its calls.
+    pub calls: &'static [Call],
+}
+
+const fn group(name: &'static str, calls: &'static [Call]) -> Group {
+    Group { name, calls }
+}
+
+const fn any(number: i64) -> Call {
+    Call { number, refused: false, when: [None; 3] }
+}
+
+const fn when(number: i64, argument: Argument) -> Call {
+    Call { number, refused: false, when: [Some(argument), None, None] }
+}
+
+const fn when2(number: i64, one: Argument, two: Argument) -> Call {
+    Call { number, refused: false, when: [Some(one), Some(two), None] }
+}
+
+const fn refused(number: i64) -> Call {
+    Call { number, refused: true, when: [None; 3] }
+}
+
+const fn is(index: u8, value: i32) -> Argument {
+    Argument::Bits { index, mask: u32::MAX, value: value as u32 }
+}
+
+const fn lacks(index: u8, bits: i32) -> Argument {
+    Argument::Bits { index, mask: bits as u32, value: 0 }
+}
+
+const fn has(index: u8, bits: i32) -> Argument {
+    Argument::Bits { index, mask: bits as u32, value: bits as u32 }
+}
+
+const fn fcntl(command: i32) -> Call {
+    when(libc::SYS_fcntl, is(1, command))
+}
+
+const fn prctl(operation: i32) -> Call {
+    when(libc::SYS_prctl, is(0, operation))
+}
+
+const fn ioctl(request: u32) -> Call {
+    when(libc::SYS_ioctl, Argument::Bits { index: 1, mask: u32::MAX, value: request })
+}
+
+/// A KVM ioctl by its number alone (linux/kvm.h, KVMIO 0xAE): sizes differ between kernels' headers.
+const fn kvm(number: u8) -> Call {
+    let request = 0xAE00 | number as u32;
+    when(libc::SYS_ioctl, Argument::Bits { index: 1, mask: 0xFFFF, value: request })
+}
+
+/// What libc and the standard library do in any process that lives, speaks and ends.
+pub const STDIO: Group = group(
+    "stdio",
+    &[
+        any(libc::SYS_read),
+        any(libc::SYS_write),
+        any(libc::SYS_readv),
+        any(libc::SYS_writev),
+        any(libc::SYS_close),
+        any(libc::SYS_fstat),
+        when(libc::SYS_newfstatat, has(3, libc::AT_EMPTY_PATH)), // glibc's fstat
+        when(libc::SYS_statx, has(2, libc::AT_EMPTY_PATH)),      // the standard library's
+        any(libc::SYS_lseek),
+        any(libc::SYS_poll),
+        any(libc::SYS_ppoll),
+        fcntl(F_GETFD),
+        fcntl(F_SETFD),
+        fcntl(F_GETFL),
+        fcntl(F_SETFL),
+        fcntl(F_DUPFD_CLOEXEC),
+        any(libc::SYS_getrandom),
+        any(libc::SYS_clock_gettime), // vdso, except where the clock source forbids it
+        any(libc::SYS_clock_getres),
+        any(libc::SYS_gettimeofday),
+        any(libc::SYS_time),
+        any(libc::SYS_clock_nanosleep),
+        any(libc::SYS_nanosleep),
+        any(libc::SYS_restart_syscall),
+        any(libc::SYS_futex),
+        any(libc::SYS_sched_yield),
+        any(libc::SYS_getpid),
+        any(libc::SYS_gettid),
+        any(libc::SYS_getuid),
+        any(libc::SYS_geteuid),
+        any(libc::SYS_getgid),
+        any(libc::SYS_getegid),
+        any(libc::SYS_rt_sigaction),
+        any(libc::SYS_rt_sigprocmask),
+        any(libc::SYS_rt_sigreturn),
+        any(libc::SYS_sigaltstack),
+        when(libc::SYS_tgkill, Argument::OwnPid { index: 0 }), // abort, and waking a vCPU
+        when(libc::SYS_prlimit64, Argument::Null { index: 2 }), // reads the stack's size
+        prctl(libc::PR_SET_NAME),
+        any(libc::SYS_exit),
+        any(libc::SYS_exit_group),
+    ],
+);
+
+/// The heap and mappings; never executable ones.
+pub const MEMORY: Group = group(
+    "memory",
+    &[
+        any(libc::SYS_brk),
+        when(libc::SYS_mmap, lacks(2, PROT_EXEC)),
+        when(libc::SYS_mprotect, lacks(2, PROT_EXEC)),
+        any(libc::SYS_munmap),
+        any(libc::SYS_mremap),
+        any(libc::SYS_madvise),
+    ],
+);
+
+/// pthread_create's flags: a thread of this process, and nothing that is a new one.
+const THREAD_FLAGS: i32 = CLONE_VM
+    | CLONE_FS
+    | CLONE_FILES
+    | CLONE_SIGHAND
+    | CLONE_THREAD
+    | CLONE_SYSVSEM
+    | CLONE_SETTLS
+    | CLONE_PARENT_SETTID
+    | CLONE_CHILD_CLEARTID;
+
+/// Threads, and no processes.
+pub const THREADS: Group = group(
+    "threads",
+    &[
+        when(libc::SYS_clone, is(0, THREAD_FLAGS)),
+        refused(libc::SYS_clone3), // its flags lie in memory, where a filter can't look: glibc then uses clone
+        any(libc::SYS_set_robust_list),
+        any(libc::SYS_rseq),
+        any(libc::SYS_sched_getaffinity),
+    ],
+);
+
+/// The event loop.
+pub const EVENTS: Group = group(
+    "events",
+    &[
+        any(libc::SYS_epoll_create1),
+        any(libc::SYS_epoll_ctl),
+        any(libc::SYS_epoll_wait),
+        any(libc::SYS_epoll_pwait),
+        any(libc::SYS_epoll_pwait2),
+        any(libc::SYS_eventfd2),
+        any(libc::SYS_signalfd4),
+        any(libc::SYS_timerfd_create),
+        any(libc::SYS_timerfd_settime),
+        any(libc::SYS_timerfd_gettime),
+        any(libc::SYS_pipe2),
+    ],
+);
+
+/// Messages and descriptors over sockets that are there. It makes, binds and connects none.
+pub const CHANNEL: Group = group(
+    "channel",
+    &[
+        any(libc::SYS_sendmsg),
+        any(libc::SYS_recvmsg),
+        any(libc::SYS_sendto),
+        any(libc::SYS_recvfrom),
+        any(libc::SYS_shutdown),
+        when2(libc::SYS_getsockopt, is(1, SOL_SOCKET), is(2, libc::SO_ERROR)),
+        when2(libc::SYS_getsockopt, is(1, SOL_SOCKET), is(2, libc::SO_TYPE)),
+        when2(libc::SYS_setsockopt, is(1, SOL_SOCKET), is(2, libc::SO_RCVTIMEO)), // a deadline on half a message
+        when2(libc::SYS_setsockopt, is(1, SOL_SOCKET), is(2, libc::SO_SNDTIMEO)),
+        when2(libc::SYS_setsockopt, is(1, SOL_SOCKET), is(2, libc::SO_SNDBUF)),
+        ioctl(libc::FIONBIO as u32), // the standard library's set_nonblocking
+    ],
+);
+
+/// New connections of a listening socket.
+pub const ACCEPT: Group = group("accept", &[any(libc::SYS_accept4)]);
+
+/// A listening socket of the Unix domain, and who a peer is.
+pub const LISTEN: Group = group(
+    "listen",
+    &[
+        when(libc::SYS_socket, is(0, AF_UNIX)),
+        any(libc::SYS_bind),
+        any(libc::SYS_listen),
+        when2(libc::SYS_getsockopt, is(1, SOL_SOCKET), is(2, libc::SO_PEERCRED)),
+        when2(libc::SYS_getsockopt, is(1, SOL_SOCKET), is(2, libc::SO_PEERGROUPS)),
+    ],
+);
+
+/// Other processes: made from a descriptor of vmd itself, watched by pidfd, ended, reaped.
+pub const SPAWN_SELF: Group = group(
+    "spawn_self",
+    &[
+        any(libc::SYS_clone),
+        any(libc::SYS_clone3), // into a cgroup
+        any(libc::SYS_vfork),
+        any(libc::SYS_fork),
+        when(libc::SYS_execveat, has(4, libc::AT_EMPTY_PATH)),
+        any(libc::SYS_wait4),
+        any(libc::SYS_waitid),
+        any(libc::SYS_pidfd_open),
+        any(libc::SYS_pidfd_send_signal),
+        when(libc::SYS_socketpair, is(0, AF_UNIX)),
+        any(libc::SYS_setsid),
+        any(libc::SYS_dup),
+        any(libc::SYS_dup2),
+        any(libc::SYS_dup3),
+        any(libc::SYS_close_range),
+        prctl(libc::PR_SET_PDEATHSIG),
+        any(libc::SYS_getppid),
+        any(libc::SYS_set_robust_list),
+        any(libc::SYS_rseq),
+    ],
+);
+
+/// The same, and programs by name.
+pub const SPAWN: Group = group(
+    "spawn",
+    &[
+        any(libc::SYS_clone),
+        any(libc::SYS_clone3),
+        any(libc::SYS_vfork),
+        any(libc::SYS_fork),
+        any(libc::SYS_execve),
+        any(libc::SYS_execveat),
+        any(libc::SYS_wait4),
+        any(libc::SYS_waitid),
+        any(libc::SYS_pidfd_open),
+        any(libc::SYS_pidfd_send_signal),
+        any(libc::SYS_kill),
+        when(libc::SYS_socketpair, is(0, AF_UNIX)),
+        any(libc::SYS_setsid),
+        any(libc::SYS_setpgid),
+        any(libc::SYS_dup),
+        any(libc::SYS_dup2),
+        any(libc::SYS_dup3),
+        any(libc::SYS_close_range),
+        prctl(libc::PR_SET_PDEATHSIG),
+        any(libc::SYS_getppid),
+        any(libc::SYS_set_robust_list),
+        any(libc::SYS_rseq),
+    ],
+);
+
+/// Opening files that exist.
+pub const OPEN: Group =
+    group("open", &[when(libc::SYS_openat, lacks(2, O_CREAT)), when(libc::SYS_open, lacks(1, O_CREAT))]);
+
+/// Locks of an open file description, that never wait.
+pub const LOCK: Group = group("lock", &[fcntl(F_OFD_SETLK), fcntl(F_OFD_GETLK)]);
+
+/// Files by name and by descriptor: read, write, create, replace, remove, give away.
+pub const FILES: Group = group(
+    "files",
+    &[
+        any(libc::SYS_open),
+        any(libc::SYS_openat),
+        any(libc::SYS_openat2),
+        any(libc::SYS_creat),
+        any(libc::SYS_stat),
+        any(libc::SYS_lstat),
+        any(libc::SYS_newfstatat),
+        any(libc::SYS_statx),
+        any(libc::SYS_statfs),
+        any(libc::SYS_fstatfs),
+        any(libc::SYS_access),
+        any(libc::SYS_faccessat),
+        any(libc::SYS_faccessat2),
+        any(libc::SYS_readlink),
+        any(libc::SYS_readlinkat),
+        any(libc::SYS_getdents64),
+        any(libc::SYS_getcwd),
+        any(libc::SYS_chdir),
+        any(libc::SYS_fchdir),
+        any(libc::SYS_umask),
+        any(libc::SYS_mkdir),
+        any(libc::SYS_mkdirat),
+        any(libc::SYS_rmdir),
+        any(libc::SYS_unlink),
+        any(libc::SYS_unlinkat),
+        any(libc::SYS_rename),
+        any(libc::SYS_renameat),
+        any(libc::SYS_renameat2),
+        any(libc::SYS_chmod),
+        any(libc::SYS_fchmod),
+        any(libc::SYS_fchmodat),
+        any(libc::SYS_chown),
+        any(libc::SYS_lchown),
+        any(libc::SYS_fchown),
+        any(libc::SYS_fchownat),
+        any(libc::SYS_pread64),
+        any(libc::SYS_pwrite64),
+        any(libc::SYS_ftruncate),
+        any(libc::SYS_fsync),
+        any(libc::SYS_fdatasync),
+        any(libc::SYS_flock),
+        fcntl(F_OFD_SETLK),
+        fcntl(F_OFD_GETLK),
+        fcntl(libc::F_SETLK),
+        fcntl(libc::F_GETLK),
+        fcntl(libc::F_DUPFD),
+        fcntl(libc::F_SETPIPE_SZ),      // the bounded log pipes
+        any(libc::SYS_copy_file_range), // std::fs::copy and std::io::copy try these first
+        any(libc::SYS_sendfile),
+        any(libc::SYS_splice),
+    ],
+);
+
+/// A pty: its slave, its modes, its window.
+pub const CONSOLE: Group = group(
+    "console",
+    &[
+        ioctl(libc::TIOCGPTPEER as u32),
+        ioctl(libc::TIOCGPTN as u32),
+        ioctl(libc::TIOCSPTLCK as u32),
+        ioctl(libc::TCGETS as u32),
+        ioctl(libc::TCSETS as u32),
+        ioctl(TCGETS2),
+        ioctl(TCSETS2),
+        ioctl(libc::TIOCGWINSZ as u32),
+        ioctl(libc::TIOCSWINSZ as u32),
+    ],
+);
+
+/// asm-generic/ioctls.h: `_IOR('T', 0x2A, struct termios2)`; what rustix and newer libcs use.
+const TCGETS2: u32 = 0x802C_542A;
+/// `_IOW('T', 0x2B, struct termios2)`.
+const TCSETS2: u32 = 0x402C_542B;
+
+/// What getent(1) does beside the above: a dynamic program, and name services that ask a socket.
+pub const RESOLVE: Group = group(
+    "resolve",
+    &[
+        any(libc::SYS_mmap), // shared libraries are mapped executable
+        any(libc::SYS_mprotect),
+        any(libc::SYS_arch_prctl),
+        any(libc::SYS_set_tid_address),
+        any(libc::SYS_prlimit64),
+        any(libc::SYS_uname),
+        any(libc::SYS_sysinfo),
+        any(libc::SYS_getgroups),
+        any(libc::SYS_pipe),
+        when(libc::SYS_socket, is(0, AF_UNIX)),
+        when(libc::SYS_socket, is(0, AF_INET)),
+        when(libc::SYS_socket, is(0, AF_INET6)),
+        when(libc::SYS_socket, is(0, AF_NETLINK)), // addresses of this host, before a query
+        any(libc::SYS_connect),
+        any(libc::SYS_bind),
+        any(libc::SYS_getsockname),
+        any(libc::SYS_getpeername),
+        any(libc::SYS_getsockopt),
+        any(libc::SYS_setsockopt),
+        any(libc::SYS_sendmmsg),
+        any(libc::SYS_recvmmsg),
+        ioctl(libc::FIONREAD as u32),
+        any(libc::SYS_membarrier),
+        any(libc::SYS_sched_getaffinity),
+    ],
+);
+
+/// Ids and capabilities, to become someone else for good.
+pub const SETIDS: Group = group(
+    "setids",
+    &[
+        any(libc::SYS_setgroups),
+        any(libc::SYS_setresgid),
+        any(libc::SYS_setresuid),
+        any(libc::SYS_capget),
+        any(libc::SYS_capset),
+        prctl(libc::PR_SET_DUMPABLE),
+        any(libc::SYS_getresuid),
+        any(libc::SYS_getresgid),
+    ],
+);
+
+/// Anonymous files for guest memory.
+pub const MEMFD: Group = group(
+    "memfd",
+    &[
+        any(libc::SYS_memfd_create),
+        any(libc::SYS_ftruncate),
+        any(libc::SYS_fallocate),
+        fcntl(F_ADD_SEALS),
+        fcntl(F_GET_SEALS),
+    ],
+);
+
+/// Reading at an offset.
+pub const PREAD: Group = group("pread", &[any(libc::SYS_pread64), any(libc::SYS_preadv)]);
+
+/// Reads, writes, flush and discard of an open disk.
+pub const DISK: Group = group(
+    "disk",
+    &[
+        any(libc::SYS_pread64),
+        any(libc::SYS_pwrite64),
+        any(libc::SYS_preadv),
+        any(libc::SYS_pwritev),
+        any(libc::SYS_preadv2),
+        any(libc::SYS_pwritev2),
+        any(libc::SYS_fsync),
+        any(libc::SYS_fdatasync),
+        any(libc::SYS_fallocate), // discard and write-zeroes
+        any(libc::SYS_ftruncate), // an image that grows
+        ioctl(0x1277),            // BLKDISCARD (linux/fs.h)
+        ioctl(0x127F),            // BLKZEROOUT
+    ],
+);
+
+/// A block device's size and sectors (linux/fs.h).
+pub const DISK_SIZE: Group = group(
+    "disk_size",
+    &[
+        ioctl(0x8008_1272), // BLKGETSIZE64
+        ioctl(0x1268),      // BLKSSZGET
+        ioctl(0x127B),      // BLKPBSZGET
+        ioctl(0x125E),      // BLKROGET
+    ],
+);
+
+/// Making a ring: until it is restricted and enabled.
+pub const URING_SETUP: Group = group("uring_setup", &[any(libc::SYS_io_uring_setup), any(libc::SYS_io_uring_register)]);
+
+/// Using a ring.
+pub const URING: Group = group("uring", &[any(libc::SYS_io_uring_enter)]);
+
+/// A netlink socket, of routes and links or of nftables.
+pub const NETLINK_SOCKET: Group = group(
+    "netlink_socket",
+    &[
+        when2(libc::SYS_socket, is(0, AF_NETLINK), is(2, libc::NETLINK_ROUTE)),
+        when2(libc::SYS_socket, is(0, AF_NETLINK), is(2, libc::NETLINK_NETFILTER)),
+    ],
+);
+
+/// What a netlink socket needs besides messages.
+pub const NETLINK: Group = group(
+    "netlink",
+    &[
+        any(libc::SYS_bind), // it can make no other socket
+        any(libc::SYS_getsockname),
+        when(libc::SYS_setsockopt, is(1, libc::SOL_NETLINK)),
+        when2(libc::SYS_setsockopt, is(1, SOL_SOCKET), is(2, libc::SO_RCVBUF)),
+    ],
+);
+
+/// Making and removing a tap (linux/if_tun.h).
+pub const TAP_ATTACH: Group = group(
+    "tap_attach",
+    &[
+        ioctl(0x4004_54CA), // TUNSETIFF
+        ioctl(0x8004_54D2), // TUNGETIFF
+        ioctl(0x8004_54CF), // TUNGETFEATURES
+        ioctl(0x4004_54CB), // TUNSETPERSIST
+        ioctl(0x4004_54D8), // TUNSETVNETHDRSZ
+        ioctl(0x4004_54D0), // TUNSETOFFLOAD
+    ],
+);
+
+/// What a guest's driver negotiates for a tap that is attached.
+pub const TAP_OFFLOAD: Group = group(
+    "tap_offload",
+    &[
+        ioctl(0x4004_54D0), // TUNSETOFFLOAD
+        ioctl(0x4004_54D8), // TUNSETVNETHDRSZ
+        ioctl(0x8004_54D7), // TUNGETVNETHDRSZ
+        ioctl(0x4004_54DC), // TUNSETVNETLE
+        ioctl(0x8004_54D2), // TUNGETIFF
+    ],
+);
+
+/// A VM that is made: its vCPUs run, its interrupts and events are wired, its state is read and set.
+pub const KVM_RUN: Group = group(
+    "kvm_run",
+    &[
+        kvm(0x80), // KVM_RUN
+        kvm(0x61), // KVM_IRQ_LINE
+        kvm(0x67), // KVM_IRQ_LINE_STATUS
+        kvm(0xA5), // KVM_SIGNAL_MSI, KVM_SET_XSAVE
+        kvm(0x6A), // KVM_SET_GSI_ROUTING
+        kvm(0x76), // KVM_IRQFD
+        kvm(0x79), // KVM_IOEVENTFD
+        kvm(0x62), // KVM_GET_IRQCHIP
+        kvm(0x63), // KVM_SET_IRQCHIP
+        kvm(0x7B), // KVM_SET_CLOCK
+        kvm(0x7C), // KVM_GET_CLOCK
+        kvm(0xAD), // KVM_KVMCLOCK_CTRL
+        kvm(0x42), // KVM_GET_DIRTY_LOG
+        kvm(0xC0), // KVM_CLEAR_DIRTY_LOG
+        kvm(0x81), // KVM_GET_REGS
+        kvm(0x82), // KVM_SET_REGS
+        kvm(0x83), // KVM_GET_SREGS
+        kvm(0x84), // KVM_SET_SREGS
+        kvm(0x86), // KVM_INTERRUPT
+        kvm(0x88), // KVM_GET_MSRS
+        kvm(0x89), // KVM_SET_MSRS
+        kvm(0x8B), // KVM_SET_SIGNAL_MASK
+        kvm(0x8C), // KVM_GET_FPU
+        kvm(0x8D), // KVM_SET_FPU
+        kvm(0x8E), // KVM_GET_LAPIC
+        kvm(0x8F), // KVM_SET_LAPIC
+        kvm(0x98), // KVM_GET_MP_STATE
+        kvm(0x99), // KVM_SET_MP_STATE
+        kvm(0x9A), // KVM_NMI
+        kvm(0x9F), // KVM_GET_VCPU_EVENTS, KVM_GET_PIT2
+        kvm(0xA0), // KVM_SET_VCPU_EVENTS, KVM_SET_PIT2
+        kvm(0xA1), // KVM_GET_DEBUGREGS
+        kvm(0xA2), // KVM_SET_DEBUGREGS, KVM_SET_TSC_KHZ
+        kvm(0xA3), // KVM_GET_TSC_KHZ, KVM_ENABLE_CAP
+        kvm(0xA4), // KVM_GET_XSAVE
+        kvm(0xA6), // KVM_GET_XCRS
+        kvm(0xA7), // KVM_SET_XCRS
+        kvm(0xCE), // KVM_GET_STATS_FD
+        kvm(0xCF), // KVM_GET_XSAVE2
+    ],
+);
+
+/// Making a VM on /dev/kvm: its memory slots, its chips, its vCPUs and what they can do.
+pub const KVM_CREATE: Group = group(
+    "kvm_create",
+    &[
+        kvm(0x00), // KVM_GET_API_VERSION
+        kvm(0x01), // KVM_CREATE_VM
+        kvm(0x02), // KVM_GET_MSR_INDEX_LIST
+        kvm(0x03), // KVM_CHECK_EXTENSION
+        kvm(0x04), // KVM_GET_VCPU_MMAP_SIZE
+        kvm(0x05), // KVM_GET_SUPPORTED_CPUID
+        kvm(0x0A), // KVM_GET_MSR_FEATURE_INDEX_LIST
+        kvm(0x41), // KVM_CREATE_VCPU
+        kvm(0x46), // KVM_SET_USER_MEMORY_REGION
+        kvm(0x47), // KVM_SET_TSS_ADDR
+        kvm(0x48), // KVM_SET_IDENTITY_MAP_ADDR
+        kvm(0x49), // KVM_SET_USER_MEMORY_REGION2
+        kvm(0x60), // KVM_CREATE_IRQCHIP
+        kvm(0x71), // KVM_REINJECT_CONTROL
+        kvm(0x77), // KVM_CREATE_PIT2
+        kvm(0x78), // KVM_SET_BOOT_CPU_ID
+        kvm(0x90), // KVM_SET_CPUID2
+        kvm(0x91), // KVM_GET_CPUID2
+    ],
+);
+
+/// What every process does from exec to its own promise: libc's start and the standard library's.
+pub const START: Group = group(
+    "start",
+    &[
+        any(libc::SYS_arch_prctl), // thread-local storage
+        any(libc::SYS_set_tid_address),
+        any(libc::SYS_set_robust_list),
+        any(libc::SYS_rseq),
+        any(libc::SYS_sched_getaffinity),
+        refused(libc::SYS_readlink), // /proc/self/exe, the origin of a library path
+        refused(libc::SYS_readlinkat),
+        refused(libc::SYS_openat), // /proc/self/maps, the stack's bounds
+        any(libc::SYS_close_range),
+        any(libc::SYS_umask),
+    ],
+);
+
+/// What `narrow` needs, and the last step of `enter`.
+pub const SEAL: Group =
+    group("seal", &[prctl(libc::PR_SET_NO_NEW_PRIVS), prctl(libc::PR_SET_SECCOMP), any(libc::SYS_seccomp)]);
+
+/// What `enter` needs of every process, root or not.
+pub const ENTER: Group = group(
+    "enter",
+    &[
+        any(libc::SYS_prlimit64),
+        prctl(libc::PR_SET_DUMPABLE),
+        prctl(libc::PR_GET_SECUREBITS),
+        prctl(libc::PR_SET_SECUREBITS),
+        prctl(libc::PR_CAPBSET_READ),
+        prctl(libc::PR_CAPBSET_DROP),
+        prctl(libc::PR_CAP_AMBIENT),
+        prctl(libc::PR_GET_NO_NEW_PRIVS),
+        any(libc::SYS_capget),
+        any(libc::SYS_capset),
+        any(libc::SYS_landlock_create_ruleset),
+        any(libc::SYS_landlock_add_rule),
+        any(libc::SYS_landlock_restrict_self),
+    ],
+);
+
+/// What `enter` needs to make namespaces and an empty root.
+pub const EMPTY_ROOT: Group = group(
+    "empty_root",
+    &[
+        any(libc::SYS_unshare),
+        any(libc::SYS_mount),
+        any(libc::SYS_fsopen),
+        any(libc::SYS_fsconfig),
+        any(libc::SYS_fsmount),
+        any(libc::SYS_move_mount),
+        any(libc::SYS_fchdir),
+        any(libc::SYS_chdir),
+        any(libc::SYS_pivot_root),
+        any(libc::SYS_umount2),
+        any(libc::SYS_chroot),
+    ],
+);
+
+/// What `enter` opens while it still has the host's root: /etc/passwd, its own executable.
+pub const LOOK_UP: Group = group("look_up", &[any(libc::SYS_openat), any(libc::SYS_readlink)]);

@@ -1,0 +1,135 @@
+//! How a process enters its promise: what it gives up, in the order that lets it give up the next.
+
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Gid, Uid, getpid, set_dumpable_behavior};
+use rustix::thread::{CapabilitySet, set_no_new_privs};
+
+use crate::filter::Filters;
+use crate::promise::{Promise, Root, User};
+use crate::{Error, files, identity, limits, root};
+
+/// What was had of the things that a kernel or a container may lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entered {
+    /// Why the root could not be emptied and the namespaces not be made; Landlock holds instead.
+    pub root_failed: Option<Errno>,
+    /// Whether a Landlock domain was entered.
+    pub landlock: bool,
+}
+
+/// Who asks the opener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// Root's own vm.conf, or root: DAC_OVERRIDE is kept, nothing else.
+    Root,
+    /// A user, with no capability.
+    User {
+        /// The user.
+        uid: u32,
+        /// The primary group.
+        gid: u32,
+        /// The supplementary groups.
+        groups: Vec<u32>,
+    },
+}
+
+/// Gives up all that `promise` does not name. To be called by a process with one thread, before it reads anything
+/// that it did not write itself.
+pub fn enter(promise: &'static Promise) -> Result<Entered, Error> {
+    let role = promise.name;
+    let step = |step| move |cause| Error::Step { role, step, cause };
+    let pair = |(step, cause)| Error::Step { role, step, cause };
+
+    let ids = identity::look_up(promise)?;
+    let rules = promise.files.map(files::open_rules).transpose().map_err(step("landlock: open"))?;
+    limits::apply(promise.limits).map_err(step("limits"))?;
+    let separated = root::separate(promise);
+    identity::drop(promise, ids).map_err(pair)?;
+    if promise.user == User::Vmd && !identity::is_ordinary() {
+        return Err(Error::StillRoot(role));
+    }
+    // A change of ids or capabilities puts the system's default back, so only now.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(step("dumpable"))?;
+    set_no_new_privs(true).map_err(step("no_new_privs"))?;
+    let landlock = rules.map_or(Ok(false), files::restrict).map_err(|cause| Error::Landlock { role, cause })?;
+    let entered = weigh(promise, separated, landlock)?;
+    seal(promise, seccompiler::apply_filter)?;
+    Ok(entered)
+}
+
+/// Gives up what only the start needed: what is left is `promise.then`. For all threads.
+pub fn narrow(promise: &'static Promise) -> Result<(), Error> {
+    let then = promise.then.ok_or(Error::NoSecondStage(promise.name))?;
+    seal(then, seccompiler::apply_filter_all_threads)
+}
+
+/// Makes the opener the user who asks, for good, and narrows it.
+pub fn become_asker(promise: &'static Promise, asker: &Asker) -> Result<(), Error> {
+    let role = promise.name;
+    let pair = |(step, cause)| Error::Step { role, step, cause };
+    let (uid, gid, groups) = match asker {
+        Asker::Root => (Uid::ROOT, Gid::ROOT, Vec::new()),
+        Asker::User { uid, gid, groups } => {
+            (Uid::from_raw(*uid), Gid::from_raw(*gid), groups.iter().copied().map(Gid::from_raw).collect())
+        }
+    };
+    identity::become_user(uid, gid, &groups).map_err(pair)?;
+    let kept = if uid.is_root() { CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
+    identity::keep(kept).map_err(pair)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|cause| Error::Step {
+        role,
+        step: "dumpable",
+        cause,
+    })?;
+    narrow(promise)
+}
+
+/// A role without an empty root needs Landlock, and the other way round.
+fn weigh(promise: &Promise, separated: Result<(), Errno>, landlock: bool) -> Result<Entered, Error> {
+    match separated {
+        Err(cause) if promise.root == Root::Empty && !landlock => {
+            Err(Error::NoConfinement { role: promise.name, root: cause })
+        }
+        separated => Ok(Entered { root_failed: separated.err(), landlock }),
+    }
+}
+
+fn seal(
+    promise: &'static Promise,
+    apply: fn(seccompiler::BpfProgramRef) -> seccompiler::Result<()>,
+) -> Result<(), Error> {
+    let refused = |cause| Error::Seccomp { role: promise.name, cause };
+    let own_pid = getpid().as_raw_nonzero().get().unsigned_abs();
+    let filters = Filters::compile(promise, own_pid).map_err(|cause| refused(cause.into()))?;
+    // The one that kills comes last: it may not allow another.
+    if let Some(refuse) = &filters.refuse {
+        apply(refuse).map_err(refused)?;
+    }
+    apply(&filters.allow).map_err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::promise::{CONTROL, OPENER, VM};
+
+    #[test]
+    fn neither_empty_root_nor_landlock_is_refused() {
+        let error = weigh(&CONTROL, Err(Errno::PERM), false);
+        assert!(matches!(error, Err(Error::NoConfinement { role: "control", root: Errno::PERM })));
+    }
+
+    #[test]
+    fn one_of_the_two_is_enough() {
+        let by_landlock = weigh(&CONTROL, Err(Errno::PERM), true).expect("landlock holds");
+        assert_eq!(by_landlock, Entered { root_failed: Some(Errno::PERM), landlock: true });
+        let by_root = weigh(&CONTROL, Ok(()), false).expect("the root is empty");
+        assert_eq!(by_root, Entered { root_failed: None, landlock: false });
+    }
+
+    #[test]
+    fn opener_and_children_of_vmm_need_no_root_of_their_own() {
+        assert!(weigh(&OPENER, Ok(()), false).is_ok());
+        assert!(weigh(&VM, Ok(()), false).is_ok());
+    }
+}

@@ -1,0 +1,57 @@
+//! Why a process could not enter its promise. Each is fatal to it: a role never runs half sealed.
+
+use rustix::io::Errno;
+
+/// Why a promise could not be entered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `_vmd` is not in /etc/passwd.
+    #[error("no user \"_vmd\" in /etc/passwd: create it, for example with \"useradd -r -s /usr/sbin/nologin _vmd\"")]
+    NoSuchUser,
+    /// /etc/passwd can't be read.
+    #[error("/etc/passwd: {0}")]
+    Passwd(std::io::Error),
+    /// The role must not run as root, and can't become anything else.
+    #[error("role \"{0}\" was started as root without the right to become \"_vmd\"")]
+    StillRoot(&'static str),
+    /// One step failed; without it the role would hold more than it promises.
+    #[error("can't enter the sandbox of \"{role}\": {step}: {cause}")]
+    Step {
+        /// The role.
+        role: &'static str,
+        /// What was tried.
+        step: &'static str,
+        /// What the kernel said.
+        cause: Errno,
+    },
+    /// Neither an empty root nor Landlock: every file of the host would have a name.
+    #[error(
+        "can't enter the sandbox of \"{role}\": no empty root ({root}) and no Landlock in this kernel: \
+         give vmd CAP_SYS_ADMIN, or boot with \"lsm=landlock,...\""
+    )]
+    NoConfinement {
+        /// The role.
+        role: &'static str,
+        /// Why the root could not be emptied.
+        root: Errno,
+    },
+    /// Landlock is there and refused the rules.
+    #[error("can't enter the sandbox of \"{role}\": landlock: {cause}")]
+    Landlock {
+        /// The role.
+        role: &'static str,
+        /// What the kernel said.
+        cause: landlock::RulesetError,
+    },
+    /// The filter could not be compiled or installed.
+    #[error("can't enter the sandbox of \"{role}\": seccomp: {cause}")]
+    Seccomp {
+        /// The role.
+        role: &'static str,
+        /// What the compiler or the kernel said.
+        cause: seccompiler::Error,
+    },
+    /// `narrow` or `become_asker` on a promise that has no second stage.
+    #[error("role \"{0}\" has no narrower promise")]
+    NoSecondStage(&'static str),
+}

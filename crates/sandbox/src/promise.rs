@@ -1,0 +1,336 @@
+//! The promise of every role, on one page: each right with its reason.
+//!
+//! A seccomp filter, a Landlock domain, limits and `no_new_privs` survive exec, so a role that starts others
+//! allows the union of its own promise and theirs (`starts`, computed in `filter.rs`), and each child
+//! then narrows itself. `then` is what is left of a promise after its start: see `sandbox::narrow`.
+
+use crate::calls::{
+    ACCEPT, CHANNEL, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, Group, KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEMFD, MEMORY,
+    NETLINK, NETLINK_SOCKET, OPEN, PREAD, RESOLVE, SETIDS, SPAWN, SPAWN_SELF, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS,
+    URING, URING_SETUP,
+};
+pub use rustix::thread::CapabilitySet as Capabilities;
+
+/// What a role is allowed; everything that is not named here is given up by `sandbox::enter`.
+#[derive(Debug)]
+pub struct Promise {
+    /// The role as `-x ROLE`, ps and the logs have it.
+    pub name: &'static str,
+    /// Whose ids the process runs with.
+    pub user: User,
+    /// Capabilities kept: permitted, effective and, for a role that executes others as root, bounding.
+    pub keeps: Capabilities,
+    /// What `/` is.
+    pub root: Root,
+    /// Namespaces made by the process itself, before it drops root.
+    pub own: Namespaces,
+    /// System calls, by named groups.
+    pub calls: &'static [Group],
+    /// The roles it executes: a filter is inherited, so theirs are added to ours.
+    pub starts: &'static [&'static Promise],
+    /// What is left once the start is done; for `sandbox::narrow`.
+    pub then: Option<&'static Promise>,
+    /// The Landlock rules: what may be reached by a name. `None`: no domain at all.
+    pub files: Option<&'static [(File, Access)]>,
+    /// Resource limits, soft and hard.
+    pub limits: Limits,
+}
+
+/// Whose ids a role has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    /// uid 0, gid 0.
+    Root,
+    /// The daemon's own user.
+    Vmd,
+    /// The user who asks, by `sandbox::become_asker`; root for what root's vm.conf names.
+    Asker,
+}
+
+/// What `/` is to a role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// The host's.
+    Host,
+    /// An empty read-only tmpfs of its own.
+    Empty,
+    /// Its starter's, which is empty.
+    Inherited,
+}
+
+/// Which namespaces a role makes for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Its own mounts: needed for an empty root.
+    pub mount: bool,
+    /// Its own network stack, with not even a loopback that is up.
+    pub net: bool,
+    /// Its own System V IPC and POSIX queues.
+    pub ipc: bool,
+}
+
+/// Something with a name that Landlock lets a role reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum File {
+    /// The executable that runs, by its inode.
+    OwnExecutable,
+    /// Everything below `/`, as far as the mode bits allow.
+    Everything,
+}
+
+/// How a named file may be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Execute it, and nothing else.
+    Execute,
+    /// Open it for reading, writing, or both; never create, remove or execute.
+    ReadWrite,
+}
+
+/// Resource limits of a role; core dumps are always off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// RLIMIT_NOFILE: descriptors.
+    pub descriptors: u64,
+    /// RLIMIT_FSIZE is 0: it can't make any regular file longer, memory objects included.
+    pub grows_files: bool,
+}
+
+const HOST_NAMESPACES: Namespaces = Namespaces { mount: false, net: false, ipc: false };
+const OWN_NAMESPACES: Namespaces = Namespaces { mount: true, net: true, ipc: true };
+const NO_CAPABILITIES: Capabilities = Capabilities::empty();
+
+/// The parent: decides, keeps the registry, starts the others and starts them again.
+pub const PARENT: Promise = Promise {
+    name: "parent",
+    user: User::Root,
+    // Those that it or a child's entry uses: a bounding set is inherited too.
+    keeps: Capabilities::CHOWN // the console, the socket and the cgroups go to their owners
+        .union(Capabilities::DAC_OVERRIDE) // the opener, for what root's vm.conf names; the state directory
+        .union(Capabilities::FOWNER) // the mode of a console that is its owner's by then
+        .union(Capabilities::KILL) // a child that hangs
+        .union(Capabilities::NET_ADMIN) // priv
+        .union(Capabilities::SETGID) // children become _vmd or the asker
+        .union(Capabilities::SETPCAP) // children drop their bounding set
+        .union(Capabilities::SETUID)
+        .union(Capabilities::SYS_ADMIN) // children's namespaces and empty root
+        .union(Capabilities::SYS_CHROOT) // an empty root where pivot_root can't be had
+        .union(Capabilities::SYS_RESOURCE), // descriptors beyond the hard limit that vmd was started with
+    root: Root::Host,
+    own: HOST_NAMESPACES,
+    calls: &[
+        STDIO,   // time, random, exit, log
+        MEMORY,  // the heap
+        EVENTS,  // its loop
+        CHANNEL, // messages with its children, descriptors passed
+        LISTEN,  // makes the control socket; asks a connection who its peer is
+        FILES,   // vm.conf, the state directory, cgroups, ptys, /dev/kvm and /dev/net/tun
+        CONSOLE, // the console's pty: raw mode, its slave, its window
+        SPAWN,   // its children, in their cgroups
+        RESOLVE, // getent(1) for users and groups of vm.conf, a dynamic program
+    ],
+    starts: &[&OPENER, &PROBE, &CONTROL, &PRIV, &VMM],
+    then: None,
+    files: None, // inherited by all, and its children need much
+    limits: Limits { descriptors: 65536, grows_files: true },
+};
+
+/// The opener: opens and locks the files that one request names, as the user who asks. One request, then it exits.
+/// It comes up as root, sealed, reads the request, and `become_asker` leaves `OPENER_ASKED`.
+pub const OPENER: Promise = Promise {
+    keeps: Capabilities::SETUID
+        .union(Capabilities::SETGID) // to become the asker
+        .union(Capabilities::DAC_OVERRIDE), // for what root's vm.conf names
+    calls: &[
+        STDIO,     //
+        MEMORY,    //
+        CHANNEL,   // the request in, the descriptors out
+        OPEN,      // the files, never to create one
+        LOCK,      // OFD locks on disks, and who holds them
+        DISK_SIZE, // a block device's size
+        SETIDS,    // to become the asker
+    ],
+    then: Some(&OPENER_ASKED),
+    ..OPENER_ASKED
+};
+
+/// The opener with the asker's ids: the change of ids is over. For root's vm.conf DAC_OVERRIDE is left.
+pub const OPENER_ASKED: Promise = Promise {
+    name: "opener",
+    user: User::Asker,
+    keeps: Capabilities::DAC_OVERRIDE,
+    root: Root::Host,
+    own: HOST_NAMESPACES,
+    calls: &[STDIO, MEMORY, CHANNEL, OPEN, LOCK, DISK_SIZE],
+    starts: &[],
+    then: None,
+    files: Some(&[(File::Everything, Access::ReadWrite)]),
+    limits: Limits { descriptors: 256, grows_files: false },
+};
+
+/// The probe: reads the headers of one file that it was handed. It can't write, open or name anything.
+pub const PROBE: Promise = Promise {
+    name: "probe",
+    user: User::Vmd,
+    keeps: NO_CAPABILITIES,
+    root: Root::Empty,
+    own: OWN_NAMESPACES,
+    calls: &[
+        STDIO,   //
+        MEMORY,  //
+        CHANNEL, // the descriptor in, the answer out
+        PREAD,   // the headers
+    ],
+    starts: &[],
+    then: None,
+    files: Some(&[]),
+    limits: Limits { descriptors: 32, grows_files: false },
+};
+
+/// control: speaks to clients and hands their requests on. It has no path and can't connect to anything.
+pub const CONTROL: Promise = Promise {
+    name: "control",
+    user: User::Vmd,
+    keeps: NO_CAPABILITIES,
+    root: Root::Empty,
+    own: OWN_NAMESPACES,
+    calls: &[
+        STDIO,   //
+        MEMORY,  //
+        EVENTS,  // its loop
+        CHANNEL, // clients and the parent
+        ACCEPT,  // clients, from the socket that the parent made
+    ],
+    starts: &[],
+    then: None,
+    files: Some(&[]),
+    limits: Limits { descriptors: 4096, grows_files: false },
+};
+
+/// priv: makes and removes taps, bridges and addresses that the parent names. It has no path.
+pub const PRIV: Promise = Promise {
+    name: "priv",
+    user: User::Root, // a capability of the host's user namespace; no file is left that uid 0 could open
+    keeps: Capabilities::NET_ADMIN,
+    root: Root::Empty,
+    own: Namespaces { mount: true, net: false, ipc: true }, // the host's network is its work
+    calls: &[
+        STDIO,          //
+        MEMORY,         //
+        EVENTS,         // its loop
+        CHANNEL,        // the parent's requests, /dev/net/tun in, taps out
+        NETLINK_SOCKET, // routes and links, nftables
+        NETLINK,        //
+        TAP_ATTACH,     // TUNSETIFF on the descriptor that came with the request
+    ],
+    starts: &[],
+    then: None,
+    files: Some(&[]),
+    limits: Limits { descriptors: 1024, grows_files: false },
+};
+
+/// The vmm process: starts, watches and ends VMs. Disks, kernels and taps come to it open.
+pub const VMM: Promise = Promise {
+    name: "vmm",
+    user: User::Vmd,
+    keeps: NO_CAPABILITIES,
+    root: Root::Empty,
+    own: OWN_NAMESPACES,
+    calls: &[
+        STDIO,      //
+        MEMORY,     //
+        EVENTS,     // its loop, pidfds of its VMs
+        CHANNEL,    // the parent, VMs and devices
+        SPAWN_SELF, // executes the one descriptor that it holds of vmd
+    ],
+    starts: &[&VM, &VIOBLK, &VIONET],
+    then: None,
+    files: Some(&[(File::OwnExecutable, Access::Execute)]), // nothing else has a name
+    limits: Limits { descriptors: 65536, grows_files: true }, // a vm makes guest memory
+};
+
+/// A vm: runs one guest. Until the VM is made it may make one.
+pub const VM: Promise = Promise {
+    calls: &[
+        KVM_RUN,    // first, since a filter is read from the top
+        KVM_CREATE, // /dev/kvm: the VM, its vCPUs, its memory slots
+        STDIO,      //
+        MEMORY,     //
+        EVENTS,     // its loop, ioeventfds, irqfds, timers
+        CHANNEL,    // vmm, and the devices by vhost-user
+        THREADS,    // vCPUs
+        MEMFD,      // guest memory, sealed
+        PREAD,      // the kernel and initrd, handed over open
+    ],
+    then: Some(&VM_RUNNING),
+    ..VM_RUNNING
+};
+
+/// A vm once its VM is made: no second one, no more memory objects, no file to read.
+pub const VM_RUNNING: Promise = Promise {
+    name: "vm",
+    user: User::Vmd,
+    keeps: NO_CAPABILITIES,
+    root: Root::Inherited,
+    own: HOST_NAMESPACES,
+    calls: &[KVM_RUN, STDIO, MEMORY, EVENTS, CHANNEL, THREADS],
+    starts: &[],
+    then: None,
+    files: Some(&[]),
+    limits: Limits { descriptors: 4096, grows_files: true },
+};
+
+/// vioblk: serves the queues of one disk, on the descriptors that it was handed.
+pub const VIOBLK: Promise = Promise {
+    calls: &[
+        STDIO,       //
+        MEMORY,      // guest memory is mapped
+        EVENTS,      // kicks and calls
+        CHANNEL,     // vhost-user
+        THREADS,     // queues; the pool where rings are forbidden
+        DISK,        // reads, writes, flush, discard
+        DISK_SIZE,   // a block device's size and sector
+        URING,       // the same without a call each
+        URING_SETUP, // a ring starts disabled, is restricted, then enabled
+    ],
+    then: Some(&VIOBLK_RUNNING),
+    ..VIOBLK_RUNNING
+};
+
+/// vioblk once its ring is restricted and enabled: no other ring, and this one stays as it is.
+pub const VIOBLK_RUNNING: Promise = Promise {
+    name: "vioblk",
+    user: User::Vmd,
+    keeps: NO_CAPABILITIES,
+    root: Root::Inherited,
+    own: HOST_NAMESPACES,
+    calls: &[STDIO, MEMORY, EVENTS, CHANNEL, THREADS, DISK, DISK_SIZE, URING],
+    starts: &[],
+    then: None,
+    files: Some(&[]),
+    limits: Limits { descriptors: 256, grows_files: true }, // an image that grows
+};
+
+/// vionet: serves the queues of one network card, on the tap that it was handed.
+pub const VIONET: Promise = Promise {
+    name: "vionet",
+    user: User::Vmd,
+    keeps: NO_CAPABILITIES,
+    root: Root::Inherited,
+    own: HOST_NAMESPACES,
+    calls: &[
+        STDIO,       // the tap is read and written
+        MEMORY,      // guest memory is mapped
+        EVENTS,      // kicks and calls
+        CHANNEL,     // vhost-user
+        THREADS,     // queues
+        TAP_OFFLOAD, // what the guest's driver negotiated
+    ],
+    starts: &[],
+    then: None,
+    files: Some(&[]),
+    limits: Limits { descriptors: 256, grows_files: false },
+};
+
+/// Every role, in the order of the docs.
+pub const ROLES: [&Promise; 9] = [&PARENT, &OPENER, &PROBE, &CONTROL, &PRIV, &VMM, &VM, &VIOBLK, &VIONET];

@@ -1,0 +1,54 @@
+//! Namespaces and an empty root: after this nothing of the host has a name.
+//!
+//! An empty, read-only tmpfs takes the place of `/` and the host's tree is detached from the new mount namespace.
+//! A root that can't be pivoted (the kernel's own rootfs, a chroot that is no mount point) is covered and left by
+//! chroot instead, which holds as well: no capability and no descriptor is left that leads out.
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, unmount,
+};
+use rustix::process::{chdir, chroot, fchdir, pivot_root};
+
+use crate::promise::{Promise, Root};
+
+/// Makes the namespaces that `promise` names, and its empty root. The error is the kernel's reason why not, which
+/// the caller weighs against Landlock.
+pub fn separate(promise: &Promise) -> Result<(), Errno> {
+    if promise.own.ipc || promise.own.net || promise.own.mount {
+        sys::privileges::unshare(sys::privileges::Unshare {
+            mount: promise.own.mount,
+            net: promise.own.net,
+            ipc: promise.own.ipc,
+        })?;
+    }
+    match promise.root {
+        Root::Host | Root::Inherited => Ok(()),
+        Root::Empty => empty(),
+    }
+}
+
+fn empty() -> Result<(), Errno> {
+    // Nothing that happens here may show in the host's namespace.
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let tmpfs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&tmpfs, "mode", "0555")?;
+    fsconfig_set_string(&tmpfs, "size", "4096")?;
+    fsconfig_set_string(&tmpfs, "nr_inodes", "1")?; // the root directory itself
+    fsconfig_create(&tmpfs)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mount = fsmount(&tmpfs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    move_mount(&mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    fchdir(&mount)?;
+    match pivot_root(".", ".") {
+        Ok(()) => unmount(".", UnmountFlags::DETACH)?, // the old root lies on top of the new one now
+        Err(Errno::INVAL) => chroot(".")?,
+        Err(other) => return Err(other),
+    }
+    chdir("/")
+}

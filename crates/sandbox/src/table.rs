@@ -1,0 +1,86 @@
+//! The table of roles for docs/roles.md, made from the promises so that it can't be wrong.
+
+use crate::promise::{Capabilities, Namespaces, Promise, ROLES, Root, User};
+
+/// The roles as a Markdown table.
+pub fn table() -> String {
+    let head = "| role | user | capabilities | root | own namespaces | seccomp | no_new_privs | Landlock | starts |\n\
+                |---|---|---|---|---|---|---|---|---|\n";
+    let rows = ROLES.iter().map(|promise| row(promise));
+    head.to_owned() + &rows.collect::<String>()
+}
+
+fn row(promise: &Promise) -> String {
+    let starts: Vec<&str> = promise.starts.iter().map(|child| child.name).collect();
+    format!(
+        "| {} | {} | {} | {} | {} | {} | yes | {} | {} |\n",
+        promise.name,
+        user(promise.user),
+        capabilities(promise.keeps),
+        root(promise.root),
+        namespaces(promise.own),
+        calls(promise),
+        files(promise),
+        or_none(&starts.join(", ")),
+    )
+}
+
+fn or_none(text: &str) -> String {
+    if text.is_empty() { "none".to_owned() } else { text.to_owned() }
+}
+
+fn user(user: User) -> &'static str {
+    match user {
+        User::Root => "root",
+        User::Vmd => "_vmd",
+        User::Asker => "the asker",
+    }
+}
+
+fn root(root: Root) -> &'static str {
+    match root {
+        Root::Host => "the host's",
+        Root::Empty => "empty",
+        Root::Inherited => "empty (its starter's)",
+    }
+}
+
+fn capabilities(set: Capabilities) -> String {
+    let names: Vec<&str> = set.iter_names().map(|(name, _)| name).collect();
+    or_none(&names.join(" "))
+}
+
+fn namespaces(own: Namespaces) -> String {
+    let names = [(own.mount, "mount"), (own.net, "net"), (own.ipc, "ipc")];
+    let made: Vec<&str> = names.iter().filter(|(made, _)| *made).map(|(_, name)| *name).collect();
+    or_none(&made.join(" "))
+}
+
+fn calls(promise: &Promise) -> String {
+    let names = |promise: &Promise| promise.calls.iter().map(|group| group.name).collect::<Vec<_>>();
+    match promise.then {
+        None => names(promise).join(" "),
+        Some(then) => {
+            let left = names(then);
+            let dropped: Vec<&str> = names(promise).into_iter().filter(|name| !left.contains(name)).collect();
+            format!("{}; at first also {}", left.join(" "), dropped.join(" "))
+        }
+    }
+}
+
+fn files(promise: &Promise) -> String {
+    use crate::promise::{Access, File};
+    let Some(rules) = promise.files else { return "no domain".to_owned() };
+    let rule = |(file, access): &(File, Access)| {
+        let access = match access {
+            Access::Execute => "execute",
+            Access::ReadWrite => "read, write",
+        };
+        let file = match file {
+            File::OwnExecutable => "its own executable",
+            File::Everything => "what exists",
+        };
+        format!("{access} {file}")
+    };
+    if rules.is_empty() { "no name".to_owned() } else { rules.iter().map(rule).collect::<Vec<_>>().join(", ") }
+}
