@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounded::List;
 use crate::channel::Message;
 use crate::failure::Failure;
 use crate::names::UserPath;
@@ -9,6 +10,8 @@ use crate::names::UserPath;
 /// What the parent says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToOpener {
+    /// First of all: whose rights the files are opened with.
+    Become(Asker),
     /// Open this. Answered by `Opened` or `Failed` with the same index.
     Open {
         /// Chosen by the parent.
@@ -20,6 +23,25 @@ pub enum ToOpener {
     },
     /// Nothing more comes; end.
     End,
+}
+
+/// Groups of an asker at most; a user in more can't be served.
+pub const MAX_GROUPS: usize = 4096;
+
+/// Whose rights a file is opened with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Asker {
+    /// Root, for what root named.
+    Root,
+    /// A user.
+    User {
+        /// The user.
+        uid: u32,
+        /// The primary group.
+        gid: u32,
+        /// The supplementary groups.
+        groups: List<u32, MAX_GROUPS>,
+    },
 }
 
 /// What a path is opened for.
@@ -62,7 +84,7 @@ pub enum ToParent {
 impl Message for ToOpener {
     fn fds(&self) -> usize {
         match self {
-            ToOpener::Open { .. } | ToOpener::End => 0,
+            ToOpener::Become(_) | ToOpener::Open { .. } | ToOpener::End => 0,
         }
     }
 }

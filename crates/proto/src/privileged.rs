@@ -1,4 +1,7 @@
 //! Parent and priv: bridges and taps. Each request is answered once, with its number.
+//!
+//! At its start the parent says `Sweep` before the first `MakeSwitch`. To a priv that is started again while VMs run it
+//! says no `Sweep` but `MakeSwitch` for each switch: what an earlier priv made is recognised and taken over.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +16,11 @@ pub type Alias = Text<63>;
 /// What the parent says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToPriv {
+    /// Remove what a killed daemon left behind. Answered by `Removed`, or `Failed` where something could not go.
+    Sweep {
+        /// Joins the answer.
+        request: RequestId,
+    },
     /// Make a bridge, or join the one that is there. Answered by `SwitchMade` or `Failed`.
     MakeSwitch {
         /// Joins the answer.
@@ -24,7 +32,7 @@ pub enum ToPriv {
         /// Up, else down.
         up: bool,
     },
-    /// Remove a bridge if it was made by us. Answered by `Removed` or `Failed`.
+    /// Remove a bridge if it was made by us, else leave it as it was found. Answered by `Removed` or `Failed`.
     RemoveSwitch {
         /// Joins the answer.
         request: RequestId,
@@ -58,7 +66,7 @@ pub enum ToParent {
     SwitchMade {
         /// The request's.
         request: RequestId,
-        /// Made now, so removed at the end.
+        /// Made by us, so removed at the end.
         created: bool,
     },
     /// Gone, or kept because it was not ours or is in use.
@@ -88,7 +96,10 @@ impl Message for ToPriv {
     fn fds(&self) -> usize {
         match self {
             ToPriv::MakeTap { .. } => 1,
-            ToPriv::MakeSwitch { .. } | ToPriv::RemoveSwitch { .. } | ToPriv::Verbose { .. } => 0,
+            ToPriv::Sweep { .. }
+            | ToPriv::MakeSwitch { .. }
+            | ToPriv::RemoveSwitch { .. }
+            | ToPriv::Verbose { .. } => 0,
         }
     }
 }
