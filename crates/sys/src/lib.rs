@@ -5,11 +5,19 @@
 
 pub mod child;
 pub mod clock;
+pub mod creds;
 pub mod event;
 pub mod exe;
+pub mod limits;
+pub mod lock;
 pub mod log;
+pub mod logpipe;
+pub mod memory;
 pub mod netlink;
+pub mod notify;
 pub mod privileges;
+pub mod procfs;
+pub mod pty;
 pub mod seqpacket;
 pub mod signals;
 pub mod spawn;

@@ -1,0 +1,87 @@
+//! Locks on open files (OFD): they belong to the open file, go along with its descriptor, and end with its last one.
+
+#![allow(unsafe_code)] // rustix locks for the process only (F_SETLK), which another close() of the file would undo
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// How a file is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// For writing: no other lock beside it. Needs a descriptor open for writing.
+    Exclusive,
+    /// For reading: with others of its kind. Needs a descriptor open for reading.
+    Shared,
+}
+
+/// Locks a whole file, also what it grows. False when another open file holds a lock against it; it never waits.
+pub fn try_lock(file: impl AsFd, kind: Kind) -> io::Result<bool> {
+    let kind = match kind {
+        Kind::Exclusive => libc::F_WRLCK,
+        Kind::Shared => libc::F_RDLCK,
+    };
+    // Start 0 and length 0 are the whole file; an OFD lock wants pid 0.
+    let request = libc::flock {
+        l_type: i16::try_from(kind).unwrap_or_default(),
+        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // SAFETY: the kernel reads `request`, which lives until the call returns, and writes nothing.
+    let answer = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_SETLK, &raw const request) };
+    if answer == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+        _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    fn opened_twice() -> (File, File) {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        let open = || File::options().read(true).write(true).open(file.path()).expect("open");
+        (open(), open())
+    }
+
+    #[test]
+    fn exclusive_lock_stands_alone() {
+        let (a, b) = opened_twice();
+        assert!(try_lock(&a, Kind::Exclusive).expect("lock"));
+        assert!(!try_lock(&b, Kind::Exclusive).expect("held"));
+        assert!(!try_lock(&b, Kind::Shared).expect("held"));
+    }
+
+    #[test]
+    fn shared_locks_stand_together_and_against_an_exclusive_one() {
+        let (a, b) = opened_twice();
+        assert!(try_lock(&a, Kind::Shared).expect("lock"));
+        assert!(try_lock(&b, Kind::Shared).expect("lock"));
+        assert!(!try_lock(&b, Kind::Exclusive).expect("held"));
+    }
+
+    #[test]
+    fn lock_lasts_until_the_last_descriptor_of_the_open_file() {
+        let (a, b) = opened_twice();
+        assert!(try_lock(&a, Kind::Exclusive).expect("lock"));
+        let kept = a.try_clone().expect("duplicate");
+        drop(a);
+        assert!(!try_lock(&b, Kind::Exclusive).expect("still held"));
+        drop(kept);
+        assert!(try_lock(&b, Kind::Exclusive).expect("free"));
+    }
+
+    #[test]
+    fn exclusive_lock_of_a_file_open_for_reading_is_an_error() {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        let reader = File::open(file.path()).expect("open");
+        assert!(try_lock(&reader, Kind::Exclusive).is_err());
+    }
+}
