@@ -3,6 +3,7 @@
 //! All rooms above call the kernel through here. rustix does most of it; where it has no wrapper a module calls libc
 //! itself, says `#![allow(unsafe_code)]`, and gives the reason of each block. Nothing here knows what a VM is.
 
+pub mod cgroup;
 pub mod child;
 pub mod clock;
 pub mod creds;
@@ -22,6 +23,7 @@ pub mod seqpacket;
 pub mod signals;
 pub mod spawn;
 pub mod tun;
+pub mod users;
 
 #[cfg(test)]
 mod alone;

@@ -48,15 +48,18 @@ fn parse_rollup(text: &str) -> Option<Memory> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::alone::alone;
 
     #[test]
     fn own_memory_is_told_and_grows_when_touched() {
-        let before = resident(std::process::id()).expect("resident");
-        let touched = vec![1u8; 32 << 20];
-        let after = resident(std::process::id()).expect("resident");
-        assert!(after >= before + (16 << 20), "{before} {after} {}", touched.len());
-        let memory = memory(std::process::id()).expect("rollup");
-        assert!(memory.private_dirty >= 32 << 20, "{memory:?}");
+        alone("procfs::tests::own_memory_is_told_and_grows_when_touched", || {
+            let before = resident(std::process::id()).expect("resident");
+            let touched = vec![1u8; 32 << 20];
+            let after = resident(std::process::id()).expect("resident");
+            let memory = memory(std::process::id()).expect("rollup");
+            assert!(after >= before + (16 << 20), "{before} {after} {}", touched.len());
+            assert!(memory.private_dirty >= 32 << 20, "{memory:?}");
+        });
     }
 
     #[test]

@@ -1,0 +1,217 @@
+//! Control groups, version 2: one for each VM, so that all its processes can be limited, counted and killed at once.
+//!
+//! ```text
+//! the daemon's own cgroup, or /vmd where it was started in the root
+//! ├── parent          the parent, priv, control and all short-lived helpers
+//! └── vms             its cgroup.procs belongs to _vmd, so that vmm may clone from one leaf into another
+//!     ├── vmm
+//!     └── vm-1, ...   one for each VM
+//! ```
+//!
+//! Only the parent calls this, and no start fails for lack of it: where it cannot be had, a VM's processes are known by
+//! their pidfds alone.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+
+mod place;
+
+/// Where version 2 may be: alone, or beside version 1 (systemd's hybrid layout).
+const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+/// The daemon's cgroups.
+#[derive(Debug)]
+pub struct Tree {
+    home: PathBuf,
+    base: PathBuf,
+    /// `base` was made here and goes at the end.
+    made_base: bool,
+    vmm: Cgroup,
+    uid: u32,
+    gid: u32,
+}
+
+/// One cgroup.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+impl Tree {
+    /// Makes the layout for vmm's user, moves the caller into the parent's leaf, and kills what an earlier daemon left.
+    /// An error says why there are no cgroups here; the caller goes on without.
+    pub fn make(uid: u32, gid: u32) -> io::Result<Self> {
+        let mount = MOUNTS.iter().map(Path::new).find(|path| place::is_version_2(path)).ok_or(Errno::NOENT)?;
+        let own = std::fs::read_to_string("/proc/self/cgroup")?;
+        let own = place::own_path(&own).ok_or(Errno::NOENT)?;
+        let home = mount.join(own.trim_start_matches('/'));
+        let base = if own == "/" { home.join("vmd") } else { home.clone() };
+        Self::make_at(home, base, uid, gid)
+    }
+
+    fn make_at(home: PathBuf, base: PathBuf, uid: u32, gid: u32) -> io::Result<Self> {
+        let made_base = base != home;
+        let leaf = base.join("parent");
+        let vms = base.join("vms");
+        if made_base {
+            make_dir(&base)?;
+        }
+        make_dir(&leaf)?;
+        std::fs::write(leaf.join("cgroup.procs"), "0")?;
+        make_dir(&vms)?;
+        clear(&vms)?;
+        give(&vms.join("cgroup.procs"), uid, gid)?;
+        // Without the controller (it is version 1's, or others sit beside us) a VM has no pids.max, and runs.
+        for dir in [&base, &vms] {
+            let _ = std::fs::write(dir.join("cgroup.subtree_control"), "+pids");
+        }
+        let vmm = Cgroup::make(vms.join("vmm"), uid, gid)?;
+        Ok(Self { home, base, made_base, vmm, uid, gid })
+    }
+
+    /// The cgroup that vmm is started in.
+    pub fn vmm(&self) -> &Cgroup {
+        &self.vmm
+    }
+
+    /// Makes a VM's cgroup, for at most so many threads in all its processes. One of the same name that a daemon left
+    /// is killed and made again.
+    pub fn vm(&self, id: u32, max_threads: u32) -> io::Result<Cgroup> {
+        let path = self.base.join("vms").join(format!("vm-{id}"));
+        if path.exists() {
+            Cgroup::open(path.clone())?.remove_within(LEFTOVER)?;
+        }
+        let cgroup = Cgroup::make(path, self.uid, self.gid)?;
+        let _ = std::fs::write(cgroup.path.join("pids.max"), max_threads.to_string()); // see `make_at`
+        Ok(cgroup)
+    }
+
+    /// Kills what is left, goes back to where the daemon was started, and removes all.
+    pub fn remove(self, limit: Duration) -> io::Result<()> {
+        let vms = Cgroup::open(self.base.join("vms"))?;
+        clear(&vms.path)?;
+        std::fs::write(self.home.join("cgroup.procs"), "0")?;
+        vms.remove_within(limit)?;
+        Cgroup::open(self.base.join("parent"))?.wait_empty(limit)?;
+        std::fs::remove_dir(self.base.join("parent"))?;
+        if self.made_base {
+            std::fs::remove_dir(&self.base)?;
+        }
+        Ok(())
+    }
+}
+
+/// How long what an earlier daemon left may take to die.
+const LEFTOVER: Duration = Duration::from_secs(5);
+
+impl Cgroup {
+    fn make(path: PathBuf, uid: u32, gid: u32) -> io::Result<Self> {
+        make_dir(&path)?;
+        give(&path.join("cgroup.procs"), uid, gid)?;
+        Self::open(path)
+    }
+
+    /// O_PATH is enough to clone into it, and good for nothing else once its holder has no paths.
+    fn open(path: PathBuf) -> io::Result<Self> {
+        let dir = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { path, dir })
+    }
+
+    /// Where it is, for logs.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a process is in it or below.
+    pub fn is_populated(&self) -> io::Result<bool> {
+        let text = std::fs::read_to_string(self.path.join("cgroup.events"))?;
+        Ok(place::populated(&text))
+    }
+
+    /// Sends SIGKILL to all in it and below, also those that are being cloned now.
+    pub fn kill(&self) -> io::Result<()> {
+        match std::fs::write(self.path.join("cgroup.kill"), "1") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.kill_each(), // before Linux 5.14
+            other => other,
+        }
+    }
+
+    fn kill_each(&self) -> io::Result<()> {
+        let text = std::fs::read_to_string(self.path.join("cgroup.procs"))?;
+        for pid in text.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL); // it may be gone already
+        }
+        Ok(())
+    }
+
+    /// Removes it if nobody is in it. False while somebody is; one that is gone is removed.
+    pub fn try_remove(&self) -> io::Result<bool> {
+        match rustix::fs::rmdir(&self.path) {
+            Ok(()) | Err(Errno::NOENT) => Ok(true),
+            Err(Errno::BUSY) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Kills all in it and removes it, waiting for their end at most `limit`.
+    pub fn remove_within(&self, limit: Duration) -> io::Result<()> {
+        if self.try_remove()? {
+            return Ok(());
+        }
+        self.kill()?;
+        self.wait_empty(limit)?;
+        if self.try_remove()? { Ok(()) } else { Err(Errno::BUSY.into()) }
+    }
+
+    fn wait_empty(&self, limit: Duration) -> io::Result<()> {
+        let events = std::fs::File::open(self.path.join("cgroup.events"))?;
+        let end = Instant::now() + limit;
+        // Read first: only a change after the last read is told.
+        while place::populated(&std::io::read_to_string(&events)?) {
+            let left = crate::clock::until(end, Instant::now());
+            if poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&left))? == 0 {
+                return Err(Errno::TIMEDOUT.into());
+            }
+            std::io::Seek::rewind(&mut &events)?;
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Cgroup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+/// Kills and removes every cgroup below `dir`.
+fn clear(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            Cgroup::open(entry.path())?.remove_within(LEFTOVER)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    Ok(rustix::fs::chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?)
+}
+
+#[cfg(test)]
+mod tests;

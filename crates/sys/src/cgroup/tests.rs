@@ -1,0 +1,124 @@
+//! One test per promise. Where this machine lets no cgroup be made, the tests hold the other promise: an error, nothing
+//! left, and a start that goes on without.
+
+use super::*;
+use crate::alone::alone;
+use crate::child::{Child, Exit};
+use crate::exe::Executable;
+use crate::spawn::Spawn;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A tree of this test's own, where the machine allows it.
+fn tree(name: &str, uid: u32) -> Option<Tree> {
+    let mount = MOUNTS.iter().map(Path::new).find(|path| place::is_version_2(path))?;
+    let own = std::fs::read_to_string("/proc/self/cgroup").expect("own cgroups");
+    let home = mount.join(place::own_path(&own)?.trim_start_matches('/'));
+    let base = home.join(format!("vmd-test-{name}-{}", std::process::id()));
+    match Tree::make_at(home, base.clone(), uid, uid) {
+        Ok(tree) => Some(tree),
+        Err(error) => {
+            assert!(!base.join("vms").exists(), "{error}, and something was made");
+            None
+        }
+    }
+}
+
+fn endless(cgroup: Option<BorrowedFd<'_>>) -> Child {
+    let exe = Executable::open(Path::new("/bin/sh")).expect("open the shell");
+    Spawn::new(&exe, &["sh", "-c", "while :; do :; done"]).cgroup(cgroup).spawn().expect("spawn")
+}
+
+fn where_is(child: &Child) -> String {
+    std::fs::read_to_string(format!("/proc/{}/cgroup", child.pid())).expect("its cgroups")
+}
+
+#[test]
+fn child_is_born_in_the_vms_cgroup_and_kill_ends_it() {
+    alone("cgroup::tests::child_is_born_in_the_vms_cgroup_and_kill_ends_it", || {
+        let tree = tree("kill", 0);
+        let vm = tree.as_ref().map(|tree| tree.vm(7, 100).expect("the VM's cgroup"));
+        let mut child = endless(vm.as_ref().map(AsFd::as_fd));
+        let Some(vm) = vm else {
+            child.kill(rustix::process::Signal::KILL).expect("kill");
+            return assert_eq!(child.wait().expect("wait"), Exit::Signal(9));
+        };
+        assert!(child.in_cgroup());
+        assert!(where_is(&child).contains("/vms/vm-7"), "{}", where_is(&child));
+        assert!(vm.is_populated().expect("events"));
+        assert!(!vm.try_remove().expect("busy"));
+        vm.kill().expect("kill");
+        assert_eq!(child.wait().expect("wait"), Exit::Signal(9));
+        vm.remove_within(LIMIT).expect("remove");
+        assert!(!vm.path().exists());
+        assert!(vm.try_remove().expect("gone is removed"));
+        tree.expect("made above").remove(LIMIT).expect("remove all");
+    });
+}
+
+#[test]
+fn vmms_user_may_clone_from_its_leaf_into_a_vms() {
+    alone("cgroup::tests::vmms_user_may_clone_from_its_leaf_into_a_vms", || {
+        const NOBODY: u32 = 65534;
+        let Some(tree) = tree("user", NOBODY) else { return endless_without() };
+        let vm = tree.vm(1, 100).expect("the VM's cgroup");
+        let foreign = Cgroup::make(tree.base.join("foreign"), 0, 0).expect("a cgroup that is root's");
+        std::fs::write(tree.vmm().path().join("cgroup.procs"), "0").expect("move into vmm's leaf");
+        // SAFETY: changes this thread's effective user, and back, in a process that runs only this test.
+        #[allow(unsafe_code)]
+        let become_user = |uid: u32| unsafe { libc::syscall(libc::SYS_setresuid, -1, uid, -1) };
+        assert_eq!(become_user(NOBODY), 0);
+        let (mut inside, mut outside) = (endless(Some(vm.as_fd())), endless(Some(foreign.as_fd())));
+        assert_eq!(become_user(0), 0);
+        assert!(inside.in_cgroup() && where_is(&inside).contains("/vms/vm-1"));
+        assert!(!outside.in_cgroup() && where_is(&outside).contains("/vms/vmm"), "it started all the same");
+        for child in [&mut inside, &mut outside] {
+            child.kill(rustix::process::Signal::KILL).expect("kill");
+            child.wait().expect("wait");
+        }
+        std::fs::write(tree.base.join("parent/cgroup.procs"), "0").expect("move back");
+        foreign.remove_within(LIMIT).expect("remove");
+        tree.remove(LIMIT).expect("remove all");
+    });
+}
+
+fn endless_without() {
+    let mut child = endless(None);
+    child.kill(rustix::process::Signal::KILL).expect("kill");
+    assert_eq!(child.wait().expect("wait"), Exit::Signal(9));
+}
+
+#[test]
+fn a_daemon_finds_and_kills_what_an_earlier_one_left() {
+    alone("cgroup::tests::a_daemon_finds_and_kills_what_an_earlier_one_left", || {
+        let Some(earlier) = tree("left", 0) else { return endless_without() };
+        let vm = earlier.vm(1, 100).expect("the VM's cgroup");
+        let mut child = endless(Some(vm.as_fd()));
+        // The test's process is in the earlier daemon's leaf; a real one is started where that was.
+        let again = Tree::make_at(earlier.home.clone(), earlier.base.clone(), 0, 0).expect("the next daemon");
+        assert_eq!(child.wait().expect("wait"), Exit::Signal(9));
+        assert!(!vm.path().exists());
+        again.remove(LIMIT).expect("remove all");
+        assert!(!earlier.base.exists());
+    });
+}
+
+#[test]
+fn a_process_that_will_not_go_is_an_error_at_the_deadline() {
+    alone("cgroup::tests::a_process_that_will_not_go_is_an_error_at_the_deadline", || {
+        let Some(tree) = tree("late", 0) else { return endless_without() };
+        let vm = tree.vm(1, 100).expect("the VM's cgroup");
+        let mut child = endless(Some(vm.as_fd()));
+        let late = vm.wait_empty(Duration::from_millis(20)).expect_err("it runs");
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        vm.kill_each().expect("kill the old way");
+        child.wait().expect("wait");
+        tree.remove(LIMIT).expect("remove all");
+    });
+}
+
+#[test]
+fn where_nothing_can_be_made_it_is_an_error() {
+    let nowhere = PathBuf::from("/proc/nowhere");
+    assert!(Tree::make_at(nowhere.clone(), nowhere.join("vmd"), 0, 0).is_err());
+}
