@@ -1,1 +1,16 @@
-//! Dev-only: the lab, fake peers, fault injection, a guest's view of a virtqueue.
+//! Dev-only: the machine that end-to-end tests run on, the daemon under test, its guests, and what it leaves behind.
+//!
+//! Used by `tests/` and `make bench`; never linked into a product. Where something does not go as a test needs it, these
+//! helpers panic and say what was waited for: a test has no other way to fail.
+#![forbid(unsafe_code)]
+
+pub mod artefacts;
+pub mod bridge;
+pub mod census;
+pub mod console;
+pub mod daemon;
+pub mod deadline;
+pub mod guest;
+pub mod machine;
+pub mod process;
+pub mod status;

@@ -1,0 +1,78 @@
+//! The machine a test runs on: one whose /dev/kvm boots stock kernels, this one or the lab (`scripts/on-kvm`).
+//!
+//! A test calls [`on_kvm`] with its own name. Outside, that starts the test's own binary again on such a machine, with
+//! only that test selected; inside, it runs the body. A machine that failed is told apart from a test that failed, and
+//! tried once more, by the script.
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::artefacts;
+
+/// Set inside, to the name of the test that may run its body there.
+const INSIDE: &str = "VMD_TEST_INSIDE";
+
+/// Printed inside after the body, so that a wrong name (which selects no test, and succeeds) is seen.
+const DONE: &str = "test body done:";
+
+/// What a test needs of its machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// Memory in MiB. What guests do not touch costs nothing.
+    pub memory_mib: u32,
+    /// Time limit in seconds, the machine's own start included. Beyond it the machine, not the test, has failed: waits
+    /// inside end earlier.
+    pub limit_s: u32,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { memory_mib: 4096, limit_s: 480 }
+    }
+}
+
+/// Runs `body` on a machine with a working KVM. `test` is the test's path as libtest prints it.
+pub fn on_kvm(test: &str, body: impl FnOnce()) {
+    Machine::default().run(test, body);
+}
+
+impl Machine {
+    /// Runs `body` on such a machine. `test` is the test's path as libtest prints it.
+    pub fn run(self, test: &str, body: impl FnOnce()) {
+        if env::var_os(INSIDE).is_some_and(|name| name == test) {
+            body();
+            println!("{DONE} {test}");
+            return;
+        }
+        let (success, output) = self.start_again(test);
+        assert!(success, "{test} failed on its machine, see above");
+        assert!(output.contains(&format!("{DONE} {test}")), "no test is called {test:?}: its body did not run");
+    }
+
+    fn start_again(self, test: &str) -> (bool, String) {
+        let mut child = Command::new("sh")
+            .args(["-c", "exec \"$@\" 2>&1", "sh"])
+            .arg(artefacts::script("on-kvm"))
+            .args(["-m", &self.memory_mib.to_string(), "-t", &self.limit_s.to_string(), "--"])
+            .arg(env::current_exe().expect("a test knows its own file"))
+            .args(["--exact", test, "--nocapture"])
+            .env(INSIDE, test)
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("scripts/on-kvm can be run");
+        let mut all = String::new();
+        // Line by line: a test that hangs shows how far it came. Guests print anything, so not every line is UTF-8.
+        let mut output = BufReader::new(child.stdout.take().expect("its output is a pipe"));
+        let mut line = Vec::new();
+        while output.read_until(b'\n', &mut line).expect("a pipe can be read") > 0 {
+            let text = String::from_utf8_lossy(&line);
+            print!("{text}");
+            all.push_str(&text);
+            line.clear();
+        }
+        (child.wait().expect("it was started here").success(), all)
+    }
+}
