@@ -5,7 +5,7 @@ use rustix::process::{DumpableBehavior, Gid, Uid, getpid, set_dumpable_behavior}
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 
 use crate::filter::Filters;
-use crate::promise::{Promise, Root, User};
+use crate::promise::{Promise, Root};
 use crate::{Error, files, identity, limits, root};
 
 /// What was had of the things that a kernel or a container may lack.
@@ -40,14 +40,14 @@ pub fn enter(promise: &'static Promise) -> Result<Entered, Error> {
     let step = |step| move |cause| Error::Step { role, step, cause };
     let pair = |(step, cause)| Error::Step { role, step, cause };
 
+    if promise.root == Root::Inherited && !identity::is_ordinary() {
+        return Err(Error::StillRoot(role)); // what it would inherit is the host's root
+    }
     let ids = identity::look_up(promise)?;
     let rules = promise.files.map(files::open_rules).transpose().map_err(step("landlock: open"))?;
     limits::apply(promise.limits).map_err(step("limits"))?;
     let separated = root::separate(promise);
     identity::drop(promise, ids).map_err(pair)?;
-    if promise.user == User::Vmd && !identity::is_ordinary() {
-        return Err(Error::StillRoot(role));
-    }
     // A change of ids or capabilities puts the system's default back, so only now.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(step("dumpable"))?;
     set_no_new_privs(true).map_err(step("no_new_privs"))?;

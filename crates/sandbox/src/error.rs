@@ -11,8 +11,8 @@ pub enum Error {
     /// /etc/passwd can't be read.
     #[error("/etc/passwd: {0}")]
     Passwd(std::io::Error),
-    /// The role must not run as root, and can't become anything else.
-    #[error("role \"{0}\" was started as root without the right to become \"_vmd\"")]
+    /// A role that has its root and its user from vmm was started by root.
+    #[error("role \"{0}\" was started as root: only vmm may start it")]
     StillRoot(&'static str),
     /// One step failed; without it the role would hold more than it promises.
     #[error("can't enter the sandbox of \"{role}\": {step}: {cause}")]

@@ -65,7 +65,7 @@ fn handled(rules: &[Rule]) -> BitFlags<AccessFs> {
 
 fn granted(access: Access) -> BitFlags<AccessFs> {
     match access {
-        Access::Execute => AccessFs::Execute.into(),
+        Access::Execute => AccessFs::Execute | AccessFs::ReadFile, // exec opens for reading too
         Access::ReadWrite => AccessFs::ReadFile | AccessFs::WriteFile,
     }
 }

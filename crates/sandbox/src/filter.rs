@@ -130,3 +130,117 @@ fn condition(argument: Argument, own_pid: u32) -> Result<SeccompCondition, Backe
         Argument::OwnPid { index } => SeccompCondition::new(index, Dword, SeccompCmpOp::Eq, own_pid.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::promise::{PARENT, ROLES, VIOBLK, VM, VMM};
+
+    /// Whether `calls` lets pass all that `wanted` needs: the same call, or the same number without conditions.
+    fn passes(calls: &[Call], wanted: &Call) -> bool {
+        let wanted = of_any_process(*wanted);
+        calls.iter().any(|call| {
+            call.number == wanted.number
+                && (wanted.refused || !call.refused)
+                && (unconditional(call) || call.when == wanted.when || of_any_process(*call).when == wanted.when)
+        })
+    }
+
+    fn second_stages() -> impl Iterator<Item = (&'static Promise, &'static Promise)> {
+        ROLES.into_iter().filter_map(|promise| promise.then.map(|then| (promise, then)))
+    }
+
+    #[test]
+    fn a_starter_lets_pass_all_that_its_children_promise() {
+        for starter in ROLES {
+            let own = allowed(starter);
+            for child in starter.starts {
+                for call in allowed(child) {
+                    assert!(passes(&own, &call), "{} starts {}: {call:?}", starter.name, child.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_starter_lets_pass_what_its_children_need_to_enter() {
+        for starter in ROLES {
+            let own = allowed(starter);
+            for child in starter.starts {
+                for call in entry(child) {
+                    assert!(passes(&own, &call), "{} starts {}: {call:?}", starter.name, child.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_starter_has_at_least_the_limits_of_its_children() {
+        for starter in ROLES {
+            for child in starter.starts {
+                assert!(starter.limits.descriptors >= child.limits.descriptors, "{}", child.name);
+                assert!(starter.limits.grows_files || !child.limits.grows_files, "{}", child.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_starter_has_the_capabilities_that_its_children_keep() {
+        for child in PARENT.starts {
+            assert!(PARENT.keeps.contains(child.keeps), "{}", child.name);
+        }
+        for child in VMM.starts {
+            assert!(child.keeps.is_empty(), "{}", child.name);
+        }
+    }
+
+    #[test]
+    fn a_second_stage_only_takes_away() {
+        assert_eq!(second_stages().count(), 3);
+        for (promise, then) in second_stages() {
+            let (before, after) = (allowed(promise), allowed(then));
+            assert!(after.len() < before.len(), "{}", promise.name);
+            assert!(after.iter().all(|call| passes(&before, call)), "{}", promise.name);
+            assert!(promise.keeps.contains(then.keeps), "{}", promise.name);
+        }
+    }
+
+    #[test]
+    fn what_a_child_is_allowed_is_not_refused_by_its_starter() {
+        let clone3 = |promise| allowed(promise).into_iter().find(|call| call.number == libc::SYS_clone3);
+        assert!(clone3(&VM).expect("listed").refused);
+        assert!(!clone3(&VMM).expect("listed").refused, "vmm itself makes processes by it");
+    }
+
+    #[test]
+    fn a_call_without_conditions_stands_alone() {
+        let kill: Vec<Call> = allowed(&VMM).into_iter().filter(|call| call.number == libc::SYS_tgkill).collect();
+        assert_eq!(kill.len(), 1, "{kill:?}");
+        assert!(kill.iter().all(unconditional), "vmm can't know the ids of its children");
+        let own: Vec<Call> = allowed(&VIOBLK).into_iter().filter(|call| call.number == libc::SYS_tgkill).collect();
+        assert!(!own.iter().any(unconditional));
+    }
+
+    /// BPF_MAXINSNS (linux/bpf_common.h).
+    const MAX_INSTRUCTIONS: usize = 4096;
+
+    #[test]
+    fn every_promise_compiles_within_the_kernels_limit() {
+        for promise in ROLES.into_iter().chain(second_stages().map(|(_, then)| then)) {
+            let filters = Filters::compile(promise, 1).expect("compiles");
+            assert!(filters.allow.len() < MAX_INSTRUCTIONS, "{}", promise.name);
+        }
+    }
+
+    /// KVM_RUN is the one call on a guest's path: its filter reads few lines of the ioctls.
+    #[test]
+    fn a_vcpu_is_first_among_the_ioctls() {
+        for promise in [&VM, &crate::promise::VM_RUNNING] {
+            let first = allowed(promise).into_iter().find(|call| call.number == libc::SYS_ioctl).expect("ioctls");
+            assert_eq!(
+                first.when.first().copied().flatten(),
+                Some(Argument::Bits { index: 1, mask: 0xFFFF, value: 0xAE80 })
+            );
+        }
+    }
+}

@@ -81,7 +81,7 @@ pub enum File {
 /// How a named file may be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Execute it, and nothing else.
+    /// Execute it, for which it is read.
     Execute,
     /// Open it for reading, writing, or both; never create, remove or execute.
     ReadWrite,

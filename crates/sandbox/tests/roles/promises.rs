@@ -1,0 +1,151 @@
+//! Each role in a process of its own: what it may not do kills it, what it must do works.
+
+use crate::support::{Ended, KILLED, call, run};
+
+const ALL: [&str; 9] = ["parent", "opener", "probe", "control", "priv", "vmm", "vm", "vioblk", "vionet"];
+
+#[test]
+fn every_role_lives() {
+    for role in ALL {
+        assert_eq!(run(role, &["live"]), Ended::Errno(0), "{role}");
+    }
+}
+
+#[test]
+fn every_role_can_abort() {
+    for role in ALL {
+        assert_eq!(run(role, &["abort"]), Ended::Signal(libc::SIGABRT), "{role}");
+    }
+}
+
+/// Calls that no role has.
+#[test]
+fn a_call_outside_every_promise_kills() {
+    let outside = [
+        ("ptrace", call(libc::SYS_ptrace, &[16, 1, 0, 0])),
+        ("process_vm_readv", call(libc::SYS_process_vm_readv, &[1, 0, 0, 0, 0, 0])),
+        ("process_vm_writev", call(libc::SYS_process_vm_writev, &[1, 0, 0, 0, 0, 0])),
+        ("pidfd_getfd", call(libc::SYS_pidfd_getfd, &[0, 0, 0])),
+        ("bpf", call(libc::SYS_bpf, &[0, 0, 0])),
+        ("perf_event_open", call(libc::SYS_perf_event_open, &[0, 0, 0, 0, 0])),
+        ("keyctl", call(libc::SYS_keyctl, &[0, 0, 0, 0, 0])),
+        ("userfaultfd", call(libc::SYS_userfaultfd, &[0])),
+        ("init_module", call(libc::SYS_init_module, &[0, 0, 0])),
+        ("kexec_load", call(libc::SYS_kexec_load, &[0, 0, 0, 0])),
+        ("personality", call(libc::SYS_personality, &[-1])),
+        ("setns", call(libc::SYS_setns, &[0, 0])),
+        ("syslog", call(libc::SYS_syslog, &[10, 0, 0])),
+        ("x32 getpid", call(0x4000_0000 + libc::SYS_getpid, &[])),
+        ("AF_PACKET", call(libc::SYS_socket, &[libc::AF_PACKET.into(), 3, 0])),
+        ("AF_VSOCK", call(libc::SYS_socket, &[libc::AF_VSOCK.into(), 1, 0])),
+        ("TIOCSTI", call(libc::SYS_ioctl, &[0, libc::TIOCSTI as i64, 0])),
+    ];
+    for role in ALL {
+        for (name, step) in &outside {
+            assert_eq!(run(role, &["call", step]), KILLED, "{role}: {name}");
+        }
+    }
+}
+
+/// Calls that some roles have, for their own reason, and that kill the others.
+#[test]
+fn a_call_of_another_role_kills() {
+    let of_some: [(&str, String, &[&str]); 16] = [
+        ("socket", call(libc::SYS_socket, &[1, 1, 0]), &["parent"]),
+        ("netlink", call(libc::SYS_socket, &[16, 3, 0]), &["parent", "priv"]),
+        ("execve", call(libc::SYS_execve, &[0, 0, 0]), &["parent"]),
+        ("execveat of a path", call(libc::SYS_execveat, &[0, 0, 0, 0, 0]), &["parent"]),
+        ("kill", call(libc::SYS_kill, &[1, 0]), &["parent"]),
+        ("pidfd_open", call(libc::SYS_pidfd_open, &[1, 0]), &["parent", "vmm"]),
+        ("tgkill of another", call(libc::SYS_tgkill, &[1, 1, 0]), &["parent", "vmm"]),
+        ("mount", call(libc::SYS_mount, &[0, 0, 0, 0, 0]), &["parent"]),
+        ("setresuid", call(libc::SYS_setresuid, &[-1, -1, -1]), &["parent", "opener"]),
+        ("memfd_create", call(libc::SYS_memfd_create, &[0, 0]), &["parent", "vmm", "vm"]),
+        ("io_uring_setup", call(libc::SYS_io_uring_setup, &[1, 0]), &["parent", "vmm", "vioblk"]),
+        ("KVM_CREATE_VM", call(libc::SYS_ioctl, &[0, 0xAE01, 0]), &["parent", "vmm", "vm"]),
+        ("TUNSETIFF", call(libc::SYS_ioctl, &[0, 0x4004_54CA, 0]), &["parent", "priv"]),
+        ("pwrite64", call(libc::SYS_pwrite64, &[0, 0, 0, 0]), &["parent", "vmm", "vioblk"]),
+        ("executable memory", call(libc::SYS_mmap, &[0, 4096, 5, 0x22, -1, 0]), &["parent"]),
+        ("accept", call(libc::SYS_accept4, &[0, 0, 0, 0]), &["parent", "control"]),
+    ];
+    for role in ALL {
+        for (name, step, roles) in &of_some {
+            let killed = run(role, &["call", step]) == KILLED;
+            assert_eq!(killed, !roles.contains(&role), "{role}: {name}");
+        }
+    }
+}
+
+#[test]
+fn memory_is_never_made_executable() {
+    for role in ["opener", "probe", "control", "priv", "vmm", "vm", "vioblk", "vionet"] {
+        let step = call(libc::SYS_mprotect, &[0, 4096, i64::from(libc::PROT_READ | libc::PROT_EXEC)]);
+        assert_eq!(run(role, &["call", &step]), KILLED, "{role}");
+    }
+}
+
+#[test]
+fn only_roles_with_parallel_work_have_threads() {
+    for (role, ended) in
+        [("vm", Ended::Errno(0)), ("vioblk", Ended::Errno(0)), ("vionet", Ended::Errno(0)), ("control", KILLED)]
+    {
+        assert_eq!(run(role, &["thread"]), ended, "{role}");
+    }
+}
+
+#[test]
+fn a_thread_is_no_way_to_a_process() {
+    let fork = call(libc::SYS_clone, &[i64::from(libc::SIGCHLD), 0, 0, 0, 0]);
+    let untraced = call(libc::SYS_clone, &[i64::from(libc::CLONE_THREAD | libc::CLONE_UNTRACED), 0, 0, 0, 0]);
+    for role in ["opener", "probe", "control", "priv", "vm", "vioblk", "vionet"] {
+        assert_eq!(run(role, &["call", &fork]), KILLED, "{role}");
+        assert_eq!(run(role, &["call", &untraced]), KILLED, "{role}");
+    }
+    let clone3 = call(libc::SYS_clone3, &[0, 88]);
+    assert_eq!(run("vm", &["call", &clone3]), Ended::Errno(libc::ENOSYS));
+    assert_eq!(run("probe", &["call", &clone3]), KILLED);
+}
+
+#[test]
+fn vmm_executes_vmd_and_nothing_else() {
+    // The fixture in vmd's place: by its descriptor, into a role of vmm's.
+    assert_eq!(run("vmm", &["start", "vm", "live"]), Ended::Errno(0));
+    let path = call(libc::SYS_execveat, &[-100, 0, 0, 0, 0]);
+    assert_eq!(run("vmm", &["call", &path]), KILLED);
+}
+
+#[test]
+fn a_vm_that_runs_makes_no_second_one() {
+    for (name, step) in [
+        ("KVM_CREATE_VM", call(libc::SYS_ioctl, &[0, 0xAE01, 0])),
+        ("KVM_CREATE_VCPU", call(libc::SYS_ioctl, &[0, 0xAE41, 0])),
+        ("memfd_create", call(libc::SYS_memfd_create, &[0, 0])),
+        ("pread64", call(libc::SYS_pread64, &[0, 0, 0, 0])),
+        ("seccomp", call(libc::SYS_seccomp, &[1, 0, 0])),
+    ] {
+        assert_ne!(run("vm", &["call", &step]), KILLED, "{name} before");
+        assert_eq!(run("vm", &["narrow", "call", &step]), KILLED, "{name} after");
+    }
+    assert_eq!(run("vm", &["narrow", "live", "thread"]), Ended::Errno(0));
+    let run_vcpu = call(libc::SYS_ioctl, &[0, 0xAE80, 0]);
+    assert_eq!(run("vm", &["narrow", "call", &run_vcpu]), Ended::Errno(libc::ENOTTY));
+}
+
+#[test]
+fn a_ring_stays_as_it_was_made() {
+    let register = call(libc::SYS_io_uring_register, &[99, 0, 0, 0]);
+    let setup = call(libc::SYS_io_uring_setup, &[1, 0]);
+    assert_eq!(run("vioblk", &["call", &register]), Ended::Errno(libc::EBADF));
+    assert_eq!(run("vioblk", &["narrow", "call", &register]), KILLED);
+    assert_eq!(run("vioblk", &["narrow", "call", &setup]), KILLED);
+    let enter = call(libc::SYS_io_uring_enter, &[99, 0, 0, 0, 0, 0]);
+    assert_eq!(run("vioblk", &["narrow", "call", &enter]), Ended::Errno(libc::EBADF));
+}
+
+#[test]
+fn a_role_of_vmm_refuses_to_be_started_by_root() {
+    // "unconfined" starts it as root, with the host's files in sight: 200 is the fixture's "not entered".
+    for role in ["vm", "vioblk", "vionet"] {
+        assert_eq!(run("unconfined", &["start", role, "live"]), Ended::Errno(200), "{role}");
+    }
+}
