@@ -1,0 +1,139 @@
+//! Guest memory as the vectors of one transfer. The only place where guest addresses become host pointers for the
+//! kernel; they never leave `sys`, and whoever holds a [`Vectors`] holds the memory they point into.
+#![allow(unsafe_code)] // the kernel's vectors are raw pointers, which vm-memory hands out only by guard
+
+use std::sync::Arc;
+
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+/// A guest's memory as all device code sees it.
+pub type GuestMemory = GuestMemoryMmap<()>;
+
+/// A run of guest memory that a driver named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First byte, guest-physical.
+    pub addr: GuestAddress,
+    /// Bytes; zero is legal and transfers nothing.
+    pub len: u32,
+}
+
+/// An extent that is not wholly inside one range of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no guest memory at {:#x}+{:#x}", .0.addr.0, .0.len)]
+pub struct OutsideMemory(pub Extent);
+
+/// The vectors of one transfer, what is left of them, and the memory that they need.
+#[derive(Default)]
+pub(crate) struct Vectors {
+    memory: Option<Arc<GuestMemory>>,
+    vectors: Vec<libc::iovec>,
+    first: usize,
+}
+
+// SAFETY: the pointers lie in mappings that `memory` keeps; any thread may hold or drop them.
+unsafe impl Send for Vectors {}
+
+impl Vectors {
+    /// Takes the vectors of a new transfer. On failure there are none.
+    pub(crate) fn fill(&mut self, memory: &Arc<GuestMemory>, extents: &[Extent]) -> Result<(), OutsideMemory> {
+        self.clear();
+        for extent in extents.iter().filter(|extent| extent.len > 0) {
+            let Some(vector) = vector(memory, *extent) else {
+                self.clear();
+                return Err(OutsideMemory(*extent));
+            };
+            self.vectors.push(vector);
+        }
+        self.memory = Some(memory.clone());
+        Ok(())
+    }
+
+    /// Lets go of the memory; the space for vectors is kept for the next transfer.
+    pub(crate) fn clear(&mut self) {
+        self.memory = None;
+        self.vectors.clear();
+        self.first = 0;
+    }
+
+    /// What is still to be transferred. Valid until the next call with `&mut self`.
+    pub(crate) fn left(&self) -> &[libc::iovec] {
+        self.vectors.get(self.first..).unwrap_or(&[])
+    }
+
+    /// Takes `done` transferred bytes off the front.
+    pub(crate) fn advance(&mut self, mut done: usize) {
+        while let Some(vector) = self.vectors.get_mut(self.first) {
+            if done < vector.iov_len {
+                vector.iov_base = vector.iov_base.wrapping_byte_add(done);
+                vector.iov_len -= done;
+                return;
+            }
+            done -= vector.iov_len;
+            self.first += 1;
+        }
+    }
+}
+
+/// One extent as a vector, if it lies wholly inside one range of memory.
+pub(crate) fn vector(memory: &GuestMemory, extent: Extent) -> Option<libc::iovec> {
+    let slice = memory.get_slice(extent.addr, usize::try_from(extent.len).ok()?).ok()?;
+    Some(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Arc<GuestMemory> {
+        let ranges = [(GuestAddress(0), 0x2000), (GuestAddress(0x2000), 0x1000), (GuestAddress(0x8000), 0x1000)];
+        Arc::new(GuestMemory::from_ranges(&ranges).unwrap())
+    }
+
+    fn extent(addr: u64, len: u32) -> Extent {
+        Extent { addr: GuestAddress(addr), len }
+    }
+
+    #[test]
+    fn an_extent_outside_one_range_is_refused() {
+        let memory = memory();
+        let mut vectors = Vectors::default();
+        let bad = [
+            extent(0x3000, 1),        // in the hole
+            extent(0x7fff, 2),        // from the hole into a range
+            extent(0x1fff, 2),        // over the border of two ranges
+            extent(0x8fff, 2),        // past the end
+            extent(u64::MAX, 2),      // wraps
+            extent(0x8000, u32::MAX), // far too long
+        ];
+        for one in bad {
+            assert_eq!(vectors.fill(&memory, &[extent(0, 16), one]), Err(OutsideMemory(one)));
+            assert!(vectors.left().is_empty());
+        }
+        assert_eq!(vectors.fill(&memory, &[extent(0x8fff, 1), extent(0x1ff0, 16)]), Ok(()));
+        assert_eq!(vectors.left().len(), 2);
+    }
+
+    #[test]
+    fn zero_lengths_are_skipped_wherever_they_point() {
+        let mut vectors = Vectors::default();
+        assert_eq!(vectors.fill(&memory(), &[extent(0x5000, 0), extent(0, 1)]), Ok(()));
+        assert_eq!(vectors.left().len(), 1);
+    }
+
+    #[test]
+    fn a_short_transfer_leaves_the_rest() {
+        let mut vectors = Vectors::default();
+        vectors.fill(&memory(), &[extent(0, 10), extent(0x100, 20)]).unwrap();
+        let second = vectors.left()[1].iov_base;
+        vectors.advance(4);
+        assert_eq!(vectors.left()[0].iov_len, 6);
+        vectors.advance(6);
+        assert_eq!((vectors.left().len(), vectors.left()[0].iov_base), (1, second));
+        vectors.advance(19);
+        assert_eq!(vectors.left()[0].iov_len, 1);
+        assert_eq!(vectors.left()[0].iov_base, second.wrapping_byte_add(19));
+        vectors.advance(1);
+        assert!(vectors.left().is_empty());
+    }
+}
