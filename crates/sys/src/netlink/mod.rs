@@ -118,6 +118,11 @@ impl Route {
         self.set(index, [LinkAttribute::IfAlias(alias.to_owned()), LinkAttribute::Group(group)])
     }
 
+    /// Gives a link its address. A bridge that was given one keeps it, whichever ports come and go.
+    pub fn set_mac(&mut self, index: u32, mac: [u8; 6]) -> Result<(), NetlinkError> {
+        self.set(index, [LinkAttribute::Address(mac.to_vec())])
+    }
+
     /// Sets the largest frame a link carries, in bytes without the Ethernet header.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
         self.set(index, [LinkAttribute::Mtu(mtu)])

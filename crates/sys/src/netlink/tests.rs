@@ -93,6 +93,19 @@ fn what_is_set_is_told_back() {
 }
 
 #[test]
+fn a_bridge_that_was_given_its_address_keeps_it() {
+    in_namespace(|route| {
+        let bridge = route.create_bridge("br0", 0).unwrap();
+        route.set_mac(bridge.index, bridge.mac.unwrap()).unwrap();
+        let _tap = tap("tap0");
+        let port = route.link("tap0").unwrap().unwrap();
+        route.set_mac(port.index, [2, 0, 0, 0, 0, 1]).unwrap(); // lower than any random one
+        route.set_master(port.index, Some(bridge.index)).unwrap();
+        assert_eq!(route.link("br0").unwrap().unwrap().mac, bridge.mac);
+    });
+}
+
+#[test]
 fn a_master_that_is_no_bridge_is_refused_with_the_kernels_error() {
     in_namespace(|route| {
         let (_a, _b) = (tap("tap0"), tap("tap1"));
