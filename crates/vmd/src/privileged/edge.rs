@@ -1,0 +1,287 @@
+//! priv's edge: reads the parent's requests, asks the kernel, carries out what `switches.rs` decides.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use proto::channel::ChannelError;
+use proto::privileged::{ToParent, ToPriv};
+use proto::{Channel, Code, Failure, IfName, MacAddr, Received, RequestId};
+use sys::event::{Interest, Loop};
+use sys::netlink::{Link, NetlinkError, Route};
+use sys::signals::{Signal, Signals};
+use sys::tun::{self, TunError};
+
+use super::Fatal;
+use super::switches::{self, GROUP, Make, Step, Switches, Undo};
+
+/// What the kernel may take for one request. It answers at once, unless another holds the interfaces' lock.
+const KERNEL_DEADLINE: Duration = Duration::from_secs(10);
+/// How often a bridge's name may be found free and then be taken, or the other way round.
+const MAX_TRIES: usize = 16;
+
+/// priv: its peer, its socket, its memory.
+pub(super) struct Edge {
+    channel: Channel<ToParent, ToPriv>,
+    route: Route,
+    switches: Switches,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Parent,
+    Signals,
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    On,
+    Over,
+}
+
+impl Edge {
+    /// In the network namespace of the calling thread.
+    pub(super) fn new(channel: OwnedFd) -> Result<Self, Fatal> {
+        let route = Route::open(KERNEL_DEADLINE)?;
+        Ok(Self { channel: Channel::new(channel), route, switches: Switches::default() })
+    }
+
+    /// Serves until the parent is gone or a signal ends it; then removes what was made.
+    pub(super) fn serve(mut self) -> Result<(), Fatal> {
+        let ends = [Signal::Terminate, Signal::Interrupt];
+        let ignored = [Signal::Hangup, Signal::Pipe, Signal::User1];
+        let signals = Signals::block(&[ends.as_slice(), ignored.as_slice()].concat())?;
+        let mut events = Loop::new()?;
+        events.add(&self.channel, Token::Parent, Interest::Read)?;
+        events.add(&signals, Token::Signals, Interest::Read)?;
+        let mut life = Life::On;
+        while life == Life::On {
+            for ready in events.wait(None)? {
+                let over = match ready.token {
+                    Token::Parent => self.speak() == Life::Over,
+                    Token::Signals => signals.next()?.is_some_and(|signal| ends.contains(&signal)),
+                };
+                life = if over { Life::Over } else { life };
+            }
+            let interest = if self.channel.wants_write() { Interest::ReadWrite } else { Interest::Read };
+            events.change(&self.channel, interest)?;
+        }
+        if let Err(failure) = self.remove_all() {
+            log::warn!("{failure}");
+        }
+        Ok(())
+    }
+
+    fn speak(&mut self) -> Life {
+        if let Err(error) = self.channel.flush() {
+            return ended(&error);
+        }
+        loop {
+            let answer = match self.channel.recv() {
+                Ok(Received::Message(message, fds)) => self.carry_out(message, fds),
+                Ok(Received::Empty) => return Life::On,
+                Ok(Received::Closed) => return Life::Over,
+                Err(error) => {
+                    if ended(&error) == Life::Over {
+                        return Life::Over;
+                    }
+                    continue;
+                }
+            };
+            let Some((answer, fds)) = answer else { continue };
+            if let Err(error) = self.channel.send(&answer, fds) {
+                return ended(&error);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, message: ToPriv, fds: Vec<OwnedFd>) -> Option<(ToParent, Vec<OwnedFd>)> {
+        let (request, done) = match message {
+            ToPriv::Verbose { debug } => {
+                sys::log::set_level(sys::log::level_of(u8::from(debug)));
+                return None;
+            }
+            ToPriv::Sweep { request } => (request, self.remove_all().map(|()| (ToParent::Removed { request }, vec![]))),
+            ToPriv::MakeSwitch { request, bridge, alias, up } => {
+                let made = self.make_switch(&bridge, &alias, up);
+                (request, made.map(|created| (ToParent::SwitchMade { request, created }, vec![])))
+            }
+            ToPriv::RemoveSwitch { request, bridge } => {
+                let removed = self.remove_switch(&bridge);
+                (request, removed.map(|()| (ToParent::Removed { request }, vec![])))
+            }
+            ToPriv::MakeTap { request, name, alias, bridge, up } => {
+                let wanted = Tap { name: name.as_ref(), alias: &alias, bridge: bridge.as_ref(), up };
+                let made = self.make_tap(&wanted, fds);
+                let answer = |(name, mac, fd)| (ToParent::TapMade { request, name, mac }, vec![fd]);
+                (request, made.map(answer))
+            }
+        };
+        Some(done.unwrap_or_else(|failure| failed(request, failure)))
+    }
+
+    /// True: the bridge is ours.
+    fn make_switch(&mut self, bridge: &IfName, alias: &str, up: bool) -> Result<bool, Failure> {
+        let refused = |error| refused(format_args!("bridge \"{bridge}\""), &error);
+        let mut created = None;
+        for _ in 0..MAX_TRIES {
+            let found = self.route.link(bridge.as_str()).map_err(refused)?;
+            match self.switches.make(bridge, alias, up, found.as_ref())? {
+                Make::Create => match self.route.create_bridge(bridge.as_str(), GROUP) {
+                    Ok(link) => created = Some(link.index),
+                    Err(error) if error.is_taken() => {}
+                    Err(error) => return Err(refused(error)),
+                },
+                Make::Set { index, steps, ours } => {
+                    if let Err(error) = self.set(index, &steps) {
+                        if error.is_missing() {
+                            continue; // removed meanwhile
+                        }
+                        self.abandon(created);
+                        return Err(refused(error));
+                    }
+                    log::info!("bridge \"{bridge}\" {} for {alias}", if ours { "made" } else { "joined" });
+                    return Ok(ours);
+                }
+            }
+        }
+        self.abandon(created);
+        Err(Failure::new(Code::Busy, format!("bridge \"{bridge}\" comes and goes; is another program at it?")))
+    }
+
+    fn remove_switch(&mut self, bridge: &IfName) -> Result<(), Failure> {
+        let links = self.route.links().map_err(|error| refused(format_args!("bridge \"{bridge}\""), &error))?;
+        match self.switches.remove(bridge, &links) {
+            Some(undo) => self.undo(&undo),
+            None => Ok(()),
+        }
+    }
+
+    /// Goes on after a failure, and tells the first.
+    fn remove_all(&mut self) -> Result<(), Failure> {
+        let links = self.route.links().map_err(|error| refused(format_args!("interfaces"), &error))?;
+        let mut first = Ok(());
+        for undo in self.switches.remove_all(&links) {
+            let done = self.undo(&undo);
+            first = first.and(done);
+        }
+        first
+    }
+
+    fn undo(&mut self, undo: &Undo) -> Result<(), Failure> {
+        let (name, done) = match undo {
+            Undo::Delete { index, name } => {
+                log::debug!("\"{name}\" removed");
+                (name, self.route.delete(*index))
+            }
+            Undo::Restore { index, name, up } => (name, self.route.set_up(*index, *up)),
+            Undo::Keep { name, port } => {
+                log::warn!("bridge \"{name}\" was made by vmd and stays: \"{port}\" is still a port of it");
+                return Ok(());
+            }
+        };
+        match done {
+            Err(error) if !error.is_missing() => Err(refused(format_args!("\"{name}\" stays"), &error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn make_tap(&mut self, wanted: &Tap<'_>, fds: Vec<OwnedFd>) -> Result<(IfName, MacAddr, OwnedFd), Failure> {
+        let no_fd = || Failure::new(Code::Invalid, "a request for a tap came without /dev/net/tun");
+        let fd = fds.into_iter().next().ok_or_else(no_fd)?;
+        let master = self.master(wanted.bridge)?;
+        let name = attach(&fd, wanted.name)?;
+        let refused = |error| refused(format_args!("tap \"{name}\""), &error);
+        let gone = || Failure::new(Code::Io, format!("tap \"{name}\" vanished"));
+        let tap = self.route.link(name.as_str()).map_err(refused)?.ok_or_else(gone)?;
+        let steps = switches::tap_steps(wanted.alias, &tap, master.as_ref(), wanted.up);
+        // A step that fails ends the tap: it goes with its descriptor, and here should another hold that too.
+        if let Err(failure) = steps.and_then(|steps| self.set(tap.index, &steps).map_err(refused)) {
+            self.abandon(Some(tap.index));
+            return Err(failure);
+        }
+        let port = wanted.bridge.map(|bridge| format!(", port of \"{bridge}\"")).unwrap_or_default();
+        log::info!("tap \"{name}\" made for {}{port}", wanted.alias);
+        Ok((name, MacAddr(tap.mac.unwrap_or_default()), fd))
+    }
+
+    fn master(&mut self, bridge: Option<&IfName>) -> Result<Option<Link>, Failure> {
+        let Some(bridge) = bridge else { return Ok(None) };
+        let found = self.route.link(bridge.as_str());
+        let found = found.map_err(|error| refused(format_args!("bridge \"{bridge}\""), &error))?;
+        switches::master(bridge, found.as_ref()).cloned().map(Some)
+    }
+
+    fn set(&mut self, index: u32, steps: &[Step]) -> Result<(), NetlinkError> {
+        for step in steps {
+            match step {
+                Step::Mark(alias) => self.route.set_mark(index, alias, GROUP)?,
+                Step::Mac(mac) => self.route.set_mac(index, *mac)?,
+                Step::Mtu(mtu) => self.route.set_mtu(index, *mtu)?,
+                Step::Master(bridge) => self.route.set_master(index, Some(*bridge))?,
+                Step::Up(up) => self.route.set_up(index, *up)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what a request made that then failed.
+    fn abandon(&mut self, made: Option<u32>) {
+        let Some(index) = made else { return };
+        match self.route.delete(index) {
+            Err(error) if !error.is_missing() => log::warn!("interface {index} stays: {error}"),
+            _ => {}
+        }
+    }
+}
+
+/// What a request for a tap says.
+struct Tap<'a> {
+    name: Option<&'a IfName>,
+    alias: &'a str,
+    bridge: Option<&'a IfName>,
+    up: bool,
+}
+
+/// Makes the descriptor a tap under the first of its names that is free.
+fn attach(fd: &OwnedFd, wanted: Option<&IfName>) -> Result<IfName, Failure> {
+    for name in switches::tap_names(wanted) {
+        match tun::attach(fd.as_fd(), name.as_str()) {
+            Ok(()) => return Ok(name),
+            Err(TunError::Busy) => {}
+            Err(TunError::Refused(error)) => return Err(Failure::io(format!("tap \"{name}\""), &error)),
+            Err(error @ TunError::Name) => {
+                return Err(Failure::new(Code::Invalid, format!("tap \"{name}\": {error}")));
+            }
+        }
+    }
+    Err(switches::all_taken(wanted))
+}
+
+fn refused(what: std::fmt::Arguments<'_>, error: &NetlinkError) -> Failure {
+    let code = match error {
+        NetlinkError::Refused { errno, .. } => Code::of_errno(errno.raw_os_error()),
+        NetlinkError::Deadline(_) => Code::TimedOut,
+        NetlinkError::Malformed | NetlinkError::Unsteady | NetlinkError::Socket(_) => Code::Io,
+    };
+    Failure::new(code, format!("{what}: {error}"))
+}
+
+fn failed(request: RequestId, failure: Failure) -> (ToParent, Vec<OwnedFd>) {
+    log::warn!("{failure}");
+    (ToParent::Failed { request, failure }, vec![])
+}
+
+/// Whether the conversation is over: a bad message costs only itself, a broken socket everything.
+fn ended(error: &ChannelError) -> Life {
+    match error {
+        ChannelError::Malformed(_) | ChannelError::TooLong | ChannelError::Descriptors { .. } => {
+            sys::guest_log!(Warn, "refused a message of the parent: {error}");
+            Life::On
+        }
+        ChannelError::Slow | ChannelError::Late(_) | ChannelError::Socket(_) => {
+            log::warn!("the parent's channel: {error}");
+            Life::Over
+        }
+    }
+}

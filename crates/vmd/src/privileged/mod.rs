@@ -1,0 +1,39 @@
+//! priv: makes the bridges and taps that the parent names, and removes all of them at the end.
+//!
+//! Its one peer is the parent ([`proto::privileged`]). It runs as root with CAP_NET_ADMIN alone, in the host's network
+//! and an empty root: it can open no file, so that /dev/net/tun comes with each request for a tap. It knows no VM.
+//!
+//! It holds the parent's channel, one netlink socket and its signals; a tap's descriptor only while its request is
+//! carried out. A request that can't be carried out is answered so and leaves nothing behind; nothing the parent says
+//! ends priv. It ends when the parent does, or on SIGTERM and SIGINT, and first removes what it made. What a killed one
+//! left is recognised by the next (`switches.rs`).
+
+mod edge;
+mod switches;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use sys::netlink::NetlinkError;
+
+/// Why priv can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// It could not give up what it must not have.
+    #[error("{0}")]
+    Sandbox(#[from] sandbox::Error),
+    /// No netlink.
+    #[error("netlink: {0}")]
+    Netlink(#[from] NetlinkError),
+    /// No event loop.
+    #[error("event loop: {0}")]
+    Events(#[from] io::Error),
+}
+
+/// Serves the parent at the other end of `channel` until it is gone.
+pub fn run(channel: OwnedFd) -> Result<(), Fatal> {
+    sandbox::enter(&sandbox::promise::PRIV)?;
+    edge::Edge::new(channel)?.serve()
+}

@@ -1,0 +1,222 @@
+//! Which bridge and tap to make, to join, to leave alone, and to remove. Pure: it sees links, and says what to do.
+//!
+//! ```text
+//! name is free ------------> create --> set (ours)
+//! a bridge that vmd made --------------> set (ours)     removed at the end
+//! another's bridge --------------------> join           left at the end as it was found
+//! no bridge ---------------------------> refused
+//! ```
+//!
+//! The kernel's list of links is the memory: ours is what has our group and an alias of ours, so that a priv that was
+//! started again, or the next daemon, knows what an earlier one made. Only what was changed on others' bridges is kept here.
+
+use std::collections::BTreeMap;
+
+use proto::{Code, Failure, IfName};
+use sys::netlink::{Link, LinkKind};
+
+/// The group of every interface that vmd made, "vmd" in ASCII: `ip link show group 7761252`.
+pub const GROUP: u32 = 0x0076_6d64;
+/// `tap0` to `tap255` are tried (spec, daemon 2.10: MAX_TAP).
+const MAX_TAP: u32 = 256;
+
+/// One change of an interface, in the order they are carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Description, and our group.
+    Mark(String),
+    /// A fixed address: a bridge without one takes its ports', which come and go.
+    Mac([u8; 6]),
+    /// The master's frame length: a shorter port would shorten its bridge.
+    Mtu(u32),
+    /// Port of this bridge.
+    Master(u32),
+    /// Switched on or off.
+    Up(bool),
+}
+
+/// How to come to a bridge of some name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Make {
+    /// Nobody has the name: make it and ask again. Ask again too when another was faster.
+    Create,
+    /// It is there.
+    Set {
+        /// Which.
+        index: u32,
+        /// What to change.
+        steps: Vec<Step>,
+        /// Ours, so removed at the end.
+        ours: bool,
+    },
+}
+
+/// What the end of a switch, or of all, means for one interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undo {
+    /// Remove it.
+    Delete {
+        /// Which.
+        index: u32,
+        /// Its name.
+        name: String,
+    },
+    /// Put another's bridge back as it was found.
+    Restore {
+        /// Which.
+        index: u32,
+        /// Its name.
+        name: String,
+        /// Up, else down.
+        up: bool,
+    },
+    /// Ours, but not ours alone any more: it stays.
+    Keep {
+        /// Its name.
+        name: String,
+        /// A port that is in it.
+        port: String,
+    },
+}
+
+/// What was changed on bridges that others made.
+#[derive(Debug, Default)]
+pub struct Switches {
+    /// Index of the bridge; whether it was up.
+    changed: BTreeMap<u32, bool>,
+}
+
+impl Switches {
+    /// The way to the bridge of a switch, `found` being what has its name now.
+    pub fn make(&mut self, bridge: &IfName, alias: &str, up: bool, found: Option<&Link>) -> Result<Make, Failure> {
+        if !is_switch_alias(alias) {
+            return Err(Failure::new(Code::Invalid, format!("\"{alias}\" is no description of a switch")));
+        }
+        let Some(link) = found else { return Ok(Make::Create) };
+        if link.kind != LinkKind::Bridge {
+            return Err(no_bridge(bridge));
+        }
+        let mut steps = Vec::new();
+        let ours = is_ours(link);
+        if ours {
+            steps.push(Step::Mark(alias.to_owned()));
+            steps.extend(link.mac.map(Step::Mac));
+        }
+        if link.up != up {
+            steps.push(Step::Up(up));
+        }
+        if !ours && link.up != up {
+            self.changed.entry(link.index).or_insert(link.up);
+        }
+        Ok(Make::Set { index: link.index, steps, ours })
+    }
+
+    /// The end of one switch; nothing to do where its bridge is gone or was only joined.
+    pub fn remove(&mut self, bridge: &IfName, links: &[Link]) -> Option<Undo> {
+        let link = links.iter().find(|link| link.name == bridge.as_str())?;
+        if is_ours_of(link, LinkKind::Bridge) {
+            return Some(delete_unless(link, links, |_| true));
+        }
+        self.changed.remove(&link.index).and_then(|was_up| restore(link, was_up))
+    }
+
+    /// The end of all that vmd made on this host: taps first, so that no bridge is kept for them.
+    pub fn remove_all(&mut self, links: &[Link]) -> Vec<Undo> {
+        let taps = links.iter().filter(|link| is_ours_of(link, LinkKind::Tun)).map(delete);
+        let bridges = links.iter().filter(|link| is_ours_of(link, LinkKind::Bridge));
+        let bridges = bridges.map(|bridge| delete_unless(bridge, links, |port| !is_ours_of(port, LinkKind::Tun)));
+        let changed = std::mem::take(&mut self.changed);
+        let joined = links.iter().filter_map(|link| restore(link, *changed.get(&link.index)?));
+        taps.chain(bridges).chain(joined).collect()
+    }
+}
+
+/// The names to try for a tap, in order: the one that is wanted, or the first that is free.
+pub fn tap_names(wanted: Option<&IfName>) -> Vec<IfName> {
+    match wanted {
+        Some(name) => vec![name.clone()],
+        None => (0..MAX_TAP).filter_map(|number| IfName::new(&format!("tap{number}")).ok()).collect(),
+    }
+}
+
+/// Why there is no tap when each of its names is taken.
+pub fn all_taken(wanted: Option<&IfName>) -> Failure {
+    let text = match wanted {
+        Some(name) => format!("tap \"{name}\" is taken; name another, or none for the first that is free"),
+        None => format!("all of tap0 to tap{} are taken", MAX_TAP - 1),
+    };
+    Failure::new(Code::Busy, text)
+}
+
+/// The bridge that a tap shall join, or why it can't.
+pub fn master<'a>(bridge: &IfName, found: Option<&'a Link>) -> Result<&'a Link, Failure> {
+    let missing = || Failure::new(Code::NotFound, format!("bridge \"{bridge}\" does not exist"));
+    let link = found.ok_or_else(missing)?;
+    if link.kind == LinkKind::Bridge { Ok(link) } else { Err(no_bridge(bridge)) }
+}
+
+/// What to set of a new tap, in the order of the spec (daemon 3.14).
+pub fn tap_steps(alias: &str, tap: &Link, master: Option<&Link>, up: bool) -> Result<Vec<Step>, Failure> {
+    if !is_tap_alias(alias) {
+        return Err(Failure::new(Code::Invalid, format!("\"{alias}\" is no description of a tap")));
+    }
+    let mut steps = vec![Step::Mark(alias.to_owned())];
+    if let Some(bridge) = master {
+        if bridge.mtu != tap.mtu {
+            steps.push(Step::Mtu(bridge.mtu));
+        }
+        steps.push(Step::Master(bridge.index));
+    }
+    steps.push(Step::Up(up));
+    Ok(steps)
+}
+
+/// Whether vmd made it: our group, and no other's description. One that was just made has none yet.
+fn is_ours(link: &Link) -> bool {
+    let described = match link.kind {
+        LinkKind::Bridge => is_switch_alias(&link.alias),
+        LinkKind::Tun => is_tap_alias(&link.alias),
+        LinkKind::Other => return false,
+    };
+    link.group == GROUP && (described || link.alias.is_empty())
+}
+
+fn is_ours_of(link: &Link, kind: LinkKind) -> bool {
+    link.kind == kind && is_ours(link)
+}
+
+/// `switch<id>-<name>`.
+fn is_switch_alias(alias: &str) -> bool {
+    alias.strip_prefix("switch").and_then(after_number).is_some_and(|rest| rest.starts_with('-'))
+}
+
+/// `vm<id>-if<i>-<name>`.
+fn is_tap_alias(alias: &str) -> bool {
+    let interface = alias.strip_prefix("vm").and_then(after_number).and_then(|rest| rest.strip_prefix("-if"));
+    interface.and_then(after_number).is_some_and(|rest| rest.starts_with('-'))
+}
+
+fn after_number(text: &str) -> Option<&str> {
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    (rest.len() < text.len()).then_some(rest)
+}
+
+fn no_bridge(name: &IfName) -> Failure {
+    Failure::new(Code::Invalid, format!("\"{name}\" is an interface, but no bridge; name a bridge, or a free name"))
+}
+
+fn delete(link: &Link) -> Undo {
+    Undo::Delete { index: link.index, name: link.name.clone() }
+}
+
+fn delete_unless(bridge: &Link, links: &[Link], holds: impl Fn(&Link) -> bool) -> Undo {
+    let port = links.iter().find(|link| link.master == Some(bridge.index) && holds(link));
+    match port {
+        Some(port) => Undo::Keep { name: bridge.name.clone(), port: port.name.clone() },
+        None => delete(bridge),
+    }
+}
+
+fn restore(link: &Link, was_up: bool) -> Option<Undo> {
+    (link.up != was_up).then(|| Undo::Restore { index: link.index, name: link.name.clone(), up: was_up })
+}
