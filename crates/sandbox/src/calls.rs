@@ -112,6 +112,7 @@ pub const STDIO: Group = group(
         any(libc::SYS_readv),
         any(libc::SYS_writev),
         any(libc::SYS_close),
+        any(libc::SYS_dup), // vmm-sys-util's EventFd::try_clone
         any(libc::SYS_fstat),
         when(libc::SYS_newfstatat, has(3, libc::AT_EMPTY_PATH)), // glibc's fstat
         when(libc::SYS_statx, has(2, libc::AT_EMPTY_PATH)),      // the standard library's
@@ -368,6 +369,8 @@ pub const CONSOLE: Group = group(
         ioctl(libc::TCSETS as u32),
         ioctl(TCGETS2),
         ioctl(TCSETS2),
+        ioctl(TCSETS2 + 1), // TCSETSW2, TCSETSF2: after output is written, after input is dropped
+        ioctl(TCSETS2 + 2),
         ioctl(libc::TIOCGWINSZ as u32),
         ioctl(libc::TIOCSWINSZ as u32),
     ],

@@ -16,7 +16,7 @@ fn row(promise: &Promise) -> String {
         "| {} | {} | {} | {} | {} | {} | yes | {} | {} |\n",
         promise.name,
         user(promise.user),
-        capabilities(promise.keeps),
+        capabilities(promise),
         root(promise.root),
         namespaces(promise.own),
         calls(promise),
@@ -45,9 +45,14 @@ fn root(root: Root) -> &'static str {
     }
 }
 
-fn capabilities(set: Capabilities) -> String {
-    let names: Vec<&str> = set.iter_names().map(|(name, _)| name).collect();
-    or_none(&names.join(" "))
+fn capabilities(promise: &Promise) -> String {
+    let names = |set: Capabilities| or_none(&set.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(" "));
+    match promise.then {
+        Some(then) if then.keeps != promise.keeps => {
+            format!("{}; at first also {}", names(then.keeps), names(promise.keeps.difference(then.keeps)))
+        }
+        _ => names(promise.keeps),
+    }
 }
 
 fn namespaces(own: Namespaces) -> String {

@@ -132,6 +132,14 @@ fn a_vm_that_runs_makes_no_second_one() {
 }
 
 #[test]
+fn threads_from_before_are_narrowed_too() {
+    let memfd = call(libc::SYS_memfd_create, &[0, 0]);
+    assert_eq!(run("vm", &["narrowed-thread", &memfd]), KILLED);
+    let eventfd = call(libc::SYS_eventfd2, &[0, 0]);
+    assert_eq!(run("vm", &["narrowed-thread", &eventfd]), Ended::Errno(0));
+}
+
+#[test]
 fn a_ring_stays_as_it_was_made() {
     let register = call(libc::SYS_io_uring_register, &[99, 0, 0, 0]);
     let setup = call(libc::SYS_io_uring_setup, &[1, 0]);
