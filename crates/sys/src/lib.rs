@@ -10,6 +10,7 @@ pub mod creds;
 pub mod event;
 pub mod exe;
 pub mod guest_io;
+pub mod inherited;
 pub mod limits;
 pub mod lock;
 pub mod log;

@@ -1,4 +1,17 @@
-//! vmd: keeps the virtual machines of a Linux host; every process of it is this binary.
+//! vmd: keeps the virtual machines of a Linux host. Every process of the daemon is this binary; `role` says which.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod control;
+mod parent;
+mod privileged;
+mod role;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    match arguments.split_first() {
+        Some((first, rest)) if first == "-x" => role::run(rest),
+        _ => parent::main(&arguments),
+    }
+}

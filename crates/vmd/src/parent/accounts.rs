@@ -1,0 +1,59 @@
+//! Users, groups and files that vm.conf names, as the host has them. Names are asked of getent(1), with a deadline.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{Sources, Users};
+
+use super::access::Owner;
+use super::settings::Names;
+
+/// A directory server has this long to answer for one name.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
+
+/// The host's own files and accounts.
+#[derive(Debug)]
+pub struct HostAccounts;
+
+impl Sources for HostAccounts {
+    fn include(&self, path: &Path) -> io::Result<Vec<u8>> {
+        std::fs::read(path)
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        std::fs::canonicalize(path)
+    }
+}
+
+impl Users for HostAccounts {
+    fn uid(&self, user: &str) -> io::Result<Option<u32>> {
+        let found = sys::users::user(user, LOOKUP_LIMIT).map_err(io::Error::other)?;
+        Ok(found.map(|user| user.uid))
+    }
+
+    fn gid(&self, group: &str) -> io::Result<Option<u32>> {
+        let found = sys::users::group(group, LOOKUP_LIMIT).map_err(io::Error::other)?;
+        Ok(found.map(|group| group.gid))
+    }
+}
+
+impl Names for HostAccounts {
+    fn owner(&self, owner: Owner) -> String {
+        let user = sys::users::user_by_id(owner.uid, LOOKUP_LIMIT).ok().flatten();
+        let user = user.map_or_else(|| owner.uid.to_string(), |user| user.name);
+        match owner.gid {
+            None => user,
+            Some(gid) => {
+                let group = sys::users::group(&gid.to_string(), LOOKUP_LIMIT).ok().flatten();
+                format!("{user}:{}", group.map_or_else(|| gid.to_string(), |group| group.name))
+            }
+        }
+    }
+
+    fn random(&mut self) -> [u8; 2] {
+        let mut bytes = [0; 2];
+        let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()); // 2 bytes are never short
+        bytes
+    }
+}

@@ -1,0 +1,359 @@
+//! The parent's loop: waits, turns what came into events of the registry, and carries its actions out (`perform`).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use proto::channel::Message;
+use proto::{Channel, Code, ConnId, Failure, Received, RequestId, SwitchName, VmId, control, opener, privileged, probe, vmm};
+use rustix::process::Signal as Signal9;
+use sys::child::Child;
+use sys::event::{Interest, Loop, Ready};
+use sys::logpipe::LogPipe;
+use sys::signals::{Signal, Signals};
+
+use super::access::Who;
+use super::holdings::Holdings;
+use super::host::Host;
+use super::peers::{Control, Peer, Privileged, Starter, Vmm};
+use super::rate::Rate;
+use super::registry::{Action, Asked, Event, File, Found, Registry, Run};
+
+/// Opener of one start.
+pub(super) type Opener = Peer<opener::ToOpener, opener::ToParent>;
+/// Probe of one file.
+pub(super) type Probe = Peer<probe::ToProbe, probe::ToParent>;
+
+/// What the loop watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Token {
+    Signals,
+    Control,
+    Privileged,
+    Vmm,
+    Opener(Run),
+    Probe(Run, File),
+    Log(u64),
+}
+
+/// What a request to priv was for.
+#[derive(Clone, Debug)]
+pub(super) enum Wish {
+    Switch(SwitchName),
+    Tap(Run, u8),
+}
+
+/// The parent with all that it holds.
+pub(super) struct Edge {
+    pub(super) registry: Registry,
+    pub(super) events: Loop<Token>,
+    pub(super) host: Host,
+    pub(super) starter: Starter,
+    pub(super) listener: OwnedFd,
+    pub(super) signals: Signals,
+    pub(super) control: Option<Control>,
+    pub(super) privileged: Option<Privileged>,
+    pub(super) vmm: Option<Vmm>,
+    pub(super) restarts: BTreeMap<&'static str, Rate>,
+    pub(super) openers: BTreeMap<Run, (Opener, Vec<File>)>,
+    pub(super) probes: BTreeMap<(Run, File), Probe>,
+    pub(super) buried: Vec<Child>,
+    pub(super) holdings: BTreeMap<VmId, Holdings>,
+    pub(super) clients: BTreeMap<ConnId, Who>,
+    pub(super) kernels: BTreeMap<(ConnId, RequestId), OwnedFd>,
+    pub(super) wishes: BTreeMap<RequestId, Wish>,
+    pub(super) next_wish: u32,
+    pub(super) logs: BTreeMap<u64, (String, LogPipe)>,
+    pub(super) next_log: u64,
+    pub(super) quit: Option<Result<(), super::Fatal>>,
+}
+
+impl Edge {
+    /// Runs until the registry wants to quit, or vmm is lost.
+    pub(super) fn serve(&mut self) -> Result<(), super::Fatal> {
+        loop {
+            if let Some(result) = self.quit.take() {
+                return result;
+            }
+            let ready = self.events.wait(self.registry.next_deadline())?;
+            for ready in ready {
+                self.ready(ready);
+            }
+            if self.registry.next_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                self.event(Event::Time);
+            }
+        }
+    }
+
+    /// Tells the registry, and does what it wants, and what follows from that.
+    pub(super) fn event(&mut self, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for action in self.registry.handle(event, Instant::now()) {
+                log::debug!("action: {action:?}");
+                events.extend(self.perform(action));
+            }
+        }
+    }
+
+    fn ready(&mut self, ready: Ready<Token>) {
+        match ready.token {
+            Token::Signals => self.signals_pending(),
+            Token::Control => self.control_ready(),
+            Token::Privileged => self.privileged_ready(),
+            Token::Vmm => self.vmm_ready(),
+            Token::Opener(run) => self.opener_ready(run),
+            Token::Probe(run, file) => self.probe_ready(run, file),
+            Token::Log(number) => self.log_ready(number),
+        }
+    }
+
+    fn signals_pending(&mut self) {
+        while let Ok(Some(signal)) = self.signals.next() {
+            match signal {
+                Signal::Terminate | Signal::Interrupt => {
+                    log::info!("terminating");
+                    self.event(Event::Terminate);
+                }
+                Signal::Hangup => log::warn!("reload is not supported by this release; restart vmd to read vm.conf"),
+                Signal::Child => self.reap(),
+                Signal::Pipe | Signal::User1 | Signal::WindowChanged => {}
+            }
+        }
+    }
+
+    /// Children that were given up are only reaped; the end of a peer its channel tells too.
+    fn reap(&mut self) {
+        self.buried.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+
+    fn control_ready(&mut self) {
+        loop {
+            let Some(peer) = &mut self.control else { return };
+            match receive(&mut peer.channel, "control") {
+                Got::Message(message, fds) => self.from_control(message, fds),
+                Got::Nothing => break,
+                Got::Lost => return self.control_lost(),
+            }
+        }
+        let peer = self.control.as_ref();
+        rearm(&mut self.events, peer.map(|peer| &peer.channel));
+    }
+
+    fn from_control(&mut self, message: control::ToParent, mut fds: Vec<OwnedFd>) {
+        match message {
+            control::ToParent::Connected { conn } => {
+                let peer = fds.pop().ok_or(io::ErrorKind::NotFound.into()).and_then(sys::creds::Peer::of);
+                match peer {
+                    Ok(peer) => {
+                        let who = Who { uid: peer.uid, gid: peer.gid, groups: peer.groups };
+                        self.clients.insert(conn, who);
+                    }
+                    Err(error) => {
+                        log::warn!("credentials of a client: {error}");
+                        self.to_control(control::ToControl::Disconnect { conn });
+                    }
+                }
+            }
+            control::ToParent::Ask { conn, id, request } => {
+                let Some(who) = self.clients.get(&conn).cloned() else {
+                    return self.to_control(control::ToControl::Disconnect { conn });
+                };
+                if let Some(kernel) = fds.pop() {
+                    self.kernels.insert((conn, id), kernel);
+                }
+                let random = u64::from_le_bytes(self.host.random());
+                self.event(Event::Ask { asked: Asked { conn, id }, who, request, random });
+                self.kernels.remove(&(conn, id));
+            }
+            control::ToParent::Gone { conn } => {
+                self.clients.remove(&conn);
+                self.event(Event::Gone(conn));
+            }
+        }
+    }
+
+    fn privileged_ready(&mut self) {
+        loop {
+            let Some(peer) = &mut self.privileged else { return };
+            match receive(&mut peer.channel, "priv") {
+                Got::Message(message, fds) => self.from_privileged(message, fds),
+                Got::Nothing => break,
+                Got::Lost => return self.privileged_lost(),
+            }
+        }
+        let peer = self.privileged.as_ref();
+        rearm(&mut self.events, peer.map(|peer| &peer.channel));
+    }
+
+    fn from_privileged(&mut self, message: privileged::ToParent, mut fds: Vec<OwnedFd>) {
+        let (request, answer) = match message {
+            privileged::ToParent::SwitchMade { request, .. } => (request, Ok(None)),
+            privileged::ToParent::TapMade { request, name, .. } => (request, Ok(Some(name))),
+            privileged::ToParent::Failed { request, failure } => (request, Err(failure)),
+            privileged::ToParent::Removed { .. } => return,
+        };
+        match (self.wishes.remove(&request), answer) {
+            (Some(Wish::Switch(name)), answer) => self.event(Event::SwitchMade(name, answer.map(|_| ()))),
+            (Some(Wish::Tap(run, nic)), Ok(Some(name))) => {
+                if let (Some(tap), Some(holdings)) = (fds.pop(), self.holdings.get_mut(&run.vm)) {
+                    holdings.taps.insert(nic, tap);
+                }
+                self.event(Event::TapMade(run, nic, Ok(name)));
+            }
+            (Some(Wish::Tap(run, nic)), Err(failure)) => self.event(Event::TapMade(run, nic, Err(failure))),
+            (Some(Wish::Tap(..)), Ok(None)) | (None, _) => log::error!("priv: answer to no request of ours"),
+        }
+    }
+
+    fn vmm_ready(&mut self) {
+        loop {
+            let Some(peer) = &mut self.vmm else { return };
+            match receive(&mut peer.channel, "vmm") {
+                Got::Message(message, _) => self.from_vmm(message),
+                Got::Nothing => break,
+                Got::Lost => return self.vmm_lost(),
+            }
+        }
+        let peer = self.vmm.as_ref();
+        rearm(&mut self.events, peer.map(|peer| &peer.channel));
+    }
+
+    fn from_vmm(&mut self, message: vmm::ToParent) {
+        match message {
+            vmm::ToParent::StartDone { vm, result } => self.event(Event::StartDone(vm, result)),
+            vmm::ToParent::TerminateDone { request, result, .. } => self.event(Event::TerminateDone(request, result)),
+            vmm::ToParent::Leaving { vm, reboot } => self.event(Event::Leaving(vm, reboot)),
+            vmm::ToParent::Ended { vm, end } => self.event(Event::Ended(vm, end)),
+            vmm::ToParent::Info { vm, pid, .. } => log::debug!("vmm: vm {vm} runs as {pid}"),
+            vmm::ToParent::InfoEnd { .. } => {}
+            vmm::ToParent::PauseDone { vm, .. } | vmm::ToParent::UnpauseDone { vm, .. } => {
+                log::error!("vmm: vm {vm} answers a pause that nobody asked for");
+            }
+        }
+    }
+
+    fn opener_ready(&mut self, run: Run) {
+        loop {
+            let Some((peer, files)) = self.openers.get_mut(&run) else { return };
+            match receive(&mut peer.channel, "opener") {
+                Got::Message(opener::ToParent::Opened { index, .. }, mut fds) => {
+                    let Some(file) = take_file(files, index) else { continue };
+                    if let (Some(fd), Some(holdings)) = (fds.pop(), self.holdings.get_mut(&run.vm)) {
+                        holdings.files.insert(file, fd);
+                    }
+                    self.event(Event::Opened(run, file, Ok(())));
+                }
+                Got::Message(opener::ToParent::Failed { index, failure }, _) => {
+                    let Some(file) = take_file(files, index) else { continue };
+                    self.event(Event::Opened(run, file, Err(failure)));
+                }
+                Got::Nothing => return,
+                Got::Lost => break,
+            }
+        }
+        for file in self.end_opener(run) {
+            let failure = Failure::new(Code::Io, "the opener ended before it answered; see the log");
+            self.event(Event::Opened(run, file, Err(failure)));
+        }
+    }
+
+    fn probe_ready(&mut self, run: Run, file: File) {
+        let Some(peer) = self.probes.get_mut(&(run, file)) else { return };
+        let found = match receive(&mut peer.channel, "probe") {
+            Got::Nothing => return,
+            Got::Message(probe::ToParent::Kernel { kind }, _) => Ok(Found::Kernel(kind)),
+            Got::Message(probe::ToParent::Raw, _) => Ok(Found::RawDisk),
+            Got::Message(probe::ToParent::Failed(failure), _) => Err(failure),
+            Got::Lost => Err(Failure::new(Code::Io, "the probe ended before it answered; see the log")),
+        };
+        self.end_probe(run, file);
+        self.event(Event::Probed(run, file, found));
+    }
+
+    /// Prints what has been written to log pipes so far.
+    pub(super) fn drain_logs(&mut self) {
+        let numbers: Vec<u64> = self.logs.keys().copied().collect();
+        numbers.into_iter().for_each(|number| self.log_ready(number));
+    }
+
+    pub(super) fn watch_log(&mut self, prefix: String, log: LogPipe) {
+        self.next_log += 1;
+        if let Err(error) = self.events.add(&log, Token::Log(self.next_log), Interest::Read) {
+            log::warn!("log of {prefix}: {error}");
+        }
+        self.logs.insert(self.next_log, (prefix, log));
+    }
+
+    fn log_ready(&mut self, number: u64) {
+        let Some((prefix, log)) = self.logs.get_mut(&number) else { return };
+        let ended = log.read(&mut |line| print_line(prefix, &line));
+        if !matches!(ended, Ok(false)) {
+            if let Some((_, log)) = self.logs.remove(&number) {
+                self.events.remove(&log);
+            }
+        }
+    }
+
+    /// Who has an unexpected end is started again, unless that goes too fast.
+    pub(super) fn may_restart(&mut self, role: &'static str) -> bool {
+        self.restarts.entry(role).or_default().start(Instant::now())
+    }
+
+    /// Ends a child that was given up or lost; it is reaped when the kernel says so.
+    pub(super) fn bury(&mut self, mut child: Child) {
+        if let Err(error) = child.kill(Signal9::KILL) {
+            log::error!("kill pid {}: {error}", child.pid());
+        }
+        if !matches!(child.try_wait(), Ok(Some(_))) {
+            self.buried.push(child);
+        }
+    }
+}
+
+/// A line of a child. What does not name itself as it should is named by us: a child can't speak as another.
+fn print_line(prefix: &str, line: &sys::logpipe::Line) {
+    if line.text.starts_with(prefix) {
+        log::log!(line.level, "{}", line.text);
+    } else {
+        log::log!(line.level, "{prefix}: {}", line.text);
+    }
+}
+
+enum Got<Rx> {
+    Message(Rx, Vec<OwnedFd>),
+    Nothing,
+    Lost,
+}
+
+/// One message of a peer. One that says nonsense is as good as lost.
+fn receive<Tx: Message, Rx: Message>(channel: &mut Channel<Tx, Rx>, role: &str) -> Got<Rx> {
+    match channel.flush().and_then(|()| channel.recv()) {
+        Ok(Received::Message(message, fds)) => Got::Message(message, fds),
+        Ok(Received::Empty) => Got::Nothing,
+        Ok(Received::Closed) => Got::Lost,
+        Err(error) => {
+            log::error!("{role}: {error}");
+            Got::Lost
+        }
+    }
+}
+
+fn take_file(files: &mut [File], index: u8) -> Option<File> {
+    let file = files.get(usize::from(index)).copied();
+    if file.is_none() {
+        log::error!("opener: answer to no request of ours");
+    }
+    file
+}
+
+/// Watches for writing as long as something waits to be sent.
+pub(super) fn rearm<Tx: Message, Rx: Message>(events: &mut Loop<Token>, channel: Option<&Channel<Tx, Rx>>) {
+    if let Some(channel) = channel {
+        let interest = if channel.wants_write() { Interest::ReadWrite } else { Interest::Read };
+        if let Err(error) = events.change(channel, interest) {
+            log::error!("event loop: {error}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The descriptors that a VM holds in the parent from its start to its end. An OFD lock ends with its last descriptor
+//! and a tap with its last user, so a reboot of the guest must not lose them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use proto::vmm::{StartVm, ToVmm};
+use sys::pty::Pty;
+
+use super::registry::{File, Launch};
+
+/// What one VM holds.
+#[derive(Debug, Default)]
+pub struct Holdings {
+    /// Its console; the slave stays open, raw, so that the master never hangs up.
+    pub console: Option<Pty>,
+    /// Kernel, initrd and disks.
+    pub files: BTreeMap<File, OwnedFd>,
+    /// By index of the card.
+    pub taps: BTreeMap<u8, OwnedFd>,
+    /// Directory of its cgroup, where there are cgroups.
+    pub cgroup: Option<OwnedFd>,
+    /// Write end of its log pipe.
+    pub log: Option<OwnedFd>,
+}
+
+impl Holdings {
+    /// What a reboot keeps; the kernel is read anew.
+    pub fn for_reboot(&mut self) {
+        self.files.retain(|file, _| matches!(file, File::Disk(_)));
+    }
+
+    /// The whole start as vmm gets it, each message with duplicates of its descriptors.
+    pub fn messages(&self, launch: &Launch) -> io::Result<Vec<(ToVmm, Vec<OwnedFd>)>> {
+        let vm = launch.vm.vm;
+        let start = StartVm { cgroup: self.cgroup.is_some(), ..launch.vm.clone() };
+        let mut fds = vec![copy(self.log.as_ref())?, copy(self.files.get(&File::Kernel))?];
+        if start.initrd {
+            fds.push(copy(self.files.get(&File::Initrd))?);
+        }
+        if start.cgroup {
+            fds.push(copy(self.cgroup.as_ref())?);
+        }
+        let mut messages = vec![(ToVmm::StartVm(Box::new(start)), fds)];
+        for (disk, description) in (0u8..).zip(&launch.disks) {
+            let fd = copy(self.files.get(&File::Disk(disk)))?;
+            messages.push((ToVmm::StartDisk { vm, disk, description: description.clone() }, vec![fd]));
+        }
+        for (nic, (mac, locked)) in (0u8..).zip(&launch.nics) {
+            let fd = copy(self.taps.get(&nic))?;
+            let description = proto::vmm::NicDescription { mac: *mac, locked: *locked };
+            messages.push((ToVmm::StartNic { vm, nic, description }, vec![fd]));
+        }
+        let console = copy(self.console.as_ref().map(|console| &console.master))?;
+        messages.push((ToVmm::StartEnd { vm }, vec![console]));
+        Ok(messages)
+    }
+}
+
+fn copy(fd: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+    let missing = || io::Error::new(io::ErrorKind::NotFound, "a descriptor of the start is missing");
+    fd.ok_or_else(missing)?.as_fd().try_clone_to_owned()
+}

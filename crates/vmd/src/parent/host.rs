@@ -1,0 +1,92 @@
+//! What the parent itself takes from the host: devices, cgroups, accounts, random bytes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use proto::VmId;
+use rustix::fs::{Mode, OFlags};
+use sys::cgroup::{Cgroup, Tree};
+
+use super::access::Owner;
+use super::registry::Launch;
+
+/// Threads that a VM's processes have beside its vCPUs and queues: main ones, io_uring's and KVM's own.
+const SPARE_THREADS: u32 = 64;
+
+/// The host, as the parent uses it.
+#[derive(Debug)]
+pub struct Host {
+    /// The daemon's cgroups, where the host has version 2.
+    pub tree: Option<Tree>,
+    /// Those of VMs.
+    pub vms: BTreeMap<VmId, Cgroup>,
+    /// Group of terminals, where there is one.
+    pub tty_gid: Option<u32>,
+}
+
+impl Host {
+    /// /dev/net/tun, opened for one tap: priv has no path to it.
+    pub fn open_tun(&self) -> io::Result<OwnedFd> {
+        Ok(rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?)
+    }
+
+    /// /dev/kvm.
+    pub fn open_kvm() -> io::Result<OwnedFd> {
+        Ok(rustix::fs::open("/dev/kvm", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// Eight random bytes.
+    pub fn random(&self) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        let mut filled = 0;
+        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()) {
+                Ok(got) => filled += got,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => break, // before Linux 3.17 alone
+            }
+        }
+        bytes
+    }
+
+    /// Group and mode of a console (spec, daemon 3.10).
+    pub fn console_rights(&self, owner: Owner) -> (u32, u32) {
+        match (owner.gid, self.tty_gid) {
+            (Some(gid), _) => (gid, 0o660),
+            (None, Some(tty)) => (tty, 0o620),
+            (None, None) => (0, 0o600),
+        }
+    }
+
+    /// The cgroup that vmm is born in.
+    pub fn vmm_cgroup(&self) -> Option<BorrowedFd<'_>> {
+        self.tree.as_ref().map(|tree| tree.vmm().as_fd())
+    }
+
+    /// A cgroup for a VM that starts. Without one it starts all the same.
+    pub fn vm_cgroup(&mut self, vm: VmId, launch: &Launch) -> Option<OwnedFd> {
+        let tree = self.tree.as_ref()?;
+        let devices = u32::from(launch.vm.disks) + u32::from(launch.vm.nics);
+        let made = tree.vm(vm.0, u32::from(launch.vm.cpus) + 8 * devices + SPARE_THREADS);
+        let copied = made.and_then(|cgroup| Ok((cgroup.as_fd().try_clone_to_owned()?, cgroup)));
+        match copied {
+            Ok((fd, cgroup)) => {
+                self.vms.insert(vm, cgroup);
+                Some(fd)
+            }
+            Err(error) => {
+                log::warn!("cgroup of vm {vm}: {error}; its processes are held by their pidfds alone");
+                None
+            }
+        }
+    }
+
+    /// Removes a VM's cgroup, with whatever should be left in it.
+    pub fn end_vm_cgroup(&mut self, vm: VmId, limit: Duration) {
+        if let Some(Err(error)) = self.vms.remove(&vm).map(|cgroup| cgroup.remove_within(limit)) {
+            log::warn!("cgroup of vm {vm}: {error}");
+        }
+    }
+}

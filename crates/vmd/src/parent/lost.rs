@@ -1,0 +1,88 @@
+//! What the parent does when a process that it needs is gone (spec, daemon 1.5 with its **Here**).
+
+use std::os::fd::AsFd;
+
+use proto::{Code, Failure};
+use sys::event::Interest;
+
+use super::edge::{Edge, Token, Wish};
+use super::peers::StartError;
+use super::registry::Event;
+use super::Fatal;
+
+impl Edge {
+    /// Clients of a dead control are disconnected; VMs run on.
+    pub(super) fn control_lost(&mut self) {
+        if let Some(peer) = self.control.take() {
+            self.events.remove(&peer.channel);
+            self.bury(peer.child);
+        }
+        for (conn, _) in std::mem::take(&mut self.clients) {
+            self.event(Event::Gone(conn));
+        }
+        log::error!("control ended; its clients are disconnected");
+        self.again("control", Self::start_control);
+    }
+
+    /// What was asked of a dead priv has failed; taps and bridges are still there.
+    pub(super) fn privileged_lost(&mut self) {
+        if let Some(peer) = self.privileged.take() {
+            self.events.remove(&peer.channel);
+            self.bury(peer.child);
+        }
+        log::error!("priv ended");
+        let failure = Failure::new(Code::Io, "the priv process ended before it answered; see the log");
+        for (_, wish) in std::mem::take(&mut self.wishes) {
+            match wish {
+                Wish::Switch(name) => self.event(Event::SwitchMade(name, Err(failure.clone()))),
+                Wish::Tap(run, nic) => self.event(Event::TapMade(run, nic, Err(failure.clone()))),
+            }
+        }
+        self.again("priv", Self::start_privileged);
+    }
+
+    /// Without vmm there is no VM, and nothing to start one with.
+    pub(super) fn vmm_lost(&mut self) {
+        if let Some(peer) = self.vmm.take() {
+            self.events.remove(&peer.channel);
+            self.bury(peer.child);
+        }
+        self.event(Event::VmmGone);
+        self.quit = Some(Err(Fatal::VmmLost));
+    }
+
+    fn again(&mut self, role: &'static str, start: fn(&mut Self) -> Result<(), StartError>) {
+        if !self.may_restart(role) {
+            self.quit = Some(Err(Fatal::Restarts(role)));
+            return;
+        }
+        if let Err(error) = start(self) {
+            self.quit = Some(Err(Fatal::Start(role, error)));
+        }
+    }
+
+    pub(super) fn start_control(&mut self) -> Result<(), StartError> {
+        let (peer, log): (super::peers::Control, _) = self.starter.start("control", Some(self.listener.as_fd()), None)?;
+        self.events.add(&peer.channel, Token::Control, Interest::Read)?;
+        self.control = Some(peer);
+        self.watch_log("control".to_owned(), log);
+        Ok(())
+    }
+
+    pub(super) fn start_privileged(&mut self) -> Result<(), StartError> {
+        let (peer, log): (super::peers::Privileged, _) = self.starter.start("priv", None, None)?;
+        self.events.add(&peer.channel, Token::Privileged, Interest::Read)?;
+        self.privileged = Some(peer);
+        self.watch_log("priv".to_owned(), log);
+        Ok(())
+    }
+
+    pub(super) fn start_vmm(&mut self) -> Result<(), StartError> {
+        let exe = self.starter.exe.as_fd();
+        let (peer, log): (super::peers::Vmm, _) = self.starter.start("vmm", Some(exe), self.host.vmm_cgroup())?;
+        self.events.add(&peer.channel, Token::Vmm, Interest::Read)?;
+        self.vmm = Some(peer);
+        self.watch_log("vmm".to_owned(), log);
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! The parent: decides. Root, but only with the capabilities that it and its children's starts need.
+//!
+//! It reads vm.conf, keeps the registry (`registry/`, pure), opens files by openers, taps by priv, and has vmm start VMs.
+//! It parses no guest, image or network data. Its peers: control, priv, vmm, and one opener and some probes for each
+//! start. Descriptors of a VM that must outlive a reboot (disks with their locks, taps, the console) lie in `holdings`.
+
+mod access;
+mod accounts;
+mod definition;
+mod edge;
+mod holdings;
+mod host;
+mod lost;
+mod options;
+mod peers;
+mod perform;
+mod rate;
+mod registry;
+mod settings;
+mod startup;
+
+use std::io;
+
+use self::peers::StartError;
+
+pub use startup::main;
+
+/// Why the daemon ends.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// Said already, with its place.
+    #[error("see above")]
+    Told,
+    /// Not root.
+    #[error("need root privileges: start vmd as root")]
+    NotRoot,
+    /// No account for its processes.
+    #[error("unknown user _vmd: make it with \"useradd --system --no-create-home --shell /usr/sbin/nologin _vmd\"")]
+    NoUser,
+    /// Another one runs.
+    #[error("vmd already runs (pid {0}): stop it first")]
+    Second(String),
+    /// No KVM.
+    #[error("/dev/kvm: {0}; is kvm_intel or kvm_amd loaded, and virtualization enabled in the firmware?")]
+    Kvm(io::Error),
+    /// The configuration can't be read.
+    #[error("failed to open {0}: {1}")]
+    File(String, io::Error),
+    /// No control socket.
+    #[error("control socket {path}: {0}", path = proto::client::SOCKET_PATH)]
+    Socket(io::Error),
+    /// A process could not be started.
+    #[error("start {0}: {1}")]
+    Start(&'static str, StartError),
+    /// A process ends again and again.
+    #[error("{0} ended too often: see its lines above")]
+    Restarts(&'static str),
+    /// vmm is gone.
+    #[error("the vmm process ended, and all VMs with it")]
+    VmmLost,
+    /// The sandbox.
+    #[error("{0}")]
+    Sandbox(#[from] sandbox::Error),
+    /// Anything of the system.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The same, as rustix tells it.
+    #[error("{0}")]
+    Errno(#[from] rustix::io::Errno),
+}

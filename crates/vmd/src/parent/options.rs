@@ -1,0 +1,88 @@
+//! The daemon's command line (spec, daemon 1.2).
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+/// Shown for every mistake.
+pub const USAGE: &str = "usage: vmd [-dnv] [-D macro=value] [-f file]";
+
+/// What a user said.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `-d`: in the foreground, log to standard error.
+    pub foreground: bool,
+    /// `-n`: check the configuration only.
+    pub check: bool,
+    /// `-v`, how often.
+    pub verbose: u8,
+    /// `-f`: the configuration, instead of the default.
+    pub file: Option<OsString>,
+    /// `-D`: macros, as written.
+    pub macros: Vec<OsString>,
+}
+
+impl Options {
+    /// The options, or nothing where the usage is to be shown.
+    pub fn parse(arguments: &[OsString]) -> Option<Self> {
+        let mut options = Self::default();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let letters = argument.as_bytes().strip_prefix(b"-").filter(|letters| !letters.is_empty())?;
+            if letters == b"-" {
+                return arguments.next().is_none().then_some(options);
+            }
+            options.cluster(letters, &mut arguments)?;
+        }
+        Some(options)
+    }
+
+    /// `-dv`, `-fFILE`, `-f FILE`.
+    fn cluster<'a>(&mut self, letters: &[u8], rest: &mut impl Iterator<Item = &'a OsString>) -> Option<()> {
+        for (at, letter) in letters.iter().enumerate() {
+            let mut value = || match letters.get(at + 1..) {
+                Some(attached) if !attached.is_empty() => Some(OsStr::from_bytes(attached).to_owned()),
+                _ => rest.next().cloned(),
+            };
+            match letter {
+                b'd' => self.foreground = true,
+                b'n' => self.check = true,
+                b'v' => self.verbose = self.verbose.saturating_add(1),
+                b'f' => {
+                    self.file = Some(value()?);
+                    return Some(());
+                }
+                b'D' => {
+                    self.macros.push(value()?);
+                    return Some(());
+                }
+                _ => return None,
+            }
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Option<Options> {
+        Options::parse(&words.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn options_cluster_and_take_values_attached_or_apart() {
+        let options = parse(&["-dvvn", "-f", "/a b", "-Dx=1", "-D", "y=2"]).unwrap();
+        assert!(options.foreground && options.check);
+        assert_eq!((options.verbose, options.file), (2, Some("/a b".into())));
+        assert_eq!(options.macros, ["x=1", "y=2"]);
+        assert_eq!(parse(&["-df/x", "--"]).unwrap().file, Some("/x".into()));
+    }
+
+    #[test]
+    fn anything_else_is_the_usage() {
+        for words in [&["x"][..], &["-z"], &["-f"], &["-D"], &["-d", "--", "x"], &["-"], &[""]] {
+            assert_eq!(parse(words), None, "{words:?}");
+        }
+    }
+}

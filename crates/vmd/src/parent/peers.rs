@@ -1,0 +1,77 @@
+//! The processes that live as long as the daemon: control, priv, vmm. Started here, and started again.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use proto::channel::{self, Message};
+use proto::{Channel, control, privileged, vmm};
+use sys::child::Child;
+use sys::exe::Executable;
+use sys::logpipe::LogPipe;
+use sys::spawn::{Spawn, SpawnError};
+
+use crate::role::{CHANNEL, EXTRA};
+
+/// What every start of a role needs.
+#[derive(Debug)]
+pub struct Starter {
+    /// vmd itself, the build that runs.
+    pub exe: Executable,
+    /// Given to all as standard input and output.
+    pub null: OwnedFd,
+    /// Debug lines too.
+    pub debug: bool,
+}
+
+/// Why a role did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No socket pair, pipe or descriptor.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// No process.
+    #[error("{0}")]
+    Spawn(#[from] SpawnError),
+}
+
+/// A child with its conversation.
+#[derive(Debug)]
+pub struct Peer<Tx, Rx> {
+    /// The process.
+    pub child: Child,
+    /// The conversation.
+    pub channel: Channel<Tx, Rx>,
+}
+
+/// control, as the parent sees it.
+pub type Control = Peer<control::ToControl, control::ToParent>;
+/// priv, as the parent sees it.
+pub type Privileged = Peer<privileged::ToPriv, privileged::ToParent>;
+/// vmm, as the parent sees it.
+pub type Vmm = Peer<vmm::ToVmm, vmm::ToParent>;
+
+impl Starter {
+    /// Starts a role; `extra` is its descriptor 4. What it logs comes out of the pipe.
+    pub fn start<Tx: Message, Rx: Message>(
+        &self,
+        role: &str,
+        extra: Option<BorrowedFd<'_>>,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<(Peer<Tx, Rx>, LogPipe), StartError> {
+        let (ours, theirs) = channel::pair::<Tx, Rx>()?;
+        let (log, log_end) = LogPipe::new()?;
+        let title = format!("vmd: {role}");
+        let verbose: &[&str] = if self.debug { &["-v"] } else { &[] };
+        let argv = [&[title.as_str(), "-x", role], verbose].concat();
+        let mut spawn = Spawn::new(&self.exe, &argv)
+            .fd(0, self.null.as_fd())
+            .fd(1, self.null.as_fd())
+            .fd(2, log_end)
+            .fd(u16::from(CHANNEL), theirs.into_socket())
+            .cgroup(cgroup);
+        if let Some(extra) = extra {
+            spawn = spawn.fd(u16::from(EXTRA), extra);
+        }
+        Ok((Peer { child: spawn.spawn()?, channel: ours }, log))
+    }
+}

@@ -1,0 +1,291 @@
+//! Carries out what the registry decided. No meaning here: what fails becomes the event that says so.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use proto::client::Reply;
+use proto::opener::{Asker, ToOpener, What};
+use proto::privileged::{Alias, ToPriv};
+use proto::probe::ToProbe;
+use proto::vmm::ToVmm;
+use proto::{Code, Failure, IfName, List, RequestId, Text, UserPath, VmId, control};
+use sys::event::Interest;
+use sys::logpipe::LogPipe;
+use sys::pty::Pty;
+
+use super::access::{Owner, Who};
+use super::edge::{Edge, Token, Wish, rearm};
+use super::peers::StartError;
+use super::registry::{Action, Asked, Event, File, Keep, Launch, Run, Switch};
+
+/// What the processes of a VM that was killed have to end.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+impl Edge {
+    /// Does one thing. What it leads to at once comes back as events.
+    pub(super) fn perform(&mut self, action: Action) -> Vec<Event> {
+        match action {
+            Action::MakeSwitch(switch) => self.make_switch(switch).into_iter().collect(),
+            Action::Open { run, who, files } => self.open(run, &who, files),
+            Action::Probe(run, file, question) => self.probe(run, file, question).into_iter().collect(),
+            Action::MakeTap { run, nic, name, alias, bridge, up } => {
+                self.make_tap(run, nic, name, &alias, bridge, up).into_iter().collect()
+            }
+            Action::MakeConsole(run, owner) => vec![Event::ConsoleMade(run, self.console(run.vm, owner))],
+            Action::Launch(run, launch) => self.launch(run, &launch).into_iter().collect(),
+            Action::Abandon(run) => self.abandon(run),
+            Action::Release(vm, keep) => self.release(vm, keep),
+            Action::Terminate(request, vm, how) => {
+                self.to_vmm(ToVmm::Terminate { request, vm, how }, vec![]);
+                vec![]
+            }
+            Action::Answer(asked, reply) => self.answer(asked, reply),
+            Action::Log(level, text) => {
+                log::log!(level, "{text}");
+                vec![]
+            }
+            Action::Verbose(debug) => self.verbose(debug),
+            Action::Quit => {
+                self.quit = Some(Ok(()));
+                vec![]
+            }
+        }
+    }
+
+    fn make_switch(&mut self, switch: Switch) -> Option<Event> {
+        let request = self.wish(Wish::Switch(switch.name.clone()));
+        let alias = Alias::cut(&format!("switch{}-{}", switch.id, switch.name));
+        let message = ToPriv::MakeSwitch { request, bridge: switch.bridge, alias, up: switch.up };
+        let failure = self.to_priv(message, vec![]).err()?;
+        self.wishes.remove(&request);
+        Some(Event::SwitchMade(switch.name, Err(failure)))
+    }
+
+    fn wish(&mut self, wish: Wish) -> RequestId {
+        self.next_wish = self.next_wish.wrapping_add(1);
+        self.wishes.insert(RequestId(self.next_wish), wish);
+        RequestId(self.next_wish)
+    }
+
+    fn make_tap(
+        &mut self,
+        run: Run,
+        nic: u8,
+        name: Option<IfName>,
+        alias: &str,
+        bridge: Option<IfName>,
+        up: bool,
+    ) -> Option<Event> {
+        self.holdings.entry(run.vm).or_default();
+        let request = self.wish(Wish::Tap(run, nic));
+        let alias = Alias::cut(alias);
+        let sent = self
+            .host
+            .open_tun()
+            .map_err(|error| Failure::io("/dev/net/tun (is the module tun loaded?)", &error))
+            .and_then(|tun| self.to_priv(ToPriv::MakeTap { request, name, alias, bridge, up }, vec![tun]));
+        let failure = sent.err()?;
+        self.wishes.remove(&request);
+        Some(Event::TapMade(run, nic, Err(failure)))
+    }
+
+    fn open(&mut self, run: Run, who: &Who, files: Vec<(File, What, UserPath)>) -> Vec<Event> {
+        self.holdings.entry(run.vm).or_default();
+        let names: Vec<File> = files.iter().map(|(file, ..)| *file).collect();
+        match self.start_opener(run, who, files) {
+            Ok(()) => vec![],
+            Err(error) => {
+                self.end_opener(run);
+                let failure = Failure::new(Code::Io, format!("start the opener: {error}"));
+                names.into_iter().map(|file| Event::Opened(run, file, Err(failure.clone()))).collect()
+            }
+        }
+    }
+
+    fn start_opener(&mut self, run: Run, who: &Who, files: Vec<(File, What, UserPath)>) -> Result<(), StartError> {
+        let (mut opener, log): (super::edge::Opener, _) = self.starter.start("opener", None, None)?;
+        self.watch_log("opener".to_owned(), log);
+        let names: Vec<File> = files.iter().map(|(file, ..)| *file).collect();
+        let mut messages = vec![ToOpener::Become(asker(who)?)];
+        for (index, (_, what, path)) in (0u8..).zip(files) {
+            messages.push(ToOpener::Open { index, what, path });
+        }
+        messages.push(ToOpener::End);
+        let sent = messages.iter().try_for_each(|message| opener.channel.send(message, vec![]));
+        let watched = self.events.add(&opener.channel, Token::Opener(run), Interest::Read);
+        self.openers.insert(run, (opener, names));
+        sent.map_err(io::Error::other)?;
+        Ok(watched?)
+    }
+
+    /// Ends an opener; the files that it still owed.
+    pub(super) fn end_opener(&mut self, run: Run) -> Vec<File> {
+        let Some((opener, files)) = self.openers.remove(&run) else { return vec![] };
+        self.events.remove(&opener.channel);
+        self.bury(opener.child);
+        let held = self.holdings.get(&run.vm);
+        files.into_iter().filter(|file| !held.is_some_and(|held| held.files.contains_key(file))).collect()
+    }
+
+    fn probe(&mut self, run: Run, file: File, question: ToProbe) -> Option<Event> {
+        let failure = self.start_probe(run, file, question).err()?;
+        self.end_probe(run, file);
+        Some(Event::Probed(run, file, Err(Failure::new(Code::Io, format!("start the probe: {failure}")))))
+    }
+
+    fn start_probe(&mut self, run: Run, file: File, question: ToProbe) -> Result<(), StartError> {
+        self.keep_clients_kernel(run, file);
+        let missing = || io::Error::new(io::ErrorKind::NotFound, "nothing to look at");
+        let held = self.holdings.get(&run.vm).and_then(|held| held.files.get(&file)).ok_or_else(missing)?;
+        let copy = held.try_clone()?;
+        let (mut probe, log): (super::edge::Probe, _) = self.starter.start("probe", None, None)?;
+        self.watch_log("probe".to_owned(), log);
+        let sent = probe.channel.send(&question, vec![copy]);
+        let watched = self.events.add(&probe.channel, Token::Probe(run, file), Interest::Read);
+        self.probes.insert((run, file), probe);
+        sent.map_err(io::Error::other)?;
+        Ok(watched?)
+    }
+
+    /// A kernel that came with a request belongs to the run that the request began.
+    fn keep_clients_kernel(&mut self, run: Run, file: File) {
+        if file != File::Kernel || self.holdings.get(&run.vm).is_some_and(|held| held.files.contains_key(&file)) {
+            return;
+        }
+        let ours = self.kernels.keys().copied().find(|(conn, id)| {
+            self.registry.run_of(Asked { conn: *conn, id: *id }) == Some(run)
+        });
+        if let Some(kernel) = ours.and_then(|key| self.kernels.remove(&key)) {
+            self.holdings.entry(run.vm).or_default().files.insert(file, kernel);
+        }
+    }
+
+    pub(super) fn end_probe(&mut self, run: Run, file: File) {
+        if let Some(probe) = self.probes.remove(&(run, file)) {
+            self.events.remove(&probe.channel);
+            self.bury(probe.child);
+        }
+    }
+
+    fn console(&mut self, vm: VmId, owner: Owner) -> Result<Text<64>, Failure> {
+        let held = self.holdings.entry(vm).or_default();
+        if held.console.is_none() {
+            let pty = Pty::open().map_err(|error| Failure::io("open a pty for the console", &error))?;
+            let (gid, mode) = self.host.console_rights(owner);
+            pty.give(owner.uid, gid, mode).map_err(|error| Failure::io("give the console to its owner", &error))?;
+            held.console = Some(pty);
+        }
+        let name = held.console.as_ref().map(|pty| pty.name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Text::cut(&name))
+    }
+
+    fn launch(&mut self, run: Run, launch: &Launch) -> Option<Event> {
+        let failure = self.send_start(run, launch).err()?;
+        self.to_vmm(ToVmm::StartCancel { vm: run.vm }, vec![]);
+        Some(Event::StartDone(run.vm, Err(failure)))
+    }
+
+    fn send_start(&mut self, run: Run, launch: &Launch) -> Result<(), Failure> {
+        let (log, log_end) = LogPipe::new().map_err(|error| Failure::io("log pipe", &error))?;
+        let cgroup = self.host.vm_cgroup(run.vm, launch);
+        let held = self.holdings.entry(run.vm).or_default();
+        held.log = Some(log_end);
+        held.cgroup = cgroup;
+        let messages = held.messages(launch).map_err(|error| Failure::io("descriptors of the start", &error))?;
+        held.log = None; // so that the pipe ends with the VM's processes
+        held.files.retain(|file, _| matches!(file, File::Disk(_)));
+        self.watch_log(format!("vm/{}", launch.vm.name), log);
+        for (message, fds) in messages {
+            if !self.to_vmm(message, fds) {
+                return Err(Failure::new(Code::Io, "the vmm process does not take the start"));
+            }
+        }
+        Ok(())
+    }
+
+    fn abandon(&mut self, run: Run) -> Vec<Event> {
+        self.end_opener(run);
+        let probes: Vec<File> = self.probes.keys().filter(|(of, _)| *of == run).map(|(_, file)| *file).collect();
+        for file in probes {
+            self.end_probe(run, file);
+        }
+        self.wishes.retain(|_, wish| !matches!(wish, Wish::Tap(of, _) if *of == run));
+        vec![]
+    }
+
+    /// Closing is releasing: locks, taps and the console end with their descriptors.
+    fn release(&mut self, vm: VmId, keep: Keep) -> Vec<Event> {
+        match keep {
+            Keep::Nothing => {
+                if let Some(console) = self.holdings.remove(&vm).and_then(|held| held.console) {
+                    if let Err(error) = console.give(0, 0, 0o600) {
+                        log::debug!("console {}: {error}", console.name.display());
+                    }
+                }
+            }
+            Keep::ForReboot => {
+                if let Some(held) = self.holdings.get_mut(&vm) {
+                    held.for_reboot();
+                }
+            }
+        }
+        self.host.end_vm_cgroup(vm, KILL_LIMIT);
+        vec![]
+    }
+
+    fn answer(&mut self, asked: Asked, mut reply: Reply) -> Vec<Event> {
+        if let Reply::Vm(line) = &mut reply {
+            line.used = line.pid.and_then(|pid| sys::procfs::resident(pid).ok());
+        }
+        self.to_control(control::ToControl::Answer { conn: asked.conn, id: asked.id, reply });
+        vec![]
+    }
+
+    fn verbose(&mut self, debug: bool) -> Vec<Event> {
+        sys::log::set_level(sys::log::level_of(if debug { 2 } else { 0 }));
+        self.starter.debug = debug;
+        self.to_control(control::ToControl::Verbose { debug });
+        if let Err(failure) = self.to_priv(ToPriv::Verbose { debug }, vec![]) {
+            log::warn!("{failure}");
+        }
+        self.to_vmm(ToVmm::Verbose { debug }, vec![]);
+        vec![]
+    }
+
+    pub(super) fn to_control(&mut self, message: control::ToControl) {
+        let Some(peer) = &mut self.control else { return };
+        let sent = peer.channel.send(&message, vec![]);
+        rearm(&mut self.events, Some(&peer.channel));
+        if let Err(error) = sent {
+            log::error!("control: {error}");
+        }
+    }
+
+    pub(super) fn to_priv(&mut self, message: ToPriv, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        let gone = || Failure::new(Code::Io, "the priv process does not run");
+        let peer = self.privileged.as_mut().ok_or_else(gone)?;
+        let sent = peer.channel.send(&message, fds);
+        rearm(&mut self.events, Some(&peer.channel));
+        sent.map_err(|error| Failure::new(Code::Io, format!("priv: {error}")))
+    }
+
+    /// False when vmm did not take it; its loss is then told by its channel.
+    pub(super) fn to_vmm(&mut self, message: ToVmm, fds: Vec<OwnedFd>) -> bool {
+        let Some(peer) = &mut self.vmm else { return false };
+        let sent = peer.channel.send(&message, fds);
+        rearm(&mut self.events, Some(&peer.channel));
+        if let Err(error) = &sent {
+            log::error!("vmm: {error}");
+        }
+        sent.is_ok()
+    }
+}
+
+fn asker(who: &Who) -> io::Result<Asker> {
+    if who.is_root() {
+        return Ok(Asker::Root);
+    }
+    let groups = List::try_from(who.groups.clone()).map_err(io::Error::other)?;
+    Ok(Asker::User { uid: who.uid, gid: who.gid, groups })
+}

@@ -1,0 +1,234 @@
+//! Clients' requests: found, allowed, sensible, in this order, so that nothing is told to who may not.
+
+use std::time::Instant;
+
+use proto::client::{Reply, Request, Start, VmRef};
+use proto::vmm::Stop;
+use proto::{Code, Failure, VmId};
+
+use super::super::access::Who;
+use super::super::definition::{checked_cpus, of_request, unsupported};
+use super::life::{Asked, Life};
+use super::starting::ThisBoot;
+use super::{Action, GRACE_SECONDS, MAX_WAITS, Registry, Run, Stopper};
+
+/// A client with a request.
+#[derive(Debug)]
+pub(super) struct Asker {
+    /// Where the answer goes.
+    pub(super) asked: Asked,
+    /// Who it is.
+    pub(super) who: Who,
+    /// For addresses that the request may need.
+    pub(super) random: u64,
+}
+
+impl Registry {
+    pub(super) fn ask(&mut self, asker: &Asker, request: Request, now: Instant, out: &mut Vec<Action>) {
+        let Asker { asked, who, .. } = asker;
+        let asked = *asked;
+        let result = match request {
+            Request::List => {
+                self.list(asked, out);
+                Ok(())
+            }
+            Request::Start(start) => self.ask_start(asker, &start, now, out),
+            Request::Stop { vm, force, wait } => self.ask_stop(asked, who, &vm, force, wait, out),
+            Request::Wait { vm } => self.ask_wait(asked, who, &vm),
+            Request::Pause { vm } => self.found(who, &vm).and(Err(unsupported("pause"))),
+            Request::Unpause { vm } => self.found(who, &vm).and(Err(unsupported("unpause"))),
+            Request::Send { vm } => root_only(who, "send").and_then(|()| self.found(who, &vm)).and(Err(unsupported("send"))),
+            Request::Receive { .. } => root_only(who, "receive").and(Err(unsupported("receive"))),
+            Request::Log { verbose } => root_only(who, "log").map(|()| {
+                out.push(Action::Verbose(verbose));
+                out.push(Action::Answer(asked, Reply::Done));
+            }),
+            Request::Reload => root_only(who, "reload").and(Err(unsupported("reload"))),
+            Request::Load { .. } => root_only(who, "load").and(Err(unsupported("load"))),
+            Request::Reset { vms, switches } => root_only(who, "reset").map(|()| {
+                self.reset(vms, switches, out);
+                out.push(Action::Answer(asked, Reply::Done));
+            }),
+        };
+        if let Err(failure) = result {
+            out.push(Action::Answer(asked, Reply::Failed(failure)));
+        }
+    }
+
+    /// The VM that is meant, if there is one and the asker may use it.
+    fn found(&mut self, who: &Who, wanted: &VmRef) -> Result<VmId, Failure> {
+        let vm = self
+            .vms
+            .iter()
+            .find(|vm| match wanted {
+                VmRef::Id(id) => vm.id.0 == *id,
+                VmRef::Name(name) => vm.definition.name == *name,
+            })
+            .ok_or_else(|| not_found(wanted))?;
+        if who.may_use(vm.definition.owner) {
+            return Ok(vm.id);
+        }
+        let (name, owner) = (&vm.definition.name, &vm.definition.owner_name);
+        let text = format!("vm \"{name}\" belongs to \"{owner}\", and uid {} is neither that user nor in that group", who.uid);
+        Err(Failure::new(Code::NotPermitted, text))
+    }
+
+    fn ask_start(
+        &mut self,
+        asker: &Asker,
+        start: &Start,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Failure> {
+        if self.ending {
+            return Err(Failure::new(Code::Invalid, "the daemon is shutting down"));
+        }
+        if start.instance_of.is_some() {
+            return Err(unsupported("an instance (-t)"));
+        }
+        let id = match self.found(&asker.who, &start.vm) {
+            Ok(id) => self.existing(id, start)?,
+            Err(failure) if failure.code == Code::NotFound => self.created(asker, start)?,
+            Err(failure) => return Err(failure),
+        };
+        let cpus = start.cpus.map(|cpus| checked_cpus(Some(cpus))).transpose()?;
+        let boot = ThisBoot { kernel: start.kernel.is_some(), cpus };
+        self.begin(id, Some(asker.asked), Some(boot), now, out);
+        Ok(())
+    }
+
+    /// A VM that is known takes a kernel and a CPU count for this boot, nothing else.
+    fn existing(&mut self, id: VmId, start: &Start) -> Result<VmId, Failure> {
+        let vm = self.vm(id).ok_or_else(|| not_found(&start.vm))?;
+        let name = vm.definition.name.clone();
+        if !matches!(vm.life, Life::Stopped | Life::Waiting) {
+            return Err(Failure::new(Code::Already, format!("vm \"{name}\" already runs")));
+        }
+        let devices = !start.disks.is_empty() || !start.nics.is_empty() || start.cdrom.is_some();
+        if devices || start.memory.is_some() {
+            let text = format!("vm \"{name}\" exists: its memory, disks and interfaces are those it was defined with");
+            return Err(Failure::new(Code::Already, text));
+        }
+        if start.boot_device.is_some() {
+            return Err(unsupported("a boot device (-B)"));
+        }
+        Ok(id)
+    }
+
+    fn created(&mut self, asker: &Asker, start: &Start) -> Result<VmId, Failure> {
+        let who = &asker.who;
+        if !who.is_root() {
+            let text = format!("only root defines new VMs, and uid {} is not root; ask for a block in vm.conf", who.uid);
+            return Err(Failure::new(Code::NotPermitted, text));
+        }
+        let VmRef::Name(name) = &start.vm else { return Err(not_found(&start.vm)) };
+        if start.kernel.is_none() && start.disks.is_empty() {
+            let text = format!("vm \"{name}\" is not known, and nothing to start it from was given (-b, -d)");
+            return Err(Failure::new(Code::NotFound, text));
+        }
+        let mut random = asker.random;
+        let definition = of_request(start, name.clone(), || {
+            random = random.rotate_left(16);
+            let [a, b, ..] = random.to_le_bytes();
+            [a, b]
+        })?;
+        Ok(self.register(definition))
+    }
+
+    fn ask_stop(
+        &mut self,
+        asked: Asked,
+        who: &Who,
+        wanted: &VmRef,
+        force: bool,
+        wait: bool,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Failure> {
+        let id = self.found(who, wanted)?;
+        let request = self.new_request();
+        let vm = self.vm(id).ok_or_else(|| not_found(wanted))?;
+        let name = vm.definition.name.clone();
+        let how = if force { Stop::Force } else { Stop::Graceful { seconds: GRACE_SECONDS } };
+        match &mut vm.life {
+            Life::Stopped | Life::Waiting => {
+                return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" is not running")));
+            }
+            Life::Stopping { .. } if !force => {
+                return Err(Failure::new(Code::Already, format!("vm \"{name}\" is being stopped; -f does not wait for the guest")));
+            }
+            Life::Preparing(_) | Life::Launching { .. } => {
+                vm.waits.extend(wait.then_some(asked));
+                self.stop_for_good(id, how, out);
+                if !wait {
+                    out.push(Action::Answer(asked, Reply::Accepted { id: id.0 }));
+                }
+            }
+            Life::Running { pid } | Life::Stopping { pid } => {
+                vm.life = Life::Stopping { pid: *pid };
+                vm.waits.extend(wait.then_some(asked));
+                self.stops.insert(request, Stopper { asked, vm: id, wait });
+                out.push(Action::Terminate(request, id, how));
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_wait(&mut self, asked: Asked, who: &Who, wanted: &VmRef) -> Result<(), Failure> {
+        let id = self.found(who, wanted)?;
+        let waits = self.vms.iter().flat_map(|vm| &vm.waits).filter(|wait| wait.conn == asked.conn).count();
+        if waits >= MAX_WAITS {
+            let text = format!("{MAX_WAITS} waits on one connection are the most");
+            return Err(Failure::new(Code::Busy, text));
+        }
+        let vm = self.vm(id).ok_or_else(|| not_found(wanted))?;
+        if matches!(vm.life, Life::Stopped | Life::Waiting) {
+            let text = format!("vm \"{}\" is not running", vm.definition.name);
+            return Err(Failure::new(Code::Invalid, text));
+        }
+        vm.waits.push(asked);
+        Ok(())
+    }
+
+    /// Forgets: VMs are ended at once and off the list when they are gone.
+    fn reset(&mut self, vms: bool, switches: bool, out: &mut Vec<Action>) {
+        if vms {
+            self.ids.clear();
+            self.stagger.next = None;
+            let ids: Vec<VmId> = self.vms.iter().map(|vm| vm.id).collect();
+            for id in ids {
+                if let Some(vm) = self.vm(id) {
+                    vm.definition.from_config = false;
+                }
+                self.stop_for_good(id, Stop::Force, out);
+            }
+            self.vms.retain(|vm| !matches!(vm.life, Life::Stopped));
+        }
+        if switches {
+            self.switches.clear();
+        }
+    }
+
+    /// The run that a request began, for the edge to keep the kernel that came with it.
+    pub fn run_of(&self, asked: Asked) -> Option<Run> {
+        let vm = self.vms.iter().find(|vm| match &vm.life {
+            Life::Preparing(preparation) => preparation.starter == Some(asked),
+            _ => false,
+        });
+        vm.and_then(|vm| vm.run)
+    }
+}
+
+fn root_only(who: &Who, command: &str) -> Result<(), Failure> {
+    if who.is_root() {
+        return Ok(());
+    }
+    Err(Failure::new(Code::NotPermitted, format!("{command} is root's alone, and uid {} is not root", who.uid)))
+}
+
+fn not_found(wanted: &VmRef) -> Failure {
+    let text = match wanted {
+        VmRef::Id(id) => format!("vm {id} not found"),
+        VmRef::Name(name) => format!("vm \"{name}\" not found"),
+    };
+    Failure::new(Code::NotFound, text)
+}

@@ -1,0 +1,129 @@
+//! One VM and what it does now. A state carries what only that state has.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use proto::probe::KernelKind;
+use proto::{ConnId, IfName, RequestId, Text, VmId};
+
+use super::super::definition::Definition;
+use super::super::rate::Rate;
+use super::{File, Run};
+
+/// Where an answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The client's connection.
+    pub conn: ConnId,
+    /// The client's number for its request.
+    pub id: RequestId,
+}
+
+/// A VM on the list.
+#[derive(Debug)]
+pub struct Vm {
+    /// Its id.
+    pub id: VmId,
+    /// What it is to be.
+    pub definition: Definition,
+    /// What it does.
+    pub life: Life,
+    /// The start that its life is of.
+    pub run: Option<Run>,
+    /// Its starts.
+    pub rate: Rate,
+    /// Its console, from the first start until it is released.
+    pub tty: Option<Text<64>>,
+    /// Order among the started, for the list.
+    pub started: u64,
+    /// Who waits for its end.
+    pub waits: Vec<Asked>,
+}
+
+/// What a VM does.
+#[derive(Debug)]
+pub enum Life {
+    /// For its turn in the staggered start.
+    Waiting,
+    /// Known, not running.
+    Stopped,
+    /// Its files, taps and console are being made.
+    Preparing(Box<Preparation>),
+    /// vmm starts it.
+    Launching {
+        /// Who gets the answer.
+        starter: Option<Asked>,
+        /// Somebody wants it to end as soon as it has started.
+        stop: Option<proto::vmm::Stop>,
+    },
+    /// It runs.
+    Running {
+        /// Its vm process.
+        pid: u32,
+    },
+    /// Somebody, or the guest itself, wants it to end.
+    Stopping {
+        /// Its vm process.
+        pid: u32,
+    },
+}
+
+/// A start that is being prepared.
+#[derive(Debug)]
+pub struct Preparation {
+    /// Who gets the answer.
+    pub starter: Option<Asked>,
+    /// CPUs for this boot alone.
+    pub cpus: Option<u8>,
+    /// When it has taken too long.
+    pub deadline: Instant,
+    /// Files neither open nor found fit.
+    pub files: BTreeSet<File>,
+    /// Cards without a tap.
+    pub taps: BTreeSet<u8>,
+    /// The console is not there.
+    pub console: bool,
+    /// How the kernel is started, once the probe said.
+    pub kernel: Option<KernelKind>,
+    /// Names of the taps.
+    pub tap_names: Vec<IfName>,
+}
+
+impl Vm {
+    /// One that has never started.
+    pub fn new(id: VmId, definition: Definition, life: Life) -> Self {
+        Self {
+            id,
+            definition,
+            life,
+            run: None,
+            rate: Rate::default(),
+            tty: None,
+            started: 0,
+            waits: Vec::new(),
+        }
+    }
+
+    /// Its vm process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        match self.life {
+            Life::Running { pid } | Life::Stopping { pid } => Some(pid),
+            Life::Waiting | Life::Stopped | Life::Preparing(_) | Life::Launching { .. } => None,
+        }
+    }
+
+    /// The preparation, while it is one.
+    pub fn preparation(&mut self) -> Option<&mut Preparation> {
+        match &mut self.life {
+            Life::Preparing(preparation) => Some(preparation),
+            _ => None,
+        }
+    }
+}
+
+impl Preparation {
+    /// Nothing is missing.
+    pub fn complete(&self) -> bool {
+        self.files.is_empty() && self.taps.is_empty() && !self.console
+    }
+}

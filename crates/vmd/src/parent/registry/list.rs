@@ -1,0 +1,43 @@
+//! What `vmctl status` is told: the running first, in order of start, then the others in order of registration.
+
+use proto::client::{Reply, VmLine, VmState};
+use proto::{List, MacAddr};
+
+use super::life::{Asked, Life, Vm};
+use super::{Action, Registry};
+
+impl Registry {
+    pub(super) fn list(&self, asked: Asked, out: &mut Vec<Action>) {
+        let mut vms: Vec<&Vm> = self.vms.iter().collect();
+        vms.sort_by_key(|vm| if vm.pid().is_some() { (0, vm.started) } else { (1, 0) });
+        for vm in vms {
+            out.push(Action::Answer(asked, Reply::Vm(Box::new(line(vm)))));
+        }
+        out.push(Action::Answer(asked, Reply::Done));
+    }
+}
+
+fn line(vm: &Vm) -> VmLine {
+    let definition = &vm.definition;
+    let macs: Vec<MacAddr> = definition.nics.iter().map(|nic| nic.mac).collect();
+    VmLine {
+        id: vm.id.0,
+        name: definition.name.clone(),
+        pid: vm.pid(),
+        cpus: definition.cpus,
+        memory: definition.memory,
+        used: None,
+        tty: vm.tty.clone().filter(|_| vm.pid().is_some()),
+        uid: definition.owner.uid,
+        gid: definition.owner.gid,
+        owner: definition.owner_name.clone(),
+        state: match vm.life {
+            Life::Waiting => VmState::Waiting,
+            Life::Stopped => VmState::Stopped,
+            Life::Preparing(_) | Life::Launching { .. } => VmState::Starting,
+            Life::Running { .. } => VmState::Running,
+            Life::Stopping { .. } => VmState::Stopping,
+        },
+        macs: List::try_from(macs).unwrap_or_default(),
+    }
+}

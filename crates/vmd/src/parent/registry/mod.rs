@@ -1,0 +1,380 @@
+//! The VMs of this host, from definition to end. Pure: no clock, no descriptor, no log.
+//!
+//! ```text
+//!   Waiting ──turn or start──► Preparing ──all there──► Launching ──StartDone──► Running
+//!   Stopped ──start──────────►     │ failure, stop          │ failure               │ stop
+//!      ▲                           ▼                        ▼                       ▼
+//!      └──────────────────────(Stopped; gone, if a client made it)◄──Ended────── Stopping
+//!                                  ▲ rate, failure                                  │
+//!                                  └────────── Preparing ◄── Ended(Rebooted) ◄── Running
+//! ```
+//!
+//! The edge turns what comes into [`Event`]s, calls [`Registry::handle`] and carries the [`Action`]s out, in order.
+
+mod asking;
+mod ending;
+mod life;
+mod list;
+mod starting;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use proto::client::{Reply, Request};
+use proto::opener::What;
+use proto::probe::{KernelKind, ToProbe};
+use proto::vmm::{End, StartVm, Stop};
+use proto::{ConnId, Failure, IfName, MacAddr, RequestId, SwitchName, Text, UserPath, VmId};
+
+pub use life::{Asked, Life, Preparation, Vm};
+
+use self::asking::Asker;
+use super::access::{Owner, Who};
+use super::definition::Definition;
+
+/// Opener, probe and priv have this long for one start.
+pub const PREPARE_LIMIT: Duration = Duration::from_secs(30);
+/// A guest has this long to leave by itself (spec, daemon 9).
+pub const GRACE_SECONDS: u16 = 120;
+/// Waits of one connection: a client has no use for more.
+pub const MAX_WAITS: usize = 64;
+
+/// One start of one VM; never used again, so that what comes late can't hit a later start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Run {
+    /// Whose.
+    pub vm: VmId,
+    /// Which of all starts of this daemon.
+    pub nth: u64,
+}
+
+/// A file of a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum File {
+    /// The kernel.
+    Kernel,
+    /// The initial RAM disk.
+    Initrd,
+    /// A disk, by index.
+    Disk(u8),
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The configuration was read, for the first time.
+    Configured(Box<Settings>),
+    /// A bridge is there, or not.
+    SwitchMade(SwitchName, Result<(), Failure>),
+    /// A client asks. With a kernel of its own the edge holds that for the run that begins.
+    Ask {
+        /// Where the answer goes.
+        asked: Asked,
+        /// Who asks.
+        who: Who,
+        /// What is wanted.
+        request: Request,
+        /// For addresses that the request may need.
+        random: u64,
+    },
+    /// A client left.
+    Gone(ConnId),
+    /// A file of a start is open and held, or not.
+    Opened(Run, File, Result<(), Failure>),
+    /// What the probe found in a file.
+    Probed(Run, File, Result<Found, Failure>),
+    /// A tap is there and held, or not.
+    TapMade(Run, u8, Result<IfName, Failure>),
+    /// The console is there, at this path, or not.
+    ConsoleMade(Run, Result<Text<64>, Failure>),
+    /// vmm answers a start.
+    StartDone(VmId, Result<u32, Failure>),
+    /// vmm answers a stop.
+    TerminateDone(RequestId, Result<(), Failure>),
+    /// The guest began to leave by itself.
+    Leaving(VmId, bool),
+    /// A VM is gone.
+    Ended(VmId, End),
+    /// vmm lives no more, and so no VM.
+    VmmGone,
+    /// A deadline passed.
+    Time,
+    /// The daemon shall end: gracefully the first time, at once the second.
+    Terminate,
+}
+
+/// What a probe found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A kernel.
+    Kernel(KernelKind),
+    /// A disk that may be used as raw.
+    RawDisk,
+}
+
+/// What is to be done. Nothing is asked back but by an event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Make a bridge; answered by `SwitchMade`.
+    MakeSwitch(Switch),
+    /// Start an opener as this user for these files; each answered by `Opened`.
+    Open {
+        /// For which start.
+        run: Run,
+        /// As whom.
+        who: Who,
+        /// What, in this order.
+        files: Vec<(File, What, UserPath)>,
+    },
+    /// Show an open file to a probe; answered by `Probed`.
+    Probe(Run, File, ToProbe),
+    /// Make a tap; answered by `TapMade`.
+    MakeTap {
+        /// For which start.
+        run: Run,
+        /// Index of the card.
+        nic: u8,
+        /// Its name, where one is wanted.
+        name: Option<IfName>,
+        /// What it says of itself.
+        alias: String,
+        /// The bridge it joins.
+        bridge: Option<IfName>,
+        /// Up, else down.
+        up: bool,
+    },
+    /// Make the console, unless the VM still has it; answered by `ConsoleMade`.
+    MakeConsole(Run, Owner),
+    /// Send the start to vmm with all that is held; answered by `StartDone`.
+    Launch(Run, Box<Launch>),
+    /// The run failed or was given up: end its opener and probes. What the VM holds follows by `Release`.
+    Abandon(Run),
+    /// Close what a VM holds.
+    Release(VmId, Keep),
+    /// Ask vmm to end a VM; answered by `TerminateDone`, later `Ended`.
+    Terminate(RequestId, VmId, Stop),
+    /// Answer a client.
+    Answer(Asked, Reply),
+    /// Tell the log, at a level, about a VM.
+    Log(log::Level, String),
+    /// How much everybody logs.
+    Verbose(bool),
+    /// Nothing runs any more: end the daemon.
+    Quit,
+}
+
+/// What of a VM outlives its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing.
+    Nothing,
+    /// Console, disks with their locks, taps: it reboots.
+    ForReboot,
+}
+
+/// A start, complete but for the descriptors that the edge holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// As vmm gets it; whether a cgroup comes along the edge knows.
+    pub vm: StartVm,
+    /// Read-only disks.
+    pub disks: Vec<proto::vmm::DiskDescription>,
+    /// Cards.
+    pub nics: Vec<(MacAddr, bool)>,
+}
+
+/// A switch of vm.conf.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Switch {
+    /// Its number, from 0, in the file's order.
+    pub id: u32,
+    /// Its name.
+    pub name: SwitchName,
+    /// The bridge.
+    pub bridge: IfName,
+    /// Up, else down.
+    pub up: bool,
+    /// All its cards are locked to their addresses.
+    pub locked: bool,
+}
+
+/// What vm.conf says.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// In the file's order.
+    pub switches: Vec<Switch>,
+    /// In the file's order.
+    pub vms: Vec<Definition>,
+    /// VMs that are started at once.
+    pub parallel: usize,
+    /// Time between such batches.
+    pub delay: Duration,
+}
+
+/// All that the parent knows of VMs.
+#[derive(Debug, Default)]
+pub struct Registry {
+    vms: Vec<Vm>,
+    ids: BTreeMap<(String, u32), VmId>,
+    switches: Vec<(Switch, bool)>,
+    stagger: Stagger,
+    next_run: u64,
+    next_request: u32,
+    started: u64,
+    stops: BTreeMap<RequestId, Stopper>,
+    ending: bool,
+    quit: bool,
+}
+
+/// A client whose stop vmm has not answered yet.
+#[derive(Debug)]
+struct Stopper {
+    asked: Asked,
+    vm: VmId,
+    /// It is answered when the VM is gone; until then it is among the VM's waits.
+    wait: bool,
+}
+
+/// The staggered start.
+#[derive(Debug, Default)]
+struct Stagger {
+    parallel: usize,
+    delay: Duration,
+    next: Option<Instant>,
+}
+
+impl Registry {
+    /// What is to be done now that this happened.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let out = &mut actions;
+        match event {
+            Event::Configured(settings) => self.configured(*settings, now, out),
+            Event::SwitchMade(name, result) => self.switch_made(&name, result, now, out),
+            Event::Ask { asked, who, request, random } => self.ask(&Asker { asked, who, random }, request, now, out),
+            Event::Gone(conn) => self.gone(conn),
+            Event::Opened(run, file, result) => self.opened(run, file, result, out),
+            Event::Probed(run, file, result) => self.probed(run, file, result, out),
+            Event::TapMade(run, nic, result) => self.tap_made(run, nic, result, out),
+            Event::ConsoleMade(run, result) => self.console_made(run, result, out),
+            Event::StartDone(vm, result) => self.start_done(vm, result, out),
+            Event::TerminateDone(request, result) => self.terminate_done(request, result, out),
+            Event::Leaving(vm, reboot) => self.leaving(vm, reboot),
+            Event::Ended(vm, end) => self.ended(vm, end, now, out),
+            Event::VmmGone => self.vmm_gone(out),
+            Event::Time => self.time(now, out),
+            Event::Terminate => self.terminate(out),
+        }
+        self.perhaps_quit(out);
+        actions
+    }
+
+    /// When [`Event::Time`] is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let prepare = self.vms.iter().filter_map(|vm| match &vm.life {
+            Life::Preparing(preparation) => Some(preparation.deadline),
+            _ => None,
+        });
+        prepare.chain(self.stagger.next).min()
+    }
+
+    /// The process of each running VM: what the edge reads resident sizes of.
+    pub fn pid(&self, id: u32) -> Option<u32> {
+        self.vms.iter().find(|vm| vm.id.0 == id).and_then(Vm::pid)
+    }
+
+    fn configured(&mut self, settings: Settings, now: Instant, out: &mut Vec<Action>) {
+        self.stagger = Stagger { parallel: settings.parallel, delay: settings.delay, next: None };
+        for switch in settings.switches {
+            out.push(Action::MakeSwitch(switch.clone()));
+            self.switches.push((switch, false));
+        }
+        for definition in settings.vms {
+            self.register(definition);
+        }
+        self.next_batch(now, out);
+    }
+
+    /// VMs start once each switch was answered for: a tap can only join what is there.
+    fn switch_made(
+        &mut self,
+        name: &SwitchName,
+        result: Result<(), Failure>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        if let Err(failure) = result {
+            out.push(Action::Log(log::Level::Error, format!("switch \"{name}\": {failure}")));
+            self.switches.retain(|(switch, _)| switch.name != *name);
+        }
+        for (switch, made) in &mut self.switches {
+            *made |= switch.name == *name;
+        }
+        self.next_batch(now, out);
+    }
+
+    fn next_batch(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let switches_pending = self.switches.iter().any(|(_, made)| !made);
+        let early = self.stagger.next.is_some_and(|next| now < next);
+        if switches_pending || early || self.ending {
+            return;
+        }
+        let waiting: Vec<VmId> =
+            self.vms.iter().filter(|vm| matches!(vm.life, Life::Waiting)).map(|vm| vm.id).collect();
+        for vm in waiting.iter().take(self.stagger.parallel) {
+            self.begin(*vm, None, None, now, out);
+        }
+        self.stagger.next = (waiting.len() > self.stagger.parallel).then(|| now + self.stagger.delay);
+    }
+
+    fn time(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.late_preparations(now, out);
+        if self.stagger.next.is_some_and(|next| next <= now) {
+            self.stagger.next = None;
+            self.next_batch(now, out);
+        }
+    }
+
+    /// Puts a definition on the list. The same name for the same owner gets the same id again.
+    fn register(&mut self, definition: Definition) -> VmId {
+        let claimed = (definition.name.as_str().to_owned(), definition.owner.uid);
+        let next = VmId(u32::try_from(self.ids.len()).unwrap_or(u32::MAX).saturating_add(1));
+        let id = *self.ids.entry(claimed).or_insert(next);
+        let life = if definition.enabled { Life::Waiting } else { Life::Stopped };
+        self.vms.push(Vm::new(id, definition, life));
+        id
+    }
+
+    fn terminate(&mut self, out: &mut Vec<Action>) {
+        let how = if self.ending { Stop::Force } else { Stop::Graceful { seconds: GRACE_SECONDS } };
+        self.ending = true;
+        self.stagger.next = None;
+        let ids: Vec<VmId> = self.vms.iter().map(|vm| vm.id).collect();
+        for id in ids {
+            self.stop_for_good(id, how, out);
+        }
+    }
+
+    fn perhaps_quit(&mut self, out: &mut Vec<Action>) {
+        let busy = self.vms.iter().any(|vm| !matches!(vm.life, Life::Waiting | Life::Stopped));
+        if self.ending && !busy && !self.quit {
+            self.quit = true;
+            out.push(Action::Quit);
+        }
+    }
+
+    fn vm(&mut self, id: VmId) -> Option<&mut Vm> {
+        self.vms.iter_mut().find(|vm| vm.id == id)
+    }
+
+    fn of_run(&mut self, run: Run) -> Option<&mut Vm> {
+        self.vm(run.vm).filter(|vm| vm.run == Some(run))
+    }
+
+    fn new_request(&mut self) -> RequestId {
+        self.next_request = self.next_request.wrapping_add(1);
+        RequestId(self.next_request)
+    }
+}

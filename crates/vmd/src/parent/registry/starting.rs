@@ -1,0 +1,388 @@
+//! From the wish to run to vmm's answer. Files, taps and console are made side by side; the first failure undoes all.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use proto::client::{DiskFormat, Reply};
+use proto::opener::What;
+use proto::probe::{KernelKind, ToProbe};
+use proto::vmm::{DiskDescription, StartVm, Stop};
+use proto::{Code, Failure, IfName, Text, UserPath, VmId};
+
+use super::super::access::Who;
+use super::super::definition::Definition;
+use super::life::{Asked, Life, Preparation, Vm};
+use super::{Action, File, Found, Keep, Launch, PREPARE_LIMIT, Registry, Run};
+
+/// What a client gave for this boot alone.
+#[derive(Debug, Default)]
+pub(super) struct ThisBoot {
+    /// A kernel came with the request; the edge holds it for this run.
+    pub(super) kernel: bool,
+    /// CPUs.
+    pub(super) cpus: Option<u8>,
+}
+
+impl Registry {
+    /// Begins a start of a VM that does not run. `starter` gets the one answer.
+    pub(super) fn begin(
+        &mut self,
+        id: VmId,
+        starter: Option<Asked>,
+        boot: Option<ThisBoot>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) -> Option<Run> {
+        self.next_run += 1;
+        let run = Run { vm: id, nth: self.next_run };
+        let boot = boot.unwrap_or_default();
+        let planned = self.plan(id, &boot, now);
+        let vm = self.vm(id)?;
+        vm.run = Some(run);
+        match planned {
+            Ok(plan) => {
+                vm.life = Life::Preparing(Box::new(plan.preparation(starter, boot.cpus, now)));
+                plan.act(run, vm, boot.kernel, out);
+                Some(run)
+            }
+            Err(failure) => {
+                self.fail_start(id, starter, failure, out);
+                None
+            }
+        }
+    }
+
+    /// What a start needs, or why it can't begin.
+    fn plan(&mut self, id: VmId, boot: &ThisBoot, now: Instant) -> Result<Plan, Failure> {
+        let switches: Vec<_> =
+            self.switches.iter().map(|(switch, _)| (switch.name.clone(), switch.clone())).collect();
+        let gone = || Failure::new(Code::NotFound, "vm not found");
+        let vm = self.vm(id).ok_or_else(gone)?;
+        let name = vm.definition.name.clone();
+        if !vm.rate.start(now) {
+            return Err(Failure::new(
+                Code::NotPermitted,
+                format!("vm \"{name}\" restarted too quickly: 3 times within 6 seconds each; wait 6 seconds and start it"),
+            ));
+        }
+        let rebooting = vm.tty.is_some();
+        let files = files_of(&vm.definition, boot, rebooting)?;
+        let mut taps = Vec::new();
+        for (index, nic) in vm.definition.nics.iter().enumerate() {
+            let index = u8::try_from(index).unwrap_or(u8::MAX);
+            let bridge = match &nic.switch {
+                None => None,
+                Some(wanted) => Some(
+                    switches.iter().find(|(name, _)| name == wanted).map(|(_, switch)| switch.bridge.clone()).ok_or_else(
+                        || Failure::new(Code::NotFound, format!("switch \"{wanted}\" of vm \"{name}\" not found; define it in vm.conf")),
+                    )?,
+                ),
+            };
+            if !rebooting {
+                let alias = format!("vm{id}-if{index}-{name}");
+                taps.push(Tap { nic: index, name: nic.tap.clone(), alias, bridge, up: nic.up });
+            }
+        }
+        Ok(Plan { files, taps })
+    }
+
+    pub(super) fn opened(&mut self, run: Run, file: File, result: Result<(), Failure>, out: &mut Vec<Action>) {
+        let Some(vm) = self.of_run(run) else { return };
+        let id = vm.id;
+        let definition = vm.definition.clone();
+        let Some(preparation) = vm.preparation() else { return };
+        if let Err(failure) = result {
+            return self.fail_preparation(id, failure, out);
+        }
+        match (file, question(&definition, file)) {
+            (_, Some(question)) => out.push(Action::Probe(run, file, question)),
+            (_, None) => {
+                preparation.files.remove(&file);
+                self.perhaps_launch(id, out);
+            }
+        }
+    }
+
+    pub(super) fn probed(&mut self, run: Run, file: File, result: Result<Found, Failure>, out: &mut Vec<Action>) {
+        let Some(vm) = self.of_run(run) else { return };
+        let id = vm.id;
+        let Some(preparation) = vm.preparation() else { return };
+        match result {
+            Ok(found) => {
+                if let Found::Kernel(kind) = found {
+                    preparation.kernel = Some(kind);
+                }
+                preparation.files.remove(&file);
+                self.perhaps_launch(id, out);
+            }
+            Err(failure) => self.fail_preparation(id, failure, out),
+        }
+    }
+
+    pub(super) fn tap_made(&mut self, run: Run, nic: u8, result: Result<IfName, Failure>, out: &mut Vec<Action>) {
+        let Some(vm) = self.of_run(run) else { return };
+        let id = vm.id;
+        let Some(preparation) = vm.preparation() else { return };
+        match result {
+            Ok(name) => {
+                preparation.taps.remove(&nic);
+                preparation.tap_names.push(name);
+                self.perhaps_launch(id, out);
+            }
+            Err(failure) => self.fail_preparation(id, failure, out),
+        }
+    }
+
+    pub(super) fn console_made(&mut self, run: Run, result: Result<Text<64>, Failure>, out: &mut Vec<Action>) {
+        let Some(vm) = self.of_run(run) else { return };
+        let id = vm.id;
+        let Some(preparation) = vm.preparation() else { return };
+        match result {
+            Ok(tty) => {
+                preparation.console = false;
+                vm.tty = Some(tty);
+                self.perhaps_launch(id, out);
+            }
+            Err(failure) => self.fail_preparation(id, failure, out),
+        }
+    }
+
+    fn perhaps_launch(&mut self, id: VmId, out: &mut Vec<Action>) {
+        let Some(vm) = self.vm(id) else { return };
+        let (Life::Preparing(preparation), Some(run)) = (&vm.life, vm.run) else { return };
+        if !preparation.complete() {
+            return;
+        }
+        let starter = preparation.starter;
+        let launch = launch_of(vm, preparation.kernel.unwrap_or(KernelKind::BzImage), preparation.cpus);
+        vm.life = Life::Launching { starter, stop: None };
+        out.push(Action::Launch(run, Box::new(launch)));
+    }
+
+    pub(super) fn start_done(&mut self, id: VmId, result: Result<u32, Failure>, out: &mut Vec<Action>) {
+        self.started += 1;
+        let started = self.started;
+        let Some(vm) = self.vm(id) else { return };
+        let Life::Launching { starter, stop } = vm.life else { return };
+        match result {
+            Ok(pid) => {
+                vm.life = Life::Running { pid };
+                vm.started = started;
+                let tty = vm.tty.clone().unwrap_or_default();
+                let name = &vm.definition.name;
+                out.push(Action::Log(
+                    log::Level::Info,
+                    format!("started {name} (vm {id}) successfully, tty {tty}"),
+                ));
+                if let Some(asked) = starter {
+                    out.push(Action::Answer(asked, Reply::Started { id: id.0, tty }));
+                }
+                if let Some(how) = stop {
+                    self.stop_for_good(id, how, out);
+                }
+            }
+            Err(failure) => self.fail_start(id, starter, failure, out),
+        }
+    }
+
+    pub(super) fn late_preparations(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let late: Vec<(VmId, String)> = self
+            .vms
+            .iter()
+            .filter_map(|vm| match &vm.life {
+                Life::Preparing(p) if p.deadline <= now => Some((vm.id, missing(p))),
+                _ => None,
+            })
+            .collect();
+        for (id, missing) in late {
+            let text = format!("start took longer than {} s: {missing}", PREPARE_LIMIT.as_secs());
+            self.fail_preparation(id, Failure::new(Code::TimedOut, text), out);
+        }
+    }
+
+    /// Gives a preparation up: whoever works for it is ended, whatever was made for it is closed.
+    pub(super) fn fail_preparation(&mut self, id: VmId, failure: Failure, out: &mut Vec<Action>) {
+        let Some(vm) = self.vm(id) else { return };
+        let run = vm.run;
+        let Some(preparation) = vm.preparation() else { return };
+        let starter = preparation.starter;
+        if let Some(run) = run {
+            out.push(Action::Abandon(run));
+        }
+        self.fail_start(id, starter, failure, out);
+    }
+
+    fn fail_start(&mut self, id: VmId, starter: Option<Asked>, failure: Failure, out: &mut Vec<Action>) {
+        let name = self.vm(id).map(|vm| vm.definition.name.to_string()).unwrap_or_default();
+        let text = format!("failed to start vm \"{name}\": {failure}");
+        out.push(Action::Log(log::Level::Error, text));
+        if let Some(asked) = starter {
+            out.push(Action::Answer(asked, Reply::Failed(failure)));
+        }
+        self.settle(id, out);
+    }
+
+    /// Ends a VM whatever it does, for nobody in particular.
+    pub(super) fn stop_for_good(&mut self, id: VmId, how: Stop, out: &mut Vec<Action>) {
+        let request = self.new_request();
+        let Some(vm) = self.vm(id) else { return };
+        match &mut vm.life {
+            Life::Waiting => vm.life = Life::Stopped,
+            Life::Stopped => {}
+            Life::Preparing(_) => {
+                let failure = Failure::new(Code::Invalid, "the VM was stopped while it started");
+                self.fail_preparation(id, failure, out);
+            }
+            Life::Launching { stop, .. } => *stop = Some(how),
+            Life::Running { pid } | Life::Stopping { pid } => {
+                vm.life = Life::Stopping { pid: *pid };
+                out.push(Action::Terminate(request, id, how));
+            }
+        }
+    }
+}
+
+/// What one start has to make.
+struct Plan {
+    files: Vec<(File, What, UserPath)>,
+    taps: Vec<Tap>,
+}
+
+struct Tap {
+    nic: u8,
+    name: Option<IfName>,
+    alias: String,
+    bridge: Option<IfName>,
+    up: bool,
+}
+
+impl Plan {
+    fn preparation(&self, starter: Option<Asked>, cpus: Option<u8>, now: Instant) -> Preparation {
+        let mut files: BTreeSet<File> = self.files.iter().map(|(file, ..)| *file).collect();
+        files.insert(File::Kernel); // also one that a client gave is looked at by the probe
+        Preparation {
+            starter,
+            cpus,
+            deadline: now + PREPARE_LIMIT,
+            files,
+            taps: self.taps.iter().map(|tap| tap.nic).collect(),
+            console: true,
+            kernel: None,
+            tap_names: Vec::new(),
+        }
+    }
+
+    fn act(self, run: Run, vm: &Vm, kernel_given: bool, out: &mut Vec<Action>) {
+        out.push(Action::MakeConsole(run, vm.definition.owner));
+        if !self.files.is_empty() {
+            out.push(Action::Open { run, who: Who::default(), files: self.files });
+        }
+        if kernel_given {
+            out.push(Action::Probe(run, File::Kernel, ToProbe::Kernel));
+        }
+        for Tap { nic, name, alias, bridge, up } in self.taps {
+            out.push(Action::MakeTap { run, nic, name, alias, bridge, up });
+        }
+    }
+}
+
+/// Files to open. A reboot still holds its disks; its kernel is read anew, as it may have been upgraded.
+fn files_of(
+    definition: &Definition,
+    boot: &ThisBoot,
+    rebooting: bool,
+) -> Result<Vec<(File, What, UserPath)>, Failure> {
+    let mut files = Vec::new();
+    match (&definition.boot, boot.kernel) {
+        (_, true) => {}
+        (Some(path), false) => files.push((File::Kernel, What::Kernel, path.clone())),
+        (None, false) => {
+            let name = &definition.name;
+            let text = format!("vm \"{name}\" has no kernel: name one with \"boot\" in vm.conf or vmctl start -b");
+            return Err(Failure::new(Code::BiosMissing, text));
+        }
+    }
+    if let Some(path) = &definition.initrd {
+        files.push((File::Initrd, What::Initrd, path.clone()));
+    }
+    for (index, disk) in definition.disks.iter().enumerate() {
+        if disk.format == DiskFormat::Qcow2 {
+            return Err(super::super::definition::unsupported(&format!("disk \"{}\" in qcow2 format", disk.path)));
+        }
+        if !rebooting {
+            let file = File::Disk(u8::try_from(index).unwrap_or(u8::MAX));
+            files.push((file, What::Disk { write: !disk.read_only }, disk.path.clone()));
+        }
+    }
+    Ok(files)
+}
+
+/// What the probe is asked about a file that is open; nothing where its bytes don't matter.
+fn question(definition: &Definition, file: File) -> Option<ToProbe> {
+    match file {
+        File::Kernel => Some(ToProbe::Kernel),
+        File::Initrd => None,
+        File::Disk(index) => {
+            let said = definition.disks.get(usize::from(index)).is_some_and(|disk| disk.said);
+            (!said).then_some(ToProbe::RawDisk)
+        }
+    }
+}
+
+fn missing(preparation: &Preparation) -> String {
+    if !preparation.files.is_empty() {
+        return "a file did not open; is it on a server that does not answer?".to_owned();
+    }
+    if preparation.taps.is_empty() { "no console".to_owned() } else { "no tap".to_owned() }
+}
+
+fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
+    let definition = &vm.definition;
+    let count = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
+    let disks = definition.disks.iter();
+    Launch {
+        vm: StartVm {
+            vm: vm.id,
+            name: definition.name.clone(),
+            memory: definition.memory,
+            cpus: cpus.unwrap_or(definition.cpus),
+            kernel,
+            cmdline: cmdline_of(definition),
+            initrd: definition.initrd.is_some(),
+            cgroup: false,
+            disks: count(definition.disks.len()),
+            nics: count(definition.nics.len()),
+        },
+        disks: disks.map(|d| DiskDescription { format: d.format, read_only: d.read_only }).collect(),
+        nics: definition.nics.iter().map(|nic| (nic.mac, nic.locked)).collect(),
+    }
+}
+
+/// The command line that was given, else the console and the first disk: what a kernel without one needs to be of use.
+fn cmdline_of(definition: &Definition) -> Text<{ proto::MAX_CMDLINE }> {
+    if !definition.cmdline.is_empty() {
+        return definition.cmdline.clone();
+    }
+    match definition.disks.first() {
+        Some(disk) if disk.read_only => Text::cut("console=ttyS0 root=/dev/vda ro"),
+        Some(_) => Text::cut("console=ttyS0 root=/dev/vda rw"),
+        None => Text::cut("console=ttyS0"),
+    }
+}
+
+impl Registry {
+    /// After an end or a failed start: closed, and off the list if a client made it.
+    pub(super) fn settle(&mut self, id: VmId, out: &mut Vec<Action>) {
+        out.push(Action::Release(id, Keep::Nothing));
+        let Some(vm) = self.vm(id) else { return };
+        vm.life = Life::Stopped;
+        vm.run = None;
+        vm.tty = None;
+        for asked in std::mem::take(&mut vm.waits) {
+            out.push(Action::Answer(asked, Reply::Ended { id: id.0 }));
+        }
+        if !vm.definition.from_config {
+            self.vms.retain(|vm| vm.id != id);
+        }
+    }
+}

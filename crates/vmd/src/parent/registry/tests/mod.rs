@@ -1,0 +1,573 @@
+//! One test per rule of a VM's life; `world` drives it with everything in any order.
+
+mod world;
+
+use std::time::{Duration, Instant};
+
+use proto::client::{DiskArg, DiskFormat, Start, VmLine, VmRef, VmState};
+use proto::{Code, List, VmName};
+
+use super::super::definition::{DEFAULT_MEMORY, Disk, Nic};
+use super::*;
+
+pub(super) fn definition(name: &str) -> Definition {
+    Definition {
+        name: VmName::new(name).unwrap(),
+        memory: DEFAULT_MEMORY,
+        cpus: 1,
+        boot: Some(UserPath::new("/vmlinuz").unwrap()),
+        initrd: None,
+        cmdline: Text::default(),
+        disks: vec![Disk::new(UserPath::new("/disk.raw").unwrap(), None)],
+        nics: vec![],
+        owner: Owner { uid: 1000, gid: None },
+        owner_name: Text::cut("ann"),
+        enabled: false,
+        boot_device: None,
+        from_config: true,
+    }
+}
+
+pub(super) fn root() -> Who {
+    Who::default()
+}
+
+pub(super) fn start_of(vm: VmRef) -> Start {
+    Start {
+        vm,
+        instance_of: None,
+        memory: None,
+        cpus: None,
+        kernel: None,
+        disks: List::default(),
+        cdrom: None,
+        nics: List::default(),
+        boot_device: None,
+    }
+}
+
+fn by_name(name: &str) -> VmRef {
+    VmRef::Name(VmName::new(name).unwrap())
+}
+
+/// A registry with these VMs, the time, and the number of the next request.
+struct Fixture {
+    registry: Registry,
+    now: Instant,
+    requests: u32,
+}
+
+impl Fixture {
+    fn new(vms: Vec<Definition>) -> Self {
+        let mut fixture = Self { registry: Registry::default(), now: Instant::now(), requests: 0 };
+        let settings = Settings { switches: vec![], vms, parallel: 2, delay: Duration::from_secs(30) };
+        fixture.on(Event::Configured(Box::new(settings)));
+        fixture
+    }
+
+    fn on(&mut self, event: Event) -> Vec<Action> {
+        self.registry.handle(event, self.now)
+    }
+
+    fn ask_as(&mut self, who: Who, request: Request) -> (Asked, Vec<Action>) {
+        self.requests += 1;
+        let asked = Asked { conn: ConnId(7), id: RequestId(self.requests) };
+        (asked, self.on(Event::Ask { asked, who, request, random: 0x0102_0304_0506_0708 }))
+    }
+
+    fn ask(&mut self, request: Request) -> Vec<Action> {
+        self.ask_as(root(), request).1
+    }
+
+    fn start(&mut self, name: &str) -> Vec<Action> {
+        self.ask(Request::Start(Box::new(start_of(by_name(name)))))
+    }
+
+    fn stop(&mut self, name: &str, force: bool, wait: bool) -> Vec<Action> {
+        self.ask(Request::Stop { vm: by_name(name), force, wait })
+    }
+
+    /// Answers everything that a start asks for, up to `Launch`.
+    fn prepare(&mut self, actions: Vec<Action>) -> Vec<Action> {
+        let mut all = Vec::new();
+        let mut todo = actions;
+        while !todo.is_empty() {
+            let events: Vec<Event> = todo.iter().flat_map(answers).collect();
+            all.append(&mut todo);
+            todo = events.into_iter().flat_map(|event| self.on(event)).collect();
+        }
+        all
+    }
+
+    /// A VM of that name that runs as process 42.
+    fn running(&mut self, name: &str) -> VmId {
+        let actions = self.start(name);
+        let actions = self.prepare(actions);
+        let id = launched(&actions).expect("no launch");
+        self.on(Event::StartDone(id, Ok(42)));
+        id
+    }
+
+    fn line(&mut self, name: &str) -> Option<VmLine> {
+        replies(&self.ask(Request::List)).into_iter().find_map(|reply| match reply {
+            Reply::Vm(line) if line.name.as_str() == name => Some(*line),
+            _ => None,
+        })
+    }
+
+    fn state(&mut self, name: &str) -> Option<VmState> {
+        self.line(name).map(|line| line.state)
+    }
+}
+
+/// What a host where all is well answers at once.
+pub(super) fn answers(action: &Action) -> Vec<Event> {
+    match action {
+        Action::MakeSwitch(switch) => vec![Event::SwitchMade(switch.name.clone(), Ok(()))],
+        Action::Open { run, files, .. } => {
+            files.iter().map(|(file, ..)| Event::Opened(*run, *file, Ok(()))).collect()
+        }
+        Action::Probe(run, file, ToProbe::Kernel) => {
+            vec![Event::Probed(*run, *file, Ok(Found::Kernel(KernelKind::Pvh)))]
+        }
+        Action::Probe(run, file, ToProbe::RawDisk) => vec![Event::Probed(*run, *file, Ok(Found::RawDisk))],
+        Action::MakeTap { run, nic, .. } => vec![Event::TapMade(*run, *nic, Ok(IfName::new("tap0").unwrap()))],
+        Action::MakeConsole(run, _) => vec![Event::ConsoleMade(*run, Ok(Text::cut("/dev/pts/9")))],
+        _ => vec![],
+    }
+}
+
+fn launched(actions: &[Action]) -> Option<VmId> {
+    actions.iter().find_map(|action| match action {
+        Action::Launch(_, launch) => Some(launch.vm.vm),
+        _ => None,
+    })
+}
+
+fn replies(actions: &[Action]) -> Vec<Reply> {
+    actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Answer(_, reply) => Some(reply.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn code(actions: &[Action]) -> Option<Code> {
+    replies(actions).into_iter().find_map(|reply| match reply {
+        Reply::Failed(failure) => Some(failure.code),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_start_opens_probes_launches_and_answers() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let actions = f.start("web");
+    let actions = f.prepare(actions);
+    let id = launched(&actions).unwrap();
+    assert!(replies(&actions).is_empty(), "no answer before vmm's");
+    let done = f.on(Event::StartDone(id, Ok(42)));
+    assert_eq!(replies(&done), [Reply::Started { id: 1, tty: Text::cut("/dev/pts/9") }]);
+    let line = f.line("web").unwrap();
+    assert_eq!((line.state, line.pid), (VmState::Running, Some(42)));
+}
+
+#[test]
+fn a_kernel_without_a_command_line_gets_console_and_first_disk() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let actions = f.start("web");
+    let actions = f.prepare(actions);
+    let cmdline = actions.iter().find_map(|action| match action {
+        Action::Launch(_, launch) => Some(launch.vm.cmdline.to_string()),
+        _ => None,
+    });
+    assert_eq!(cmdline.unwrap(), "console=ttyS0 root=/dev/vda rw");
+}
+
+#[test]
+fn a_disk_that_was_called_raw_is_not_probed() {
+    let mut vm = definition("web");
+    vm.disks[0] = Disk::new(UserPath::new("/d").unwrap(), Some(DiskFormat::Raw));
+    let mut f = Fixture::new(vec![vm]);
+    let actions = f.start("web");
+    let actions = f.prepare(actions);
+    assert!(launched(&actions).is_some());
+    assert!(!actions.iter().any(|a| matches!(a, Action::Probe(_, File::Disk(_), _))));
+}
+
+#[test]
+fn start_of_a_running_vm_is_already() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.running("web");
+    assert_eq!(code(&f.start("web")), Some(Code::Already));
+}
+
+#[test]
+fn start_of_a_known_vm_with_devices_is_already() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let mut start = start_of(by_name("web"));
+    start.memory = Some(1 << 30);
+    assert_eq!(code(&f.ask(Request::Start(Box::new(start)))), Some(Code::Already));
+}
+
+#[test]
+fn a_file_that_does_not_open_undoes_the_start() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let actions = f.start("web");
+    let run = actions.iter().find_map(|a| if let Action::Open { run, .. } = a { Some(*run) } else { None }).unwrap();
+    let failed = f.on(Event::Opened(run, File::Disk(0), Err(Failure::new(Code::DiskMissing, "no"))));
+    assert_eq!(code(&failed), Some(Code::DiskMissing));
+    assert!(failed.contains(&Action::Abandon(run)) && failed.contains(&Action::Release(run.vm, Keep::Nothing)));
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+    assert!(f.on(Event::Opened(run, File::Kernel, Ok(()))).is_empty(), "what comes late is of no use");
+}
+
+#[test]
+fn preparation_has_a_deadline() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.start("web");
+    assert_eq!(f.registry.next_deadline(), Some(f.now + PREPARE_LIMIT));
+    f.now += PREPARE_LIMIT;
+    assert_eq!(code(&f.on(Event::Time)), Some(Code::TimedOut));
+}
+
+#[test]
+fn vmm_failing_a_start_answers_and_releases() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let actions = f.start("web");
+    let id = launched(&f.prepare(actions)).unwrap();
+    let failed = f.on(Event::StartDone(id, Err(Failure::new(Code::NoMemory, "no memory"))));
+    assert_eq!(code(&failed), Some(Code::NoMemory));
+    assert!(failed.contains(&Action::Release(id, Keep::Nothing)));
+}
+
+#[test]
+fn only_root_defines_and_a_defined_vm_disappears_when_it_stops() {
+    let mut f = Fixture::new(vec![]);
+    let mut start = start_of(by_name("new"));
+    start.kernel = Some(UserPath::new("/k").unwrap());
+    start.disks.push(DiskArg { path: UserPath::new("/d").unwrap(), format: None }).unwrap();
+    let stranger = Who { uid: 1000, gid: 1000, groups: vec![] };
+    let (_, refused) = f.ask_as(stranger, Request::Start(Box::new(start.clone())));
+    assert_eq!(code(&refused), Some(Code::NotPermitted));
+    let actions = f.ask(Request::Start(Box::new(start)));
+    let id = launched(&f.prepare(actions)).unwrap();
+    f.on(Event::StartDone(id, Ok(9)));
+    assert_eq!(f.state("new"), Some(VmState::Running));
+    f.on(Event::Ended(id, End::PoweredOff));
+    assert_eq!(f.state("new"), None);
+}
+
+#[test]
+fn an_unknown_vm_with_nothing_to_start_from_is_not_found() {
+    let mut f = Fixture::new(vec![]);
+    assert_eq!(code(&f.start("ghost")), Some(Code::NotFound));
+}
+
+#[test]
+fn a_vm_without_a_kernel_says_so() {
+    let mut vm = definition("web");
+    vm.boot = None;
+    let mut f = Fixture::new(vec![vm]);
+    assert_eq!(code(&f.start("web")), Some(Code::BiosMissing));
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+}
+
+#[test]
+fn strangers_may_list_and_nothing_else() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.running("web");
+    let stranger = || Who { uid: 1001, gid: 1001, groups: vec![5] };
+    let vm = || by_name("web");
+    for request in [
+        Request::Start(Box::new(start_of(vm()))),
+        Request::Stop { vm: vm(), force: true, wait: false },
+        Request::Wait { vm: vm() },
+        Request::Pause { vm: vm() },
+        Request::Unpause { vm: vm() },
+        Request::Send { vm: vm() },
+        Request::Receive { name: VmName::new("x").unwrap() },
+        Request::Log { verbose: true },
+        Request::Reload,
+        Request::Load { path: UserPath::new("/x").unwrap() },
+        Request::Reset { vms: true, switches: true },
+    ] {
+        let (_, actions) = f.ask_as(stranger(), request.clone());
+        assert_eq!(code(&actions), Some(Code::NotPermitted), "{request:?}");
+        assert_eq!(actions.len(), 1, "{request:?}");
+    }
+    let (_, actions) = f.ask_as(stranger(), Request::List);
+    assert_eq!(replies(&actions).len(), 2);
+}
+
+#[test]
+fn the_owner_may_stop_and_start() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.running("web");
+    let owner = Who { uid: 1000, gid: 1, groups: vec![] };
+    let (_, actions) = f.ask_as(owner, Request::Stop { vm: by_name("web"), force: false, wait: false });
+    assert!(actions.iter().any(|a| matches!(a, Action::Terminate(_, _, Stop::Graceful { seconds: GRACE_SECONDS }))));
+}
+
+#[test]
+fn stop_is_answered_by_vmm_and_stop_wait_by_the_end() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
+    let waiting = f.stop("web", false, true);
+    let Some(Action::Terminate(request, ..)) = waiting.first() else { panic!("{waiting:?}") };
+    assert!(replies(&f.on(Event::TerminateDone(*request, Ok(())))).is_empty());
+    let forced = f.stop("web", true, false);
+    let Some(Action::Terminate(request, _, Stop::Force)) = forced.first() else { panic!("{forced:?}") };
+    assert_eq!(replies(&f.on(Event::TerminateDone(*request, Ok(())))), [Reply::Accepted { id: 1 }]);
+    assert_eq!(replies(&f.on(Event::Ended(id, End::PoweredOff))), [Reply::Ended { id: 1 }]);
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+}
+
+#[test]
+fn stop_twice_without_force_is_already_and_of_a_stopped_vm_invalid() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    assert_eq!(code(&f.stop("web", false, false)), Some(Code::Invalid));
+    assert_eq!(code(&f.stop("ghost", false, false)), Some(Code::NotFound));
+    f.running("web");
+    f.stop("web", false, false);
+    assert_eq!(code(&f.stop("web", false, false)), Some(Code::Already));
+}
+
+#[test]
+fn stop_while_starting_ends_the_start() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.start("web");
+    let actions = f.stop("web", false, true);
+    assert_eq!(code(&actions), Some(Code::Invalid), "the starter is told");
+    assert!(replies(&actions).contains(&Reply::Ended { id: 1 }));
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+}
+
+#[test]
+fn stop_while_vmm_starts_it_comes_right_after() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let actions = f.start("web");
+    let id = launched(&f.prepare(actions)).unwrap();
+    assert_eq!(replies(&f.stop("web", true, false)), [Reply::Accepted { id: 1 }]);
+    let done = f.on(Event::StartDone(id, Ok(5)));
+    assert!(done.iter().any(|a| matches!(a, Action::Terminate(_, _, Stop::Force))));
+}
+
+#[test]
+fn waits_are_answered_at_the_end_and_at_a_reboot() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
+    f.ask(Request::Wait { vm: by_name("web") });
+    f.now += Duration::from_secs(60);
+    let rebooted = f.on(Event::Ended(id, End::Rebooted));
+    assert_eq!(replies(&rebooted), [Reply::Ended { id: 1 }]);
+    assert!(rebooted.contains(&Action::Release(id, Keep::ForReboot)));
+}
+
+#[test]
+fn waits_of_one_connection_are_bounded_and_end_with_it() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
+    for _ in 0..MAX_WAITS {
+        assert_eq!(code(&f.ask(Request::Wait { vm: by_name("web") })), None);
+    }
+    assert_eq!(code(&f.ask(Request::Wait { vm: by_name("web") })), Some(Code::Busy));
+    f.on(Event::Gone(ConnId(7)));
+    assert!(replies(&f.on(Event::Ended(id, End::PoweredOff))).is_empty());
+}
+
+#[test]
+fn a_reboot_keeps_disks_and_taps_and_reads_the_kernel_anew() {
+    let mut vm = definition("web");
+    let mac = MacAddr([2; 6]);
+    vm.nics.push(Nic { mac, tap: None, switch: None, up: true, locked: false });
+    let mut f = Fixture::new(vec![vm]);
+    let id = f.running("web");
+    f.now += Duration::from_secs(60);
+    let actions = f.on(Event::Ended(id, End::Rebooted));
+    let all = f.prepare(actions);
+    assert!(all.iter().all(|action| !matches!(action, Action::MakeTap { .. })));
+    let files: Vec<File> = all
+        .iter()
+        .filter_map(|action| match action {
+            Action::Open { files, .. } => Some(files.iter().map(|(file, ..)| *file)),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    assert_eq!(files, [File::Kernel]);
+    assert_eq!(launched(&all), Some(id));
+}
+
+#[test]
+fn a_reboot_while_stopping_is_an_end() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
+    f.stop("web", false, false);
+    let actions = f.on(Event::Ended(id, End::Rebooted));
+    assert!(actions.contains(&Action::Release(id, Keep::Nothing)));
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+}
+
+#[test]
+fn with_a_boot_device_a_reboot_is_an_end() {
+    let mut vm = definition("web");
+    vm.boot_device = Some(proto::client::BootDevice::Net);
+    let mut f = Fixture::new(vec![vm]);
+    let id = f.running("web");
+    f.on(Event::Ended(id, End::Rebooted));
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+}
+
+#[test]
+fn a_guest_that_reboots_without_pause_is_stopped() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
+    for _ in 0..2 {
+        let actions = f.on(Event::Ended(id, End::Rebooted));
+        assert_eq!(launched(&f.prepare(actions)), Some(id));
+        f.on(Event::StartDone(id, Ok(7)));
+    }
+    let actions = f.on(Event::Ended(id, End::Rebooted));
+    assert_eq!(launched(&f.prepare(actions)), None);
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+}
+
+#[test]
+fn a_failed_vm_is_not_started_again() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
+    f.on(Event::Ended(id, End::Failed(Failure::new(Code::Io, "vioblk0 died"))));
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+}
+
+#[test]
+fn guests_that_leave_show_it_and_may_change_their_mind() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
+    f.on(Event::Leaving(id, false));
+    assert_eq!(f.state("web"), Some(VmState::Stopping));
+    f.on(Event::Leaving(id, true));
+    assert_eq!(f.state("web"), Some(VmState::Running));
+}
+
+#[test]
+fn the_staggered_start_takes_so_many_at_a_time() {
+    let vms = ["a", "b", "c", "d", "e"].map(|name| Definition { enabled: true, ..definition(name) });
+    let mut f = Fixture::new(vms.to_vec());
+    let states = |f: &mut Fixture| ["a", "b", "c", "d", "e"].map(|name| f.state(name).unwrap());
+    use VmState::{Starting, Waiting};
+    assert_eq!(states(&mut f), [Starting, Starting, Waiting, Waiting, Waiting]);
+    f.now += Duration::from_secs(29);
+    f.on(Event::Time);
+    assert_eq!(states(&mut f)[2], Waiting);
+    f.now += Duration::from_secs(1);
+    f.on(Event::Time);
+    assert_eq!(states(&mut f)[2..], [Starting, Starting, Waiting]);
+}
+
+#[test]
+fn vms_wait_until_every_switch_was_answered_for() {
+    let name = SwitchName::cut("lan");
+    let bridge = IfName::new("br0").unwrap();
+    let switch = Switch { id: 0, name: name.clone(), bridge: bridge.clone(), up: true, locked: false };
+    let mut vm = Definition { enabled: true, ..definition("web") };
+    vm.nics.push(Nic { mac: MacAddr([2; 6]), tap: None, switch: Some(name.clone()), up: true, locked: false });
+    let settings = Settings { switches: vec![switch], vms: vec![vm], parallel: 1, delay: Duration::ZERO };
+    let mut registry = Registry::default();
+    let now = Instant::now();
+    let first = registry.handle(Event::Configured(Box::new(settings)), now);
+    assert!(matches!(first.as_slice(), [Action::MakeSwitch(_)]));
+    let then = registry.handle(Event::SwitchMade(name, Ok(())), now);
+    let joined = then.iter().any(|a| matches!(a, Action::MakeTap { bridge: Some(b), .. } if *b == bridge));
+    assert!(joined, "{then:?}");
+}
+
+#[test]
+fn a_vm_on_a_switch_that_could_not_be_made_does_not_start() {
+    let mut vm = definition("web");
+    vm.nics.push(Nic {
+        mac: MacAddr([2; 6]),
+        tap: None,
+        switch: Some(SwitchName::cut("lan")),
+        up: true,
+        locked: false,
+    });
+    let mut f = Fixture::new(vec![vm]);
+    assert_eq!(code(&f.start("web")), Some(Code::NotFound));
+}
+
+#[test]
+fn the_same_name_and_owner_keep_their_id() {
+    let mut f = Fixture::new(vec![definition("a"), definition("b")]);
+    assert_eq!(f.line("b").unwrap().id, 2);
+    let id = f.registry.register(definition("a"));
+    assert_eq!(id, VmId(1));
+}
+
+#[test]
+fn terminate_stops_all_gracefully_then_by_force_then_quits() {
+    let mut f = Fixture::new(vec![definition("a"), Definition { enabled: true, ..definition("b") }]);
+    let a = f.running("a");
+    let first = f.on(Event::Terminate);
+    assert!(first.iter().any(|x| matches!(x, Action::Terminate(_, id, Stop::Graceful { .. }) if *id == a)));
+    assert!(!first.contains(&Action::Quit));
+    assert_eq!(code(&f.start("b")), Some(Code::Invalid));
+    let second = f.on(Event::Terminate);
+    assert!(second.iter().any(|x| matches!(x, Action::Terminate(_, id, Stop::Force) if *id == a)));
+    let last = f.on(Event::Ended(a, End::PoweredOff));
+    assert_eq!(last.last(), Some(&Action::Quit));
+}
+
+#[test]
+fn reset_ends_all_at_once_and_forgets_them() {
+    let mut f = Fixture::new(vec![definition("a"), definition("b")]);
+    let a = f.running("a");
+    let actions = f.ask(Request::Reset { vms: true, switches: true });
+    assert!(actions.iter().any(|x| matches!(x, Action::Terminate(_, id, Stop::Force) if *id == a)));
+    f.on(Event::Ended(a, End::PoweredOff));
+    assert_eq!((f.state("a"), f.state("b")), (None, None));
+}
+
+#[test]
+fn the_end_of_vmm_is_the_end_of_all() {
+    let mut f = Fixture::new(vec![definition("a"), definition("b")]);
+    f.running("a");
+    f.start("b");
+    let actions = f.on(Event::VmmGone);
+    assert_eq!(code(&actions), Some(Code::Io), "who waited for b is told");
+    assert_eq!((f.state("a"), f.state("b")), (Some(VmState::Stopped), Some(VmState::Stopped)));
+}
+
+#[test]
+fn a_request_may_bring_a_kernel_and_cpus_for_one_boot() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let mut start = start_of(by_name("web"));
+    start.kernel = Some(UserPath::new("/k").unwrap());
+    start.cpus = Some(4);
+    let (asked, actions) = f.ask_as(root(), Request::Start(Box::new(start)));
+    let run = f.registry.run_of(asked).unwrap();
+    assert!(actions.contains(&Action::Probe(run, File::Kernel, ToProbe::Kernel)));
+    let all = f.prepare(actions);
+    let cpus = all.iter().find_map(|a| if let Action::Launch(_, l) = a { Some(l.vm.cpus) } else { None });
+    assert_eq!(cpus, Some(4));
+    assert_eq!(f.line("web").unwrap().cpus, 1);
+}
+
+#[test]
+fn what_this_release_does_not_do_is_refused_by_name() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let vm = || by_name("web");
+    for request in [
+        Request::Pause { vm: vm() },
+        Request::Unpause { vm: vm() },
+        Request::Send { vm: vm() },
+        Request::Receive { name: VmName::new("x").unwrap() },
+        Request::Reload,
+        Request::Load { path: UserPath::new("/x").unwrap() },
+    ] {
+        assert_eq!(code(&f.ask(request.clone())), Some(Code::Unsupported), "{request:?}");
+    }
+}

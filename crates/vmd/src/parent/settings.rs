@@ -1,0 +1,154 @@
+//! From vm.conf's model to what the registry keeps; what this release does not carry out is refused here, by name.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use proto::client::{BootDevice, DiskFormat};
+use proto::{Code, Failure, IfName, MacAddr, SwitchName, Text, UserPath, VmName};
+
+use super::access::Owner;
+use super::definition::{Definition, Disk, MIN_MEMORY, Nic, bad_name, generated_mac, unsupported};
+use super::registry::{Settings, Switch};
+
+/// Time between two batches of starts where vm.conf says nothing (spec, daemon 3.8).
+const STAGGER_DELAY: Duration = Duration::from_secs(30);
+
+/// Names of accounts, for what users read.
+pub trait Names {
+    /// `user[:group]`.
+    fn owner(&self, owner: Owner) -> String;
+    /// Two random bytes.
+    fn random(&mut self) -> [u8; 2];
+}
+
+/// The settings that a configuration means, and what of it can't be carried out.
+pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Names) -> (Settings, Vec<Failure>) {
+    let mut refused = Vec::new();
+    let mut vms = Vec::new();
+    let globals = &config.globals;
+    if globals.agentx.is_some() {
+        refused.push(unsupported("agentx"));
+    }
+    let mut switches = Vec::new();
+    for switch in config.switches.iter().filter(|switch| switch.enabled) {
+        match switch_of(switches.len(), switch) {
+            Ok(switch) => switches.push(switch),
+            Err(failure) => refused.push(failure),
+        }
+    }
+    for vm in &config.vms {
+        match definition_of(vm, config, names) {
+            Ok(definition) => vms.push(definition),
+            Err(failure) => refused.push(Failure::new(failure.code, format!("vm \"{}\": {failure}", vm.name.as_str()))),
+        }
+    }
+    let stagger = globals.staggered;
+    let settings = Settings {
+        switches,
+        vms,
+        parallel: stagger.map_or(cpus_online, |s| usize::try_from(s.parallel).unwrap_or(usize::MAX)),
+        delay: stagger.map_or(STAGGER_DELAY, |s| Duration::from_secs(s.delay_s.into())),
+    };
+    (settings, refused)
+}
+
+fn switch_of(id: usize, switch: &config::model::Switch) -> Result<Switch, Failure> {
+    if switch.rdomain.is_some() {
+        return Err(unsupported("rdomain of a switch"));
+    }
+    Ok(Switch {
+        id: u32::try_from(id).unwrap_or(u32::MAX),
+        name: SwitchName::cut(switch.name.as_str()),
+        bridge: interface(switch.interface.as_str())?,
+        up: switch.up,
+        locked: switch.locked_lladdr,
+    })
+}
+
+fn definition_of(
+    vm: &config::model::Vm,
+    config: &config::Config,
+    names: &mut dyn Names,
+) -> Result<Definition, Failure> {
+    if vm.template.is_some() {
+        return Err(unsupported("an instance"));
+    }
+    if vm.cdrom.is_some() {
+        return Err(unsupported("a CD-ROM"));
+    }
+    if vm.sev.is_some() {
+        return Err(unsupported("memory encryption"));
+    }
+    if vm.memory.bytes() < MIN_MEMORY {
+        let text = format!("memory of {} MiB is less than the 64 MiB that a kernel needs", vm.memory.bytes() >> 20);
+        return Err(Failure::new(Code::Invalid, text));
+    }
+    let owner = Owner { uid: vm.owner.uid, gid: vm.owner.gid };
+    let cmdline = vm.cmdline.as_ref().map_or(Ok(""), |text| std::str::from_utf8(text.as_bytes()));
+    let cmdline = cmdline.map_err(|_| Failure::new(Code::Invalid, "cmdline is not UTF-8"))?;
+    let mut nics = Vec::new();
+    for (index, nic) in vm.nics.iter().enumerate() {
+        nics.push(nic_of(index, nic, config, names)?);
+    }
+    Ok(Definition {
+        name: VmName::new(vm.name.as_str()).map_err(|why| bad_name(vm.name.as_str(), why))?,
+        memory: vm.memory.bytes(),
+        cpus: vm.cpus,
+        boot: vm.boot.as_deref().map(path).transpose()?,
+        initrd: vm.initrd.as_deref().map(path).transpose()?,
+        cmdline: Text::new(cmdline).map_err(|e| Failure::new(Code::Invalid, format!("cmdline: {e}")))?,
+        disks: vm.disks.iter().map(disk_of).collect::<Result<_, _>>()?,
+        nics,
+        owner,
+        owner_name: Text::cut(&names.owner(owner)),
+        enabled: vm.enabled,
+        boot_device: vm.boot_device.map(|device| match device {
+            config::model::BootDevice::Cdrom => BootDevice::Cdrom,
+            config::model::BootDevice::Disk => BootDevice::Disk,
+            config::model::BootDevice::Net => BootDevice::Net,
+        }),
+        from_config: true,
+    })
+}
+
+fn disk_of(disk: &config::model::Disk) -> Result<Disk, Failure> {
+    let format = match disk.format.kind {
+        config::model::DiskFormat::Raw => DiskFormat::Raw,
+        config::model::DiskFormat::Qcow2 => DiskFormat::Qcow2,
+    };
+    Ok(Disk::new(path(&disk.path)?, disk.format.named.then_some(format)))
+}
+
+fn nic_of(
+    index: usize,
+    nic: &config::model::Nic,
+    config: &config::Config,
+    names: &mut dyn Names,
+) -> Result<Nic, Failure> {
+    if nic.local {
+        return Err(unsupported("local interface"));
+    }
+    if nic.rdomain.is_some() {
+        return Err(unsupported("rdomain of an interface"));
+    }
+    let switch = nic.switch.as_ref().and_then(|name| config.switch(name));
+    let mac = nic.lladdr.map(|mac| MacAddr(mac.octets()));
+    Ok(Nic {
+        mac: mac.unwrap_or_else(|| generated_mac(index, names.random())),
+        tap: nic.tap.as_ref().map(|tap| interface(tap.as_str())).transpose()?,
+        switch: nic.switch.as_ref().map(|name| SwitchName::cut(name.as_str())),
+        up: nic.up,
+        locked: nic.locked || switch.is_some_and(|switch| switch.locked_lladdr),
+    })
+}
+
+fn interface(name: &str) -> Result<IfName, Failure> {
+    IfName::new(name).map_err(|why| Failure::new(Code::Invalid, format!("invalid interface \"{name}\": {why}")))
+}
+
+fn path(path: &Path) -> Result<UserPath, Failure> {
+    let bad = |why: String| Failure::new(Code::Invalid, format!("path \"{}\": {why}", path.display()));
+    let text = std::str::from_utf8(path.as_os_str().as_bytes()).map_err(|_| bad("not UTF-8".to_owned()))?;
+    UserPath::new(text).map_err(|error| bad(error.to_string()))
+}

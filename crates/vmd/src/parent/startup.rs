@@ -1,0 +1,266 @@
+//! From the command line to a daemon that serves, in the order that users see (spec, daemon 1.2 and 1.3).
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use config::{Config, Macros};
+use proto::client::SOCKET_PATH;
+use proto::vmm::{self, ToVmm};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use sys::event::{Interest, Loop};
+use sys::exe::Executable;
+use sys::signals::{Signal, Signals};
+
+use super::Fatal;
+use super::accounts::HostAccounts;
+use super::edge::{Edge, Token};
+use super::host::Host;
+use super::options::{Options, USAGE};
+use super::peers::Starter;
+use super::registry::{Event, Registry};
+use super::settings;
+
+/// Read where nothing else is said; it may be missing.
+const DEFAULT_FILE: &str = "/etc/vm.conf";
+/// Held, locked, by the daemon that runs.
+const LOCK_PATH: &str = "/run/vmd.pid";
+/// Clients that wait to be accepted; more wait in the kernel's own time.
+const BACKLOG: i32 = 64;
+/// Descriptors that the parent may need: a console, disks and taps of hundreds of VMs.
+const DESCRIPTORS: u64 = 65536;
+/// Owner of every process that needs no root.
+const USER: &str = "_vmd";
+
+/// The daemon, or a check of its configuration.
+pub fn main(arguments: &[std::ffi::OsString]) -> ExitCode {
+    let Some(options) = Options::parse(arguments) else {
+        eprintln!("{USAGE}");
+        return ExitCode::FAILURE;
+    };
+    sys::log::init("vmd", sys::log::level_of(options.verbose));
+    let result = if options.check { check(&options) } else { daemon(&options) };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Fatal::Told) => ExitCode::FAILURE,
+        Err(fatal) => {
+            log::error!("{fatal}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `-n`: says what is wrong, or `configuration OK`.
+fn check(options: &Options) -> Result<(), Fatal> {
+    let config = read_config(options)?;
+    let (_, refused) = settings::of_config(&config, 1, &mut HostAccounts);
+    for failure in &refused {
+        eprintln!("vmd: {failure}");
+    }
+    if !refused.is_empty() {
+        return Err(Fatal::Told);
+    }
+    eprintln!("configuration OK");
+    Ok(())
+}
+
+fn read_config(options: &Options) -> Result<Config, Fatal> {
+    let mut macros = Macros::new();
+    for argument in &options.macros {
+        if let Err(error) = macros.define(argument.as_bytes()) {
+            eprintln!("vmd: {error}");
+        }
+    }
+    let file = options.file.as_deref().unwrap_or(OsStr::new(DEFAULT_FILE));
+    let text = match std::fs::read(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && options.file.is_none() => Vec::new(),
+        Err(error) => return Err(Fatal::File(file.to_string_lossy().into_owned(), error)),
+    };
+    let name = file.to_string_lossy();
+    match config::parse(&name, &text, &macros, &HostAccounts, &HostAccounts) {
+        Ok(parsed) => {
+            parsed.warnings.iter().for_each(|warning| eprintln!("{warning}"));
+            Ok(parsed.config)
+        }
+        Err(errors) => {
+            eprintln!("{errors}");
+            Err(Fatal::Told)
+        }
+    }
+}
+
+fn daemon(options: &Options) -> Result<(), Fatal> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Fatal::NotRoot);
+    }
+    let user = sys::users::user_in_files(USER)?.ok_or(Fatal::NoUser)?;
+    let _lock = only_one()?;
+    let kvm = Host::open_kvm().map_err(Fatal::Kvm)?;
+    let config = read_config(options)?;
+    sys::limits::raise_descriptors(DESCRIPTORS);
+    let signals = [Signal::Terminate, Signal::Interrupt, Signal::Hangup, Signal::Child, Signal::Pipe, Signal::User1];
+    let signals = Signals::block(&signals)?;
+    let listener = listen(&config)?;
+    let tree = sys::cgroup::Tree::make(user.uid, user.gid);
+    if let Err(error) = &tree {
+        log::info!("no cgroups of version 2 ({error}); processes of VMs are held by their pidfds alone");
+    }
+    let tty_gid = sys::users::group_in_files("tty")?.map(|group| group.gid);
+    let host = Host { tree: tree.ok(), vms: BTreeMap::new(), tty_gid };
+    let starter = Starter { exe: Executable::own()?, null: open_null()?, debug: options.verbose > 1 };
+    sandbox::enter(&sandbox::promise::PARENT)?;
+    let mut edge = Edge::new(host, starter, signals, listener)?;
+    edge.start(kvm, &config)?;
+    log::info!("startup");
+    if let Err(error) = sys::notify::notify("READY=1") {
+        log::debug!("sd_notify: {error}");
+    }
+    let result = edge.serve();
+    edge.end();
+    result
+}
+
+/// The pid file, locked for the life of the daemon.
+fn only_one() -> Result<OwnedFd, Fatal> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::open(LOCK_PATH, flags, Mode::from_raw_mode(0o644))?;
+    if !sys::lock::try_lock(&file, sys::lock::Kind::Exclusive)? {
+        let pid = std::fs::read_to_string(LOCK_PATH).unwrap_or_default();
+        return Err(Fatal::Second(pid.trim().to_owned()));
+    }
+    rustix::fs::ftruncate(&file, 0)?;
+    rustix::io::write(&file, format!("{}\n", std::process::id()).as_bytes())?;
+    Ok(file)
+}
+
+/// The control socket. Its holder is the parent, so that it outlives a control that dies.
+fn listen(config: &Config) -> Result<OwnedFd, Fatal> {
+    let told = |error: io::Error| Fatal::Socket(error);
+    match std::fs::remove_file(SOCKET_PATH) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(told(error)),
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let address = SocketAddrUnix::new(SOCKET_PATH)?;
+    let mask = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = rustix::net::bind(&socket, &address);
+    rustix::process::umask(mask);
+    bound.map_err(|errno| told(errno.into()))?;
+    let owner = config.globals.socket_owner;
+    let gid = owner.gid.map(Gid::from_raw);
+    rustix::fs::chown(SOCKET_PATH, Some(Uid::from_raw(owner.uid)), gid).map_err(|errno| told(errno.into()))?;
+    rustix::fs::chmod(SOCKET_PATH, Mode::from_raw_mode(0o660)).map_err(|errno| told(errno.into()))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+fn open_null() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+impl Edge {
+    fn new(host: Host, starter: Starter, signals: Signals, listener: OwnedFd) -> io::Result<Self> {
+        let mut events = Loop::new()?;
+        events.add(&signals, Token::Signals, Interest::Read)?;
+        Ok(Self {
+            registry: Registry::default(),
+            events,
+            host,
+            starter,
+            listener,
+            signals,
+            control: None,
+            privileged: None,
+            vmm: None,
+            restarts: BTreeMap::new(),
+            openers: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            buried: Vec::new(),
+            holdings: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            kernels: BTreeMap::new(),
+            wishes: BTreeMap::new(),
+            next_wish: 0,
+            logs: BTreeMap::new(),
+            next_log: 0,
+            quit: None,
+        })
+    }
+
+    fn start(&mut self, kvm: OwnedFd, config: &Config) -> Result<(), Fatal> {
+        self.start_privileged().map_err(|error| Fatal::Start("priv", error))?;
+        self.start_control().map_err(|error| Fatal::Start("control", error))?;
+        self.start_vmm().map_err(|error| Fatal::Start("vmm", error))?;
+        self.to_vmm(ToVmm::Kvm, vec![kvm]);
+        self.to_vmm(ToVmm::Config(vmm::Config { debug: self.starter.debug }), vec![]);
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let (settings, refused) = settings::of_config(config, cpus, &mut HostAccounts);
+        for failure in refused {
+            log::error!("{failure}");
+        }
+        self.event(Event::Configured(Box::new(settings)));
+        Ok(())
+    }
+
+    /// Ends the children by their channels, in the order that leaves nothing: VMs, then their taps and bridges.
+    fn end(&mut self) {
+        for (vm, _) in std::mem::take(&mut self.holdings) {
+            self.host.end_vm_cgroup(vm, END_LIMIT);
+        }
+        self.end_role("vmm", |edge| edge.vmm.take().map(|peer| (peer.child, peer.channel.into_socket())));
+        self.end_role("control", |edge| edge.control.take().map(|peer| (peer.child, peer.channel.into_socket())));
+        self.end_role("priv", |edge| edge.privileged.take().map(|peer| (peer.child, peer.channel.into_socket())));
+        while let Some(mut child) = self.buried.pop() {
+            let _ = child.wait(); // it was killed; an error means that it was reaped
+        }
+        if let Some(Err(error)) = self.host.tree.take().map(|tree| tree.remove(END_LIMIT)) {
+            log::warn!("cgroups: {error}");
+        }
+        for path in [SOCKET_PATH, LOCK_PATH] {
+            if let Err(error) = std::fs::remove_file(Path::new(path)) {
+                log::warn!("{path}: {error}");
+            }
+        }
+    }
+
+    fn end_role(&mut self, role: &str, take: fn(&mut Self) -> Option<(sys::child::Child, OwnedFd)>) {
+        let Some((mut child, socket)) = take(self) else { return };
+        self.events.remove(&socket);
+        drop(socket);
+        let end = std::time::Instant::now() + END_LIMIT;
+        loop {
+            match child.try_wait() {
+                Ok(Some(exit)) if exit.is_success() => return self.drain_logs(),
+                Ok(Some(exit)) => {
+                    log::warn!("lost child: {role} exited abnormally: {exit}");
+                    return self.drain_logs();
+                }
+                Ok(None) if std::time::Instant::now() < end => self.wait_for(child.as_fd(), end),
+                Ok(None) | Err(_) => {
+                    log::warn!("{role} does not end; killed");
+                    self.drain_logs();
+                    return self.bury(child);
+                }
+            }
+        }
+    }
+
+    fn wait_for(&mut self, pidfd: std::os::fd::BorrowedFd<'_>, end: std::time::Instant) {
+        let left = end.saturating_duration_since(std::time::Instant::now()).min(std::time::Duration::from_millis(100));
+        let left = rustix::event::Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+        let mut fds = [rustix::event::PollFd::from_borrowed_fd(pidfd, rustix::event::PollFlags::IN)];
+        let _ = rustix::event::poll(&mut fds, Some(&left)); // only shortens the wait
+        self.drain_logs();
+    }
+}
+
+/// What a child of the parent has to end by itself.
+const END_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);

@@ -1,0 +1,58 @@
+//! Which process this is: `vmd -x ROLE [-v]`, as its starter said, with its channel as descriptor 3.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use sys::inherited;
+
+/// The channel to whoever started this process.
+pub const CHANNEL: u8 = 3;
+/// What a role has beside its channel: control its listening socket, vmm vmd's executable.
+pub const EXTRA: u8 = 4;
+
+/// Runs the role that the arguments after `-x` name.
+pub fn run(arguments: &[OsString]) -> ExitCode {
+    let role = arguments.first().and_then(|role| role.to_str()).unwrap_or_default();
+    let debug = arguments.iter().skip(1).any(|flag| flag == "-v");
+    sys::log::init(role, sys::log::level_of(if debug { 2 } else { 0 }));
+    match role {
+        "priv" => with_channel(crate::privileged::run),
+        other => failed(&format!("unknown role \"{other}\": -x is for vmd's own use")),
+    }
+}
+
+fn with_channel<E: Display>(run: impl FnOnce(OwnedFd) -> Result<(), E>) -> ExitCode {
+    match inherited::take(CHANNEL) {
+        Ok(channel) => ended(run(channel)),
+        Err(error) => failed(&format!("descriptor {CHANNEL}: {error}; only vmd starts its roles")),
+    }
+}
+
+fn with_both<E: Display>(run: impl FnOnce(OwnedFd, OwnedFd) -> Result<(), E>) -> ExitCode {
+    match (inherited::take(CHANNEL), inherited::take(EXTRA)) {
+        (Ok(channel), Ok(extra)) => ended(run(channel, extra)),
+        (Err(error), _) | (_, Err(error)) => failed(&format!("descriptor: {error}; only vmd starts its roles")),
+    }
+}
+
+/// The one role whose exit status says more than success or not (`proto::exit`).
+fn vm_process() -> ExitCode {
+    match inherited::take(CHANNEL) {
+        Ok(channel) => ExitCode::from(vm::run(channel)),
+        Err(error) => failed(&format!("descriptor {CHANNEL}: {error}; only vmd starts its roles")),
+    }
+}
+
+fn ended<E: Display>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+fn failed(why: &str) -> ExitCode {
+    log::error!("{why}");
+    ExitCode::FAILURE
+}
