@@ -1,2 +1,87 @@
 //! vm.conf(5): text in, checked configuration or a pointed error out.
+//!
+//! The daemon calls [`parse`] at start, on load and on reload, `vmd -n` too. Nothing here opens a file, looks up
+//! a user, logs or reads a clock: what must come from outside comes through [`Sources`] and [`Users`].
+//!
+//! | room | holds |
+//! |---|---|
+//! | `input`, `lexer`, `keyword` | bytes to tokens: macros, quoting, continuation, include files |
+//! | `parser/` | tokens to statements, a file a block: `global`, `switch`, `vm`, `nic`, `allow` |
+//! | `register`, `instance` | what a whole `vm` block must hold to be a VM |
+//! | `model`, `names`, `prefix`, `size` | the configuration, right by type |
+//! | `fault`, `diagnostic`, `suggest` | what can be wrong, and how it is shown |
+//! | `format` | the canonical text of a configuration |
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_possible_wrap
+    )
+)]
+
+mod diagnostic;
+mod environment;
+mod fault;
+mod format;
+mod input;
+pub mod instance;
+mod keyword;
+mod lexer;
+mod macros;
+pub mod model;
+pub mod names;
+mod parser;
+pub mod prefix;
+pub mod register;
+pub mod size;
+mod suggest;
+
+pub use diagnostic::{Diagnostic, Errors, Severity};
+pub use environment::{Sources, Users};
+pub use fault::Fault;
+pub use format::{AccountNames, canonical};
+pub use keyword::Keyword;
+pub use macros::{MacroSyntax, Macros};
+pub use model::{Config, ImageFormat, disk_argument};
+pub use suggest::closest;
+
+/// What a file said, when nothing in it was wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parsed {
+    /// What the file asks for, in its order.
+    pub config: Config,
+    /// What is legal but has no effect or not the expected one, in the order of the file.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads a whole file: its grammar, all checks of values and names, and the rules that a VM must keep.
+///
+/// `file_name` is what messages call it. All errors of the file are returned, in its order.
+pub fn parse(
+    file_name: &str,
+    text: &[u8],
+    macros: &Macros,
+    sources: &dyn Sources,
+    users: &dyn Users,
+) -> Result<Parsed, Errors> {
+    parse_onto(file_name, text, macros, sources, users, &Config::default())
+}
+
+/// As [`parse`], for a file that is loaded beside what is `known` already: its VMs may be named as templates, its
+/// switches by interfaces, and a VM of a known name is skipped without a word.
+pub fn parse_onto(
+    file_name: &str,
+    text: &[u8],
+    macros: &Macros,
+    sources: &dyn Sources,
+    users: &dyn Users,
+    known: &Config,
+) -> Result<Parsed, Errors> {
+    parser::Parser::new(file_name, text, macros, sources, users, known).run()
+}

@@ -1,0 +1,173 @@
+//! What was wrong where, and how it is shown: place and message, the line itself, a caret and a hint.
+
+use std::fmt;
+
+use crate::fault::Fault;
+use crate::input::{Input, Span};
+
+/// Characters of a source line that are shown; of a longer one, those around the caret.
+const MAX_SHOWN: usize = 160;
+
+/// Characters shown before the caret when a line is cut.
+const SHOWN_BEFORE: usize = 60;
+
+/// How grave it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The configuration is refused.
+    Error,
+    /// It has no effect, or not the expected one.
+    Warning,
+}
+
+/// One error or warning. Its `Display` is the whole text, without a newline at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How grave it is.
+    pub severity: Severity,
+    /// What it is.
+    pub fault: Fault,
+    /// Where; `None` for a macro of the command line.
+    pub place: Option<Location>,
+}
+
+/// A place in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// The file as it was named.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// The line, cut where it is very long; control characters but tabs are replaced.
+    text: String,
+    /// What stands before the caret: blanks, and tabs where the line has them.
+    indent: String,
+    /// Carets.
+    width: usize,
+}
+
+/// All errors of a configuration, in the order of its files. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", lines(.errors))]
+pub struct Errors {
+    /// The errors.
+    pub errors: Vec<Diagnostic>,
+    /// What was noticed besides.
+    pub warnings: Vec<Diagnostic>,
+}
+
+fn lines(errors: &[Diagnostic]) -> String {
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    texts.join("\n")
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{}:{}:{}: ", place.file, place.line, place.column)?;
+        }
+        if self.severity == Severity::Warning {
+            f.write_str("warning: ")?;
+        }
+        write!(f, "{}", self.fault)?;
+        let Some(place) = &self.place else { return Ok(()) };
+        write!(f, "\n{:>5} | {}", place.line, place.text)?;
+        write!(f, "\n      | {}{}", place.indent, "^".repeat(place.width))?;
+        match self.fault.hint() {
+            Some(hint) => write!(f, " {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+struct Note {
+    step: u64,
+    severity: Severity,
+    fault: Fault,
+    span: Option<Span>,
+}
+
+/// Collects while the files are read.
+#[derive(Default)]
+pub(crate) struct Report {
+    step: u64,
+    notes: Vec<Note>,
+}
+
+/// A moment of reading, for a fault that is found later than the place it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Step(u64);
+
+impl Report {
+    /// A token has been read.
+    pub fn step(&mut self) {
+        self.step = self.step.saturating_add(1);
+    }
+
+    /// Errors so far.
+    pub fn errors(&self) -> usize {
+        self.notes.iter().filter(|note| note.severity == Severity::Error).count()
+    }
+
+    /// Now.
+    pub fn now(&self) -> Step {
+        Step(self.step)
+    }
+
+    pub fn error(&mut self, fault: Fault, span: Span) {
+        self.note(self.now(), Severity::Error, fault, Some(span));
+    }
+
+    pub fn error_at(&mut self, step: Step, fault: Fault, span: Span) {
+        self.note(step, Severity::Error, fault, Some(span));
+    }
+
+    pub fn warn(&mut self, fault: Fault, span: Option<Span>) {
+        self.note(self.now(), Severity::Warning, fault, span);
+    }
+
+    pub fn warn_at(&mut self, step: Step, fault: Fault, span: Option<Span>) {
+        self.note(step, Severity::Warning, fault, span);
+    }
+
+    fn note(&mut self, step: Step, severity: Severity, fault: Fault, span: Option<Span>) {
+        self.notes.push(Note { step: step.0, severity, fault, span });
+    }
+
+    /// Errors and warnings, each in the order of reading.
+    pub fn finish(mut self, input: &Input) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
+        self.notes.sort_by_key(|note| (note.step, note.span.map(|span| (span.file, span.start))));
+        let all = self.notes.into_iter().map(|note| Diagnostic {
+            severity: note.severity,
+            fault: note.fault,
+            place: note.span.map(|span| locate(input, span)),
+        });
+        all.partition(|note| note.severity == Severity::Error)
+    }
+}
+
+fn locate(input: &Input, span: Span) -> Location {
+    let place = input.place(span);
+    let caret = place.column.saturating_sub(1);
+    let length = place.text.chars().count();
+    let first = if length > MAX_SHOWN { caret.saturating_sub(SHOWN_BEFORE) } else { 0 };
+    let shown: Vec<char> = place.text.chars().skip(first).take(MAX_SHOWN).map(visible).collect();
+    let before = caret.saturating_sub(first);
+    let indent = shown.iter().take(before).map(|letter| if *letter == '\t' { '\t' } else { ' ' }).collect();
+    let room = shown.len().saturating_sub(before).max(1);
+    Location {
+        file: place.file,
+        line: place.line,
+        column: place.column,
+        text: shown.into_iter().collect(),
+        indent,
+        width: place.width.min(room),
+    }
+}
+
+/// A file is shown on terminals: what could command one is replaced.
+fn visible(letter: char) -> char {
+    if letter.is_control() && letter != '\t' { '\u{fffd}' } else { letter }
+}

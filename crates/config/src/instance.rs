@@ -1,0 +1,243 @@
+//! Instances: VMs made from another as template, by root's file or by users whom it allows (specification, 11;
+//! daemon specification, 3.2). The defects that the two mark there are mended here.
+
+use crate::model::{Allow, Nic, Owner, Right, Vm};
+use crate::register::{Refusal, VmRequest};
+
+/// Who asks for a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requester<'a> {
+    /// The user; 0 may do all.
+    pub uid: u32,
+    /// The user's groups, primary and supplementary.
+    pub gids: &'a [u32],
+}
+
+impl Requester<'_> {
+    /// Root, and the configuration file.
+    pub const ROOT: Self = Self { uid: 0, gids: &[] };
+
+    /// Whether the user is the one named, or in the group named.
+    fn is(&self, owner: Owner) -> bool {
+        self.uid == owner.uid || owner.gid.is_some_and(|gid| self.gids.contains(&gid))
+    }
+}
+
+/// Checks what an instance wants against what its template allows, and fills in what it inherits.
+///
+/// Kernel, initrd and command line belong together: who names a kernel inherits none of the three.
+pub fn derive(request: &mut VmRequest, template: &Vm, requester: Requester<'_>) -> Result<(), Refusal> {
+    let root = requester.uid == 0;
+    if !root && !template.allow.owner.is_some_and(|owner| requester.is(owner)) {
+        return Err(Refusal::MayNotCreate);
+    }
+    let may = |right, differs: bool| match !differs || root || template.allow.rights.contains(&right) {
+        true => Ok(()),
+        false => Err(Refusal::MayNotSet(right)),
+    };
+    may(Right::Cpus, request.cpus.is_some_and(|cpus| cpus != template.cpus))?;
+    may(Right::Memory, request.memory.is_some_and(|memory| memory != template.memory))?;
+    may(Right::Disk, !request.disks.is_empty())?;
+    let reused = request.disks.iter().find(|disk| template.disks.iter().any(|theirs| theirs.path == disk.path));
+    if let Some(disk) = reused {
+        return Err(Refusal::DiskReused(disk.path.clone()));
+    }
+    may(Right::Interface, !request.nics.is_empty())?;
+    check_nics(&request.nics, &template.nics)?;
+    let kernel = request.boot.is_some() || request.initrd.is_some() || request.cmdline.is_some();
+    may(Right::Boot, kernel)?;
+    may(Right::Cdrom, request.cdrom.is_some())?;
+    request.owner = Some(owner(request.owner.unwrap_or_default(), template.owner, requester)?);
+    if request.allow != Allow::default() {
+        return Err(Refusal::MayNotAllow);
+    }
+    inherit(request, template);
+    Ok(())
+}
+
+/// No address and no tap of the template may be given a second time.
+fn check_nics(wanted: &[Nic], theirs: &[Nic]) -> Result<(), Refusal> {
+    for nic in wanted {
+        if nic.lladdr.is_some() && theirs.iter().any(|their| their.lladdr == nic.lladdr) {
+            return Err(Refusal::LladdrReused);
+        }
+        if nic.tap.is_some() && theirs.iter().any(|their| their.tap == nic.tap) {
+            return Err(Refusal::TapReused);
+        }
+    }
+    Ok(())
+}
+
+/// The user: the template's if none is given, else the requester or the template's; the group alike. Root gives an
+/// instance to whom it likes.
+fn owner(wanted: Owner, template: Owner, requester: Requester<'_>) -> Result<Owner, Refusal> {
+    let uid = match wanted.uid {
+        0 => template.uid,
+        uid if requester.uid == 0 || uid == requester.uid || uid == template.uid => uid,
+        _ => return Err(Refusal::UserMismatch),
+    };
+    let gid = match wanted.gid {
+        None => template.gid,
+        gid if requester.uid == 0 || gid == template.gid => gid,
+        _ => return Err(Refusal::GroupMismatch),
+    };
+    Ok(Owner { uid, gid })
+}
+
+fn inherit(request: &mut VmRequest, template: &Vm) {
+    request.cpus = request.cpus.or(Some(template.cpus));
+    request.memory = request.memory.or(Some(template.memory));
+    if request.boot.is_none() {
+        request.boot.clone_from(&template.boot);
+        request.initrd = request.initrd.take().or_else(|| template.initrd.clone());
+        request.cmdline = request.cmdline.take().or_else(|| template.cmdline.clone());
+    }
+    request.cdrom = request.cdrom.take().or_else(|| template.cdrom.clone());
+    // A copied card is the template's in all but what only one VM can have: its address and its tap.
+    let missing = template.nics.iter().skip(request.nics.len());
+    request.nics.extend(missing.map(|nic| Nic { lladdr: None, tap: None, ..nic.clone() }));
+    if template.allow.rights.contains(&Right::Instance) {
+        request.allow = template.allow.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::model::MemorySize;
+    use crate::names::{CommandLine, IfName, MacAddr, VmName};
+    use crate::register::register;
+
+    const ANN: Requester<'_> = Requester { uid: 1000, gids: &[1000, 44] };
+
+    fn name(text: &str) -> VmName {
+        VmName::new(text.as_bytes()).expect("a legal name")
+    }
+
+    fn nic(lladdr: &str, tap: &str) -> Nic {
+        Nic { lladdr: MacAddr::parse(lladdr.as_bytes()), tap: IfName::new(tap.as_bytes()).ok(), ..Nic::default() }
+    }
+
+    /// A VM that lets Ann make instances and change `rights`.
+    fn template(rights: &[Right]) -> Vm {
+        let (format, path) = crate::disk_argument(b"/base.img");
+        let request = VmRequest {
+            cpus: Some(2),
+            boot: Some("/vmlinuz".into()),
+            initrd: Some("/initrd".into()),
+            cmdline: CommandLine::new(b"quiet").ok(),
+            cdrom: Some("/cd.iso".into()),
+            disks: vec![crate::model::Disk { path, format }],
+            nics: vec![nic("2:0:0:0:0:1", "tap3"), Nic { local: true, ..Nic::default() }],
+            owner: Some(Owner { uid: 7, gid: Some(8) }),
+            allow: Allow { rights: rights.iter().copied().collect(), owner: Some(Owner { uid: 1000, gid: None }) },
+            ..VmRequest::new(name("base"))
+        };
+        register(request, None, Requester::ROOT, |_| None).expect("a vm")
+    }
+
+    fn request() -> VmRequest {
+        VmRequest { template: Some(name("base")), ..VmRequest::new(name("mine")) }
+    }
+
+    fn made(request: VmRequest, rights: &[Right], requester: Requester<'_>) -> Result<Vm, Refusal> {
+        register(request, Some(&template(rights)), requester, |_| None)
+    }
+
+    #[test]
+    fn template_that_does_not_exist_is_refused() {
+        let refused = register(request(), None, ANN, |_| None);
+        assert_eq!(refused, Err(Refusal::TemplateUnknown(name("base"))));
+    }
+
+    #[test]
+    fn silent_instance_inherits_all_but_disks_addresses_and_taps() {
+        let vm = made(request(), &[], ANN).expect("an instance");
+        let base = template(&[]);
+        assert_eq!((vm.cpus, vm.memory, vm.owner), (base.cpus, base.memory, base.owner));
+        assert_eq!((vm.boot, vm.initrd, vm.cmdline, vm.cdrom), (base.boot, base.initrd, base.cmdline, base.cdrom));
+        assert_eq!(vm.disks, []);
+        assert_eq!(vm.nics, [Nic::default(), Nic { local: true, ..Nic::default() }]);
+        assert_eq!(vm.allow, Allow::default());
+    }
+
+    #[test]
+    fn stranger_may_make_no_instance_and_a_group_member_may() {
+        let stranger = Requester { uid: 2000, gids: &[0] };
+        assert_eq!(made(request(), &[], stranger), Err(Refusal::MayNotCreate));
+        let mut base = template(&[]);
+        base.allow.owner = Some(Owner { uid: 0, gid: Some(44) });
+        let member = Requester { uid: 2000, gids: &[44] };
+        assert!(register(request(), Some(&base), member, |_| None).is_ok());
+        base.allow.owner = None;
+        assert_eq!(register(request(), Some(&base), member, |_| None), Err(Refusal::MayNotCreate));
+    }
+
+    #[test]
+    fn each_setting_needs_its_right_and_root_needs_none() {
+        let (format, path) = crate::disk_argument(b"/own.img");
+        let disks = vec![crate::model::Disk { path, format }];
+        let cases = [
+            (Right::Cpus, VmRequest { cpus: Some(1), ..request() }),
+            (Right::Memory, VmRequest { memory: MemorySize::from_bytes(1 << 30).ok(), ..request() }),
+            (Right::Disk, VmRequest { disks, ..request() }),
+            (Right::Interface, VmRequest { nics: vec![Nic::default(), Nic::default()], ..request() }),
+            (Right::Interface, VmRequest { least_nics: 1, ..request() }),
+            (Right::Boot, VmRequest { boot: Some("/other".into()), ..request() }),
+            (Right::Boot, VmRequest { cmdline: CommandLine::new(b"single").ok(), ..request() }),
+            (Right::Cdrom, VmRequest { cdrom: Some("/other".into()), ..request() }),
+        ];
+        for (right, request) in cases {
+            assert_eq!(made(request.clone(), &[], ANN), Err(Refusal::MayNotSet(right)));
+            assert!(made(request.clone(), &[right], ANN).is_ok(), "{right:?}");
+            assert!(made(request, &[], Requester::ROOT).is_ok(), "{right:?}");
+        }
+    }
+
+    #[test]
+    fn equal_settings_need_no_right() {
+        let same = VmRequest { cpus: Some(2), memory: Some(MemorySize::DEFAULT), ..request() };
+        assert!(made(same, &[], ANN).is_ok());
+    }
+
+    #[test]
+    fn own_kernel_takes_no_initrd_and_command_line_of_the_template() {
+        let vm = made(VmRequest { boot: Some("/bsd".into()), ..request() }, &[], Requester::ROOT).expect("a vm");
+        assert_eq!((vm.boot, vm.initrd, vm.cmdline), (Some(PathBuf::from("/bsd")), None, None));
+    }
+
+    #[test]
+    fn disk_address_and_tap_of_the_template_are_refused_even_to_root() {
+        let disks = template(&[]).disks;
+        let disk = VmRequest { disks, ..request() };
+        assert_eq!(made(disk, &[], Requester::ROOT), Err(Refusal::DiskReused("/base.img".into())));
+        let address = VmRequest { nics: vec![Nic::default(), nic("2:0:0:0:0:1", "")], ..request() };
+        assert_eq!(made(address, &[], Requester::ROOT), Err(Refusal::LladdrReused));
+        let tap = VmRequest { nics: vec![nic("2:0:0:0:0:2", "tap3")], ..request() };
+        assert_eq!(made(tap, &[], Requester::ROOT), Err(Refusal::TapReused));
+        let other = VmRequest { nics: vec![nic("2:0:0:0:0:2", "tap4")], ..request() };
+        assert!(made(other, &[], Requester::ROOT).is_ok());
+    }
+
+    #[test]
+    fn owner_is_the_requester_or_the_templates() {
+        let owned = |uid, gid| VmRequest { owner: Some(Owner { uid, gid }), ..request() };
+        let result = |uid, gid| made(owned(uid, gid), &[], ANN).map(|vm| vm.owner);
+        assert_eq!(result(1000, None), Ok(Owner { uid: 1000, gid: Some(8) }));
+        assert_eq!(result(7, Some(8)), Ok(Owner { uid: 7, gid: Some(8) }));
+        assert_eq!(result(2000, None), Err(Refusal::UserMismatch));
+        assert_eq!(result(1000, Some(9)), Err(Refusal::GroupMismatch));
+        let by_root = made(owned(2000, Some(9)), &[], Requester::ROOT).map(|vm| vm.owner);
+        assert_eq!(by_root, Ok(Owner { uid: 2000, gid: Some(9) }));
+    }
+
+    #[test]
+    fn rights_are_passed_on_only_where_the_template_says_instance() {
+        let vm = made(request(), &[Right::Instance, Right::Disk], ANN).expect("a vm");
+        assert_eq!(vm.allow, template(&[Right::Instance, Right::Disk]).allow);
+        let own = VmRequest { allow: template(&[Right::Disk]).allow, ..request() };
+        assert_eq!(made(own, &[], Requester::ROOT), Err(Refusal::MayNotAllow));
+    }
+}

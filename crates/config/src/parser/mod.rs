@@ -1,0 +1,433 @@
+//! Tokens to statements (vm.conf specification, 5 and 6). A mistake is noted and reading goes on at the next line of
+//! the block that it stands in, so that one run shows all errors of a file.
+//!
+//! Layout is freer than OpenBSD's where nothing can be misread: a block may be empty, options may share a line, and
+//! the closing brace may follow one. What OpenBSD accepts means the same here.
+
+mod allow;
+mod global;
+mod nic;
+mod switch;
+mod vm;
+
+use std::collections::{HashMap, HashSet};
+
+use crate::diagnostic::{Errors, Step};
+use crate::environment::{Sources, Users};
+use crate::fault::Fault;
+use crate::input::{Input, Span};
+use crate::keyword::{Block, Keyword};
+use crate::lexer::{Kind, Lexer, Token};
+use crate::macros::Macros;
+use crate::model::{Config, Owner};
+use crate::names::{SwitchName, VmName};
+use crate::{Parsed, model};
+
+/// Include files around one another. Deeper ones include each other in a circle by different names.
+const MAX_INCLUDE_DEPTH: usize = 64;
+
+/// Files of one parse: two files that each include two, and so on, would never come to an end.
+const MAX_FILES: usize = 4096;
+
+/// Something was noted; where reading goes on.
+pub(crate) enum Stop {
+    /// After this line, and after the blocks that it opens.
+    SkipLine,
+    /// At this token: it begins something new.
+    Here,
+}
+
+type Read<T> = Result<T, Stop>;
+
+/// One or more strings, as a value.
+#[derive(Debug, Clone)]
+pub(crate) struct Text {
+    pub bytes: Vec<u8>,
+    pub span: Span,
+    /// Part of it could not be read, and that has been noted: it must not be checked.
+    pub bad: bool,
+}
+
+impl Text {
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+}
+
+/// A use of a switch's name, looked at when all switches are known.
+struct SwitchUse {
+    name: SwitchName,
+    span: Span,
+    step: Step,
+}
+
+/// The state of one parse.
+pub(crate) struct Parser<'a> {
+    lexer: Lexer,
+    token: Token,
+    /// The token before was a newline or an opening brace: here a statement or option begins.
+    fresh: bool,
+    /// Where the last token ended.
+    last: Span,
+    sources: &'a dyn Sources,
+    users: &'a dyn Users,
+    known: &'a Config,
+    config: Config,
+    /// Where each VM was defined, and its place in `config`.
+    vms: HashMap<VmName, (Span, usize)>,
+    /// VMs whose blocks are wrong: their instances are not blamed for it.
+    broken: HashSet<VmName>,
+    switches: HashMap<SwitchName, Span>,
+    uses: Vec<SwitchUse>,
+}
+
+impl<'a> Parser<'a> {
+    pub fn new(
+        name: &str,
+        text: &[u8],
+        macros: &Macros,
+        sources: &'a dyn Sources,
+        users: &'a dyn Users,
+        known: &'a Config,
+    ) -> Self {
+        let mut lexer = Lexer::new(Input::new(name, text), macros);
+        let token = lexer.next();
+        Self {
+            lexer,
+            token,
+            fresh: true,
+            last: Span::default(),
+            sources,
+            users,
+            known,
+            config: Config::default(),
+            vms: HashMap::new(),
+            broken: HashSet::new(),
+            switches: HashMap::new(),
+            uses: Vec::new(),
+        }
+    }
+
+    pub fn run(mut self) -> Result<Parsed, Errors> {
+        while self.token.kind != Kind::End {
+            let read = self.statement();
+            self.recover(read, false);
+        }
+        self.check_switch_uses();
+        self.lexer.warn_of_unused_macros();
+        let (errors, warnings) = self.lexer.report.finish(&self.lexer.input);
+        match errors.is_empty() {
+            true => Ok(Parsed { config: self.config, warnings }),
+            false => Err(Errors { errors, warnings }),
+        }
+    }
+
+    fn statement(&mut self) -> Read<()> {
+        match &self.token.kind {
+            Kind::Newline | Kind::End => {
+                self.advance();
+                return Ok(());
+            }
+            Kind::Word(Keyword::Include) => return self.include(),
+            Kind::Word(Keyword::Switch) => self.switch()?,
+            Kind::Word(Keyword::Vm) => self.vm()?,
+            Kind::Word(Keyword::Local) => self.local()?,
+            Kind::Word(Keyword::Socket) => self.socket()?,
+            Kind::Word(Keyword::AgentX) => self.agentx()?,
+            Kind::Word(Keyword::Staggered) => self.staggered()?,
+            Kind::Text { .. } => self.definition()?,
+            _ => return self.misplaced(Block::File),
+        }
+        self.end_of_line()
+    }
+
+    /// `NAME = VALUE`
+    fn definition(&mut self) -> Read<()> {
+        let first = self.token.clone();
+        let name = self.text("a macro name")?;
+        if self.token.kind != Kind::Sign(b'=') {
+            return self.misplaced_token(&first, Block::File);
+        }
+        self.advance();
+        if name.bytes.iter().skip(1).any(u8::is_ascii_whitespace) {
+            self.error(Fault::MacroNameBlank, name.span);
+        }
+        let value = self.text("a macro value")?;
+        if !value.bad {
+            self.lexer.define(name.bytes, value.bytes, name.span);
+        }
+        Ok(())
+    }
+
+    /// `include FILE`: the lexer reads on there, and comes back at its end.
+    fn include(&mut self) -> Read<()> {
+        self.advance();
+        let name = self.texts("a file name")?;
+        self.end_of_line()?;
+        if name.bad {
+            return Ok(());
+        }
+        let file = name.shown();
+        let input = &self.lexer.input;
+        let circle = input.is_open(&file) || input.depth() >= MAX_INCLUDE_DEPTH || input.count() >= MAX_FILES;
+        if circle {
+            self.error(Fault::IncludeCircle { file }, name.span);
+            return Ok(());
+        }
+        match self.sources.include(&model::path_of(&name.bytes)) {
+            Ok(text) => self.lexer.input.push(&file, text),
+            Err(error) => self.error(Fault::IncludeFailed { file, reason: Fault::reason(&error) }, name.span),
+        }
+        Ok(())
+    }
+
+    /// The options of a block, one after the other, from its opening brace to its closing one.
+    fn block<D>(&mut self, block: Block, draft: &mut D, option: fn(&mut Self, &mut D) -> Read<()>) -> Read<Span> {
+        let opened = self.token.span;
+        let step = self.lexer.report.now();
+        self.open()?;
+        loop {
+            match &self.token.kind {
+                Kind::Newline => self.advance(),
+                Kind::Sign(b'}') => return Ok(self.take().span),
+                kind if begins_statement(kind) => {
+                    self.lexer.report.error_at(step, Fault::NotClosed { noun: block.noun() }, opened);
+                    return Err(Stop::Here);
+                }
+                _ => {
+                    let read = option(self, draft);
+                    if self.recover(read, true) {
+                        return Err(Stop::Here);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The opening brace. One that stands on a later line is an error, but opens its block all the same.
+    fn open(&mut self) -> Read<()> {
+        let expected = "\"{\" on the same line";
+        if self.token.kind != Kind::Newline {
+            return self.sign(b'{', expected);
+        }
+        let _: Read<()> = self.unexpected(expected.to_owned());
+        while self.token.kind == Kind::Newline {
+            self.advance();
+        }
+        if self.token.kind == Kind::Sign(b'{') {
+            self.advance();
+            return Ok(());
+        }
+        Err(Stop::Here)
+    }
+
+    /// Goes on after a mistake: skips the rest of the line and every block opened in it. Says whether the block
+    /// around it is given up.
+    fn recover(&mut self, read: Read<()>, in_block: bool) -> bool {
+        match read {
+            Ok(()) => return false,
+            Err(Stop::Here) => return in_block,
+            Err(Stop::SkipLine) => {}
+        }
+        let mut depth = 0_usize;
+        loop {
+            match self.token.kind {
+                Kind::End => return false,
+                Kind::Newline if depth == 0 => return false,
+                Kind::Sign(b'{') => depth = depth.saturating_add(1),
+                Kind::Sign(b'}') if depth == 0 && in_block => return false,
+                Kind::Sign(b'}') => depth = depth.saturating_sub(1),
+                Kind::Word(Keyword::Vm) if self.fresh && depth > 0 => return false,
+                _ => {}
+            }
+            self.advance();
+        }
+    }
+
+    fn advance(&mut self) {
+        self.take();
+    }
+
+    /// This token; the next one is read.
+    fn take(&mut self) -> Token {
+        self.fresh = matches!(self.token.kind, Kind::Newline | Kind::Sign(b'{'));
+        self.last = self.token.span;
+        let next = self.lexer.next();
+        std::mem::replace(&mut self.token, next)
+    }
+
+    fn error(&mut self, fault: Fault, span: Span) {
+        self.lexer.report.error(fault, span);
+    }
+
+    fn line(&self, span: Span) -> usize {
+        self.lexer.input.line(span)
+    }
+
+    /// Takes this keyword if it is the next token.
+    fn taken(&mut self, keyword: Keyword) -> bool {
+        let found = self.token.kind == Kind::Word(keyword);
+        if found {
+            self.advance();
+        }
+        found
+    }
+
+    fn keyword(&mut self, keyword: Keyword) -> Read<()> {
+        if self.taken(keyword) { Ok(()) } else { self.unexpected(format!("\"{}\"", keyword.text())) }
+    }
+
+    fn sign(&mut self, sign: u8, expected: &str) -> Read<()> {
+        if self.token.kind != Kind::Sign(sign) {
+            return self.unexpected(expected.to_owned());
+        }
+        self.advance();
+        Ok(())
+    }
+
+    /// The next token if it is an unquoted word that is not reserved.
+    fn plain_word(&self) -> Option<&[u8]> {
+        match &self.token.kind {
+            Kind::Text { bytes, quoted: false } => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// `STRING`: exactly one.
+    fn text(&mut self, expected: &str) -> Read<Text> {
+        match &self.token.kind {
+            Kind::Text { .. } | Kind::Bad => {
+                let token = self.take();
+                let (bytes, bad) = match token.kind {
+                    Kind::Text { bytes, .. } => (bytes, false),
+                    _ => (Vec::new(), true),
+                };
+                Ok(Text { bytes, span: token.span, bad })
+            }
+            _ => self.unexpected(expected.to_owned()),
+        }
+    }
+
+    /// `string`: one or more, joined.
+    fn texts(&mut self, expected: &str) -> Read<Text> {
+        let mut joined = self.text(expected)?;
+        while matches!(self.token.kind, Kind::Text { .. } | Kind::Bad) {
+            let next = self.text(expected)?;
+            joined.bytes.extend(next.bytes);
+            joined.span = joined.span.to(next.span);
+            joined.bad |= next.bad;
+        }
+        Ok(joined)
+    }
+
+    fn number(&mut self, expected: &str) -> Read<(i64, Span)> {
+        match self.token.kind {
+            Kind::Number(number) => Ok((number, self.take().span)),
+            _ => self.unexpected(expected.to_owned()),
+        }
+    }
+
+    fn end_of_line(&mut self) -> Read<()> {
+        match self.token.kind {
+            Kind::Newline | Kind::End => Ok(()),
+            _ => self.unexpected("the end of the line".to_owned()),
+        }
+    }
+
+    /// A syntax error at this token, unless the lexer has said what is wrong with it.
+    fn unexpected<T>(&mut self, expected: String) -> Read<T> {
+        if self.token.kind != Kind::Bad {
+            let found = found(&self.token);
+            let span = match self.token.kind {
+                // An end is shown behind what came before it.
+                Kind::Newline | Kind::End => Span { start: self.last.end, end: self.last.end, ..self.last },
+                _ => self.token.span,
+            };
+            self.error(Fault::Unexpected { found, expected }, span);
+        }
+        Err(Stop::SkipLine)
+    }
+
+    /// A syntax error: this token begins nothing that may stand here.
+    fn misplaced<T>(&mut self, block: Block) -> Read<T> {
+        let token = self.token.clone();
+        self.misplaced_token(&token, block)
+    }
+
+    fn misplaced_token<T>(&mut self, token: &Token, block: Block) -> Read<T> {
+        let word = match &token.kind {
+            Kind::Bad => return Err(Stop::SkipLine),
+            Kind::Text { bytes, quoted: false } => Some(String::from_utf8_lossy(bytes).into_owned()),
+            Kind::Word(keyword) => Some(keyword.text().to_owned()),
+            _ => None,
+        };
+        let fault = match word {
+            Some(word) if self.fresh || token.span != self.token.span => Fault::UnknownWord { word, block },
+            _ => Fault::Unexpected { found: found(token), expected: block.one().to_owned() },
+        };
+        self.error(fault, token.span);
+        Err(Stop::SkipLine)
+    }
+
+    /// `OWNER`: a uid, or a user, a group or both by name (specification, 8.3).
+    fn owner(&mut self) -> Read<Owner> {
+        if let Kind::Number(number) = self.token.kind {
+            let span = self.take().span;
+            let uid = u32::try_from(number).ok().filter(|uid| *uid != u32::MAX);
+            if uid.is_none() {
+                self.error(Fault::UidRange { number }, span);
+            }
+            return Ok(Owner { uid: uid.unwrap_or(0), gid: None });
+        }
+        let text = self.text("a user, \":group\" or \"user:group\"")?;
+        if text.bad {
+            return Ok(Owner::default());
+        }
+        let name = text.shown();
+        let (user, group) = name.split_once(':').unwrap_or((&name, ""));
+        let mut owner = Owner::default();
+        if !user.is_empty() {
+            let answer = self.users.uid(user);
+            owner.uid = self.account(answer, "user", user, text.span).unwrap_or(0);
+        }
+        if !group.is_empty() {
+            let answer = self.users.gid(group);
+            owner.gid = self.account(answer, "group", group, text.span);
+        }
+        Ok(owner)
+    }
+
+    fn account(
+        &mut self,
+        answer: std::io::Result<Option<u32>>,
+        kind: &'static str,
+        name: &str,
+        span: Span,
+    ) -> Option<u32> {
+        let reason = match answer {
+            Ok(Some(id)) => return Some(id),
+            Ok(None) => None,
+            Err(error) => Some(Fault::reason(&error)),
+        };
+        self.error(Fault::UnknownAccount { kind, name: name.to_owned(), reason }, span);
+        None
+    }
+}
+
+/// Whether a token shows that the block before it was never closed: no option begins so.
+fn begins_statement(kind: &Kind) -> bool {
+    matches!(kind, Kind::End | Kind::Word(Keyword::Vm))
+}
+
+/// How messages call a token.
+fn found(token: &Token) -> String {
+    match &token.kind {
+        Kind::Newline | Kind::Bad => "end of line".to_owned(),
+        Kind::End => "end of file".to_owned(),
+        Kind::Number(number) => format!("number {number}"),
+        Kind::Text { bytes, .. } => format!("\"{}\"", String::from_utf8_lossy(bytes)),
+        Kind::Word(keyword) => format!("\"{}\"", keyword.text()),
+        Kind::Sign(sign) if sign.is_ascii_graphic() => format!("\"{}\"", char::from(*sign)),
+        Kind::Sign(sign) => format!("byte 0x{sign:02x}"),
+    }
+}

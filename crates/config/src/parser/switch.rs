@@ -1,0 +1,160 @@
+//! `switch NAME { }` (vm.conf specification, 9).
+
+use super::{Parser, Read, SwitchUse, Text};
+use crate::fault::Fault;
+use crate::input::Span;
+use crate::keyword::{Block, Keyword};
+use crate::lexer::Kind;
+use crate::model::{MAX_RDOMAIN, Switch};
+use crate::names::{GroupName, IfName, NameError, SwitchName};
+
+/// What a block has said so far.
+struct Draft {
+    enabled: bool,
+    /// Whether `interface` was given, right or wrong.
+    attached: bool,
+    interface: Option<IfName>,
+    locked_lladdr: bool,
+    group: Option<GroupName>,
+    rdomain: Option<u8>,
+    up: bool,
+}
+
+impl Parser<'_> {
+    pub(super) fn switch(&mut self) -> Read<()> {
+        self.advance();
+        let name = self.texts("a switch name")?;
+        let checked = self.switch_name(&name);
+        let mut draft = Draft {
+            enabled: true,
+            attached: false,
+            interface: None,
+            locked_lladdr: false,
+            group: None,
+            rdomain: None,
+            up: true,
+        };
+        let closed = self.block(Block::Switch, &mut draft, Self::switch_option)?;
+        if !draft.attached {
+            self.error(Fault::SwitchWithoutInterface { switch: name.shown() }, closed);
+        }
+        if let (Some(switch), Some(interface)) = (checked, draft.interface) {
+            let Draft { enabled, locked_lladdr, group, rdomain, up, .. } = draft;
+            self.add_switch(Switch { name: switch, enabled, interface, locked_lladdr, group, rdomain, up }, name.span);
+        }
+        Ok(())
+    }
+
+    fn switch_option(&mut self, draft: &mut Draft) -> Read<()> {
+        let Kind::Word(keyword) = self.token.kind else { return self.misplaced(Block::Switch) };
+        match keyword {
+            Keyword::Enable => draft.enabled = true,
+            Keyword::Disable => draft.enabled = false,
+            Keyword::Up => draft.up = true,
+            Keyword::Down => draft.up = false,
+            Keyword::Locked => {
+                self.advance();
+                self.keyword(Keyword::Lladdr)?;
+                draft.locked_lladdr = true;
+                return Ok(());
+            }
+            Keyword::Interface => {
+                self.advance();
+                draft.attached = true;
+                let text = self.texts("a bridge")?;
+                draft.interface = self.bridge(&text);
+                return Ok(());
+            }
+            Keyword::Group => return self.group(&mut draft.group),
+            Keyword::Rdomain => return self.rdomain(&mut draft.rdomain),
+            _ => return self.misplaced(Block::Switch),
+        }
+        self.advance();
+        Ok(())
+    }
+
+    /// The name of a switch that a block defines or an interface names.
+    pub(super) fn switch_name(&mut self, text: &Text) -> Option<SwitchName> {
+        if text.bad {
+            return None;
+        }
+        let fault = match SwitchName::new(&text.bytes) {
+            Ok(name) => return Some(name),
+            Err(NameError::TooLong(_)) => Fault::SwitchNameTooLong { name: text.shown() },
+            Err(NameError::Invalid) => Fault::SwitchNameInvalid { name: text.shown() },
+        };
+        self.error(fault, text.span);
+        None
+    }
+
+    fn bridge(&mut self, text: &Text) -> Option<IfName> {
+        if text.bad {
+            return None;
+        }
+        let fault = match IfName::new(&text.bytes) {
+            Ok(name) => return Some(name),
+            Err(NameError::TooLong(_)) => Fault::SwitchInterfaceTooLong { name: text.shown() },
+            Err(NameError::Invalid) => Fault::SwitchInterfaceInvalid { name: text.shown() },
+        };
+        self.error(fault, text.span);
+        None
+    }
+
+    /// `group NAME`, of a switch or an interface. An empty name is none.
+    pub(super) fn group(&mut self, group: &mut Option<GroupName>) -> Read<()> {
+        self.advance();
+        let text = self.texts("a group name")?;
+        *group = match GroupName::new(&text.bytes) {
+            Ok(name) => Some(name),
+            Err(_) if text.bytes.is_empty() => None,
+            Err(error) => {
+                let too_long = matches!(error, NameError::TooLong(_));
+                self.error(Fault::GroupNameInvalid { name: text.shown(), too_long }, text.span);
+                None
+            }
+        };
+        Ok(())
+    }
+
+    /// `rdomain N`, of a switch or an interface.
+    pub(super) fn rdomain(&mut self, rdomain: &mut Option<u8>) -> Read<()> {
+        self.advance();
+        let (number, span) = self.number("a routing domain (0 to 255)")?;
+        *rdomain = u8::try_from(number).ok();
+        if rdomain.is_none() {
+            self.error(Fault::RdomainInvalid { number, limit: MAX_RDOMAIN }, span);
+        }
+        Ok(())
+    }
+
+    fn add_switch(&mut self, switch: Switch, span: Span) {
+        if let Some(first) = self.switches.get(&switch.name).copied().filter(|_| switch.enabled) {
+            let first_line = self.line(first);
+            let name = switch.name.to_string();
+            self.lexer.report.warn(Fault::SwitchDefinedTwice { name, first_line }, Some(span));
+        } else if switch.enabled {
+            self.switches.insert(switch.name.clone(), span);
+        }
+        self.config.switches.push(switch);
+    }
+
+    pub(super) fn note_switch_use(&mut self, name: SwitchName, span: Span) {
+        let step = self.lexer.report.now();
+        self.uses.push(SwitchUse { name, span, step });
+    }
+
+    /// Warns of names that no switch has: such interfaces will be attached to nothing.
+    pub(super) fn check_switch_uses(&mut self) {
+        for used in std::mem::take(&mut self.uses) {
+            let known = self.switches.contains_key(&used.name) || self.known.switch(&used.name).is_some();
+            if known {
+                continue;
+            }
+            let disabled = self.config.switches.iter().any(|switch| switch.name == used.name);
+            let near = crate::suggest::closest(used.name.as_str(), self.switches.keys().map(SwitchName::as_str));
+            let near = near.map(str::to_owned);
+            let fault = Fault::SwitchNotFound { name: used.name.to_string(), disabled, near };
+            self.lexer.report.warn_at(used.step, fault, Some(used.span));
+        }
+    }
+}

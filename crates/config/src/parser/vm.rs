@@ -1,0 +1,345 @@
+//! `vm NAME [instance NAME] { }` (vm.conf specification, 10 and 11).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::{Parser, Read, Stop, Text};
+use crate::diagnostic::Step;
+use crate::fault::Fault;
+use crate::input::Span;
+use crate::instance::Requester;
+use crate::keyword::{Block, CMDLINE, INITRD, Keyword};
+use crate::lexer::Kind;
+use crate::model::{self, BootDevice, Disk, DiskFormat, MAX_CPUS, MAX_DISKS, MAX_NICS, MemorySize, Sev};
+use crate::names::{CommandLine, MAX_PATH, NameError, VmName};
+use crate::register::{Refusal, VmRequest, register};
+use crate::size;
+
+/// A block being read.
+struct Draft {
+    request: VmRequest,
+    /// Where what may be given once was given.
+    given: BTreeMap<&'static str, Span>,
+    disks: usize,
+    nics: usize,
+}
+
+impl Parser<'_> {
+    pub(super) fn vm(&mut self) -> Read<()> {
+        self.advance();
+        let step = self.lexer.report.now();
+        let errors = self.lexer.report.errors();
+        let first = self.texts("a vm name")?;
+        let mut template = None;
+        let mut name_text = first.clone();
+        if self.taken(Keyword::Instance) {
+            name_text = self.texts("the instance's name")?;
+            template = self.vm_name(&first, true);
+        }
+        let name = self.vm_name(&name_text, false);
+        // A block with a bad name is read all the same, for the errors in it.
+        let stand_in = name.clone().or_else(|| VmName::new(b"x").ok()).ok_or(Stop::SkipLine)?;
+        let request = VmRequest { template, ..VmRequest::new(stand_in) };
+        let mut draft = Draft { request, given: BTreeMap::new(), disks: 0, nics: 0 };
+        let closed = self.block(Block::Vm, &mut draft, Self::vm_option);
+        let right = closed.is_ok() && self.lexer.report.errors() == errors;
+        match name {
+            Some(_) if right => self.add_vm(draft, name_text.span, first.span, step),
+            Some(name) => {
+                self.broken.insert(name);
+            }
+            None => {}
+        }
+        closed.map(|_| ())
+    }
+
+    fn vm_name(&mut self, text: &Text, template: bool) -> Option<VmName> {
+        if text.bad {
+            return None;
+        }
+        let fault = match VmName::new(&text.bytes) {
+            Ok(name) => return Some(name),
+            Err(NameError::TooLong(_)) => Fault::VmNameTooLong { name: text.shown(), template },
+            Err(NameError::Invalid) => Fault::VmNameInvalid { name: text.shown() },
+        };
+        self.error(fault, text.span);
+        None
+    }
+
+    fn vm_option(&mut self, draft: &mut Draft) -> Read<()> {
+        let Kind::Word(keyword) = self.token.kind else { return self.our_option(draft) };
+        let option = self.token.span;
+        match keyword {
+            Keyword::Switch if self.fresh => {
+                self.error(Fault::SwitchInVm, option);
+                return Err(Stop::SkipLine);
+            }
+            Keyword::Enable
+            | Keyword::Disable
+            | Keyword::Sev
+            | Keyword::SevEs
+            | Keyword::Disk
+            | Keyword::Local
+            | Keyword::Interface
+            | Keyword::Boot
+            | Keyword::Cdrom
+            | Keyword::Interfaces
+            | Keyword::Cpus
+            | Keyword::Memory
+            | Keyword::Owner
+            | Keyword::Allow => self.advance(),
+            _ => return self.misplaced(Block::Vm),
+        }
+        let request = &mut draft.request;
+        match keyword {
+            Keyword::Enable => request.enabled = true,
+            Keyword::Disable => request.enabled = false,
+            Keyword::Sev => request.sev = request.sev.max(Some(Sev::Memory)),
+            Keyword::SevEs => request.sev = Some(Sev::State),
+            Keyword::Disk => return self.disk(draft),
+            Keyword::Local => {
+                self.keyword(Keyword::Interface)?;
+                return self.interface(draft, true, option);
+            }
+            Keyword::Interface => return self.interface(draft, false, option),
+            Keyword::Boot => return self.boot(draft, option),
+            Keyword::Cdrom => return self.cdrom(draft, option),
+            Keyword::Interfaces => return self.interfaces(draft, option),
+            Keyword::Cpus => return self.cpus(draft, option),
+            Keyword::Memory => return self.memory(draft, option),
+            Keyword::Owner => {
+                request.owner = Some(self.owner()?);
+            }
+            Keyword::Allow => return self.allow(&mut draft.request.allow),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The options that OpenBSD does not have; their words are not reserved.
+    fn our_option(&mut self, draft: &mut Draft) -> Read<()> {
+        let option = self.token.span;
+        match self.plain_word() {
+            Some(word) if word == INITRD.as_bytes() => {
+                self.advance();
+                let text = self.texts("an initial RAM disk's path")?;
+                self.once(draft, INITRD, option);
+                draft.request.initrd = self.existing(&text, "initrd");
+                Ok(())
+            }
+            Some(word) if word == CMDLINE.as_bytes() => {
+                self.advance();
+                let text = self.texts("a kernel command line in quotes")?;
+                self.once(draft, CMDLINE, option);
+                draft.request.cmdline = CommandLine::new(&text.bytes).ok();
+                if draft.request.cmdline.is_none() {
+                    self.error(Fault::CmdlineTooLong { length: text.bytes.len() }, text.span);
+                }
+                Ok(())
+            }
+            _ => self.misplaced(Block::Vm),
+        }
+    }
+
+    /// Notes a second use of what may be given once.
+    fn once(&mut self, draft: &mut Draft, what: &'static str, span: Span) {
+        if let Some(first) = draft.given.get(what) {
+            let first_line = self.line(*first);
+            return self.error(Fault::Repeated { what, first_line }, span);
+        }
+        draft.given.insert(what, span);
+    }
+
+    fn memory(&mut self, draft: &mut Draft, option: Span) -> Read<()> {
+        self.once(draft, "memory", option);
+        let (bytes, text, span) = match self.token.kind {
+            Kind::Number(number) => (Ok(number), number.to_string(), self.take().span),
+            _ => {
+                let text = self.text("a size such as 512M")?;
+                if text.bad {
+                    return Ok(());
+                }
+                (size::scan(&text.bytes), text.shown(), text.span)
+            }
+        };
+        let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+        match bytes.map(MemorySize::from_bytes) {
+            Ok(Ok(memory)) => draft.request.memory = Some(memory),
+            Ok(Err(reason)) => self.error(Fault::MemorySize { text, reason, plain }, span),
+            Err(reason) => self.error(Fault::MemorySyntax { text, reason }, span),
+        }
+        Ok(())
+    }
+
+    fn cpus(&mut self, draft: &mut Draft, option: Span) -> Read<()> {
+        self.once(draft, "cpus", option);
+        let (number, span) = self.number("a number of CPUs (1 to 64)")?;
+        draft.request.cpus = u8::try_from(number).ok().filter(|cpus| (1..=MAX_CPUS).contains(cpus));
+        if draft.request.cpus.is_none() {
+            self.error(Fault::CpusInvalid { number, limit: MAX_CPUS }, span);
+        }
+        Ok(())
+    }
+
+    /// `boot device DEVICE`, or `boot PATH`
+    fn boot(&mut self, draft: &mut Draft, option: Span) -> Read<()> {
+        if self.taken(Keyword::Device) {
+            draft.request.boot_device = Some(match self.token.kind {
+                Kind::Word(Keyword::Cdrom) => BootDevice::Cdrom,
+                Kind::Word(Keyword::Disk) => BootDevice::Disk,
+                Kind::Word(Keyword::Net) => BootDevice::Net,
+                _ => return self.bad_boot_device(),
+            });
+            self.advance();
+            return Ok(());
+        }
+        let text = self.texts("a kernel's path or \"device\"")?;
+        self.once(draft, "boot", option);
+        draft.request.boot = self.existing(&text, "kernel");
+        Ok(())
+    }
+
+    fn bad_boot_device(&mut self) -> Read<()> {
+        let device = match &self.token.kind {
+            Kind::Text { bytes, .. } => String::from_utf8_lossy(bytes).into_owned(),
+            Kind::Word(keyword) => keyword.text().to_owned(),
+            _ => return self.unexpected("\"cdrom\", \"disk\" or \"net\"".to_owned()),
+        };
+        let span = self.take().span;
+        self.error(Fault::BootDevice { device }, span);
+        Ok(())
+    }
+
+    fn cdrom(&mut self, draft: &mut Draft, option: Span) -> Read<()> {
+        let text = self.texts("an ISO image's path")?;
+        self.once(draft, "cdrom", option);
+        if text.bytes.len() > MAX_PATH {
+            self.error(Fault::PathTooLong { what: "cdrom", limit: MAX_PATH }, text.span);
+        } else if !text.bad {
+            draft.request.cdrom = Some(model::path_of(&text.bytes));
+        }
+        Ok(())
+    }
+
+    fn disk(&mut self, draft: &mut Draft) -> Read<()> {
+        let text = self.texts("a disk image's path")?;
+        let keyword = self.format()?;
+        draft.disks = draft.disks.saturating_add(1);
+        if draft.disks > MAX_DISKS {
+            self.error(Fault::TooManyDisks { disk: text.shown(), limit: MAX_DISKS }, text.span);
+            return Ok(());
+        }
+        let (format, path) = match keyword {
+            Some(kind) => (model::ImageFormat { kind, named: true }, model::path_of(&text.bytes)),
+            None => model::disk_argument(&text.bytes),
+        };
+        let path = Text { bytes: model::path_bytes(&path).to_vec(), ..text };
+        if let Some(path) = self.existing(&path, "disk") {
+            draft.request.disks.push(Disk { path, format });
+        }
+        Ok(())
+    }
+
+    fn format(&mut self) -> Read<Option<DiskFormat>> {
+        if !self.taken(Keyword::Format) {
+            return Ok(None);
+        }
+        let word = self.texts("\"raw\" or \"qcow2\"")?;
+        let format = DiskFormat::of_word(&word.bytes);
+        if format.is_none() && !word.bad {
+            self.error(Fault::DiskFormat { word: word.shown() }, word.span);
+        }
+        Ok(format)
+    }
+
+    /// The resolved path of a file that must exist now.
+    fn existing(&mut self, text: &Text, what: &'static str) -> Option<PathBuf> {
+        if text.bad {
+            return None;
+        }
+        if text.bytes.len() > MAX_PATH {
+            self.error(Fault::PathTooLong { what, limit: MAX_PATH }, text.span);
+            return None;
+        }
+        match self.sources.resolve(&model::path_of(&text.bytes)) {
+            Ok(path) if model::path_bytes(&path).len() <= MAX_PATH => Some(path),
+            Ok(_) => {
+                self.error(Fault::PathTooLong { what, limit: MAX_PATH }, text.span);
+                None
+            }
+            Err(error) => {
+                let reason = Fault::reason(&error);
+                self.error(Fault::PathNotFound { what, path: text.shown(), reason }, text.span);
+                None
+            }
+        }
+    }
+
+    fn interface(&mut self, draft: &mut Draft, local: bool, option: Span) -> Read<()> {
+        let nic = self.nic(local)?;
+        draft.nics = draft.nics.saturating_add(1);
+        if draft.nics > MAX_NICS {
+            let number = i64::try_from(draft.nics).unwrap_or(i64::MAX);
+            self.error(Fault::TooManyInterfaces { number, limit: MAX_NICS }, option);
+            return Ok(());
+        }
+        draft.request.nics.push(nic);
+        Ok(())
+    }
+
+    fn interfaces(&mut self, draft: &mut Draft, option: Span) -> Read<()> {
+        let (number, span) = self.number("a number of interfaces")?;
+        if draft.request.least_nics > 0 {
+            self.once(draft, "interfaces", option);
+        }
+        match usize::try_from(number).ok().filter(|number| *number <= MAX_NICS) {
+            Some(least) => {
+                draft.request.least_nics = least;
+                draft.given.entry("interfaces").or_insert(option);
+            }
+            None => self.error(Fault::TooManyInterfaces { number, limit: MAX_NICS }, span),
+        }
+        Ok(())
+    }
+
+    /// The registration checks, where the block itself is right.
+    fn add_vm(&mut self, draft: Draft, span: Span, template_span: Span, step: Step) {
+        let name = draft.request.name.clone();
+        if let Some((first, _)) = self.vms.get(&name) {
+            let first_line = self.line(*first);
+            let fault = Fault::VmDefinedTwice { name: name.to_string(), first_line };
+            return self.lexer.report.warn_at(step, fault, Some(span));
+        }
+        if self.known.vm(&name).is_some() {
+            return;
+        }
+        let template_name = draft.request.template.clone();
+        if template_name.as_ref().is_some_and(|template| self.broken.contains(template)) {
+            self.broken.insert(name);
+            return;
+        }
+        let lonely = draft.request.boot.is_none() && draft.request.template.is_none();
+        for what in [INITRD, CMDLINE] {
+            if let (true, Some(span)) = (lonely, draft.given.get(what).copied()) {
+                self.lexer.report.warn_at(step, Fault::NoKernelFor { what }, Some(span));
+            }
+        }
+        let template = template_name.and_then(|name| {
+            let here = self.vms.get(&name).and_then(|(_, at)| self.config.vms.get(*at));
+            here.or_else(|| self.known.vm(&name))
+        });
+        let known = self.known;
+        let switches = |name: &_| self.config.switch(name).or_else(|| known.switch(name));
+        match register(draft.request, template, Requester::ROOT, switches) {
+            Ok(vm) => {
+                self.vms.insert(name, (span, self.config.vms.len()));
+                self.config.vms.push(vm);
+            }
+            Err(reason) => {
+                let span = if matches!(reason, Refusal::TemplateUnknown(_)) { template_span } else { span };
+                self.lexer.report.error_at(step, Fault::VmRefused { name: name.to_string(), reason }, span);
+                self.broken.insert(name);
+            }
+        }
+    }
+}
