@@ -53,6 +53,9 @@ pub fn enter(promise: &'static Promise) -> Result<Entered, Error> {
     set_no_new_privs(true).map_err(step("no_new_privs"))?;
     let landlock = rules.map_or(Ok(false), files::restrict).map_err(|cause| Error::Landlock { role, cause })?;
     let entered = weigh(promise, separated, landlock)?;
+    if let Some(cause) = entered.root_failed {
+        log::warn!("no root and namespaces of its own ({cause}): landlock alone keeps the host's files away");
+    }
     seal(promise, seccompiler::apply_filter)?;
     Ok(entered)
 }
@@ -70,6 +73,10 @@ pub fn become_asker(promise: &'static Promise, asker: &Asker) -> Result<(), Erro
     let (uid, gid, groups) = match asker {
         Asker::Root => (Uid::ROOT, Gid::ROOT, Vec::new()),
         Asker::User { uid, gid, groups } => {
+            // To the kernel (uid_t)-1 means "as it is", which is root.
+            if [uid, gid].into_iter().chain(groups).any(|id| *id == u32::MAX) {
+                return Err(Error::NoSuchAsker { uid: *uid, gid: *gid });
+            }
             (Uid::from_raw(*uid), Gid::from_raw(*gid), groups.iter().copied().map(Gid::from_raw).collect())
         }
     };

@@ -51,6 +51,14 @@ pub enum Error {
         /// What the compiler or the kernel said.
         cause: seccompiler::Error,
     },
+    /// An id that no user has.
+    #[error("no user has uid {uid} and gid {gid}")]
+    NoSuchAsker {
+        /// The user.
+        uid: u32,
+        /// The group.
+        gid: u32,
+    },
     /// `narrow` or `become_asker` on a promise that has no second stage.
     #[error("role \"{0}\" has no narrower promise")]
     NoSecondStage(&'static str),

@@ -142,13 +142,12 @@ pub const OPENER: Promise = Promise {
         .union(Capabilities::SETGID) // to become the asker
         .union(Capabilities::DAC_OVERRIDE), // for what root's vm.conf names
     calls: &[
-        STDIO,     //
-        MEMORY,    //
-        CHANNEL,   // the request in, the descriptors out
-        OPEN,      // the files, never to create one
-        LOCK,      // OFD locks on disks, and who holds them
-        DISK_SIZE, // a block device's size
-        SETIDS,    // to become the asker
+        STDIO,   //
+        MEMORY,  //
+        CHANNEL, // the request in, the descriptors out
+        OPEN,    // the files, never to create one
+        LOCK,    // OFD locks on disks, and who holds them
+        SETIDS,  // to become the asker
     ],
     then: Some(&OPENER_ASKED),
     ..OPENER_ASKED
@@ -161,7 +160,7 @@ pub const OPENER_ASKED: Promise = Promise {
     keeps: Capabilities::DAC_OVERRIDE,
     root: Root::Host,
     own: HOST_NAMESPACES,
-    calls: &[STDIO, MEMORY, CHANNEL, OPEN, LOCK, DISK_SIZE],
+    calls: &[STDIO, MEMORY, CHANNEL, OPEN, LOCK],
     starts: &[],
     then: None,
     files: Some(&[(File::Everything, Access::ReadWrite)]),

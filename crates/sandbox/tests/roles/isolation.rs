@@ -155,6 +155,12 @@ fn the_opener_as_the_asker_stays_the_asker() {
 }
 
 #[test]
+fn no_user_is_not_root() {
+    // (uid_t)-1 leaves the ids as they are.
+    assert_eq!(run("opener", &["asker", "4294967295"]), Ended::Errno(200));
+}
+
+#[test]
 fn the_opener_creates_nothing() {
     let flags = i64::from(libc::O_CREAT | libc::O_WRONLY);
     let create = call(libc::SYS_openat, &[-100, 0, flags, 0o600]);
