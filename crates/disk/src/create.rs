@@ -1,0 +1,80 @@
+//! New images. Called by vmctl, with the rights of who runs it.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::SECTOR;
+
+/// Why there is no new image.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// Something of that name is there already; it was not touched.
+    #[error("the file exists")]
+    Exists,
+    /// Not even a sector.
+    #[error("a disk needs at least 512 bytes, not {0}")]
+    Short(u64),
+    /// The file can't be made, or not as large; nothing is left.
+    #[error("{0}")]
+    Io(io::Error),
+}
+
+/// Makes a raw image of `bytes`, all zero and without blocks, readable and writable by its owner alone. Never follows a
+/// link or takes an existing file; one that can't be made whole is removed.
+pub fn create_raw(path: &Path, bytes: u64) -> Result<(), CreateError> {
+    if bytes < SECTOR {
+        return Err(CreateError::Short(bytes));
+    }
+    let file = match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(CreateError::Exists),
+        Err(error) => return Err(CreateError::Io(error)),
+    };
+    file.set_len(bytes).map_err(|error| {
+        // It is ours and empty; where even this fails the first error says more.
+        let _ = std::fs::remove_file(path);
+        CreateError::Io(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_new_image_is_sparse_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.raw");
+        create_raw(&path, 1 << 40).unwrap();
+        let made = std::fs::metadata(&path).unwrap();
+        assert_eq!((made.len(), made.mode() & 0o7777), (1 << 40, 0o600));
+        assert!(made.blocks() < 64, "{} blocks", made.blocks());
+    }
+
+    #[test]
+    fn what_exists_is_left_alone_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.raw");
+        std::fs::write(&path, "mine").unwrap();
+        assert!(matches!(create_raw(&path, 4096), Err(CreateError::Exists)));
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+        let link = dir.path().join("link");
+        symlink(dir.path().join("elsewhere"), &link).unwrap();
+        assert!(matches!(create_raw(&link, 4096), Err(CreateError::Exists)));
+        assert!(!dir.path().join("elsewhere").exists());
+    }
+
+    #[test]
+    fn an_image_that_can_not_be_so_large_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.raw");
+        assert!(matches!(create_raw(&path, u64::MAX), Err(CreateError::Io(_))));
+        assert!(!path.exists());
+        assert!(matches!(create_raw(&path, 511), Err(CreateError::Short(511))));
+        assert!(!path.exists());
+    }
+}
