@@ -1,1 +1,6 @@
 //! End-to-end tests: real guests under the real daemon, one file per promise to the user.
+//!
+//! Here is what the files share: a vm.conf for a guest that runs commands (`scripts/guest-init`).
+#![forbid(unsafe_code)]
+
+pub mod vm_conf;

@@ -3,6 +3,7 @@
 //! `make test` builds the former and lets `scripts/lab setup` prepare the latter.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -32,6 +33,12 @@ pub fn kernel(kind: Kernel) -> PathBuf {
         Kernel::BzImage => "bzimage",
         Kernel::Vmlinux => "vmlinux",
     })
+}
+
+/// The version of that kernel, as `uname -r` prints it.
+pub fn kernel_version() -> String {
+    let file = prepared("vmlinux").with_file_name("version");
+    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())).trim().to_owned()
 }
 
 /// The guests' RAM disk: virtio drivers and a command loop on the console.

@@ -1,0 +1,158 @@
+//! A stock Debian kernel boots from vm.conf and has all that a machine needs: a disk that keeps what was written over a
+//! reboot, a network to the host, every processor and all memory, a console session, and a graceful stop.
+//!
+//! The same for each way to hand a kernel over, one or four vCPUs, little memory or more than fits below the hole.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::path::Path;
+
+use e2e::vm_conf::{Vm, switch};
+use testkit::artefacts::{self, Kernel};
+use testkit::bridge;
+use testkit::census::Census;
+use testkit::daemon::Daemon;
+use testkit::deadline::{DAEMON, GUEST};
+use testkit::guest::{Guest, POWER_BUTTON};
+use testkit::machine::Machine;
+
+const BRIDGE: &str = "bridge0";
+const LLADDR: &str = "fe:e1:bb:d1:00:01";
+const HOST: &str = "10.77.0.1";
+const GUEST_ADDRESS: &str = "10.77.0.2";
+
+/// What is written to the disk and read back: 64 blocks of 64 KiB.
+const WRITTEN: &str = "bs=64k count=64";
+
+/// The disk's size in bytes.
+const DISK: u64 = 16 << 20;
+
+macro_rules! combinations {
+    ($($test:ident: $kernel:ident, $vcpus:literal, $memory:literal;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                // The guest's memory is counted as it is touched; that of the emulated machine is its limit.
+                let machine = Machine { memory_mib: 8192, ..Machine::default() };
+                machine.run(stringify!($test), || everything(Kernel::$kernel, $vcpus, $memory));
+            }
+        )*
+    };
+}
+
+combinations! {
+    bzimage_with_1_vcpu_and_256_mib: BzImage, 1, "256M";
+    bzimage_with_1_vcpu_and_6_gib: BzImage, 1, "6G";
+    bzimage_with_4_vcpus_and_256_mib: BzImage, 4, "256M";
+    bzimage_with_4_vcpus_and_6_gib: BzImage, 4, "6G";
+    pvh_with_1_vcpu_and_256_mib: Vmlinux, 1, "256M";
+    pvh_with_1_vcpu_and_6_gib: Vmlinux, 1, "6G";
+    pvh_with_4_vcpus_and_256_mib: Vmlinux, 4, "256M";
+    pvh_with_4_vcpus_and_6_gib: Vmlinux, 4, "6G";
+}
+
+fn everything(kernel: Kernel, vcpus: u32, memory: &str) {
+    let before = Census::take();
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let disk = dir.path().join("disk.img");
+    File::create(&disk).and_then(|file| file.set_len(DISK)).expect("an image can be made");
+    let vm = Vm::new("guest", kernel).size(vcpus, memory).disk(&disk).card("lan", LLADDR);
+    let daemon = Daemon::start(&(switch("lan", BRIDGE) + &vm.text()));
+
+    daemon.vmctl(&["start", "guest"]).success();
+    let mut guest = Guest::wait_up(daemon.console("guest"));
+    shows_its_banner(&guest);
+    has_all_processors_and_memory(&mut guest, vcpus, memory);
+    has_entropy(&mut guest);
+    let checksum = writes_its_disk(&mut guest);
+    let mut guest = reboots(&daemon, guest);
+    assert_eq!(disk_checksum(&mut guest), checksum, "what was written before the reboot");
+    pings_both_ways(&mut guest);
+    drop(guest);
+    has_a_console_session(&daemon);
+    stops_gracefully(&daemon);
+    assert_eq!(checksum_on_host(&disk), checksum, "the image holds what the guest wrote");
+
+    assert!(daemon.stop().success(), "vmd ends well");
+    assert!(!bridge::exists(BRIDGE), "the bridge that vmd made is gone");
+    before.wait_same();
+}
+
+fn shows_its_banner(guest: &Guest) {
+    let banner = format!("Linux version {}", artefacts::kernel_version());
+    assert!(guest.boot().contains(&banner), "no {banner:?} in: {}", guest.boot());
+}
+
+fn has_all_processors_and_memory(guest: &mut Guest, vcpus: u32, memory: &str) {
+    assert_eq!(guest.check("nproc"), vcpus.to_string());
+    let total: u64 = guest.check("awk '/^MemTotal/ { print $2 }' /proc/meminfo").parse().expect("a number of kB");
+    let ram = guest.check("grep 'System RAM' /proc/iomem");
+    // The kernel keeps some for itself: 45 MB of a small guest, 1/64 and more of a large one.
+    if memory == "6G" {
+        assert!((5_900_000..6_291_456).contains(&total), "{total} kB");
+        assert!(ram.contains("100000000-"), "memory goes on above the hole: {ram}");
+    } else {
+        assert!((200_000..262_144).contains(&total), "{total} kB");
+        assert!(!ram.contains("100000000-"), "all of it lies below the hole: {ram}");
+    }
+}
+
+fn has_entropy(guest: &mut Guest) {
+    assert_eq!(guest.check("cat /sys/class/misc/hw_random/rng_current"), "virtio_rng.0");
+    assert_eq!(guest.check("dd if=/dev/hwrng bs=32 count=1 2>/dev/null | wc -c"), "32");
+}
+
+fn writes_its_disk(guest: &mut Guest) -> String {
+    assert_eq!(guest.check("blockdev --getsize64 /dev/vda"), DISK.to_string());
+    guest.check(&format!("dd if=/dev/urandom of=/dev/vda {WRITTEN} conv=fsync 2>/dev/null"));
+    disk_checksum(guest)
+}
+
+fn disk_checksum(guest: &mut Guest) -> String {
+    guest.check(&format!("dd if=/dev/vda {WRITTEN} 2>/dev/null | sha256sum"))
+}
+
+fn checksum_on_host(image: &Path) -> String {
+    let script = format!("dd if=\"$1\" {WRITTEN} 2>/dev/null | sha256sum");
+    let output = std::process::Command::new("sh").args(["-c", &script, "sh"]).arg(image).output();
+    String::from_utf8_lossy(&output.expect("sh can be run").stdout).trim().to_owned()
+}
+
+fn reboots(daemon: &Daemon, mut guest: Guest) -> Guest {
+    let before = daemon.row("guest");
+    guest.begin("reboot -f");
+    let guest = guest.wait_up_again();
+    let after = daemon.row("guest");
+    assert_ne!(before.pid, after.pid, "a reboot is a new process");
+    assert_eq!((before.id, before.tty), (after.id, after.tty), "with the same id and console");
+    assert_eq!(after.state, "running");
+    guest
+}
+
+fn pings_both_ways(guest: &mut Guest) {
+    assert_eq!(bridge::members(BRIDGE).len(), 1, "one tap on the bridge");
+    bridge::ip(&format!("addr add {HOST}/24 dev {BRIDGE}"));
+    assert_eq!(guest.check("cat /sys/class/net/eth0/address"), LLADDR);
+    guest.check(&format!("ip addr add {GUEST_ADDRESS}/24 dev eth0 && ip link set eth0 up"));
+    guest.check(&format!("ping -c 3 -W 10 {HOST}"));
+    assert!(bridge::ping(GUEST_ADDRESS), "the host reaches the guest");
+}
+
+fn has_a_console_session(daemon: &Daemon) {
+    let mut session = daemon.vmctl_console("guest");
+    session.send("\necho session-$((6 * 7))\n");
+    session.expect("session-42", GUEST);
+    session.send("\r~.");
+    assert_eq!(session.finish(DAEMON), Some(0), "leaving with ~. is success");
+    assert_eq!(daemon.row("guest").state, "running", "and the guest does not notice");
+}
+
+fn stops_gracefully(daemon: &Daemon) {
+    let mut console = daemon.console("guest");
+    let id = daemon.row("guest").id;
+    let reply = daemon.vmctl(&["stop", "-w", "guest"]).success();
+    assert_eq!(reply.stderr, format!("stopping vm guest: terminated vm {id}\n"));
+    console.expect(POWER_BUTTON, GUEST);
+    let row = daemon.row("guest");
+    assert_eq!((row.state.as_str(), row.pid), ("stopped", None));
+}
