@@ -1,0 +1,277 @@
+//! Every message of every pair survives the wire, and no bytes make a receiver do more than refuse them.
+
+use std::fmt::Debug;
+
+use proptest::prelude::*;
+use proto::channel::{Message, pair};
+use proto::client::*;
+use proto::*;
+
+fn failure() -> Failure {
+    Failure::new(Code::Busy, "disk \"/a b\": in use")
+}
+
+fn name() -> VmName {
+    VmName::new("web-1").unwrap()
+}
+
+fn path() -> UserPath {
+    UserPath::new("/srv/a b.img").unwrap()
+}
+
+fn start() -> Request {
+    Request::Start(Box::new(Start {
+        vm: VmRef::Name(name()),
+        instance_of: Some(name()),
+        memory: Some(1 << 30),
+        cpus: Some(4),
+        kernel: Some(path()),
+        disks: vec![DiskArg { path: path(), format: Some(DiskFormat::Qcow2) }].try_into().unwrap(),
+        cdrom: Some(path()),
+        nics: vec![NicArg::Plain, NicArg::Local, NicArg::Switch(Text::cut("lan"))].try_into().unwrap(),
+        boot_device: Some(BootDevice::Net),
+    }))
+}
+
+/// Sends each over a real socket pair with as many descriptors as it has, and compares what arrives.
+fn travel<M: Message + Debug + PartialEq>(messages: Vec<M>) {
+    let (mut a, mut b) = pair::<M, M>().unwrap();
+    for message in messages {
+        let fds = (0..message.fds()).map(|_| std::fs::File::open("/dev/null").unwrap().into()).collect();
+        a.send(&message, fds).unwrap();
+        match b.recv().unwrap() {
+            Received::Message(got, fds) => assert_eq!((&got, fds.len()), (&message, message.fds())),
+            other => panic!("{message:?}: {other:?}"),
+        }
+    }
+}
+
+fn requests() -> Vec<Request> {
+    let vm = || VmRef::Id(7);
+    vec![
+        Request::List,
+        start(),
+        Request::Stop { vm: vm(), force: true, wait: false },
+        Request::Wait { vm: vm() },
+        Request::Pause { vm: vm() },
+        Request::Unpause { vm: vm() },
+        Request::Send { vm: vm() },
+        Request::Receive { name: name() },
+        Request::Log { verbose: true },
+        Request::Reload,
+        Request::Load { path: path() },
+        Request::Reset { vms: true, switches: false },
+    ]
+}
+
+fn replies() -> Vec<Reply> {
+    let line = VmLine {
+        id: 1,
+        name: name(),
+        pid: Some(2),
+        cpus: 4,
+        memory: 1 << 30,
+        used: Some(5 << 20),
+        tty: Some(Text::cut("/dev/pts/3")),
+        uid: 1000,
+        gid: None,
+        owner: Text::cut("ann"),
+        state: VmState::Running,
+        macs: vec![MacAddr([1; 6])].try_into().unwrap(),
+    };
+    vec![
+        Reply::Vm(Box::new(line)),
+        Reply::Done,
+        Reply::Started { id: 1, tty: Text::cut("/dev/pts/3") },
+        Reply::Accepted { id: 1 },
+        Reply::Ended { id: 1 },
+        Reply::Failed(failure()),
+    ]
+}
+
+#[test]
+fn client_and_control() {
+    let asks = requests().into_iter().map(|request| ToControl::Ask { id: RequestId(3), request });
+    travel([ToControl::Hello { version: VERSION }].into_iter().chain(asks).collect());
+    let answers = replies().into_iter().map(|reply| ToClient::Answer { id: RequestId(3), reply });
+    let first = [ToClient::Hello { version: VERSION }, ToClient::WrongVersion { daemon: 1, client: 2 }];
+    travel(first.into_iter().chain(answers).collect());
+}
+
+#[test]
+fn control_and_parent() {
+    use control::{ToControl, ToParent};
+    let conn = ConnId(u64::MAX);
+    let asks = requests().into_iter().map(|request| ToParent::Ask { conn, id: RequestId(9), request });
+    travel([ToParent::Connected { conn }, ToParent::Gone { conn }].into_iter().chain(asks).collect());
+    let answers = replies().into_iter().map(|reply| ToControl::Answer { conn, id: RequestId(9), reply });
+    let others = [ToControl::Disconnect { conn }, ToControl::Verbose { debug: true }];
+    travel(others.into_iter().chain(answers).collect());
+}
+
+#[test]
+fn parent_and_opener() {
+    use opener::{Asker, ToOpener, ToParent, What};
+    let user = Asker::User { uid: 1000, gid: 1000, groups: vec![4, 27].try_into().unwrap() };
+    let whats = [What::Kernel, What::Initrd, What::Cdrom, What::Disk { write: true }];
+    let opens = whats.map(|what| ToOpener::Open { index: 1, what, path: path() });
+    let first = [ToOpener::Become(Asker::Root), ToOpener::Become(user), ToOpener::End];
+    travel(first.into_iter().chain(opens).collect());
+    travel(vec![
+        ToParent::Opened { index: 1, size: 512, block: false },
+        ToParent::Failed { index: 2, failure: failure() },
+    ]);
+}
+
+#[test]
+fn parent_and_probe() {
+    use probe::{KernelKind, ToParent, ToProbe};
+    travel(vec![ToProbe::Kernel, ToProbe::RawDisk]);
+    travel(vec![
+        ToParent::Kernel { kind: KernelKind::BzImage },
+        ToParent::Kernel { kind: KernelKind::Pvh },
+        ToParent::Raw,
+        ToParent::Failed(failure()),
+    ]);
+}
+
+#[test]
+fn parent_and_vmm() {
+    use vmm::*;
+    let vm = VmId(1);
+    let request = RequestId(4);
+    let start = |initrd, cgroup| {
+        ToVmm::StartVm(Box::new(StartVm {
+            vm,
+            name: name(),
+            memory: 1 << 30,
+            cpus: 4,
+            kernel: probe::KernelKind::Pvh,
+            cmdline: Text::cut("console=ttyS0"),
+            initrd,
+            cgroup,
+            disks: 1,
+            nics: 1,
+        }))
+    };
+    let disk = DiskDescription { format: DiskFormat::Raw, read_only: true };
+    let nic = NicDescription { mac: MacAddr([1; 6]), locked: true };
+    travel(vec![
+        ToVmm::Kvm,
+        ToVmm::Psp,
+        ToVmm::Config(Config { debug: true }),
+        start(false, false),
+        start(true, true),
+        ToVmm::StartDisk { vm, disk: 0, description: disk },
+        ToVmm::StartNic { vm, nic: 0, description: nic },
+        ToVmm::StartCdrom { vm },
+        ToVmm::StartEnd { vm },
+        ToVmm::StartCancel { vm },
+        ToVmm::Terminate { request, vm, how: Stop::Force },
+        ToVmm::Terminate { request, vm, how: Stop::Graceful { seconds: 120 } },
+        ToVmm::Info { request },
+        ToVmm::Pause { request, vm },
+        ToVmm::Unpause { request, vm },
+        ToVmm::TapAddress { vm, nic: 0, mac: MacAddr([1; 6]) },
+        ToVmm::Reset { vms: true },
+        ToVmm::Verbose { debug: true },
+    ]);
+    travel(vec![
+        ToParent::StartDone { vm, result: Ok(5) },
+        ToParent::StartDone { vm, result: Err(failure()) },
+        ToParent::TerminateDone { request, vm, result: Ok(()) },
+        ToParent::Leaving { vm, reboot: true },
+        ToParent::Ended { vm, end: End::PoweredOff },
+        ToParent::Ended { vm, end: End::Rebooted },
+        ToParent::Ended { vm, end: End::Failed(failure()) },
+        ToParent::Info { request, vm, pid: 9, cpus: 1, memory: 1 },
+        ToParent::InfoEnd { request },
+        ToParent::PauseDone { request, vm, result: Ok(()) },
+        ToParent::UnpauseDone { request, vm, result: Err(failure()) },
+    ]);
+}
+
+#[test]
+fn vmm_and_vm() {
+    use vm::*;
+    let describe = |initrd| {
+        ToVm::Describe(Box::new(Description {
+            name: name(),
+            memory: 1 << 30,
+            cpus: 1,
+            kernel: probe::KernelKind::BzImage,
+            cmdline: Text::cut("quiet"),
+            initrd,
+            devices: 2,
+            debug: false,
+        }))
+    };
+    travel(vec![
+        describe(false),
+        describe(true),
+        ToVm::Device(DeviceKind::Net { nic: 0 }),
+        ToVm::Device(DeviceKind::Blk { disk: 1 }),
+        ToVm::Begin,
+        ToVm::PowerButton,
+        ToVm::Pause,
+        ToVm::Unpause,
+        ToVm::TapAddress { nic: 0, mac: MacAddr([1; 6]) },
+        ToVm::Verbose { debug: true },
+    ]);
+    travel(vec![
+        ToVmm::Started,
+        ToVmm::Failed(failure()),
+        ToVmm::Leaving { reboot: false },
+        ToVmm::Paused(Ok(())),
+        ToVmm::Unpaused(Err(failure())),
+    ]);
+}
+
+#[test]
+fn vmm_and_device() {
+    use device::{ToDevice, ToVmm};
+    let description = vmm::DiskDescription { format: DiskFormat::Raw, read_only: false };
+    let nic = vmm::NicDescription { mac: MacAddr([1; 6]), locked: false };
+    travel(vec![
+        ToDevice::Blk { vm: name(), disk: 0, description, serial: Text::cut("web-1-disk0"), debug: true },
+        ToDevice::Net { vm: name(), nic: 0, description: nic, debug: true },
+        ToDevice::Verbose { debug: false },
+    ]);
+    travel(vec![ToVmm::Ready, ToVmm::Failed(failure())]);
+}
+
+/// Decodes as each type that a process reads from a less trusted one. A panic, or an endless loop, fails the test.
+fn decode_all(bytes: &[u8]) {
+    let _ = postcard::from_bytes::<ToControl>(bytes);
+    let _ = postcard::from_bytes::<ToClient>(bytes);
+    let _ = postcard::from_bytes::<control::ToParent>(bytes);
+    let _ = postcard::from_bytes::<opener::ToOpener>(bytes);
+    let _ = postcard::from_bytes::<opener::ToParent>(bytes);
+    let _ = postcard::from_bytes::<probe::ToParent>(bytes);
+    let _ = postcard::from_bytes::<privileged::ToPriv>(bytes);
+    let _ = postcard::from_bytes::<privileged::ToParent>(bytes);
+    let _ = postcard::from_bytes::<vmm::ToVmm>(bytes);
+    let _ = postcard::from_bytes::<vmm::ToParent>(bytes);
+    let _ = postcard::from_bytes::<vm::ToVm>(bytes);
+    let _ = postcard::from_bytes::<vm::ToVmm>(bytes);
+    let _ = postcard::from_bytes::<device::ToDevice>(bytes);
+    let _ = postcard::from_bytes::<device::ToVmm>(bytes);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        decode_all(&bytes);
+    }
+
+    #[test]
+    fn a_message_with_a_byte_changed_or_cut_is_decoded_or_refused(at in any::<u16>(), byte in any::<u8>(), cut in any::<bool>()) {
+        let mut bytes = postcard::to_stdvec(&ToControl::Ask { id: RequestId(3), request: start() }).unwrap();
+        let at = usize::from(at) % bytes.len();
+        bytes[at] = byte;
+        if cut {
+            bytes.truncate(at);
+        }
+        decode_all(&bytes);
+    }
+}
