@@ -6,7 +6,7 @@
 //! several processes takes each whole (PIPE_BUF is 4096).
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 pub use log::Level;
@@ -17,12 +17,28 @@ mod line;
 
 pub use limit::RateLimit;
 use line::Line;
-pub use line::{MAX_LINE, letter};
+pub use line::{Form, MAX_LINE, letter};
 
 /// The process's one logger. The name is empty until `init`.
 struct Logger {
     name: Mutex<String>,
     dropped: AtomicU64,
+}
+
+/// How lines begin: a `Form` as its number.
+static FORM: AtomicU8 = AtomicU8::new(Form::Piped as u8);
+
+/// Changes what stands before each line's name: for the process whose standard error is no log pipe of ours.
+pub fn set_form(form: Form) {
+    FORM.store(form as u8, Ordering::Relaxed);
+}
+
+fn form() -> Form {
+    match FORM.load(Ordering::Relaxed) {
+        f if f == Form::Plain as u8 => Form::Plain,
+        f if f == Form::Syslog as u8 => Form::Syslog,
+        _ => Form::Piped,
+    }
 }
 
 static LOGGER: Logger = Logger { name: Mutex::new(String::new()), dropped: AtomicU64::new(0) };
@@ -83,14 +99,14 @@ impl Log for Logger {
 fn write_record(to: BorrowedFd<'_>, name: &str, dropped: &AtomicU64, record: &Record<'_>) {
     let lost = dropped.load(Ordering::Relaxed);
     if lost > 0 {
-        let told = Line::new(log::Level::Warn, name, format_args!("{lost} log lines were dropped"));
+        let told = Line::new(form(), log::Level::Warn, name, format_args!("{lost} log lines were dropped"));
         if !write_line(to, &told) {
             dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         dropped.fetch_sub(lost, Ordering::Relaxed);
     }
-    if !write_line(to, &Line::new(record.level(), name, *record.args())) {
+    if !write_line(to, &Line::new(form(), record.level(), name, *record.args())) {
         dropped.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -15,6 +15,12 @@ pub const EXTRA: u8 = 4;
 /// Runs the role that the arguments after `-x` name.
 pub fn run(arguments: &[OsString]) -> ExitCode {
     let role = arguments.first().and_then(|role| role.to_str()).unwrap_or_default();
+    if role == "background" {
+        return match inherited::take(CHANNEL) {
+            Ok(ready) => crate::parent::background(arguments.get(1..).unwrap_or_default(), ready),
+            Err(error) => failed(&format!("descriptor {CHANNEL}: {error}; only vmd starts its roles")),
+        };
+    }
     let debug = arguments.iter().skip(1).any(|flag| flag == "-v");
     sys::log::init(role, sys::log::level_of(if debug { 2 } else { 0 }));
     match role {

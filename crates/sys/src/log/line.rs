@@ -20,6 +20,38 @@ pub fn letter(level: Level) -> char {
     }
 }
 
+/// What stands before a line's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Form {
+    /// The level's letter, for the parent's log pipe.
+    Piped,
+    /// Nothing, for a person.
+    Plain,
+    /// `<N>`, for the journal and syslog (RFC 3164, 4.1.1: facility daemon is 3, times 8).
+    Syslog,
+}
+
+impl Form {
+    fn start(self, level: Level) -> [Option<char>; 4] {
+        let severity = match level {
+            Level::Error => '7',
+            Level::Warn => '8',
+            Level::Info => '0',
+            Level::Debug | Level::Trace => '1',
+        };
+        match self {
+            Form::Piped => [Some(letter(level)), Some(' '), None, None],
+            Form::Plain => [None; 4],
+            // 24 + 3 (error), 4 (warning), 6 (info), 7 (debug)
+            Form::Syslog => {
+                let tens = if matches!(level, Level::Error | Level::Warn) { '2' } else { '3' };
+                [Some('<'), Some(tens), Some(severity), Some('>')]
+            }
+        }
+    }
+}
+
 /// A finished line.
 pub struct Line {
     buffer: [u8; MAX_LINE],
@@ -28,11 +60,12 @@ pub struct Line {
 }
 
 impl Line {
-    /// `L name: text` and a newline.
-    pub fn new(level: Level, name: &str, text: fmt::Arguments<'_>) -> Self {
+    /// `name: text` and a newline, after what the form puts first.
+    pub fn new(form: Form, level: Level, name: &str, text: fmt::Arguments<'_>) -> Self {
         let mut line = Self { buffer: [0; MAX_LINE], len: 0, cut: false };
         // An error here comes from a broken `Display` of the caller's; what it had written stays.
-        let _ = write!(line, "{} {name}: {text}", letter(level));
+        let _ = form.start(level).into_iter().flatten().try_for_each(|c| line.write_char(c));
+        let _ = write!(line, "{name}: {text}");
         if line.cut {
             line.append(CUT, MAX_LINE - 1);
         }
@@ -85,7 +118,7 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> String {
-        String::from_utf8(Line::new(Level::Error, "vm/web", format_args!("{text}")).bytes().to_vec()).expect("UTF-8")
+        String::from_utf8(Line::new(Form::Piped, Level::Error, "vm/web", format_args!("{text}")).bytes().to_vec()).expect("UTF-8")
     }
 
     #[test]

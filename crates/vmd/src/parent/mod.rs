@@ -6,6 +6,7 @@
 
 mod access;
 mod accounts;
+mod background;
 mod definition;
 mod edge;
 mod holdings;
@@ -23,7 +24,7 @@ use std::io;
 
 use self::peers::StartError;
 
-pub use startup::main;
+pub use startup::{background, main};
 
 /// Why the daemon ends.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,9 @@ pub enum Fatal {
     /// vmm is gone.
     #[error("the vmm process ended, and all VMs with it")]
     VmmLost,
+    /// Started in the background, it did not come up.
+    #[error("the daemon ended before it was ready ({0}): see the system's log, or start it with -d")]
+    Background(sys::child::Exit),
     /// The sandbox.
     #[error("{0}")]
     Sandbox(#[from] sandbox::Error),

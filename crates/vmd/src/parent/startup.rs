@@ -1,7 +1,7 @@
 //! From the command line to a daemon that serves, in the order that users see (spec, daemon 1.2 and 1.3).
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -15,6 +15,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sys::event::{Interest, Loop};
 use sys::exe::Executable;
+use sys::log::Form;
 use sys::signals::{Signal, Signals};
 
 use super::Fatal;
@@ -38,13 +39,40 @@ const DESCRIPTORS: u64 = 65536;
 const USER: &str = "_vmd";
 
 /// The daemon, or a check of its configuration.
-pub fn main(arguments: &[std::ffi::OsString]) -> ExitCode {
+pub fn main(arguments: &[OsString]) -> ExitCode {
     let Some(options) = Options::parse(arguments) else {
         eprintln!("{USAGE}");
         return ExitCode::FAILURE;
     };
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !options.check;
+    sys::log::set_form(if journal { Form::Syslog } else { Form::Plain });
     sys::log::init("vmd", sys::log::level_of(options.verbose));
-    let result = if options.check { check(&options) } else { daemon(&options) };
+    end(match (options.check, options.foreground) {
+        (true, _) => check(&options),
+        (false, true) => daemon(&options, None),
+        (false, false) => fit(&options).and_then(|_| super::background::start(arguments)),
+    })
+}
+
+/// The daemon in the background: `main` has started it, and waits for a byte on `ready`.
+pub fn background(arguments: &[OsString], ready: OwnedFd) -> ExitCode {
+    let Some(options) = Options::parse(arguments) else { return ExitCode::FAILURE };
+    sys::log::set_form(Form::Syslog);
+    sys::log::init("vmd", sys::log::level_of(options.verbose));
+    end(at_root(options).and_then(|options| daemon(&options, Some(ready))))
+}
+
+/// Leaves the directory that the daemon was started in, which may be to be unmounted; the file keeps its meaning.
+fn at_root(options: Options) -> Result<Options, Fatal> {
+    let absolute = |file: OsString| {
+        std::path::absolute(&file).map_err(|error| Fatal::File(file.to_string_lossy().into_owned(), error))
+    };
+    let file = options.file.map(absolute).transpose()?.map(OsString::from);
+    rustix::process::chdir("/")?;
+    Ok(Options { file, ..options })
+}
+
+fn end(result: Result<(), Fatal>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Fatal::Told) => ExitCode::FAILURE,
@@ -95,14 +123,19 @@ fn read_config(options: &Options) -> Result<Config, Fatal> {
     }
 }
 
-fn daemon(options: &Options) -> Result<(), Fatal> {
+/// What can be told before anything is changed: the daemon's user and its configuration.
+fn fit(options: &Options) -> Result<(sys::users::User, Config), Fatal> {
     if !rustix::process::geteuid().is_root() {
         return Err(Fatal::NotRoot);
     }
     let user = sys::users::user_in_files(USER)?.ok_or(Fatal::NoUser)?;
+    Ok((user, read_config(options)?))
+}
+
+fn daemon(options: &Options, ready: Option<OwnedFd>) -> Result<(), Fatal> {
+    let (user, config) = fit(options)?;
     let _lock = only_one()?;
     let kvm = Host::open_kvm().map_err(Fatal::Kvm)?;
-    let config = read_config(options)?;
     sys::limits::raise_descriptors(DESCRIPTORS);
     let signals = [Signal::Terminate, Signal::Interrupt, Signal::Hangup, Signal::Child, Signal::Pipe, Signal::User1];
     let signals = Signals::block(&signals)?;
@@ -120,6 +153,9 @@ fn daemon(options: &Options) -> Result<(), Fatal> {
     log::info!("startup");
     if let Err(error) = sys::notify::notify("READY=1") {
         log::debug!("sd_notify: {error}");
+    }
+    if let Some(ready) = ready {
+        rustix::io::write(&ready, b"\n")?;
     }
     let result = edge.serve();
     edge.end();
