@@ -1,0 +1,167 @@
+//! What vmm says before the VM exists: the description, its devices one by one, `Begin`. Nothing is made before the last.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use proto::vm::{Description, DeviceKind, ToVm, ToVmm};
+use proto::{Channel, Received};
+
+use crate::error::Error;
+
+/// How long vmm may take for its next message: it has all of them ready, so a silent one is broken.
+const MAX_SILENCE: Duration = Duration::from_secs(30);
+
+/// A whole VM, as vmm described it.
+#[derive(Debug)]
+pub struct Plan {
+    /// Sizes and names.
+    pub description: Description,
+    /// /dev/kvm.
+    pub kvm: OwnedFd,
+    /// Master of the console's pty.
+    pub console: OwnedFd,
+    /// The kernel.
+    pub kernel: File,
+    /// The initial RAM disk.
+    pub initrd: Option<File>,
+    /// Devices with a process of their own, in the order in which the guest sees them.
+    pub devices: Vec<Device>,
+}
+
+/// A device with a process of its own.
+#[derive(Debug)]
+pub struct Device {
+    /// What it is.
+    pub kind: DeviceKind,
+    /// The front end's side of its vhost-user socket.
+    pub socket: OwnedFd,
+}
+
+/// How far the description has come.
+#[derive(Debug)]
+enum Progress {
+    Nothing,
+    Described(Plan),
+    Whole(Plan),
+}
+
+/// Receives a whole description, waiting for each message.
+pub fn receive(channel: &mut Channel<ToVmm, ToVm>) -> Result<Plan, Error> {
+    let mut progress = Progress::Nothing;
+    loop {
+        let (message, fds) = match channel.recv_within(MAX_SILENCE) {
+            Ok(Received::Message(message, fds)) => (message, fds),
+            Ok(Received::Empty | Received::Closed) => return Err(Error::Description("it has ended".into())),
+            Err(error) => return Err(Error::Description(error.to_string())),
+        };
+        progress = match progress.take(message, fds)? {
+            Progress::Whole(plan) => return Ok(plan),
+            unfinished => unfinished,
+        };
+    }
+}
+
+impl Progress {
+    /// Takes the next message, whose descriptors are as many as it says.
+    fn take(self, message: ToVm, fds: Vec<OwnedFd>) -> Result<Self, Error> {
+        match (self, message) {
+            (Self::Nothing, ToVm::Describe(description)) => Self::described(*description, fds),
+            (Self::Described(mut plan), ToVm::Device(kind)) => {
+                if plan.devices.len() >= usize::from(plan.description.devices) {
+                    return Err(Error::Description("more devices than described".into()));
+                }
+                plan.devices.extend(fds.into_iter().map(|socket| Device { kind, socket }));
+                Ok(Self::Described(plan))
+            }
+            (Self::Described(plan), ToVm::Begin) => match usize::from(plan.description.devices) {
+                want if want == plan.devices.len() => Ok(Self::Whole(plan)),
+                want => Err(Error::Description(format!("{} devices instead of {want}", plan.devices.len()))),
+            },
+            (progress, ToVm::Verbose { debug }) => {
+                crate::set_debug(debug);
+                Ok(progress)
+            }
+            (_, message) => Err(Error::Description(format!("{message:?} at the wrong time"))),
+        }
+    }
+
+    fn described(description: Description, fds: Vec<OwnedFd>) -> Result<Self, Error> {
+        let mut fds = fds.into_iter();
+        let (Some(kvm), Some(console), Some(kernel)) = (fds.next(), fds.next(), fds.next()) else {
+            return Err(Error::Description("descriptors are missing".into()));
+        };
+        let initrd = fds.next().map(File::from);
+        let kernel = File::from(kernel);
+        Ok(Self::Described(Plan { description, kvm, console, kernel, initrd, devices: Vec::new() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::probe::KernelKind;
+    use proto::{Text, VmName};
+
+    fn description(devices: u8, initrd: bool) -> ToVm {
+        ToVm::Describe(Box::new(Description {
+            name: VmName::new("web").unwrap(),
+            memory: 64 << 20,
+            cpus: 1,
+            kernel: KernelKind::Pvh,
+            cmdline: Text::default(),
+            initrd,
+            devices,
+            debug: false,
+        }))
+    }
+
+    fn fds(count: usize) -> Vec<OwnedFd> {
+        (0..count).map(|_| File::open("/dev/null").unwrap().into()).collect()
+    }
+
+    fn device() -> ToVm {
+        ToVm::Device(DeviceKind::Blk { disk: 0 })
+    }
+
+    fn take(messages: Vec<(ToVm, usize)>) -> Result<Progress, Error> {
+        messages
+            .into_iter()
+            .try_fold(Progress::Nothing, |progress, (message, count)| progress.take(message, fds(count)))
+    }
+
+    #[test]
+    fn description_devices_and_begin_make_a_plan() {
+        let plan = take(vec![(description(2, true), 4), (device(), 1), (device(), 1), (ToVm::Begin, 0)]);
+        let Ok(Progress::Whole(plan)) = plan else { panic!("{plan:?}") };
+        assert_eq!((plan.devices.len(), plan.initrd.is_some()), (2, true));
+    }
+
+    #[test]
+    fn a_vm_without_initrd_has_none() {
+        let Ok(Progress::Whole(plan)) = take(vec![(description(0, false), 3), (ToVm::Begin, 0)]) else { panic!() };
+        assert!(plan.initrd.is_none());
+    }
+
+    #[test]
+    fn nothing_but_a_description_comes_first() {
+        for message in [ToVm::Begin, device(), ToVm::PowerButton, ToVm::Pause] {
+            assert!(take(vec![(message, 1)]).is_err());
+        }
+        assert!(take(vec![(description(0, false), 3), (description(0, false), 3)]).is_err());
+    }
+
+    #[test]
+    fn the_number_of_devices_is_as_described() {
+        assert!(take(vec![(description(1, false), 3), (ToVm::Begin, 0)]).is_err());
+        assert!(take(vec![(description(1, false), 3), (device(), 1), (device(), 1)]).is_err());
+    }
+
+    #[test]
+    fn vmm_that_ends_in_between_is_an_error() {
+        let (mut vmm, mut vm) = proto::channel::pair::<ToVm, ToVmm>().unwrap();
+        vmm.send(&description(0, false), fds(3)).unwrap();
+        drop(vmm);
+        assert!(matches!(receive(&mut vm), Err(Error::Description(_))));
+    }
+}

@@ -1,0 +1,126 @@
+//! What a vCPU starts with, in KVM's terms: registers of the entry, MSRs, local interrupt pins.
+
+use boot::registers::{Registers, Segment};
+use kvm_bindings::{Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_ioctls::VcpuFd;
+
+use crate::error::Error;
+
+const MSR_IA32_MISC_ENABLE: u32 = 0x1A0;
+/// Fast strings.
+const MISC_ENABLE: u64 = 1;
+const MSR_MTRR_DEF_TYPE: u32 = 0x2FF;
+/// Enabled, and write-back wherever no range says otherwise.
+const MTRR_WRITE_BACK: u64 = 0xC06;
+
+const FCW_RESET: u16 = 0x37F;
+const MXCSR_RESET: u32 = 0x1F80;
+
+/// Offsets in the local APIC's page (Intel SDM volume 3, table 11-1).
+const LAPIC_LVT_LINT0: usize = 0x350;
+const LAPIC_LVT_LINT1: usize = 0x360;
+/// Delivery modes of a local vector.
+const MODE_NMI: u32 = 0b100 << 8;
+const MODE_EXTINT: u32 = 0b111 << 8;
+
+/// MSRs that every vCPU starts with.
+pub fn set_msrs(vcpu: &VcpuFd) -> Result<(), Error> {
+    let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    let entries = [entry(MSR_IA32_MISC_ENABLE, MISC_ENABLE), entry(MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK)];
+    let msrs = Msrs::from_entries(&entries).expect("two entries are fewer than the most");
+    let set = vcpu.set_msrs(&msrs).map_err(Error::kvm("set MSRs"))?;
+    if set < entries.len() {
+        return Err(Error::NoKvm("lacks MSRs that every processor has"));
+    }
+    Ok(())
+}
+
+/// The first vCPU's registers. The others wait for the first to wake them, in the state that KVM made them in.
+pub fn set_first(vcpu: &VcpuFd, registers: &Registers) -> Result<(), Error> {
+    vcpu.set_regs(&general(registers)).map_err(Error::kvm("set registers"))?;
+    let mut special = vcpu.get_sregs().map_err(Error::kvm("get special registers"))?;
+    set_special(&mut special, registers);
+    vcpu.set_sregs(&special).map_err(Error::kvm("set special registers"))?;
+    let fpu = kvm_fpu { fcw: FCW_RESET, mxcsr: MXCSR_RESET, ..Default::default() };
+    vcpu.set_fpu(&fpu).map_err(Error::kvm("set floating point"))?;
+    let mut lapic = vcpu.get_lapic().map_err(Error::kvm("get local APIC"))?;
+    wire_local_pins(&mut lapic);
+    vcpu.set_lapic(&lapic).map_err(Error::kvm("set local APIC"))
+}
+
+fn general(registers: &Registers) -> kvm_regs {
+    kvm_regs {
+        rip: registers.rip,
+        rsp: registers.rsp,
+        rbx: registers.rbx,
+        rsi: registers.rsi,
+        rflags: registers.rflags,
+        ..Default::default()
+    }
+}
+
+fn set_special(special: &mut kvm_sregs, registers: &Registers) {
+    let data = segment(&registers.data);
+    (special.ds, special.es, special.fs, special.gs, special.ss) = (data, data, data, data, data);
+    special.cs = segment(&registers.code);
+    special.tr = segment(&registers.task);
+    special.gdt.base = registers.gdt_base;
+    special.gdt.limit = registers.gdt_limit;
+    (special.idt.base, special.idt.limit) = (0, 0);
+    (special.cr0, special.cr3, special.cr4) = (registers.cr0, registers.cr3, registers.cr4);
+    special.efer = registers.efer;
+}
+
+fn segment(segment: &Segment) -> kvm_segment {
+    kvm_segment {
+        base: segment.base.into(),
+        limit: segment.limit,
+        selector: segment.selector,
+        type_: segment.kind,
+        present: 1,
+        dpl: 0,
+        db: segment.default_32.into(),
+        s: segment.code_or_data.into(),
+        l: segment.long.into(),
+        g: segment.pages.into(),
+        avl: 0,
+        unusable: 0,
+        padding: 0,
+    }
+}
+
+/// As firmware leaves them: the 8259 at pin 0, NMI at pin 1.
+fn wire_local_pins(lapic: &mut kvm_lapic_state) {
+    for (offset, mode) in [(LAPIC_LVT_LINT0, MODE_EXTINT), (LAPIC_LVT_LINT1, MODE_NMI)] {
+        let register = lapic.regs.iter_mut().skip(offset).take(size_of::<u32>());
+        for (byte, value) in register.zip(mode.to_le_bytes()) {
+            *byte = i8::from_le_bytes([value]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_local_pins_are_wired_as_firmware_leaves_them() {
+        let mut lapic = kvm_lapic_state { regs: [-1; 1024] };
+        wire_local_pins(&mut lapic);
+        assert_eq!(lapic.regs[0x350..0x354], [0, 7, 0, 0]);
+        assert_eq!(lapic.regs[0x360..0x364], [0, 4, 0, 0]);
+        assert_eq!((lapic.regs[0x34F], lapic.regs[0x354]), (-1, -1));
+    }
+
+    #[test]
+    fn segments_keep_all_that_the_entry_says() {
+        let registers = Registers::linux_64(0x100_0200);
+        let mut special = kvm_sregs::default();
+        set_special(&mut special, &registers);
+        assert_eq!((special.cs.selector, special.cs.l, special.cs.db, special.cs.type_), (0x10, 1, 0, 0xB));
+        assert_eq!((special.ss.selector, special.ss.l, special.ss.db, special.ss.limit), (0x18, 0, 1, u32::MAX));
+        assert_eq!((special.tr.s, special.tr.g, special.tr.limit), (0, 0, 0x67));
+        assert_eq!((special.gdt.base, special.gdt.limit), (0x500, 39));
+        assert_eq!(general(&registers).rsi, 0x7000);
+    }
+}

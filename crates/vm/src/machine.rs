@@ -1,0 +1,107 @@
+//! The machine of one VM, from its description to the moment before its first instruction.
+//!
+//! All that can fail because of the host comes first, then the second half of the sandbox, and only then is a byte of the
+//! user's kernel read. Nothing outlives a failure: all of it is descriptors and memory of this process.
+
+use std::sync::Arc;
+
+use boot::layout::{self, Ram};
+use hw::{Chipset, Edge, Setup};
+
+use crate::console::{Console, Serial};
+use crate::description::Plan;
+use crate::error::Error;
+use crate::kvm::{self, Host, Vcpu};
+use crate::memory::{self, GuestMemory};
+use crate::outside::{FrontEnds, Outside};
+use crate::{entry_state, no_devices};
+
+/// What all threads of the process share.
+pub struct Machine {
+    /// Every register that KVM does not emulate.
+    pub chipset: Chipset,
+    /// Performs what the chipset decides.
+    pub outside: Outside,
+}
+
+/// A machine that only has to be started.
+pub struct Assembled {
+    /// Shared by all threads.
+    pub machine: Arc<Machine>,
+    /// In order; the first is ready to enter the kernel.
+    pub vcpus: Vec<Vcpu>,
+    /// The serial port's other end.
+    pub console: Console,
+}
+
+/// Makes the machine. `narrow` is called once nothing of KVM has to be made any more.
+pub fn assemble(plan: Plan, narrow: impl FnOnce() -> Result<(), sandbox::Error>) -> Result<Assembled, Error> {
+    kvm::share_one_heap();
+    kvm::prepare_kicks().map_err(Error::system("signal handler"))?;
+    let description = plan.description;
+    let ram = layout::ram(description.memory).map_err(Error::Size)?;
+    let console = Console::new(plan.console).map_err(Error::system("console"))?;
+    let host = Host::new(plan.kvm)?;
+    check_sizes(&host, &ram, description.cpus)?;
+    let memory = memory::make(&ram)?;
+    let vm = Arc::new(host.make_vm(&memory)?);
+    let vcpus: Vec<Vcpu> =
+        (0..description.cpus).map(|id| host.make_vcpu(&vm, id, description.cpus)).collect::<Result<_, _>>()?;
+    drop(host);
+    narrow()?;
+    load(&memory, &ram, plan.kernel, plan.initrd, description.cmdline.as_bytes(), &vcpus)?;
+    let front_ends: Arc<dyn FrontEnds> = Arc::new(no_devices::NoDevices);
+    let outside = Outside::new(vm, front_ends)?;
+    let chipset = chipset(&ram, description.cpus, &outside)?;
+    Ok(Assembled { machine: Arc::new(Machine { chipset, outside }), vcpus, console })
+}
+
+fn check_sizes(host: &Host, ram: &[Ram], vcpus: u8) -> Result<(), Error> {
+    let (end, bits) = (layout::ram_end(ram), host.address_bits());
+    if 1u64.checked_shl(bits.into()).is_some_and(|beyond| end > beyond) {
+        return Err(Error::AddressWidth { end, bits });
+    }
+    let count = u16::from(vcpus);
+    if !(1..=layout::MAX_VCPUS).contains(&count) || !host.takes(vcpus) {
+        return Err(Error::Size(boot::Error::VcpuCount(count)));
+    }
+    Ok(())
+}
+
+fn chipset(ram: &[Ram], vcpus: u8, outside: &Outside) -> Result<Chipset, Error> {
+    let range = |start: u64, len: u64| start..start.saturating_add(len);
+    let setup = Setup {
+        ram: ram.iter().map(|piece| range(piece.gpa, piece.len)).collect(),
+        vcpus: vcpus.into(),
+        mmio: range(layout::PCI_MMIO32, layout::PCI_MMIO32_LEN),
+        ecam: layout::ECAM,
+        devices: Vec::new(),
+        now: outside.now(),
+    };
+    Chipset::new(setup).map_err(Error::Chipset)
+}
+
+fn load(
+    memory: &GuestMemory,
+    ram: &[Ram],
+    mut kernel: std::fs::File,
+    mut initrd: Option<std::fs::File>,
+    command_line: &[u8],
+    vcpus: &[Vcpu],
+) -> Result<(), Error> {
+    let count = u16::try_from(vcpus.len()).unwrap_or(u16::MAX);
+    let registers = boot::reset::fill(memory, ram, count, &mut kernel, initrd.as_mut(), command_line)?;
+    match vcpus.first() {
+        Some(first) => entry_state::set_first(first.fd(), &registers),
+        None => Err(Error::Size(boot::Error::VcpuCount(0))),
+    }
+}
+
+impl Serial for Machine {
+    fn output(&self, into: &mut [u8]) -> usize {
+        self.chipset.serial_output(into)
+    }
+    fn input(&self, bytes: &[u8]) -> usize {
+        self.chipset.serial_input(bytes, &self.outside)
+    }
+}

@@ -1,0 +1,160 @@
+//! The event loop of a running VM: vmm's messages, the console, the chipset's timers, and the end.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hw::Timer;
+use log::{debug, error};
+use proto::vm::{ToVm, ToVmm};
+use proto::{Channel, Received, exit};
+use sys::event::{Interest, Loop, Ready};
+
+use crate::console::Console;
+use crate::error::Error;
+use crate::lifecycle::{Action, Event, Lifecycle};
+use crate::machine::{Assembled, Machine};
+use crate::vcpus::Vcpus;
+
+/// What the loop waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Vmm,
+    Wake,
+    Console,
+    Timer(Timer),
+}
+
+struct Running<'a> {
+    channel: &'a mut Channel<ToVmm, ToVm>,
+    machine: Arc<Machine>,
+    console: Console,
+    /// What the loop was last told of the console.
+    watched: Option<Interest>,
+    lifecycle: Lifecycle,
+    events: Loop<Token>,
+}
+
+/// Starts the vCPUs, tells vmm, and serves until the VM ends. Gives the exit status.
+pub fn run(channel: &mut Channel<ToVmm, ToVm>, assembled: Assembled) -> Result<u8, Error> {
+    let Assembled { machine, vcpus, console } = assembled;
+    let failed = Error::system("event loop");
+    let mut running = Running::new(channel, machine.clone(), console).map_err(failed)?;
+    let vcpus = Vcpus::start(vcpus, &machine)?;
+    running.tell(&ToVmm::Started);
+    let status = running.serve().unwrap_or_else(|error| {
+        error!("event loop: {error}");
+        exit::FAILED
+    });
+    // For the vCPUs too, when it was vmm who ended the VM.
+    machine.outside.end(Event::VmmGone);
+    if !vcpus.stop() {
+        error!("a vCPU does not leave the guest");
+    }
+    running.console.pump(&*machine, Instant::now());
+    Ok(status)
+}
+
+impl<'a> Running<'a> {
+    fn new(channel: &'a mut Channel<ToVmm, ToVm>, machine: Arc<Machine>, console: Console) -> std::io::Result<Self> {
+        let mut events = Loop::new()?;
+        events.add(&*channel, Token::Vmm, Interest::Read)?;
+        events.add(machine.outside.wake(), Token::Wake, Interest::Read)?;
+        for timer in [Timer::Rtc, Timer::Pm] {
+            events.add(machine.outside.timer(timer), Token::Timer(timer), Interest::Read)?;
+        }
+        let mut running = Self { channel, machine, console, watched: None, lifecycle: Lifecycle::default(), events };
+        running.watch_console()?;
+        Ok(running)
+    }
+
+    fn serve(&mut self) -> std::io::Result<u8> {
+        loop {
+            let ready = self.events.wait(self.console.deadline())?;
+            let mut pump = self.console.deadline().is_some_and(|at| at <= Instant::now());
+            for Ready { token, .. } in ready {
+                match token {
+                    Token::Vmm => {
+                        if let Some(status) = self.messages()? {
+                            return Ok(status);
+                        }
+                    }
+                    Token::Wake => drain(self.machine.outside.wake()),
+                    Token::Console => pump = true,
+                    Token::Timer(timer) => {
+                        drain(self.machine.outside.timer(timer));
+                        self.machine.chipset.timer(timer, &self.machine.outside);
+                    }
+                }
+            }
+            if self.machine.outside.serial_news() || pump {
+                self.console.pump(&*self.machine, Instant::now());
+                self.watch_console()?;
+            }
+            if let Some(event) = self.machine.outside.ended().cloned() {
+                if let Some(status) = self.happened(event) {
+                    return Ok(status);
+                }
+            }
+        }
+    }
+
+    /// Takes all messages that are there; a status if one of them ends the VM.
+    fn messages(&mut self) -> std::io::Result<Option<u8>> {
+        loop {
+            let event = match self.channel.flush().and_then(|()| self.channel.recv()) {
+                Ok(Received::Message(message, _)) => Event::Message(message),
+                Ok(Received::Empty) => break,
+                Ok(Received::Closed) => Event::VmmGone,
+                Err(error) => {
+                    error!("vmm: {error}");
+                    Event::VmmGone
+                }
+            };
+            if let Some(status) = self.happened(event) {
+                return Ok(Some(status));
+            }
+        }
+        let interest = if self.channel.wants_write() { Interest::ReadWrite } else { Interest::Read };
+        self.events.change(&*self.channel, interest)?;
+        Ok(None)
+    }
+
+    fn happened(&mut self, event: Event) -> Option<u8> {
+        let mut status = None;
+        for action in self.lifecycle.handle(event) {
+            match action {
+                Action::PressPowerButton => self.machine.chipset.power_button(&self.machine.outside),
+                Action::Tell(message) => self.tell(&message),
+                Action::SetDebug(debug) => crate::set_debug(debug),
+                Action::Refuse(what) => error!("vmm sent {what}"),
+                Action::End(end) => status = Some(end),
+            }
+        }
+        status
+    }
+
+    fn tell(&mut self, message: &ToVmm) {
+        if let Err(error) = self.channel.send(message, Vec::new()) {
+            // Its end of the socket tells the loop the rest.
+            debug!("vmm can't be told {message:?}: {error}");
+        }
+    }
+
+    fn watch_console(&mut self) -> std::io::Result<()> {
+        let wanted = self.console.interest();
+        match (self.watched, wanted) {
+            (before, after) if before == after => {}
+            (None, Some(interest)) => self.events.add(&self.console, Token::Console, interest)?,
+            (Some(_), Some(interest)) => self.events.change(&self.console, interest)?,
+            (_, None) => self.events.remove(&self.console),
+        }
+        self.watched = wanted;
+        Ok(())
+    }
+}
+
+/// Empties an eventfd or a timerfd; that it was empty already is no matter.
+fn drain(fd: BorrowedFd<'_>) {
+    let _ = rustix::io::read(fd, &mut [0; 8]);
+}
