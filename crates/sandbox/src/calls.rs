@@ -6,7 +6,7 @@
 use libc::{
     AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID,
     CLONE_SETTLS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM, F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GET_SEALS,
-    F_GETFD, F_GETFL, F_OFD_SETLK, F_SETFD, F_SETFL, O_CREAT, PROT_EXEC, SOL_SOCKET,
+    F_GETFD, F_GETFL, F_OFD_GETLK, F_OFD_SETLK, F_SETFD, F_SETFL, O_CREAT, PROT_EXEC, SOL_SOCKET,
 };
 
 /// One system call, its allowed arguments, and how it is answered.
@@ -299,7 +299,7 @@ pub const OPEN: Group =
     group("open", &[when(libc::SYS_openat, lacks(2, O_CREAT)), when(libc::SYS_open, lacks(1, O_CREAT))]);
 
 /// Locks of an open file description that never wait, and who stands in their way.
-pub const LOCK: Group = group("lock", &[fcntl(F_OFD_SETLK), fcntl(libc::F_GETLK)]);
+pub const LOCK: Group = group("lock", &[fcntl(F_OFD_SETLK), fcntl(F_OFD_GETLK)]);
 
 /// Files by name and by descriptor: read, write, create, replace, remove, give away.
 pub const FILES: Group = group(

@@ -43,6 +43,9 @@ pub fn enter(promise: &'static Promise) -> Result<Entered, Error> {
     if promise.root == Root::Inherited && !identity::is_ordinary() {
         return Err(Error::StillRoot(role)); // what it would inherit is the host's root
     }
+    // At its first look at a clock rustix asks for the vdso by prctl(PR_GET_AUXV), or in /proc: no promise has either, and
+    // the look may come with a guest's or a client's first nonsense, when a line is logged under a limit.
+    let _ = sys::clock::boottime();
     let ids = identity::look_up(promise)?;
     let rules = promise.files.map(files::open_rules).transpose().map_err(step("landlock: open"))?;
     limits::apply(promise.limits).map_err(step("limits"))?;
