@@ -35,6 +35,12 @@ impl Console {
         Self { terminal, said: Vec::new(), seen: 0, program: None }
     }
 
+    /// Reads from what is already open, a pipe for instance.
+    pub fn over(terminal: File) -> Self {
+        rustix::io::ioctl_fionbio(&terminal, true).expect("it can be read without blocking");
+        Self { terminal, said: Vec::new(), seen: 0, program: None }
+    }
+
     /// Runs a program on a new terminal of its own, as a user at a keyboard would.
     pub fn of_program(command: &mut Command) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pty can be had");
@@ -48,9 +54,9 @@ impl Console {
         let end = |slave: &File| slave.try_clone().expect("a descriptor can be doubled");
         with_terminal.stdin(end(&slave)).stdout(end(&slave)).stderr(slave);
         let program = with_terminal.spawn().expect("setsid can be run");
-        let terminal = File::from(master);
-        rustix::io::ioctl_fionbio(&terminal, true).expect("a pty can be read without blocking");
-        Self { terminal, said: Vec::new(), seen: 0, program: Some(program) }
+        let mut console = Self::over(File::from(master));
+        console.program = Some(program);
+        console
     }
 
     /// Types text.

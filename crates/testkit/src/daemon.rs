@@ -46,26 +46,39 @@ impl Reply {
 impl Daemon {
     /// Writes the configuration to a file, starts the daemon with it, and waits until it answers.
     pub fn start(configuration: &str) -> Self {
-        let daemon = Self::launch(configuration);
+        Self::launch(configuration).answering()
+    }
+
+    /// Starts it without debug messages, as a measurement wants.
+    pub fn start_quietly(configuration: &str) -> Self {
+        Self::launch_with(&["-d"], configuration).answering()
+    }
+
+    fn answering(self) -> Self {
         deadline::until("the daemon to answer", DAEMON, || {
             Path::new(SOCKET)
                 .exists()
-                .then(|| daemon.vmctl(&["status"]))?
+                .then(|| self.vmctl(&["status"]))?
                 .stdout
                 .starts_with(status::HEADER)
                 .then_some(())
         });
-        daemon
+        self
     }
 
     /// Starts the daemon and does not wait: for configurations that it should refuse.
     pub fn launch(configuration: &str) -> Self {
+        Self::launch_with(&["-d", "-vv"], configuration)
+    }
+
+    fn launch_with(options: &[&str], configuration: &str) -> Self {
         let dir = TempDir::new().expect("a temporary directory can be made");
         let file = dir.path().join("vm.conf");
         fs::write(&file, configuration).expect("the configuration can be written");
         let log = File::create(dir.path().join("log")).expect("the log can be made");
         let child = Command::new(artefacts::vmd())
-            .args(["-d", "-vv", "-f"])
+            .args(options)
+            .arg("-f")
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,0 +1,109 @@
+//! What was measured, as Markdown.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use crate::boot::Sample;
+use crate::exits::{Counts, Exits};
+use crate::stages::Stage;
+
+/// One figure of a sample.
+type Figure = fn(&Sample) -> f64;
+
+/// One kind of count.
+type Kind = fn(&Exits) -> &Counts;
+
+/// Reasons of each kind that are listed, the most frequent first.
+const LISTED: usize = 12;
+
+/// The comparison: QEMU first, then vmd, then their ratio.
+pub fn comparison(names: &[String], samples: &[Vec<Sample>]) -> String {
+    let rows: [(&str, Figure, usize); 4] = [
+        ("launch to the guest's init (s)", |it| it.to_init.as_secs_f64(), 2),
+        ("processor time of the VM until then (s)", |it| it.cpu.as_secs_f64(), 2),
+        ("KVM exits until then", |it| it.exits as f64, 0),
+        ("memory beyond the guest's (KiB)", |it| it.private_kib as f64, 0),
+    ];
+    let mut text = format!("| medians | {} | ratio |\n|---|--:|--:|--:|\n", names.join(" | "));
+    for (what, value, decimals) in rows {
+        let values: Vec<f64> = samples.iter().map(|of| median(of.iter().map(value).collect())).collect();
+        row(&mut text, what, &values, decimals);
+    }
+    text
+}
+
+/// Exits by reason, of each contender.
+pub fn reasons(names: &[String], traced: &[Exits]) -> String {
+    let mut text = format!("| exits of one boot | {} |\n|---|--:|--:|\n", names.join(" | "));
+    let parts: [(&str, Kind); 3] =
+        [("all", |it| &it.all), ("to the process", |it| &it.to_process), ("port", |it| &it.ports)];
+    for (part, counts) in parts {
+        let keys: BTreeSet<&String> = traced.iter().flat_map(|it| counts(it).keys()).collect();
+        let most = |key: &String| traced.iter().filter_map(|it| counts(it).get(key)).max().copied();
+        let mut keys: Vec<&String> = keys.into_iter().collect();
+        keys.sort_by_key(|key| std::cmp::Reverse(most(key)));
+        for key in keys.into_iter().take(LISTED) {
+            let cells: Vec<String> =
+                traced.iter().map(|it| counts(it).get(key).copied().unwrap_or_default().to_string()).collect();
+            let _ = writeln!(text, "| {part}: {key} | {} |", cells.join(" | "));
+        }
+    }
+    text
+}
+
+/// Exits of each contender, and so what each device adds.
+pub fn devices(boots: &[(String, Exits)]) -> String {
+    let mut text = "| exits until the guest's init, one boot | in all | to the process |\n|---|--:|--:|\n".to_owned();
+    for (name, exits) in boots {
+        let _ = writeln!(text, "| {name} | {} | {} |", Exits::sum(&exits.all), Exits::sum(&exits.to_process));
+    }
+    text
+}
+
+/// The stages of a start.
+pub fn stages(stages: &[Stage]) -> String {
+    let mut text =
+        "| `vmctl start` until the first guest instruction | wall (ms) | processor (ms) |\n|---|--:|--:|\n".to_owned();
+    for stage in stages {
+        let _ = writeln!(text, "| {} | {:.1} | {:.1} |", stage.name, stage.wall_ms, stage.cpu_ms);
+    }
+    text
+}
+
+fn row(text: &mut String, what: &str, values: &[f64], decimals: usize) {
+    let cells: Vec<String> = values.iter().map(|it| format!("{it:.decimals$}")).collect();
+    let ratio = match values {
+        [theirs, ours] if *theirs > 0.0 => format!("{:.3}", ours / theirs),
+        _ => "-".to_owned(),
+    };
+    let _ = writeln!(text, "| {what} | {} | {ratio} |", cells.join(" | "));
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match (values.get(middle.wrapping_sub(1)), values.get(middle)) {
+        (Some(low), Some(high)) if values.len() % 2 == 0 => (low + high) / 2.0,
+        (_, Some(middle)) => *middle,
+        _ => f64::NAN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_the_mean_of_two() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(Vec::new()).is_nan());
+    }
+
+    #[test]
+    fn the_ratio_is_ours_to_theirs() {
+        let mut text = String::new();
+        row(&mut text, "x", &[4.0, 3.0], 1);
+        assert_eq!(text, "| x | 4.0 | 3.0 | 0.750 |\n");
+    }
+}
