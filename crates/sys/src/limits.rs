@@ -11,6 +11,11 @@ pub fn set(resource: Resource, most: u64) -> io::Result<()> {
     Ok(setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?)
 }
 
+/// How many descriptors the process may have.
+pub fn descriptors() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Raises the number of descriptors to `wanted` as far as it may: root the hard limit too, others up to it. Gives what
 /// holds after; a limit that is higher already stays.
 pub fn raise_descriptors(wanted: u64) -> u64 {
@@ -41,7 +46,7 @@ mod tests {
             setrlimit(Resource::Nofile, Rlimit { current: Some(100), maximum }).expect("lower");
             assert_eq!(raise_descriptors(500), 500);
             assert_eq!(raise_descriptors(50), 500);
-            assert_eq!(getrlimit(Resource::Nofile).current, Some(500));
+            assert_eq!(descriptors(), 500);
         });
     }
 

@@ -1,0 +1,305 @@
+//! vmm's edge: waits, turns what came into events of `running.rs`, and performs its actions.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use proto::channel::ChannelError;
+use proto::vmm::{ToParent, ToVmm};
+use proto::{Channel, Failure, Received};
+use rustix::process::Signal as Kill;
+use sys::event::{Interest, Loop, Ready};
+use sys::exe::Executable;
+use sys::limits;
+use sys::signals::{Signal, Signals};
+
+use super::held::Held;
+use super::members::{self, Heard, Living, Unsent};
+use super::running::{Action, Event, Member, Process, Run, Running, Title};
+
+/// Answers that wait for a parent that is behind; more is a parent that reads no more.
+const MAX_OUTBOX: usize = 65536;
+/// Messages read from one process in one turn of the loop, so that a flood of one does not hold the others.
+const MAX_HEARD: usize = 16;
+
+/// vmm: its peers, its table, what it holds.
+pub struct Edge {
+    parent: Channel<ToParent, ToVmm>,
+    outbox: VecDeque<ToParent>,
+    exe: Executable,
+    events: Loop<Token>,
+    signals: Signals,
+    running: Running,
+    held: Held,
+    living: BTreeMap<Process, Living>,
+    queue: VecDeque<Event>,
+    over: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Parent,
+    Signals,
+    Talk(Process),
+    Exit(Process),
+}
+
+impl Edge {
+    /// With the parent at the other end of `channel`, and vmd's executable.
+    pub fn new(channel: OwnedFd, exe: OwnedFd) -> io::Result<Self> {
+        let signals = [Signal::Terminate, Signal::Interrupt, Signal::Hangup, Signal::Pipe, Signal::User1];
+        let signals = Signals::block(&signals)?;
+        let parent = Channel::new(channel);
+        let mut events = Loop::new()?;
+        events.add(&parent, Token::Parent, Interest::Read)?;
+        events.add(&signals, Token::Signals, Interest::Read)?;
+        let debug = log::max_level() >= log::Level::Debug;
+        let descriptors = limits::descriptors();
+        Ok(Self {
+            parent,
+            outbox: VecDeque::new(),
+            exe: Executable::from_fd(exe),
+            events,
+            signals,
+            running: Running::new(descriptors, debug),
+            held: Held::default(),
+            living: BTreeMap::new(),
+            queue: VecDeque::new(),
+            over: false,
+        })
+    }
+
+    /// Serves until the parent is gone or a signal ends it, and no VM is left.
+    pub fn serve(mut self) -> io::Result<()> {
+        while !self.over {
+            for ready in self.events.wait(self.running.next_deadline())? {
+                self.ready(&ready)?;
+                self.drain();
+            }
+            self.happened(Event::Time, Vec::new());
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, ready: &Ready<Token>) -> io::Result<()> {
+        match ready.token {
+            Token::Parent => self.hear_parent(),
+            Token::Signals => {
+                while let Some(signal) = self.signals.next()? {
+                    if matches!(signal, Signal::Terminate | Signal::Interrupt) {
+                        self.happened(Event::Shutdown, Vec::new());
+                    }
+                }
+            }
+            Token::Talk(process) => {
+                self.hear(process);
+                self.flush(process);
+            }
+            Token::Exit(process) => self.reap(process)?,
+        }
+        Ok(())
+    }
+
+    /// Tells the machine, performs what it says, and tells it what came of that.
+    fn happened(&mut self, event: Event, mut fds: Vec<OwnedFd>) {
+        let mut next = Some(event);
+        while let Some(event) = next {
+            for action in self.running.handle(event, Instant::now()) {
+                self.perform(action, &mut fds);
+            }
+            fds.clear();
+            next = self.queue.pop_front();
+        }
+    }
+
+    /// Tells the machine what performing and sending brought.
+    fn drain(&mut self) {
+        if let Some(event) = self.queue.pop_front() {
+            self.happened(event, Vec::new());
+        }
+    }
+
+    fn perform(&mut self, action: Action, fds: &mut Vec<OwnedFd>) {
+        match action {
+            Action::Hold(run, slots) => self.held.hold(run, slots, std::mem::take(fds)),
+            Action::HoldHost(which) => self.held.hold_host(which, fds.pop()),
+            Action::Spawn(process, title) => {
+                let event = match self.spawn(process, &title) {
+                    Ok(pid) => Event::Spawned(process, pid),
+                    Err(failure) => Event::SpawnFailed(process, failure),
+                };
+                self.queue.push_back(event);
+            }
+            Action::TellVm(run, message) => {
+                let process = Process { run, member: Member::Vm };
+                let fds = self.held.for_vm(run, &message);
+                self.told(process, |living| living.talk.as_mut().map(|talk| Ok(talk.tell_vm(&message, fds?))));
+            }
+            Action::TellDevice(process, message) => {
+                let fds = self.held.for_device(process.run, &message);
+                self.told(process, |living| living.talk.as_mut().map(|talk| Ok(talk.tell_device(&message, fds?))));
+            }
+            Action::Release(run) => self.held.release(run),
+            Action::HangUp(run) => self.hang_up_all(run),
+            Action::Kill(process, signal) => self.kill(process, signal),
+            Action::Reply(message) => self.reply(message),
+            Action::Log(level, text) => log::log!(level, "{text}"),
+            Action::Verbose(debug) => sys::log::set_level(sys::log::level_of(u8::from(debug))),
+            Action::Quit => self.over = true,
+        }
+    }
+
+    fn spawn(&mut self, process: Process, title: &Title) -> Result<u32, Failure> {
+        let mut living = members::start(&self.exe, &mut self.held, process, title)?;
+        if let Err(error) = self.watch(process, &living) {
+            self.events.remove(&living.child);
+            // It has just been executed and holds nothing, so it dies at once.
+            let killed = living.child.kill(Kill::KILL).and_then(|()| living.child.wait());
+            log::debug!("{}: not watched, killed: {killed:?}", process.member);
+            return Err(Failure::io("event loop", &error));
+        }
+        let pid = living.child.pid();
+        self.living.insert(process, living);
+        Ok(pid)
+    }
+
+    fn watch(&mut self, process: Process, living: &Living) -> io::Result<()> {
+        self.events.add(&living.child, Token::Exit(process), Interest::Read)?;
+        match &living.talk {
+            Some(talk) => self.events.add(talk, Token::Talk(process), Interest::Read),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends, if the process is there, and says what came of it.
+    fn told(&mut self, process: Process, send: impl FnOnce(&mut Living) -> Option<io::Result<Result<(), Unsent>>>) {
+        match self.living.get_mut(&process).and_then(send) {
+            None => {}
+            Some(Err(error)) => self.queue.push_back(Event::Broken(process, error.to_string())),
+            Some(Ok(sent)) => self.sent(process, sent),
+        }
+    }
+
+    fn sent(&mut self, process: Process, sent: Result<(), Unsent>) {
+        match sent {
+            Ok(()) => self.watch_for_room(process),
+            Err(Unsent::Gone) => self.hang_up(process),
+            Err(Unsent::Broken(why)) => {
+                self.hang_up(process);
+                self.queue.push_back(Event::Broken(process, why));
+            }
+        }
+    }
+
+    fn watch_for_room(&mut self, process: Process) {
+        let Some(talk) = self.living.get(&process).and_then(|living| living.talk.as_ref()) else { return };
+        let interest = if talk.wants_write() { Interest::ReadWrite } else { Interest::Read };
+        if let Err(error) = self.events.change(talk, interest) {
+            self.queue.push_back(Event::Broken(process, error.to_string()));
+        }
+    }
+
+    fn flush(&mut self, process: Process) {
+        let flushed = self.living.get_mut(&process).and_then(|living| living.talk.as_mut()).map(members::Talk::flush);
+        if let Some(flushed) = flushed {
+            self.sent(process, flushed);
+        }
+    }
+
+    fn hear(&mut self, process: Process) {
+        for _ in 0..MAX_HEARD {
+            let talk = self.living.get_mut(&process).and_then(|living| living.talk.as_mut());
+            match talk.map_or(Heard::Nothing, |talk| talk.hear(process)) {
+                Heard::Event(event) => {
+                    if matches!(event, Event::Broken(..)) {
+                        self.hang_up(process);
+                    }
+                    self.happened(event, Vec::new());
+                }
+                Heard::Nothing => return,
+                Heard::End => return self.hang_up(process), // its exit tells the rest
+            }
+        }
+    }
+
+    /// An end of a process that may have said why just before.
+    fn reap(&mut self, process: Process) -> io::Result<()> {
+        self.hear(process);
+        let Some(living) = self.living.get_mut(&process) else { return Ok(()) };
+        let Some(exit) = living.child.try_wait()? else { return Ok(()) };
+        self.hang_up(process);
+        if let Some(living) = self.living.remove(&process) {
+            self.events.remove(&living.child);
+        }
+        self.happened(Event::Exited(process, exit), Vec::new());
+        Ok(())
+    }
+
+    fn hang_up_all(&mut self, run: Run) {
+        let processes: Vec<Process> = self.living.keys().filter(|process| process.run == run).copied().collect();
+        for process in processes {
+            self.hang_up(process);
+        }
+    }
+
+    fn hang_up(&mut self, process: Process) {
+        if let Some(talk) = self.living.get_mut(&process).and_then(|living| living.talk.take()) {
+            self.events.remove(&talk);
+        }
+    }
+
+    fn kill(&self, process: Process, signal: Kill) {
+        if let Some(Err(error)) = self.living.get(&process).map(|living| living.child.kill(signal)) {
+            log::error!("signal to {}: {error}", process.member);
+        }
+    }
+
+    fn hear_parent(&mut self) {
+        loop {
+            match self.parent.recv() {
+                Ok(Received::Message(message, fds)) => self.happened(Event::Parent(message), fds),
+                Ok(Received::Empty) => return self.speak(),
+                Ok(Received::Closed) => return self.parent_gone("closed"),
+                Err(ChannelError::Socket(error)) => return self.parent_gone(&error.to_string()),
+                Err(error) => self.happened(Event::Lost(error.to_string()), Vec::new()),
+            }
+        }
+    }
+
+    fn reply(&mut self, message: ToParent) {
+        if self.outbox.len() < MAX_OUTBOX {
+            self.outbox.push_back(message);
+        }
+        self.speak();
+    }
+
+    /// Sends what the parent takes now; the channel's own queue holds one message at most.
+    fn speak(&mut self) {
+        let mut sent = self.parent.flush();
+        while sent.is_ok() && !self.parent.wants_write() {
+            let Some(message) = self.outbox.pop_front() else { break };
+            sent = self.parent.send(&message, Vec::new());
+        }
+        let behind = self.parent.wants_write();
+        if let Err(error) = sent {
+            return self.parent_gone(&error.to_string());
+        }
+        if self.outbox.len() >= MAX_OUTBOX {
+            return self.parent_gone("it does not read");
+        }
+        let interest = if behind { Interest::ReadWrite } else { Interest::Read };
+        if !self.over {
+            if let Err(error) = self.events.change(self.parent.as_fd(), interest) {
+                log::debug!("channel of the parent: {error}");
+            }
+        }
+    }
+
+    fn parent_gone(&mut self, why: &str) {
+        log::debug!("parent: {why}");
+        self.events.remove(&self.parent);
+        self.outbox.clear();
+        self.queue.push_back(Event::Shutdown);
+    }
+}

@@ -1,0 +1,37 @@
+//! vmm: starts, watches and ends the processes of all VMs.
+//!
+//! Its peers: the parent ([`proto::vmm`]), which gives it everything open; a `vm` process for each VM ([`proto::vm`]); a
+//! `vioblk` for each disk and a `vionet` for each card ([`proto::device`]). It joins each device and its VM by a socket pair
+//! for vhost-user, and is not on their way after that.
+//!
+//! It holds the parent's channel, /dev/kvm, its own executable, and of each process a pidfd and a channel; what a start
+//! brings, only until it was passed on. It may execute vmd and open nothing. `running.rs` decides, `edge.rs` carries out.
+//!
+//! What a VM or a device does wrong costs that VM alone. vmm ends when the parent does, and all VMs with it.
+
+mod edge;
+mod held;
+mod members;
+mod running;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// Why vmm can't go on. All VMs end with it.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// It could not give up what it must not have.
+    #[error("{0}")]
+    Sandbox(#[from] sandbox::Error),
+    /// No event loop.
+    #[error("event loop: {0}")]
+    Events(#[from] io::Error),
+}
+
+/// Serves the parent at the other end of `channel` until it is gone; `exe` is vmd, to execute.
+pub fn run(channel: OwnedFd, exe: OwnedFd) -> Result<(), Fatal> {
+    sandbox::enter(&sandbox::promise::VMM)?;
+    Ok(edge::Edge::new(channel, exe)?.serve()?)
+}

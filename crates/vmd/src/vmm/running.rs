@@ -1,0 +1,397 @@
+//! The VMs that run, from description to reap. Pure: no clock, no descriptor, no log.
+//!
+//! ```text
+//! StartVm ► Described ──StartEnd──► Spawning ──all spawned──► Preparing ──devices ready──► Beginning ──Started──► Up
+//!                                      │ failure, stop            │ deadline too              │                    │
+//!                                      ▼                          ▼                           ▼                    │
+//!        (StartDone, or Ended) ◄──── Ending ◄──────── the vm process or a device ended, SIGTERM, SIGKILL ◄─────────┘
+//!
+//! Up: Running ◄──the guest's reboot, its shutdown──► Leaving; both ──stop──► Stopping: Asked ► Terminated ► Killed
+//! ```
+//!
+//! Ending is left when the last process is reaped; then the start is answered, or the end told, and the VM forgotten.
+//! Every process that is asked for by `Spawn` is in `Vm::alive` until its exit, or the failure of its start, is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use log::Level;
+use proto::device::{ToDevice, ToVmm as FromDevice};
+use proto::vm::{ToVm, ToVmm as FromVm};
+use proto::vmm::{DiskDescription, End, NicDescription, StartVm, Stop, ToParent, ToVmm};
+use proto::{Code, Failure, MacAddr, RequestId, VmId};
+use rustix::process::Signal;
+use sys::child::Exit;
+
+mod asked;
+mod ending;
+mod starting;
+
+/// A device process must be ready within this. It opens nothing and asks nobody, but hosts can be slow.
+pub const READY_LIMIT: Duration = Duration::from_secs(30);
+/// The vm process must run its guest within this: it loads kernel and initrd, which a disk may have to give first.
+pub const BEGIN_LIMIT: Duration = Duration::from_secs(60);
+/// From SIGTERM to SIGKILL (spec, daemon 2.4, [26]), and what devices have to flush when their VM is gone.
+pub const KILL_AFTER: Duration = Duration::from_secs(10);
+/// How often a guest may begin to shut down or to reboot: each reboot ends its process, so more is a flood.
+pub const MAX_WISHES: u8 = 16;
+/// Descriptors that stay free for the parent's next messages: a packet whose descriptors find no room is lost.
+pub const SPARE_DESCRIPTORS: u64 = 128;
+/// Virtual CPUs of a VM (KVM's contract in spec, daemon 12).
+pub const MAX_CPUS: u8 = 64;
+/// Bytes of guest memory at least; less boots no kernel that is supported.
+pub const MIN_MEMORY: u64 = 64 << 20;
+
+/// One launch of one VM. Never used again, so that what comes late of an ended VM cannot hit the next of the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Run(pub u64);
+
+/// Which process of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Member {
+    /// The vionet of this card.
+    Net(u8),
+    /// The vioblk of this disk.
+    Blk(u8),
+    /// The vm process.
+    Vm,
+}
+
+impl std::fmt::Display for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Member::Net(nic) => write!(f, "vionet{nic}"),
+            Member::Blk(disk) => write!(f, "vioblk{disk}"),
+            Member::Vm => f.write_str("vm"),
+        }
+    }
+}
+
+/// One process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Process {
+    /// Whose.
+    pub run: Run,
+    /// Which.
+    pub member: Member,
+}
+
+/// A descriptor that the edge holds for a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Slot {
+    /// Write end of the log pipe.
+    Log,
+    /// The kernel.
+    Kernel,
+    /// The initial RAM disk.
+    Initrd,
+    /// The cgroup's directory.
+    Cgroup,
+    /// A disk's image.
+    Disk(u8),
+    /// A card's tap.
+    Nic(u8),
+    /// The CD-ROM's image.
+    Cdrom,
+    /// The console's pty master.
+    Console,
+    /// The front end's side of a device's vhost-user socket; made when its process is.
+    Front(Member),
+    /// The back end's side.
+    Back(Member),
+}
+
+/// A descriptor of the host's that is there once for all VMs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostFd {
+    /// /dev/kvm.
+    Kvm,
+    /// /dev/sev.
+    Psp,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The parent said this; its descriptors are the edge's until an action keeps them.
+    Parent(ToVmm),
+    /// A message of the parent could not be read, or not with all its descriptors.
+    Lost(String),
+    /// The parent is gone, or vmm shall end.
+    Shutdown,
+    /// A process was started.
+    Spawned(Process, u32),
+    /// A process could not be started; nothing of it is left.
+    SpawnFailed(Process, Failure),
+    /// A vm process said this.
+    Vm(Run, FromVm),
+    /// A device's process said this.
+    Device(Process, FromDevice),
+    /// What a process sent is no message, or it does not take ours: the conversation is over.
+    Broken(Process, String),
+    /// A process ended and was reaped.
+    Exited(Process, Exit),
+    /// A deadline may have passed.
+    Time,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Keep the descriptors of the message being handled for a launch, in this order.
+    Hold(Run, Vec<Slot>),
+    /// Keep the descriptor of the message being handled for all.
+    HoldHost(HostFd),
+    /// Start a process; answered by `Spawned` or `SpawnFailed`.
+    Spawn(Process, Title),
+    /// Tell a vm process, with what is held for it.
+    TellVm(Run, ToVm),
+    /// Tell a device's process, with what is held for it.
+    TellDevice(Process, ToDevice),
+    /// Close all that is still held for a launch; its processes stay.
+    Release(Run),
+    /// Close the channels to a launch's processes, which tells devices to end.
+    HangUp(Run),
+    /// Send a signal; to a process that has ended it does nothing.
+    Kill(Process, Signal),
+    /// Tell the parent.
+    Reply(ToParent),
+    /// Tell the log.
+    Log(Level, String),
+    /// How much vmm logs.
+    Verbose(bool),
+    /// No VM is left: end vmm.
+    Quit,
+}
+
+/// What a process is called in ps(1) and how much it logs at first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Title {
+    /// Its first argument.
+    pub title: String,
+    /// Debug lines too.
+    pub debug: bool,
+}
+
+/// All VMs that vmm knows.
+#[derive(Debug)]
+pub struct Running {
+    vms: BTreeMap<VmId, Vm>,
+    /// Starts that were refused and answered, of which messages may still come until `StartEnd`.
+    refused: BTreeSet<VmId>,
+    hosts: BTreeSet<HostFd>,
+    debug: bool,
+    ending: bool,
+    next_run: u64,
+    /// The process's limit.
+    descriptors: u64,
+}
+
+/// One VM.
+#[derive(Debug)]
+struct Vm {
+    run: Run,
+    start: StartVm,
+    alive: BTreeSet<Member>,
+    /// How often the guest changed its mind about shutting down.
+    wishes: u8,
+    life: Life,
+}
+
+/// Where a VM is, with what only there is known.
+#[derive(Debug)]
+enum Life {
+    /// Its description is coming.
+    Described(Parts),
+    /// Its processes are started, one after the other; `left` is yet to be, the last of it first.
+    Spawning { parts: Parts, left: Vec<Member>, waiting: BTreeSet<Member> },
+    /// All are started; these devices are not ready yet.
+    Preparing { pid: u32, waiting: BTreeSet<Member>, deadline: Instant },
+    /// The vm process was told to run its guest.
+    Beginning { pid: u32, deadline: Instant },
+    /// The guest runs. A device that left in peace, and until when the vm process may follow it.
+    Up { pid: u32, course: Course, left: Option<(Member, Instant)> },
+    /// Nothing leads back: when the last process is reaped this is told.
+    Ending { outcome: Outcome, deadline: Option<Instant> },
+}
+
+/// Where a guest that runs is going.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    /// On.
+    Running,
+    /// It shuts down by itself: a reset now is no reboot.
+    Leaving,
+    /// It was told to stop.
+    Stopping(Stage),
+}
+
+/// How hard a VM is being stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The power button was pressed; SIGTERM follows then.
+    Asked(Instant),
+    /// SIGTERM was sent; SIGKILL follows then.
+    Terminated(Instant),
+    /// SIGKILL was sent.
+    Killed,
+}
+
+/// What is told at the end.
+#[derive(Debug, Clone, PartialEq)]
+enum Outcome {
+    /// The start failed.
+    StartFailed(Failure),
+    /// It had run.
+    Ended(End),
+}
+
+/// What the start's messages brought.
+#[derive(Debug, Default)]
+struct Parts {
+    disks: BTreeMap<u8, DiskDescription>,
+    nics: BTreeMap<u8, NicDescription>,
+    cdrom: bool,
+    addresses: BTreeMap<u8, MacAddr>,
+}
+
+impl Running {
+    /// No VM; the process may have so many descriptors.
+    pub fn new(descriptors: u64, debug: bool) -> Self {
+        let (vms, refused, hosts) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { vms, refused, hosts, debug, ending: false, next_run: 0, descriptors }
+    }
+
+    /// What is to be done now that this happened.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let out = &mut actions;
+        match event {
+            Event::Parent(message) => self.parent_said(message, now, out),
+            Event::Lost(why) => self.lost(&why, out),
+            Event::Shutdown => self.shutdown(out),
+            Event::Spawned(process, pid) => self.spawned(process, pid, now, out),
+            Event::SpawnFailed(process, failure) => self.spawn_failed(process, failure, out),
+            Event::Vm(run, message) => self.vm_said(run, message, out),
+            Event::Device(process, message) => self.device_said(process, message, now, out),
+            Event::Broken(process, why) => self.broken(process, &why, out),
+            Event::Exited(process, exit) => self.exited(process, exit, now, out),
+            Event::Time => self.time(now, out),
+        }
+        self.settle(out);
+        actions
+    }
+
+    /// When [`Event::Time`] is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.vms.values().filter_map(|vm| vm.life.deadline()).min()
+    }
+
+    fn parent_said(&mut self, message: ToVmm, now: Instant, out: &mut Vec<Action>) {
+        match message {
+            ToVmm::Kvm => self.host_fd(HostFd::Kvm, out),
+            ToVmm::Psp => self.host_fd(HostFd::Psp, out),
+            ToVmm::Config(config) => self.verbose(config.debug, out),
+            ToVmm::StartVm(start) => self.start(*start, out),
+            ToVmm::StartDisk { vm, disk, description } => self.start_disk(vm, disk, description, out),
+            ToVmm::StartNic { vm, nic, description } => self.start_nic(vm, nic, description, out),
+            ToVmm::StartCdrom { vm } => self.start_cdrom(vm, out),
+            ToVmm::StartEnd { vm } => self.start_end(vm, out),
+            ToVmm::StartCancel { vm } => self.start_cancel(vm, out),
+            ToVmm::Terminate { request, vm, how } => self.terminate(request, vm, how, now, out),
+            ToVmm::Info { request } => self.info(request, out),
+            ToVmm::Pause { request, vm } => {
+                out.push(Action::Reply(ToParent::PauseDone { request, vm, result: Err(self.no_pause(vm)) }));
+            }
+            ToVmm::Unpause { request, vm } => {
+                out.push(Action::Reply(ToParent::UnpauseDone { request, vm, result: Err(self.no_pause(vm)) }));
+            }
+            ToVmm::TapAddress { vm, nic, mac } => self.tap_address(vm, nic, mac, out),
+            ToVmm::Reset { vms: true } => self.end_all("the daemon was reset", out),
+            ToVmm::Reset { vms: false } => {} // vmm keeps no other state that could be forgotten
+            ToVmm::Verbose { debug } => self.verbose(debug, out),
+        }
+    }
+
+    /// Forgets the VMs whose last process is gone, and says so.
+    fn settle(&mut self, out: &mut Vec<Action>) {
+        let over = |vm: &Vm| vm.alive.is_empty() && matches!(vm.life, Life::Ending { .. });
+        let ids: Vec<VmId> = self.vms.iter().filter(|(_, vm)| over(vm)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(Vm { run, life: Life::Ending { outcome, .. }, .. }) = self.vms.remove(&id) else { continue };
+            out.push(Action::HangUp(run));
+            out.push(Action::Release(run));
+            out.push(Action::Reply(match outcome {
+                Outcome::StartFailed(failure) => ToParent::StartDone { vm: id, result: Err(failure) },
+                Outcome::Ended(end) => ToParent::Ended { vm: id, end },
+            }));
+        }
+        if self.ending && self.vms.is_empty() {
+            out.push(Action::Quit);
+        }
+    }
+
+    /// Descriptors that all VMs need at most: while one starts its files and sockets, and of each process two.
+    fn descriptors_of(vm: &StartVm) -> u64 {
+        6 + 5 * (u64::from(vm.disks) + u64::from(vm.nics))
+    }
+
+    fn of_run(&mut self, run: Run) -> Option<(VmId, &mut Vm)> {
+        self.vms.iter_mut().find(|(_, vm)| vm.run == run).map(|(id, vm)| (*id, vm))
+    }
+}
+
+impl Vm {
+    /// How the log and failures name one of its processes.
+    fn name_of(&self, member: Member) -> String {
+        format!("vm \"{}\": {member}", self.start.name)
+    }
+
+    /// Whether its start was answered with success: its end is told by `Ended` then.
+    fn had_started(&self) -> bool {
+        match &self.life {
+            Life::Described(_) | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => false,
+            Life::Up { .. } => true,
+            Life::Ending { outcome, .. } => matches!(outcome, Outcome::Ended(_)),
+        }
+    }
+
+    fn kill_all(&self, signal: Signal, out: &mut Vec<Action>) {
+        out.extend(self.alive.iter().map(|member| Action::Kill(self.process(*member), signal)));
+    }
+
+    fn process(&self, member: Member) -> Process {
+        Process { run: self.run, member }
+    }
+}
+
+impl Life {
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Life::Preparing { deadline, .. } | Life::Beginning { deadline, .. } => Some(*deadline),
+            Life::Up { course, left, .. } => {
+                let left = left.map(|(_, deadline)| deadline);
+                course.deadline().into_iter().chain(left).min()
+            }
+            Life::Ending { deadline, .. } => *deadline,
+            Life::Described(_) | Life::Spawning { .. } => None,
+        }
+    }
+
+    /// The vm process, while there is one that answers.
+    fn pid(&self) -> Option<u32> {
+        match self {
+            Life::Preparing { pid, .. } | Life::Beginning { pid, .. } | Life::Up { pid, .. } => Some(*pid),
+            Life::Described(_) | Life::Spawning { .. } | Life::Ending { .. } => None,
+        }
+    }
+}
+
+impl Course {
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Course::Stopping(Stage::Asked(deadline) | Stage::Terminated(deadline)) => Some(*deadline),
+            Course::Running | Course::Leaving | Course::Stopping(Stage::Killed) => None,
+        }
+    }
+}

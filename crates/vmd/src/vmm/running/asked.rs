@@ -1,0 +1,126 @@
+//! What the parent asks of VMs that run, and of vmm itself.
+
+use super::*;
+
+impl Running {
+    /// A second one is refused: the sender's message fails, vmm lives (spec, daemon 2.3).
+    pub(super) fn host_fd(&mut self, which: HostFd, out: &mut Vec<Action>) {
+        out.push(match self.hosts.insert(which) {
+            true => Action::HoldHost(which),
+            false => Action::Log(
+                Level::Error,
+                format!(
+                    "already received {} fd",
+                    match which {
+                        HostFd::Kvm => "kvm",
+                        HostFd::Psp => "psp",
+                    }
+                ),
+            ),
+        });
+    }
+
+    pub(super) fn verbose(&mut self, debug: bool, out: &mut Vec<Action>) {
+        self.debug = debug;
+        out.push(Action::Verbose(debug));
+        for vm in self.vms.values() {
+            for member in &vm.alive {
+                out.push(match member {
+                    Member::Vm => Action::TellVm(vm.run, ToVm::Verbose { debug }),
+                    device => Action::TellDevice(vm.process(*device), ToDevice::Verbose { debug }),
+                });
+            }
+        }
+    }
+
+    pub(super) fn terminate(&mut self, request: RequestId, id: VmId, how: Stop, now: Instant, out: &mut Vec<Action>) {
+        let result = self.stop(id, how, now, out);
+        out.push(Action::Reply(ToParent::TerminateDone { request, vm: id, result }));
+    }
+
+    /// Spec, daemon 2.4, its conditions in its order.
+    fn stop(&mut self, id: VmId, how: Stop, now: Instant, out: &mut Vec<Action>) -> Result<(), Failure> {
+        if id == VmId(0) {
+            return Err(Failure::new(Code::NotFound, "no vm has the id 0"));
+        }
+        let not_running = || Failure::new(Code::StopInvalid, format!("vm {id} does not run"));
+        let vm = self.vms.get_mut(&id).ok_or_else(not_running)?;
+        match &mut vm.life {
+            Life::Described(_) => {
+                Err(Failure::new(Code::Invalid, format!("vm {id} has no process yet that could be stopped")))
+            }
+            Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
+                vm.end_now(Outcome::StartFailed(Failure::new(Code::Io, "stopped before its guest ran")), out);
+                Ok(())
+            }
+            Life::Up { course, .. } => {
+                let before = *course;
+                *course = Course::Stopping(stage_of(before, how, now));
+                match (before, *course) {
+                    (Course::Running, Course::Stopping(Stage::Asked(_))) => {
+                        out.push(Action::TellVm(vm.run, ToVm::PowerButton));
+                    }
+                    (Course::Stopping(stage), Course::Stopping(now)) if stage == now => {}
+                    (_, Course::Stopping(Stage::Terminated(_))) => {
+                        out.push(Action::Kill(vm.process(Member::Vm), Signal::TERM));
+                    }
+                    _ => {}
+                }
+                Ok(())
+            }
+            Life::Ending { .. } if how == Stop::Force && vm.alive.contains(&Member::Vm) => Ok(()), // it is dying
+            Life::Ending { .. } => Err(not_running()),
+        }
+    }
+
+    /// The VMs with a vm process (spec, daemon 2.12 [26]). How much memory that has, the parent reads itself: there is no
+    /// /proc here.
+    pub(super) fn info(&self, request: RequestId, out: &mut Vec<Action>) {
+        for (id, vm) in &self.vms {
+            if let Some(pid) = vm.life.pid() {
+                let StartVm { cpus, memory, .. } = vm.start;
+                out.push(Action::Reply(ToParent::Info { request, vm: *id, pid, cpus, memory }));
+            }
+        }
+        out.push(Action::Reply(ToParent::InfoEnd { request }));
+    }
+
+    /// Known VMs and unknown ones differ; neither can be paused by this release.
+    pub(super) fn no_pause(&self, id: VmId) -> Failure {
+        match self.vms.contains_key(&id) {
+            true => Failure::new(Code::Unsupported, "pausing a vm is not supported by this release"),
+            false => Failure::new(Code::NotFound, format!("vm {id} does not run")),
+        }
+    }
+
+    /// Kept while the start's parts still come, else passed on; of an unknown VM or card it is dropped.
+    pub(super) fn tap_address(&mut self, id: VmId, nic: u8, mac: MacAddr, out: &mut Vec<Action>) {
+        let Some(vm) = self.vms.get_mut(&id) else { return };
+        if nic >= vm.start.nics {
+            return out.push(Action::Log(Level::Warn, format!("vm {id} has no interface {nic}")));
+        }
+        match &mut vm.life {
+            Life::Described(parts) | Life::Spawning { parts, .. } => {
+                parts.addresses.insert(nic, mac);
+            }
+            Life::Preparing { .. } | Life::Beginning { .. } | Life::Up { .. } => {
+                out.push(Action::TellVm(vm.run, ToVm::TapAddress { nic, mac }));
+            }
+            Life::Ending { .. } => {}
+        }
+    }
+}
+
+/// How a VM on this course is stopped so: harder than it is already, or as it is. One that is asked twice, or shuts down by
+/// itself, is not asked again, but has a deadline.
+fn stage_of(course: Course, how: Stop, now: Instant) -> Stage {
+    match (course, how) {
+        (Course::Running | Course::Leaving, Stop::Graceful { seconds }) => {
+            Stage::Asked(now + Duration::from_secs(seconds.into()))
+        }
+        (Course::Running | Course::Leaving | Course::Stopping(Stage::Asked(_)), Stop::Force) => {
+            Stage::Terminated(now + KILL_AFTER)
+        }
+        (Course::Stopping(stage), Stop::Graceful { .. } | Stop::Force) => stage,
+    }
+}

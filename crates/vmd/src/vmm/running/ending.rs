@@ -1,0 +1,223 @@
+//! How VMs end: by themselves, by a process that fails, at a deadline, with the daemon.
+
+use proto::exit;
+
+use super::*;
+
+impl Running {
+    pub(super) fn vm_said(&mut self, run: Run, message: FromVm, out: &mut Vec<Action>) {
+        match message {
+            FromVm::Started => self.started(run, out),
+            FromVm::Failed(failure) => {
+                let Some((_, vm)) = self.of_run(run) else { return };
+                let text = sys::logpipe::printable(failure.text.as_bytes());
+                vm.fail(Failure::new(failure.code, text), out);
+            }
+            FromVm::Leaving { reboot } => self.leaving(run, reboot, out),
+            FromVm::Paused(_) | FromVm::Unpaused(_) => {
+                let Some((_, vm)) = self.of_run(run) else { return };
+                vm.breach(Member::Vm, "answered what it was not asked", out);
+            }
+        }
+    }
+
+    /// The guest's own wish. One that was told to stop has none: its reset ends it (spec, daemon 2.4).
+    fn leaving(&mut self, run: Run, reboot: bool, out: &mut Vec<Action>) {
+        let Some((id, vm)) = self.of_run(run) else { return };
+        match &mut vm.life {
+            Life::Up { course: Course::Stopping(_), .. } | Life::Ending { .. } => {}
+            Life::Up { .. } if vm.wishes == MAX_WISHES => vm.breach(Member::Vm, "tells its wishes without end", out),
+            Life::Up { course, .. } => {
+                vm.wishes += 1;
+                *course = if reboot { Course::Running } else { Course::Leaving };
+                out.push(Action::Reply(ToParent::Leaving { vm: id, reboot }));
+            }
+            Life::Described(_) | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
+                vm.breach(Member::Vm, "leaves before it started", out);
+            }
+        }
+    }
+
+    pub(super) fn broken(&mut self, process: Process, why: &str, out: &mut Vec<Action>) {
+        if let Some((_, vm)) = self.of_run(process.run) {
+            vm.breach(process.member, why, out);
+        }
+    }
+
+    pub(super) fn exited(&mut self, process: Process, exit: Exit, now: Instant, out: &mut Vec<Action>) {
+        let Some((_, vm)) = self.of_run(process.run) else { return };
+        if vm.alive.remove(&process.member) {
+            match process.member {
+                Member::Vm => vm.vm_exited(exit, now, out),
+                device => vm.device_exited(device, exit, now, out),
+            }
+        }
+    }
+
+    pub(super) fn time(&mut self, now: Instant, out: &mut Vec<Action>) {
+        for (id, vm) in &mut self.vms {
+            if vm.life.deadline().is_some_and(|deadline| deadline <= now) {
+                vm.late(*id, now, out);
+            }
+        }
+    }
+
+    /// vmm ends: no guest is asked, since nobody is left who would wait for it.
+    pub(super) fn shutdown(&mut self, out: &mut Vec<Action>) {
+        self.ending = true;
+        self.end_all("the daemon ended", out);
+    }
+
+    /// SIGKILL for all (spec, daemon 2.7 [26]); descriptions are forgotten, starts fail.
+    pub(super) fn end_all(&mut self, why: &str, out: &mut Vec<Action>) {
+        self.refused.clear();
+        let described = |vm: &Vm| matches!(vm.life, Life::Described(_));
+        out.extend(self.vms.values().filter(|vm| described(vm)).map(|vm| Action::Release(vm.run)));
+        self.vms.retain(|_, vm| !described(vm));
+        for vm in self.vms.values_mut() {
+            let outcome = match vm.had_started() {
+                true => Outcome::Ended(End::PoweredOff),
+                false => Outcome::StartFailed(Failure::new(Code::Io, why)),
+            };
+            vm.end_now(outcome, out);
+        }
+    }
+}
+
+impl Vm {
+    /// Its process or a device of it cannot go on. A start fails; one that ran ends as failed.
+    pub(super) fn fail(&mut self, failure: Failure, out: &mut Vec<Action>) {
+        if matches!(self.life, Life::Ending { .. }) {
+            return;
+        }
+        out.push(Action::Log(Level::Error, format!("vm \"{}\": {failure}", self.start.name)));
+        let outcome = match self.had_started() {
+            true => Outcome::Ended(End::Failed(failure)),
+            false => Outcome::StartFailed(failure),
+        };
+        self.end_now(outcome, out);
+    }
+
+    /// A process of it said what it must not: nothing it has is to be trusted, and only its VM pays.
+    pub(super) fn breach(&mut self, member: Member, what: &str, out: &mut Vec<Action>) {
+        if !matches!(self.life, Life::Ending { .. }) {
+            self.fail(Failure::new(Code::Io, format!("{member}: {what}")), out);
+        }
+    }
+
+    /// SIGKILL to all. The first outcome stays.
+    pub(super) fn end_now(&mut self, outcome: Outcome, out: &mut Vec<Action>) {
+        self.kill_all(Signal::KILL, out);
+        match &mut self.life {
+            Life::Ending { deadline, .. } => *deadline = None,
+            life => *life = Life::Ending { outcome, deadline: None },
+        }
+    }
+
+    /// Its processes are asked to end: the vm process by SIGTERM, devices by the end of their channels, when they flush.
+    /// What is left at the deadline is killed.
+    fn end_cleanly(&mut self, outcome: Outcome, now: Instant, out: &mut Vec<Action>) {
+        if self.alive.contains(&Member::Vm) {
+            out.push(Action::Kill(self.process(Member::Vm), Signal::TERM));
+        }
+        out.push(Action::HangUp(self.run));
+        self.life = Life::Ending { outcome, deadline: Some(now + KILL_AFTER) };
+    }
+
+    fn vm_exited(&mut self, exit: Exit, now: Instant, out: &mut Vec<Action>) {
+        let failed = |what: &str| Failure::new(Code::Io, format!("vm process {what}: {exit}"));
+        let end = match &self.life {
+            Life::Up { course, .. } => match (course, code(exit)) {
+                (_, Some(exit::POWERED_OFF)) => End::PoweredOff,
+                (Course::Running, Some(exit::REBOOTED)) => End::Rebooted,
+                // A reset at the end of a shutdown is no reboot.
+                (Course::Leaving | Course::Stopping(_), Some(exit::REBOOTED)) => End::PoweredOff,
+                // By the signal that it was sent.
+                (Course::Stopping(Stage::Terminated(_) | Stage::Killed), None) => End::PoweredOff,
+                (Course::Running | Course::Leaving | Course::Stopping(_), _) => End::Failed(failed("failed")),
+            },
+            Life::Ending { .. } => return,
+            Life::Described(_) | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
+                return self.fail(failed("ended before its guest ran"), out);
+            }
+        };
+        if let End::Failed(failure) = &end {
+            out.push(Action::Log(Level::Error, format!("vm \"{}\": {failure}", self.start.name)));
+        }
+        self.end_cleanly(Outcome::Ended(end), now, out);
+    }
+
+    fn device_exited(&mut self, device: Member, exit: Exit, now: Instant, out: &mut Vec<Action>) {
+        match &mut self.life {
+            Life::Described(_) | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
+                let text = format!("{device} ended before the guest ran: {exit}");
+                self.fail(Failure::new(Code::Io, text), out);
+            }
+            // It exits with 0 when the vm process closed their socket: that is ending too, and its status says why.
+            Life::Up { left, .. } if exit.is_success() => {
+                left.get_or_insert((device, now + KILL_AFTER));
+            }
+            Life::Up { .. } => self.device_died(device, &exit.to_string(), now, out),
+            // It died first, and the vm process noticed it sooner than we did.
+            Life::Ending { outcome: Outcome::Ended(End::Failed(failure)), deadline: Some(_) } if !exit.is_success() => {
+                *failure = Failure::new(Code::Io, format!("{device} ended: {exit}"));
+                out.push(Action::Log(Level::Error, format!("{} ended: {exit}", self.name_of(device))));
+            }
+            Life::Ending { .. } => {}
+        }
+    }
+
+    /// A guest that runs has lost a device: the VM ends, and the log says by whose fault.
+    fn device_died(&mut self, device: Member, how: &str, now: Instant, out: &mut Vec<Action>) {
+        let text = format!("{} ended ({how}), so the vm ends", self.name_of(device));
+        out.push(Action::Log(Level::Error, text));
+        let failure = Failure::new(Code::Io, format!("{device} ended: {how}"));
+        self.end_cleanly(Outcome::Ended(End::Failed(failure)), now, out);
+    }
+
+    fn late(&mut self, id: VmId, now: Instant, out: &mut Vec<Action>) {
+        match &mut self.life {
+            Life::Preparing { waiting, .. } => {
+                let names: Vec<String> = waiting.iter().map(Member::to_string).collect();
+                let text = format!("{} not ready within {} s", names.join(", "), READY_LIMIT.as_secs());
+                self.fail(Failure::new(Code::TimedOut, text), out);
+            }
+            Life::Beginning { .. } => {
+                let text = format!("the guest did not run within {} s", BEGIN_LIMIT.as_secs());
+                self.fail(Failure::new(Code::TimedOut, text), out);
+            }
+            Life::Up { left: Some((device, deadline)), .. } if *deadline <= now => {
+                let device = *device;
+                self.device_died(device, "exit status 0", now, out);
+            }
+            Life::Up { course: Course::Stopping(stage), .. } => match stage {
+                Stage::Asked(_) => {
+                    *stage = Stage::Terminated(now + KILL_AFTER);
+                    out.push(Action::Log(Level::Info, format!("vm {id} did not stop by itself: terminated")));
+                    out.push(Action::Kill(self.process(Member::Vm), Signal::TERM));
+                }
+                Stage::Terminated(_) => {
+                    *stage = Stage::Killed;
+                    out.push(Action::Log(Level::Info, format!("force killed vm {id}")));
+                    out.push(Action::Kill(self.process(Member::Vm), Signal::KILL));
+                }
+                Stage::Killed => {}
+            },
+            Life::Ending { deadline, .. } => {
+                *deadline = None;
+                let names: Vec<String> = self.alive.iter().map(Member::to_string).collect();
+                out.push(Action::Log(Level::Warn, format!("vm {id}: {} did not end: killed", names.join(", "))));
+                self.kill_all(Signal::KILL, out);
+            }
+            Life::Described(_) | Life::Spawning { .. } | Life::Up { .. } => {}
+        }
+    }
+}
+
+/// Its exit status, if it is one.
+fn code(exit: Exit) -> Option<u8> {
+    match exit {
+        Exit::Code(code) => u8::try_from(code).ok(),
+        Exit::Signal(_) => None,
+    }
+}

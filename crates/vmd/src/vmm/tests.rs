@@ -1,0 +1,211 @@
+//! One test per rule of spec/daemon.md 2, named after its row. The machine alone; `edge.rs` beside it has real processes.
+
+use std::time::{Duration, Instant};
+
+use proto::device::{ToDevice, ToVmm as FromDevice};
+use proto::probe::KernelKind;
+use proto::vm::{DeviceKind, ToVm, ToVmm as FromVm};
+use proto::vmm::{Config, DiskDescription, End, NicDescription, StartVm, Stop, ToParent, ToVmm};
+use proto::{Code, Failure, MacAddr, RequestId, VmId, VmName};
+use rustix::process::Signal;
+use sys::child::Exit;
+
+use super::running::*;
+
+mod edge;
+mod ends;
+mod property;
+mod starts;
+mod stops;
+
+const REQUEST: RequestId = RequestId(9);
+const GRACEFUL: Stop = Stop::Graceful { seconds: 120 };
+
+/// A machine, the time, and what it said.
+struct Machine {
+    running: Running,
+    now: Instant,
+}
+
+fn machine() -> Machine {
+    let mut machine = Machine { running: Running::new(65536, false), now: Instant::now() };
+    machine.parent(ToVmm::Kvm);
+    machine
+}
+
+fn start_of(id: u32, name: &str, disks: u8, nics: u8) -> StartVm {
+    StartVm {
+        vm: VmId(id),
+        name: VmName::new(name).expect("a name"),
+        memory: 256 << 20,
+        cpus: 1,
+        kernel: KernelKind::BzImage,
+        cmdline: proto::Text::default(),
+        initrd: false,
+        cgroup: false,
+        disks,
+        nics,
+    }
+}
+
+fn disk(id: u32, disk: u8) -> ToVmm {
+    let description = DiskDescription { format: proto::client::DiskFormat::Raw, read_only: false };
+    ToVmm::StartDisk { vm: VmId(id), disk, description }
+}
+
+fn nic(id: u32, nic: u8) -> ToVmm {
+    let description = NicDescription { mac: MacAddr([2, 0, 0, 0, 0, nic]), locked: false };
+    ToVmm::StartNic { vm: VmId(id), nic, description }
+}
+
+fn end(id: u32) -> ToVmm {
+    ToVmm::StartEnd { vm: VmId(id) }
+}
+
+impl Machine {
+    fn event(&mut self, event: Event) -> Vec<Action> {
+        self.running.handle(event, self.now)
+    }
+
+    fn parent(&mut self, message: ToVmm) -> Vec<Action> {
+        self.event(Event::Parent(message))
+    }
+
+    fn vm(&mut self, run: Run, message: FromVm) -> Vec<Action> {
+        self.event(Event::Vm(run, message))
+    }
+
+    fn exit(&mut self, run: Run, member: Member, exit: Exit) -> Vec<Action> {
+        self.event(Event::Exited(Process { run, member }, exit))
+    }
+
+    fn ready(&mut self, run: Run, member: Member) -> Vec<Action> {
+        self.event(Event::Device(Process { run, member }, FromDevice::Ready))
+    }
+
+    /// Lets time pass, with the event that its passing is.
+    fn pass(&mut self, time: Duration) -> Vec<Action> {
+        self.now += time;
+        self.event(Event::Time)
+    }
+
+    fn stop(&mut self, id: u32, how: Stop) -> Vec<Action> {
+        self.parent(ToVmm::Terminate { request: REQUEST, vm: VmId(id), how })
+    }
+
+    /// All parts of a start but its end.
+    fn describe(&mut self, start: StartVm) -> Run {
+        let (id, disks, nics) = (start.vm.0, start.disks, start.nics);
+        let actions = self.parent(ToVmm::StartVm(Box::new(start)));
+        let run = actions.iter().find_map(|action| match action {
+            Action::Hold(run, _) => Some(*run),
+            _ => None,
+        });
+        for message in (0..disks).map(|n| disk(id, n)).chain((0..nics).map(|n| nic(id, n))) {
+            assert_eq!(answers(&self.parent(message)), []);
+        }
+        run.expect("the start was taken")
+    }
+
+    /// A VM whose processes were all started, process ids from 100.
+    fn spawn(&mut self, start: StartVm) -> (Run, Vec<Action>) {
+        let id = start.vm.0;
+        let run = self.describe(start);
+        let mut actions = self.parent(end(id));
+        let mut all = actions.clone();
+        let mut pid = 100;
+        while let Some(process) = spawned(&actions) {
+            actions = self.event(Event::Spawned(process, pid));
+            all.extend(actions.clone());
+            pid += 1;
+        }
+        (run, all)
+    }
+
+    /// A VM whose guest runs.
+    fn up(&mut self, id: u32, name: &str, disks: u8, nics: u8) -> Run {
+        let (run, _) = self.spawn(start_of(id, name, disks, nics));
+        for member in (0..nics).map(Member::Net).chain((0..disks).map(Member::Blk)) {
+            self.ready(run, member);
+        }
+        let answers = answers(&self.vm(run, FromVm::Started));
+        assert!(matches!(answers.as_slice(), [ToParent::StartDone { result: Ok(_), .. }]), "{answers:?}");
+        run
+    }
+
+    /// The VMs that `Info` tells.
+    fn told(&mut self) -> Vec<u32> {
+        let ids = |answer| match answer {
+            ToParent::Info { vm, .. } => Some(vm.0),
+            _ => None,
+        };
+        answers(&self.parent(ToVmm::Info { request: REQUEST })).into_iter().filter_map(ids).collect()
+    }
+}
+
+fn answers(actions: &[Action]) -> Vec<ToParent> {
+    let answer = |action: &Action| match action {
+        Action::Reply(message) => Some(message.clone()),
+        _ => None,
+    };
+    actions.iter().filter_map(answer).collect()
+}
+
+fn spawned(actions: &[Action]) -> Option<Process> {
+    actions.iter().find_map(|action| match action {
+        Action::Spawn(process, _) => Some(*process),
+        _ => None,
+    })
+}
+
+fn kills(actions: &[Action]) -> Vec<(Member, Signal)> {
+    let kill = |action: &Action| match action {
+        Action::Kill(process, signal) => Some((process.member, *signal)),
+        _ => None,
+    };
+    actions.iter().filter_map(kill).collect()
+}
+
+fn said_to_vm(actions: &[Action]) -> Vec<ToVm> {
+    let say = |action: &Action| match action {
+        Action::TellVm(_, message) => Some(message.clone()),
+        _ => None,
+    };
+    actions.iter().filter_map(say).collect()
+}
+
+fn log(actions: &[Action]) -> String {
+    let line = |action: &Action| match action {
+        Action::Log(_, text) => Some(text.clone()),
+        _ => None,
+    };
+    actions.iter().filter_map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn holds_something(actions: &[Action]) -> bool {
+    actions.iter().any(|action| matches!(action, Action::Hold(..) | Action::HoldHost(_)))
+}
+
+/// The code of the one answer, which is a failed start of this VM.
+fn refused(actions: &[Action], id: u32) -> Code {
+    match answers(actions).as_slice() {
+        [ToParent::StartDone { vm, result: Err(failure) }] if vm.0 == id => failure.code,
+        other => panic!("not one refusal of vm {id}: {other:?}"),
+    }
+}
+
+/// The result of the one answer to a stop.
+fn stopped(actions: &[Action]) -> Result<(), Code> {
+    match answers(actions).as_slice() {
+        [ToParent::TerminateDone { request: REQUEST, result, .. }] => result.clone().map_err(|failure| failure.code),
+        other => panic!("not one answer to a stop: {other:?}"),
+    }
+}
+
+/// The one end that was told.
+fn ended(actions: &[Action]) -> End {
+    match answers(actions).as_slice() {
+        [ToParent::Ended { end, .. }] => end.clone(),
+        other => panic!("not one end: {other:?}"),
+    }
+}
