@@ -23,7 +23,7 @@ pub enum ToControl {
     },
     /// A request; every answer to it carries the same id.
     Ask {
-        /// Chosen by the client, unique on its connection.
+        /// Chosen by the client, from 1 on; no other open request of the connection has it.
         id: RequestId,
         /// What is wanted.
         request: Request,
@@ -45,7 +45,7 @@ pub enum ToClient {
         /// What the client said.
         client: u32,
     },
-    /// An answer to a request.
+    /// An answer to a request; one with id 0 that nobody asked for is `Failed`, and says why the connection ends.
     Answer {
         /// The request's.
         id: RequestId,

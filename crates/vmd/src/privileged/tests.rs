@@ -68,7 +68,7 @@ mod decisions {
         let found = Link { alias: "the office".into(), up: true, ..bridge(7, "br0") };
         let joined = Make::Set { index: 7, steps: vec![], ours: false };
         assert_eq!(make(&mut switches, true, Some(&found)).unwrap(), joined);
-        assert_eq!(switches.remove(&name("br0"), &[found.clone()]), None);
+        assert_eq!(switches.remove(&name("br0"), std::slice::from_ref(&found)), None);
         assert_eq!(switches.remove_all(&[found]), []);
     }
 
@@ -94,7 +94,7 @@ mod decisions {
             assert_eq!(steps(make(&mut switches, up, Some(&before)).unwrap()), [Step::Up(up)]);
             assert_eq!(steps(make(&mut switches, up, Some(&after)).unwrap()), [], "a second time");
             let restore = Undo::Restore { index: 7, name: "br0".into(), up: !up };
-            assert_eq!(switches.remove(&name("br0"), &[after.clone()]), Some(restore));
+            assert_eq!(switches.remove(&name("br0"), std::slice::from_ref(&after)), Some(restore));
             assert_eq!(switches.remove_all(&[after]), [], "once");
         }
     }

@@ -1,0 +1,284 @@
+//! The clients of this moment, from accept to end, and where each answer goes. Pure: no socket, no clock, no log.
+//!
+//! ```text
+//! accepted --> Greeting --(Hello, our version)--> Open --+
+//!                 |                                      |
+//!                 +-- wrong version, late, bad ----------+--> gone: the parent is told, the name never comes again
+//! ```
+//!
+//! Nobody here knows who asks, what a request does, or whether it is allowed.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::time::{Duration, Instant};
+
+use proto::client::{Reply, Request, ToClient, ToControl, VERSION};
+use proto::{Code, ConnId, Failure, RequestId};
+
+/// Clients at a time. More are turned away; the parent, which knows who they are, may end some before.
+pub const MAX_CLIENTS: usize = 256;
+/// Requests of one client that the parent has not answered in full; more wait in the client's socket.
+pub const MAX_OPEN_REQUESTS: usize = 8;
+/// What a client may take to say its version: one that never does holds a place.
+pub const GREETING_TIME: Duration = Duration::from_secs(10);
+/// How long no client is accepted when no descriptor is left, unless one leaves before (spec, daemon 4.1).
+pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// The id of an answer that is about the connection, and not about one of its requests.
+pub const CONNECTION: RequestId = RequestId(0);
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A client came.
+    Accepted,
+    /// A client could not be accepted: no descriptor, no memory.
+    AcceptFailed,
+    /// A client said something.
+    Said(ConnId, ToControl),
+    /// A client sent what is no message: the error in words.
+    Malformed(ConnId, String),
+    /// A client closed its end, or its socket failed.
+    Left(ConnId),
+    /// A client does not read what it is told.
+    Slow(ConnId),
+    /// The parent's answer for a client.
+    Answer(ConnId, RequestId, Reply),
+    /// The parent ends a connection.
+    Disconnect(ConnId),
+    /// Time has passed.
+    Tick,
+}
+
+/// What to do about it, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// The client that came has this name: keep its connection, show it to the parent.
+    Admit(ConnId),
+    /// The client that came is one too many: tell it so, close it.
+    TurnAway(Failure),
+    /// Tell a client.
+    Tell(ConnId, ToClient),
+    /// Hand a request and its descriptors to the parent.
+    Forward(ConnId, RequestId, Request),
+    /// Close a connection, and tell the parent that it is gone. After this no action names it.
+    End(ConnId, Option<Why>),
+}
+
+/// Why control ended a connection; none where the client did itself.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Why {
+    /// Another version.
+    #[error("speaks version {0}, this daemon {VERSION}")]
+    Version(u32),
+    /// No version in time.
+    #[error("said no version for {GREETING_TIME:?}")]
+    Silent,
+    /// No message.
+    #[error("{0}")]
+    Malformed(String),
+    /// A message that has no place there.
+    #[error("{0}")]
+    Misplaced(&'static str),
+    /// It does not read.
+    #[error("does not read what it is told")]
+    Slow,
+    /// The parent's wish.
+    #[error("ended by the parent")]
+    Parent,
+}
+
+#[derive(Debug)]
+enum Client {
+    Greeting { until: Instant },
+    Open { requests: BTreeMap<RequestId, Kind> },
+}
+
+/// What a request takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Answered soon.
+    Short,
+    /// Answered when a VM ends: one a client (spec, daemon 4.1, hardening wish).
+    Wait,
+}
+
+/// All clients.
+#[derive(Debug, Default)]
+pub struct Clients {
+    of: BTreeMap<ConnId, Client>,
+    next: u64,
+    paused_until: Option<Instant>,
+}
+
+impl Clients {
+    /// One step.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        match event {
+            Event::Accepted => vec![self.accepted(now)],
+            Event::AcceptFailed => self.pause(now),
+            Event::Said(conn, message) => self.said(conn, message),
+            Event::Malformed(conn, error) => self.refuse(conn, Why::Malformed(error)),
+            Event::Left(conn) => self.end(conn, None),
+            Event::Slow(conn) => self.end(conn, Some(Why::Slow)),
+            Event::Answer(conn, id, reply) => self.answer(conn, id, reply),
+            Event::Disconnect(conn) => self.end(conn, Some(Why::Parent)),
+            Event::Tick => self.tick(now),
+        }
+    }
+
+    /// Whether new clients are taken from the listening socket.
+    pub fn accepts(&self) -> bool {
+        self.paused_until.is_none()
+    }
+
+    /// Whether a client's next message is read now; else it waits in its socket.
+    pub fn reads(&self, conn: ConnId) -> bool {
+        match self.of.get(&conn) {
+            Some(Client::Greeting { .. }) => true,
+            Some(Client::Open { requests }) => requests.len() < MAX_OPEN_REQUESTS,
+            None => false,
+        }
+    }
+
+    /// When `Tick` is due.
+    pub fn next_tick(&self) -> Option<Instant> {
+        let greetings = self.of.values().filter_map(|client| match client {
+            Client::Greeting { until } => Some(*until),
+            Client::Open { .. } => None,
+        });
+        greetings.chain(self.paused_until).min()
+    }
+
+    fn accepted(&mut self, now: Instant) -> Action {
+        if self.of.len() >= MAX_CLIENTS {
+            let text = format!("vmd serves {MAX_CLIENTS} clients already; try again when one has left");
+            return Action::TurnAway(Failure::new(Code::TooMany, text));
+        }
+        let conn = ConnId(self.next);
+        self.next += 1; // one a nanosecond would last 584 years
+        self.of.insert(conn, Client::Greeting { until: now + GREETING_TIME });
+        Action::Admit(conn)
+    }
+
+    fn pause(&mut self, now: Instant) -> Vec<Action> {
+        self.paused_until = Some(now + ACCEPT_PAUSE);
+        vec![]
+    }
+
+    fn said(&mut self, conn: ConnId, message: ToControl) -> Vec<Action> {
+        match (self.of.get_mut(&conn), message) {
+            (None, _) => vec![],
+            (Some(client @ Client::Greeting { .. }), ToControl::Hello { version: VERSION }) => {
+                *client = Client::Open { requests: BTreeMap::new() };
+                vec![Action::Tell(conn, ToClient::Hello { version: VERSION })]
+            }
+            (Some(Client::Greeting { .. }), ToControl::Hello { version }) => {
+                let refusal = ToClient::WrongVersion { daemon: VERSION, client: version };
+                self.end_with(conn, refusal, Why::Version(version))
+            }
+            (Some(Client::Greeting { .. }), ToControl::Ask { .. }) => {
+                self.refuse(conn, Why::Misplaced("asked before it said its version"))
+            }
+            (Some(Client::Open { .. }), ToControl::Hello { .. }) => {
+                self.refuse(conn, Why::Misplaced("said its version twice"))
+            }
+            (Some(Client::Open { requests }), ToControl::Ask { id, request }) => match ask(requests, id, &request) {
+                Ok(()) => vec![Action::Forward(conn, id, request)],
+                Err(Refusal::Request(failure)) => {
+                    vec![Action::Tell(conn, ToClient::Answer { id, reply: Reply::Failed(failure) })]
+                }
+                Err(Refusal::Connection(why)) => self.refuse(conn, why),
+            },
+        }
+    }
+
+    fn answer(&mut self, conn: ConnId, id: RequestId, reply: Reply) -> Vec<Action> {
+        // An answer to a client that left, or to a request that has had its last, goes nowhere.
+        let Some(Client::Open { requests }) = self.of.get_mut(&conn) else { return vec![] };
+        let Entry::Occupied(request) = requests.entry(id) else { return vec![] };
+        if is_last(*request.get(), &reply) {
+            request.remove();
+        }
+        vec![Action::Tell(conn, ToClient::Answer { id, reply })]
+    }
+
+    fn tick(&mut self, now: Instant) -> Vec<Action> {
+        if self.paused_until.is_some_and(|until| until <= now) {
+            self.paused_until = None;
+        }
+        let late = |client: &Client| matches!(client, Client::Greeting { until } if *until <= now);
+        let silent: Vec<ConnId> = self.of.iter().filter(|(_, client)| late(client)).map(|(conn, _)| *conn).collect();
+        silent.into_iter().flat_map(|conn| self.refuse(conn, Why::Silent)).collect()
+    }
+
+    /// Ends a connection and first tells the client why.
+    fn refuse(&mut self, conn: ConnId, why: Why) -> Vec<Action> {
+        let failure = Failure::new(Code::Invalid, format!("the daemon ends this connection: {why}"));
+        let reply = Reply::Failed(failure);
+        self.end_with(conn, ToClient::Answer { id: CONNECTION, reply }, why)
+    }
+
+    fn end_with(&mut self, conn: ConnId, last: ToClient, why: Why) -> Vec<Action> {
+        let mut actions = self.end(conn, Some(why));
+        if !actions.is_empty() {
+            actions.insert(0, Action::Tell(conn, last));
+        }
+        actions
+    }
+
+    fn end(&mut self, conn: ConnId, why: Option<Why>) -> Vec<Action> {
+        match self.of.remove(&conn) {
+            None => vec![],
+            Some(_) => {
+                self.paused_until = None; // its descriptor is free now
+                vec![Action::End(conn, why)]
+            }
+        }
+    }
+}
+
+/// Why a request is not handed on.
+enum Refusal {
+    /// The request alone fails.
+    Request(Failure),
+    /// Its answer could not be told from another's.
+    Connection(Why),
+}
+
+fn ask(requests: &mut BTreeMap<RequestId, Kind>, id: RequestId, request: &Request) -> Result<(), Refusal> {
+    let kind = kind(request);
+    if requests.contains_key(&id) {
+        return Err(Refusal::Connection(Why::Misplaced("gave two requests one number")));
+    }
+    if kind == Kind::Wait && requests.values().any(|other| *other == Kind::Wait) {
+        let text = "this connection waits for a VM already; wait for another on a connection of its own";
+        return Err(Refusal::Request(Failure::new(Code::Busy, text)));
+    }
+    requests.insert(id, kind);
+    Ok(())
+}
+
+fn kind(request: &Request) -> Kind {
+    match request {
+        Request::Stop { wait: true, .. } | Request::Wait { .. } => Kind::Wait,
+        Request::Stop { wait: false, .. }
+        | Request::List
+        | Request::Start(_)
+        | Request::Pause { .. }
+        | Request::Unpause { .. }
+        | Request::Send { .. }
+        | Request::Receive { .. }
+        | Request::Log { .. }
+        | Request::Reload
+        | Request::Load { .. }
+        | Request::Reset { .. } => Kind::Short,
+    }
+}
+
+fn is_last(kind: Kind, reply: &Reply) -> bool {
+    match reply {
+        Reply::Vm(_) => false,
+        Reply::Accepted { .. } => kind == Kind::Short, // who waits hears of the end
+        Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::Failed(_) => true,
+    }
+}

@@ -1,0 +1,288 @@
+//! control's edge: accepts, reads and writes, and carries out what `clients.rs` decides.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use proto::channel::ChannelError;
+use proto::client::{Reply, ToClient, ToControl as FromClient};
+use proto::control::{ToControl, ToParent};
+use proto::{Channel, ConnId, Received};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
+use sys::event::{Interest, Loop, Ready};
+use sys::signals::{Signal, Signals};
+
+use super::Fatal;
+use super::clients::{Action, CONNECTION, Clients, Event};
+use super::outbox::Outbox;
+
+/// Clients accepted, and answers of the parent taken, before the others have their turn.
+const MAX_AT_ONCE: usize = 64;
+
+/// control: its peers and what it knows of them.
+pub(super) struct Edge {
+    events: Loop<Token>,
+    parent: Outbox,
+    /// What the loop watches the parent and the listening socket for.
+    watched: (Interest, Interest),
+    listener: OwnedFd,
+    clients: Clients,
+    connections: BTreeMap<ConnId, Connection>,
+}
+
+struct Connection {
+    channel: Channel<ToClient, FromClient>,
+    watched: Interest,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Parent,
+    Signals,
+    Listener,
+    Client(ConnId),
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    On,
+    Over,
+}
+
+impl Edge {
+    pub(super) fn new(channel: OwnedFd, listener: OwnedFd) -> Result<Self, Fatal> {
+        // A client that is gone before it is accepted must not make accept wait for another.
+        let flags = fcntl_getfl(&listener).map_err(io::Error::from)?;
+        fcntl_setfl(&listener, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
+        let mut events = Loop::new()?;
+        let parent = Outbox::new(channel);
+        events.add(&parent, Token::Parent, Interest::Read)?;
+        events.add(&listener, Token::Listener, Interest::Read)?;
+        let watched = (Interest::Read, Interest::Read);
+        Ok(Self { events, parent, watched, listener, clients: Clients::default(), connections: BTreeMap::new() })
+    }
+
+    /// Serves until the parent is gone or a signal ends it.
+    pub(super) fn serve(mut self) -> Result<(), Fatal> {
+        let ends = [Signal::Terminate, Signal::Interrupt];
+        let ignored = [Signal::Hangup, Signal::Pipe, Signal::User1];
+        let signals = Signals::block(&[ends.as_slice(), ignored.as_slice()].concat())?;
+        self.events.add(&signals, Token::Signals, Interest::Read)?;
+        loop {
+            for ready in self.events.wait(self.clients.next_tick())? {
+                let life = match ready.token {
+                    Token::Parent => self.hear_parent(),
+                    Token::Signals if signals.next()?.is_some_and(|signal| ends.contains(&signal)) => Life::Over,
+                    Token::Signals => Life::On,
+                    Token::Listener => self.accept(),
+                    Token::Client(conn) => self.hear_client(conn, &ready),
+                };
+                if life == Life::Over {
+                    return Ok(());
+                }
+            }
+            self.handle(Event::Tick, vec![]);
+            if let Err(error) = self.parent.pump() {
+                log::debug!("the parent's channel: {error}");
+                return Ok(());
+            }
+            self.watch()?;
+        }
+    }
+
+    fn hear_parent(&mut self) -> Life {
+        for _ in 0..MAX_AT_ONCE {
+            match self.parent.recv() {
+                Ok(Received::Message(ToControl::Answer { conn, id, reply }, _)) => {
+                    self.handle(Event::Answer(conn, id, reply), vec![]);
+                }
+                Ok(Received::Message(ToControl::Disconnect { conn }, _)) => {
+                    self.handle(Event::Disconnect(conn), vec![]);
+                }
+                Ok(Received::Message(ToControl::Verbose { debug }, _)) => {
+                    sys::log::set_level(sys::log::level_of(u8::from(debug)));
+                }
+                Ok(Received::Empty) => return Life::On,
+                Ok(Received::Closed) => return Life::Over,
+                Err(error) if is_peers_fault(&error) => {
+                    sys::guest_log!(Warn, "refused a message of the parent: {error}")
+                }
+                Err(error) => {
+                    log::debug!("the parent's channel: {error}");
+                    return Life::Over;
+                }
+            }
+        }
+        Life::On
+    }
+
+    fn accept(&mut self) -> Life {
+        for _ in 0..MAX_AT_ONCE {
+            if !self.clients.accepts() {
+                break;
+            }
+            match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(socket) => self.accepted(socket),
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(error) => self.not_accepted(&error.into()),
+            }
+        }
+        Life::On
+    }
+
+    fn accepted(&mut self, socket: OwnedFd) {
+        match socket.try_clone() {
+            Ok(shown) => self.admit(Channel::new(socket), shown),
+            Err(error) => self.not_accepted(&error),
+        }
+    }
+
+    fn not_accepted(&mut self, error: &io::Error) {
+        sys::guest_log!(Warn, "no client is accepted for a while: {error}");
+        self.handle(Event::AcceptFailed, vec![]);
+    }
+
+    fn admit(&mut self, mut channel: Channel<ToClient, FromClient>, shown: OwnedFd) {
+        for action in self.clients.handle(Event::Accepted, Instant::now()) {
+            match action {
+                Action::TurnAway(failure) => {
+                    sys::guest_log!(Warn, "a client was turned away: {failure}");
+                    let reply = Reply::Failed(failure);
+                    // It may be gone already.
+                    let _ = channel.send(&ToClient::Answer { id: CONNECTION, reply }, vec![]);
+                    return;
+                }
+                Action::Admit(conn) => {
+                    self.parent.push(ToParent::Connected { conn }, vec![shown]);
+                    let added = self.events.add(&channel, Token::Client(conn), Interest::Read);
+                    self.connections.insert(conn, Connection { channel, watched: Interest::Read });
+                    if let Err(error) = added {
+                        sys::guest_log!(Warn, "a client can't be watched: {error}");
+                        self.handle(Event::Left(conn), vec![]);
+                    }
+                    return;
+                }
+                other => self.perform(other, &mut vec![], &mut VecDeque::new()),
+            }
+        }
+    }
+
+    fn hear_client(&mut self, conn: ConnId, ready: &Ready<Token>) -> Life {
+        let may_read = self.clients.reads(conn) && !self.parent.is_full();
+        // What was ended a moment ago may still be in this batch.
+        let Some(connection) = self.connections.get_mut(&conn) else { return Life::On };
+        if ready.writable {
+            if let Err(error) = connection.channel.flush() {
+                log::debug!("client {}: {error}", conn.0);
+                self.handle(Event::Left(conn), vec![]);
+                return Life::On;
+            }
+        }
+        if ready.readable && may_read {
+            let (event, fds) = said(conn, connection.channel.recv());
+            if let Some(event) = event {
+                self.handle(event, fds);
+            }
+        } else if ready.hangup {
+            self.handle(Event::Left(conn), vec![]);
+        }
+        Life::On
+    }
+
+    /// Carries out what follows of an event, and of what becomes of that. `fds` came with the client's message.
+    fn handle(&mut self, event: Event, mut fds: Vec<OwnedFd>) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.clients.handle(event, Instant::now()) {
+                self.perform(action, &mut fds, &mut events);
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action, fds: &mut Vec<OwnedFd>, events: &mut VecDeque<Event>) {
+        match action {
+            Action::Admit(_) | Action::TurnAway(_) => log::error!("a client is admitted that did not come"),
+            Action::Tell(conn, message) => {
+                let Some(connection) = self.connections.get_mut(&conn) else { return };
+                match connection.channel.send(&message, vec![]) {
+                    Ok(()) => {}
+                    Err(ChannelError::Slow) => events.push_back(Event::Slow(conn)),
+                    Err(error) => {
+                        log::debug!("client {}: {error}", conn.0);
+                        events.push_back(Event::Left(conn));
+                    }
+                }
+            }
+            Action::Forward(conn, id, request) => {
+                self.parent.push(ToParent::Ask { conn, id, request }, std::mem::take(fds));
+            }
+            Action::End(conn, why) => {
+                if let Some(why) = why {
+                    sys::guest_log!(Warn, "client {} is disconnected: {why}", conn.0);
+                }
+                if let Some(connection) = self.connections.remove(&conn) {
+                    self.events.remove(&connection.channel);
+                    // Closing is not enough while the parent holds its copy. A peer that is gone makes this fail.
+                    let _ = shutdown(&connection.channel, Shutdown::Both);
+                }
+                self.parent.push(ToParent::Gone { conn }, vec![]);
+            }
+        }
+    }
+
+    /// Watches for what may be done: no client is read, and none accepted, while the parent is behind.
+    fn watch(&mut self) -> io::Result<()> {
+        let full = self.parent.is_full();
+        let parent = if full { Interest::ReadWrite } else { Interest::Read };
+        let listener = if full || !self.clients.accepts() { Interest::Hangup } else { Interest::Read };
+        if self.watched.0 != parent {
+            self.events.change(&self.parent, parent)?;
+        }
+        if self.watched.1 != listener {
+            self.events.change(&self.listener, listener)?;
+        }
+        self.watched = (parent, listener);
+        for (conn, connection) in &mut self.connections {
+            let reads = !full && self.clients.reads(*conn);
+            let wanted = match (reads, connection.channel.wants_write()) {
+                (true, true) => Interest::ReadWrite,
+                (true, false) => Interest::Read,
+                (false, true) => Interest::Write,
+                (false, false) => Interest::Hangup,
+            };
+            if connection.watched != wanted {
+                self.events.change(&connection.channel, wanted)?;
+                connection.watched = wanted;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a read from a client means, and the descriptors that came.
+fn said(conn: ConnId, got: Result<Received<FromClient>, ChannelError>) -> (Option<Event>, Vec<OwnedFd>) {
+    match got {
+        Ok(Received::Message(message, fds)) => (Some(Event::Said(conn, message)), fds),
+        Ok(Received::Empty) => (None, vec![]),
+        Ok(Received::Closed) => (Some(Event::Left(conn)), vec![]),
+        Err(ChannelError::Malformed(_)) => (Some(Event::Malformed(conn, "malformed message".to_owned())), vec![]),
+        Err(error) if is_peers_fault(&error) => (Some(Event::Malformed(conn, error.to_string())), vec![]),
+        Err(error) => {
+            log::debug!("client {}: {error}", conn.0);
+            (Some(Event::Left(conn)), vec![])
+        }
+    }
+}
+
+/// Whether the peer said something wrong, and not the socket failed.
+fn is_peers_fault(error: &ChannelError) -> bool {
+    match error {
+        ChannelError::Malformed(_) | ChannelError::TooLong | ChannelError::Descriptors { .. } => true,
+        ChannelError::Slow | ChannelError::Late(_) | ChannelError::Socket(_) => false,
+    }
+}
