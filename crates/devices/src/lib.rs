@@ -1,2 +1,21 @@
 //! The virtio back ends, one folder per device, each a process.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod blk;
+pub mod entropy;
+pub mod net;
+pub mod queue;
+pub mod serve_vhost;
+pub mod start;

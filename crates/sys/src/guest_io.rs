@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// A guest's memory as all device code sees it.
 pub type GuestMemory = GuestMemoryMmap<()>;
@@ -16,6 +16,15 @@ pub struct Extent {
     pub addr: GuestAddress,
     /// Bytes; zero is legal and transfers nothing.
     pub len: u32,
+}
+
+impl Extent {
+    /// What follows the first `count` bytes; none where it has fewer.
+    pub fn after(self, count: usize) -> Option<Extent> {
+        let count = u32::try_from(count).ok()?;
+        let addr = self.addr.checked_add(u64::from(count))?;
+        Some(Extent { addr, len: self.len.checked_sub(count)? })
+    }
 }
 
 /// An extent that is not wholly inside one range of guest memory.

@@ -1,0 +1,128 @@
+//! A card that is served: its two halves, and what was negotiated. The only file that holds the tap.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use rustix::event::PollFlags;
+use virtio_bindings::bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MRG_RXBUF,
+};
+use zerocopy::IntoBytes;
+
+use super::config::Config;
+use super::frame::Offloads;
+use super::receive::Receive;
+use super::tap::Tap;
+use super::transmit::Transmit;
+use super::{Card, FEATURES, OFFLOADS};
+use crate::queue::{RingFault, accepted};
+use crate::serve_vhost::{Active, Device, Progress};
+
+/// The queue that receives (virtio 1.2, 5.1.2); the other transmits.
+const RECEIVE: usize = 0;
+
+/// What of a card's process must outlive it; the rings' part is `Vring::save`, and frames may be lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// What the driver accepted.
+    pub features: u64,
+}
+
+/// A card that is served.
+pub struct Net {
+    tap: Tap,
+    card: Card,
+    config: Config,
+    state: State,
+    receive: Receive,
+    transmit: Transmit,
+}
+
+impl Net {
+    /// A card on a tap.
+    pub fn new(tap: Tap, card: Card) -> Net {
+        Net {
+            tap,
+            card,
+            config: Config { mac: card.mac },
+            state: State::default(),
+            receive: Receive::new(),
+            transmit: Transmit::default(),
+        }
+    }
+
+    /// What a successor needs to go on.
+    pub fn save(&self) -> State {
+        self.state
+    }
+
+    /// Goes on from a predecessor's state, before the first queue starts.
+    pub fn restore(&mut self, state: State) {
+        self.accept(state.features);
+    }
+}
+
+impl Device for Net {
+    fn queues(&self) -> usize {
+        2
+    }
+
+    fn features(&self) -> u64 {
+        FEATURES | if self.tap.has_offloads() { OFFLOADS } else { 0 }
+    }
+
+    fn config(&self) -> &[u8] {
+        self.config.as_bytes()
+    }
+
+    fn accept(&mut self, features: u64) {
+        let offloads = |checksum, tso4, tso6| {
+            let checksum = accepted(features, checksum);
+            // 5.1.3.1: segmentation needs the checksum.
+            Offloads {
+                checksum,
+                tso4: checksum && accepted(features, tso4),
+                tso6: checksum && accepted(features, tso6),
+            }
+        };
+        self.state.features = features;
+        self.transmit.offloads = offloads(VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6);
+        self.receive.offloads = offloads(VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6);
+        self.receive.mergeable = accepted(features, VIRTIO_NET_F_MRG_RXBUF);
+        if let Err(why) = self.tap.set_offloads(self.receive.offloads) {
+            log::warn!("tap's offloads: {why}");
+        }
+    }
+
+    fn kicked(&mut self, queue: usize, on: &mut Active<'_>) -> Result<Progress, RingFault> {
+        match queue {
+            RECEIVE => self.receive.kicked(self.card, &self.tap, on),
+            _ => self.transmit.serve(self.card, &mut self.tap, on),
+        }
+    }
+
+    fn source(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        self.receive.wants_tap().then(|| (self.tap.as_fd(), PollFlags::IN))
+    }
+
+    fn ready(&mut self, on: Option<&mut Active<'_>>) -> Result<Progress, RingFault> {
+        let Some(on) = on else {
+            self.receive.stop(); // the device is broken, and waits for a reset
+            return Ok(Progress::Idle);
+        };
+        self.receive.serve(self.card, &self.tap, on)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.receive.deadline()
+    }
+
+    fn stop(&mut self, queue: usize, _on: Option<&mut Active<'_>>) {
+        if queue == RECEIVE {
+            self.receive.stop();
+        }
+    }
+
+    fn finish(&mut self) {}
+}

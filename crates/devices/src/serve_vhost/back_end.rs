@@ -1,0 +1,158 @@
+//! A device behind vhost-user: its queues and memory, and whose turn it is. `requests.rs` is what a front end may ask.
+
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use rustix::event::PollFlags;
+use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+
+use super::memory::Memory;
+use super::port::{Port, RingFeatures, State};
+use super::{Device, MAX_QUEUES, Progress};
+use crate::queue::{RingFault, SetupError, Vring, accepted};
+
+/// A device and all that the front end has set of it.
+pub struct BackEnd<D: Device> {
+    pub(super) device: D,
+    pub(super) memory: Option<Memory>,
+    pub(super) ports: Vec<Port>,
+    /// As the front end set them.
+    pub(super) features: u64,
+    /// The device's own descriptor has more to give, whether or not it is ready.
+    source_pending: bool,
+}
+
+impl<D: Device> BackEnd<D> {
+    /// A device whose queues are all stopped.
+    pub fn new(device: D) -> Self {
+        let ports = (0..device.queues().min(MAX_QUEUES)).map(|_| Port::new()).collect();
+        BackEnd { device, memory: None, ports, features: 0, source_pending: false }
+    }
+
+    /// A queue's kick descriptor has become ready, or failed.
+    pub(super) fn kicked(&mut self, queue: usize, flags: PollFlags) {
+        if let Some(port) = self.ports.get_mut(queue) {
+            port.kicked(flags);
+        }
+    }
+
+    /// Serves the device's own descriptor and each queue that waits, once.
+    pub(super) fn turn(&mut self, source_ready: bool, now: Instant) {
+        let late = self.device.deadline().is_some_and(|at| at <= now);
+        if source_ready || late || std::mem::take(&mut self.source_pending) {
+            let mut active = self.ports.first_mut().and_then(|port| port.active(self.memory.as_ref()));
+            match self.device.ready(active.as_mut()) {
+                Ok(progress) => self.source_pending = progress == Progress::More,
+                Err(fault) => self.broken(0, fault),
+            }
+        }
+        for queue in 0..self.ports.len() {
+            self.serve(queue);
+        }
+    }
+
+    fn serve(&mut self, queue: usize) {
+        let Some(port) = self.ports.get_mut(queue).filter(|port| port.pending) else { return };
+        let Some(mut active) = port.active(self.memory.as_ref()) else { return };
+        let result = self.device.kicked(queue, &mut active);
+        port.pending = matches!(result, Ok(Progress::More));
+        if let Err(fault) = result {
+            self.broken(queue, fault);
+        }
+    }
+
+    /// The guest broke a ring: the whole device stops until it is reset (virtio 1.2, 2.1.1: DEVICE_NEEDS_RESET).
+    fn broken(&mut self, queue: usize, fault: RingFault) {
+        sys::guest_log!(Warn, "queue {queue}: {fault}: the device stops until the guest resets it");
+        self.source_pending = false;
+        for port in &mut self.ports {
+            port.break_off();
+        }
+        if let Some(port) = self.ports.get(queue) {
+            port.signal_error();
+        }
+    }
+
+    /// Whether a turn is due at once.
+    pub(super) fn has_more(&self) -> bool {
+        self.source_pending || self.ports.iter().any(|port| port.pending && port.is_active())
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.device.deadline()
+    }
+
+    pub(super) fn source(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        self.device.source()
+    }
+
+    pub(super) fn kick(&self, queue: usize) -> Option<BorrowedFd<'_>> {
+        self.ports.get(queue).and_then(Port::kick_fd)
+    }
+
+    /// All queues stop, and the device finishes what it owes its host side.
+    pub(super) fn finish(&mut self) {
+        self.stop_all();
+        self.device.finish();
+    }
+
+    pub(super) fn stop_all(&mut self) {
+        for queue in 0..self.ports.len() {
+            self.stop(queue);
+        }
+    }
+
+    /// Stops a queue when nothing of it is under way any more. Returns where it stood.
+    pub(super) fn stop(&mut self, queue: usize) -> Option<u16> {
+        self.settle(queue);
+        self.ports.get_mut(queue).map(Port::stop)
+    }
+
+    /// Waits until nothing of a queue is under way.
+    pub(super) fn settle(&mut self, queue: usize) {
+        if let Some(port) = self.ports.get_mut(queue) {
+            self.device.stop(queue, port.active(self.memory.as_ref()).as_mut());
+        }
+    }
+
+    /// Starts a queue if all it needs is there.
+    pub(super) fn start(&mut self, queue: usize) -> Result<(), SetupError> {
+        let features = self.ring_features();
+        self.ports.get_mut(queue).map_or(Ok(()), |port| port.start(self.memory.as_ref(), features))
+    }
+
+    /// Other memory under running queues: each goes on where it stood, or is broken if its ring is not in it.
+    pub(super) fn replace_memory(&mut self, memory: Memory) {
+        for queue in 0..self.ports.len() {
+            self.settle(queue);
+        }
+        let features = self.ring_features();
+        let mut lost = None;
+        for (queue, port) in self.ports.iter_mut().enumerate() {
+            let State::Running(ring) = &port.state else { continue };
+            port.base = ring.save().last_avail;
+            match port.setup(&memory, features).and_then(|setup| Vring::new(&memory.guest, setup)) {
+                Ok(ring) => {
+                    port.state = State::Running(Box::new(ring));
+                    port.pending = true;
+                }
+                Err(_) => lost = Some(queue),
+            }
+        }
+        self.memory = Some(memory);
+        if let Some(queue) = lost {
+            self.broken(queue, RingFault::Outside);
+        }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.ports.iter().any(|port| matches!(port.state, State::Running(_)))
+    }
+
+    pub(super) fn ring_features(&self) -> RingFeatures {
+        RingFeatures {
+            event_idx: accepted(self.features, VIRTIO_RING_F_EVENT_IDX),
+            indirect: accepted(self.features, VIRTIO_RING_F_INDIRECT_DESC),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Whether the next request has come as a whole. The vhost crate's reader waits without end for the rest of a header, so
+//! it is called only when there is nothing to wait for.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::net::{RecvFlags, recv};
+
+/// Bytes of a request's header: request, flags, size, 4 bytes each.
+const HEADER: usize = 12;
+
+/// Bytes of a request's payload at most, as in vhost's `MAX_MSG_SIZE`.
+const MAX_PAYLOAD: usize = 0x1000;
+
+/// What lies in the socket's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrived {
+    /// At least one whole request.
+    Whole,
+    /// The beginning of one.
+    Partial,
+    /// Nothing.
+    Nothing,
+    /// Nothing, and nothing will come.
+    Closed,
+    /// A header that announces more than any request has.
+    Malformed,
+}
+
+/// Looks at the queue without taking from it.
+pub(super) fn arrived(socket: BorrowedFd<'_>) -> io::Result<Arrived> {
+    let mut bytes = [0u8; HEADER + MAX_PAYLOAD];
+    match recv(socket, &mut bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((count, _)) => Ok(judge(bytes.get(..count).unwrap_or(&bytes))),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(Arrived::Nothing),
+        Err(rustix::io::Errno::CONNRESET) => Ok(Arrived::Closed),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Pure: what `bytes`, all there is up to one whole request, amount to.
+fn judge(bytes: &[u8]) -> Arrived {
+    if bytes.is_empty() {
+        return Arrived::Closed;
+    }
+    let Some((header, payload)) = bytes.split_first_chunk::<HEADER>() else { return Arrived::Partial };
+    let [_, _, _, _, _, _, _, _, a, b, c, d] = *header;
+    match usize::try_from(u32::from_ne_bytes([a, b, c, d])) {
+        Ok(size) if size > MAX_PAYLOAD => Arrived::Malformed,
+        Ok(size) if payload.len() >= size => Arrived::Whole,
+        Ok(_) => Arrived::Partial,
+        Err(_) => Arrived::Malformed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(size: u32, payload: usize) -> Vec<u8> {
+        let mut bytes = vec![0; 8];
+        bytes.extend(size.to_ne_bytes());
+        bytes.resize(12 + payload, 0);
+        bytes
+    }
+
+    #[test]
+    fn only_a_whole_request_is_whole() {
+        assert_eq!(judge(&[]), Arrived::Closed);
+        assert_eq!(judge(&request(0, 0)[..11]), Arrived::Partial);
+        assert_eq!(judge(&request(0, 0)), Arrived::Whole);
+        assert_eq!(judge(&request(8, 7)), Arrived::Partial);
+        assert_eq!(judge(&request(8, 9)), Arrived::Whole);
+        assert_eq!(judge(&request(0x1000, 0x1000)), Arrived::Whole);
+        assert_eq!(judge(&request(0x1001, 0)), Arrived::Malformed);
+        assert_eq!(judge(&request(u32::MAX, 0)), Arrived::Malformed);
+    }
+}

@@ -1,0 +1,98 @@
+//! How a device's process begins and is watched: the one description that vmm sends, the answer, and what comes later.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use proto::channel::{Channel, ChannelError, Received};
+use proto::device::{ToDevice, ToVmm};
+use proto::failure::Failure;
+use rustix::fd::AsFd;
+
+use crate::serve_vhost::Control;
+
+/// How long the description may take: vmm sends it as soon as the process runs.
+const MAX_DESCRIPTION: Duration = Duration::from_secs(30);
+
+/// Why a device's process ends other than by being told.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// It could not give up what it must not have.
+    #[error("sandbox: {0}")]
+    Sandbox(#[from] sandbox::Error),
+    /// vmm said nothing, or nothing that made sense.
+    #[error("vmm: {0}")]
+    Vmm(#[from] ChannelError),
+    /// vmm was gone before it said what to serve.
+    #[error("vmm ended before it described the device")]
+    Gone,
+    /// vmm described another kind of device.
+    #[error("vmm described another device")]
+    Kind,
+    /// The device can't be served; vmm knows.
+    #[error("{0}")]
+    Refused(Failure),
+    /// Waiting failed.
+    #[error("loop: {0}")]
+    Loop(#[from] std::io::Error),
+}
+
+/// vmm, on descriptor 3.
+pub struct Vmm(Channel<ToVmm, ToDevice>);
+
+impl Vmm {
+    /// vmm, on its socket.
+    pub fn new(socket: OwnedFd) -> Vmm {
+        Vmm(Channel::new(socket))
+    }
+
+    /// What is to be served, and its descriptors.
+    pub fn description(&mut self) -> Result<(ToDevice, Vec<OwnedFd>), Fatal> {
+        match self.0.recv_within(MAX_DESCRIPTION)? {
+            Received::Message(message, fds) => Ok((message, fds)),
+            Received::Closed | Received::Empty => Err(Fatal::Gone),
+        }
+    }
+
+    /// Tells vmm that the device is served from now on.
+    pub fn ready(&mut self) -> Result<(), Fatal> {
+        Ok(self.0.send(&ToVmm::Ready, Vec::new())?)
+    }
+
+    /// Tells vmm why not.
+    pub fn failed(&mut self, failure: Failure) -> Fatal {
+        match self.0.send(&ToVmm::Failed(failure.clone()), Vec::new()) {
+            Ok(()) => Fatal::Refused(failure),
+            Err(error) => error.into(),
+        }
+    }
+}
+
+impl Control for Vmm {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn ready(&mut self) -> bool {
+        match self.0.recv() {
+            Ok(Received::Message(ToDevice::Verbose { debug }, _)) => {
+                log_level(debug);
+                true
+            }
+            Ok(Received::Empty) => true,
+            Ok(Received::Closed) => false,
+            Ok(Received::Message(ToDevice::Blk { .. } | ToDevice::Net { .. }, _)) => {
+                log::error!("vmm described the device twice");
+                false
+            }
+            Err(error) => {
+                log::error!("vmm: {error}");
+                false
+            }
+        }
+    }
+}
+
+/// Debug lines too, or not.
+pub fn log_level(debug: bool) {
+    sys::log::set_level(sys::log::level_of(u8::from(debug)));
+}
