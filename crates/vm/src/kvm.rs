@@ -7,13 +7,14 @@
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::memory::GuestMemory;
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::cpuid::{self, Place};
@@ -32,6 +33,13 @@ const NEEDED: [(Cap, &str); 10] = [
     (Cap::Pit2, "has no interval timer"),
     (Cap::ImmediateExit, "can't be interrupted at once (Linux 4.12 and later can)"),
 ];
+
+/// Ports whose writes KVM holds back until the next exit of any vCPU, as `(first, length)`: they only choose what a following
+/// read means, or nobody answers them, and each spares an exit. 0xCF8 is the address of PCI's mechanism 1; a byte written to
+/// 0xCF9 within it, a reset, is held back too: kernels go on to the keyboard controller or a triple fault, which are exits.
+/// 0x70 is the index of the clock, 0x80 the POST code that Linux writes for a delay, 0x2E and 0x4E are where it looks for
+/// super I/O chips.
+const HELD_BACK: [(u16, u32); 5] = [(0xCF8, 4), (0x70, 1), (0x80, 1), (0x2E, 1), (0x4E, 1)];
 
 /// /dev/kvm, until the VM and its vCPUs are made.
 pub struct Host {
@@ -77,18 +85,32 @@ impl Host {
         fd.create_pit2(pit).map_err(Error::kvm("create interval timer"))?;
         let vm = Vm { fd, memory: memory.clone() };
         vm.set_memory_slots()?;
+        if self.holds_back() {
+            for (port, len) in HELD_BACK {
+                let port = IoEventAddress::Pio(port.into());
+                vm.fd.register_coalesced_mmio(port, len).map_err(Error::kvm("hold back writes"))?;
+            }
+        }
         Ok(vm)
     }
 
     /// A vCPU, which sees what CPUID is to tell it, in the state after a reset.
     pub fn make_vcpu(&self, vm: &Vm, id: u8, count: u8) -> Result<Vcpu, Error> {
-        let fd = vm.fd.create_vcpu(id.into()).map_err(Error::kvm("create vCPU"))?;
+        let mut fd = vm.fd.create_vcpu(id.into()).map_err(Error::kvm("create vCPU"))?;
+        if self.holds_back() {
+            fd.map_coalesced_mmio_ring().map_err(Error::kvm("map writes held back"))?;
+        }
         let place = Place { id, count, tsc_deadline: self.kvm.check_extension(Cap::TscDeadlineTimer) };
         let entries = cpuid::of_vcpu(self.supported.as_slice(), place);
         let cpuid = CpuId::from_entries(&entries).map_err(|_| Error::NoKvm("supports too many CPUID leaves"))?;
         fd.set_cpuid2(&cpuid).map_err(Error::kvm("set CPUID"))?;
         crate::entry_state::set_msrs(&fd)?;
         Ok(Vcpu { fd: Box::leak(Box::new(fd)), id })
+    }
+
+    /// Since Linux 4.20; without it these writes are exits.
+    fn holds_back(&self) -> bool {
+        self.kvm.check_extension(Cap::CoalescedPio)
     }
 
     /// Whether KVM runs so many vCPUs in one VM.
@@ -250,23 +272,46 @@ impl Vcpu {
         Kick { immediate_exit: unsafe { AtomicU8::from_ptr(flag) } }
     }
 
-    /// Runs the guest until it needs something.
-    pub fn run(&mut self) -> Exit<'_> {
-        let kind = match self.fd.run() {
-            Ok(VcpuExit::IoIn(..)) => Kind::Io { input: true },
-            Ok(VcpuExit::IoOut(..)) => Kind::Io { input: false },
-            Ok(VcpuExit::MmioRead(..)) => Kind::Mmio { write: false },
-            Ok(VcpuExit::MmioWrite(..)) => Kind::Mmio { write: true },
-            Ok(VcpuExit::Shutdown) => return Exit::Shutdown,
-            Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => return Exit::Interrupted,
-            Ok(other) => return Exit::Failed(format!("{other:?}")),
-            // EAGAIN: a vCPU that waited to be woken by another has been.
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Exit::Interrupted,
-            Err(error) => return Exit::Failed(format!("KVM_RUN: {error}")),
+    /// Runs the guest until it needs something. Writes that were held back come first, in their order, to `write`; the VM
+    /// has one ring of them, so all vCPUs share `turn`.
+    pub fn run(&mut self, turn: &Mutex<()>, write: &dyn Fn(u16, &[u8])) -> Exit<'_> {
+        let kind = match self.enter() {
+            Ok(kind) => kind,
+            Err(exit) => {
+                self.take_held_back(turn, write);
+                return exit;
+            }
         };
+        self.take_held_back(turn, write);
         match kind {
             Kind::Io { input } => self.io(input),
             Kind::Mmio { write } => self.mmio(write),
+        }
+    }
+
+    fn take_held_back(&mut self, turn: &Mutex<()>, write: &dyn Fn(u16, &[u8])) {
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // An error means that there is no ring: nothing is held back.
+        while let Ok(Some(entry)) = self.fd.coalesced_mmio_read() {
+            let len = usize::try_from(entry.len).unwrap_or(0).min(entry.data.len());
+            let port = u16::try_from(entry.phys_addr).unwrap_or(u16::MAX);
+            write(port, entry.data.split_at(len).0);
+        }
+    }
+
+    /// One entry of the guest: what it left for, if that has data in the shared page.
+    fn enter(&mut self) -> Result<Kind, Exit<'static>> {
+        match self.fd.run() {
+            Ok(VcpuExit::IoIn(..)) => Ok(Kind::Io { input: true }),
+            Ok(VcpuExit::IoOut(..)) => Ok(Kind::Io { input: false }),
+            Ok(VcpuExit::MmioRead(..)) => Ok(Kind::Mmio { write: false }),
+            Ok(VcpuExit::MmioWrite(..)) => Ok(Kind::Mmio { write: true }),
+            Ok(VcpuExit::Shutdown) => Err(Exit::Shutdown),
+            Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => Err(Exit::Interrupted),
+            Ok(other) => Err(Exit::Failed(format!("{other:?}"))),
+            // EAGAIN: a vCPU that waited to be woken by another has been.
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Err(Exit::Interrupted),
+            Err(error) => Err(Exit::Failed(format!("KVM_RUN: {error}"))),
         }
     }
 

@@ -3,7 +3,7 @@
 //! All that can fail because of the host comes first, then the second half of the sandbox, and only then is a byte of the
 //! user's kernel read. Nothing outlives a failure: all of it is descriptors and memory of this process.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use boot::layout::{self, Ram};
 use hw::{Chipset, Edge, Setup};
@@ -22,6 +22,8 @@ pub struct Machine {
     pub chipset: Chipset,
     /// Performs what the chipset decides.
     pub outside: Outside,
+    /// Whose turn it is to take writes that KVM held back.
+    pub held_back: Mutex<()>,
 }
 
 /// A machine that only has to be started.
@@ -53,7 +55,7 @@ pub fn assemble(plan: Plan, narrow: impl FnOnce() -> Result<(), sandbox::Error>)
     let front_ends: Arc<dyn FrontEnds> = Arc::new(no_devices::NoDevices);
     let outside = Outside::new(vm, front_ends)?;
     let chipset = chipset(&ram, description.cpus, &outside)?;
-    Ok(Assembled { machine: Arc::new(Machine { chipset, outside }), vcpus, console })
+    Ok(Assembled { machine: Arc::new(Machine { chipset, outside, held_back: Mutex::new(()) }), vcpus, console })
 }
 
 fn check_sizes(host: &Host, ram: &[Ram], vcpus: u8) -> Result<(), Error> {

@@ -68,8 +68,9 @@ impl Running {
 }
 
 fn run(vcpu: &mut Vcpu, machine: &Machine) {
+    let held_back = |port, data: &[u8]| machine.chipset.pio_write(port, data, &machine.outside);
     while machine.outside.ended().is_none() {
-        let handled = handle(vcpu.run(), machine);
+        let handled = handle(vcpu.run(&machine.held_back, &held_back), machine);
         if let ControlFlow::Break(reason) = handled {
             log::error!("vCPU {} can't go on: {reason}; {}", vcpu.id(), vcpu.describe());
             machine.outside.end(Event::VcpuFailed);
