@@ -20,14 +20,7 @@ pub fn try_lock(file: impl AsFd, kind: Kind) -> io::Result<bool> {
         Kind::Exclusive => libc::F_WRLCK,
         Kind::Shared => libc::F_RDLCK,
     };
-    // Start 0 and length 0 are the whole file; an OFD lock wants pid 0.
-    let request = libc::flock {
-        l_type: i16::try_from(kind).unwrap_or_default(),
-        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
+    let request = whole_file(kind);
     // SAFETY: the kernel reads `request`, which lives until the call returns, and writes nothing.
     let answer = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_SETLK, &raw const request) };
     if answer == 0 {
@@ -37,6 +30,30 @@ pub fn try_lock(file: impl AsFd, kind: Kind) -> io::Result<bool> {
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EACCES) => Ok(false),
         _ => Err(error),
+    }
+}
+
+/// The process whose lock stands in the way of an exclusive one. The kernel names the holder of a process's lock
+/// (F_SETLK), and nobody for an open file's, such as those made here; none also where nothing stands in the way.
+pub fn holder(file: impl AsFd) -> io::Result<Option<u32>> {
+    let mut found = whole_file(libc::F_WRLCK);
+    // SAFETY: the kernel reads and writes `found`, which lives until the call returns.
+    let answer = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &raw mut found) };
+    if answer != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // F_UNLCK leaves our 0 in place, an open file's lock has -1.
+    Ok(u32::try_from(found.l_pid).ok().filter(|pid| *pid != 0))
+}
+
+/// Start 0 and length 0 are the whole file; an OFD lock wants pid 0.
+fn whole_file(kind: libc::c_int) -> libc::flock {
+    libc::flock {
+        l_type: i16::try_from(kind).unwrap_or_default(),
+        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
     }
 }
 
@@ -83,5 +100,17 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("temporary file");
         let reader = File::open(file.path()).expect("open");
         assert!(try_lock(&reader, Kind::Exclusive).is_err());
+    }
+
+    #[test]
+    fn holder_is_named_only_where_a_process_holds_the_lock() {
+        let (a, b) = opened_twice();
+        assert_eq!(holder(&b).expect("free"), None);
+        assert!(try_lock(&a, Kind::Exclusive).expect("lock"));
+        assert_eq!(holder(&b).expect("an open file's"), None);
+        drop(a);
+        let c = b.try_clone().expect("duplicate");
+        rustix::fs::fcntl_lock(&c, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("a process's lock");
+        assert_eq!(holder(&b).expect("held"), Some(std::process::id()));
     }
 }
