@@ -1,0 +1,116 @@
+//! The opener's loop: reads a message, does it, answers. The only file here that makes system calls.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use proto::opener::{Asker, ToOpener, ToParent, What};
+use proto::{Channel, Received, UserPath};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{FileType, Mode, SeekFrom};
+use rustix::io::Errno;
+
+use super::Fatal;
+use super::conversation::{Action, Conversation};
+use super::judge::{self, Opened, Refusal};
+
+/// How long the parent may be silent: it says everything at once, so this is for one that has hung.
+const SILENCE: Duration = Duration::from_secs(30);
+
+type Parent = Channel<ToParent, ToOpener>;
+
+/// Serves one request. `assume` takes the asker's rights.
+pub fn serve(mut parent: Parent, assume: impl Fn(&sandbox::Asker) -> Result<(), sandbox::Error>) -> Result<(), Fatal> {
+    let mut conversation = Conversation::default();
+    let mut asked_by = Asker::Root;
+    loop {
+        let Received::Message(message, _) = parent.recv_within(SILENCE)? else { return Ok(()) };
+        match conversation.handle(message)? {
+            Action::Become(asker) => {
+                assume(&rights(&asker))?;
+                asked_by = asker;
+            }
+            Action::Open { index, what, path } => {
+                let (answer, files) = answer(index, what, &path, &asked_by);
+                parent.send(&answer, files)?;
+            }
+            Action::End => return finish(&mut parent),
+        }
+    }
+}
+
+/// Waits until the parent has taken every answer.
+fn finish(parent: &mut Parent) -> Result<(), Fatal> {
+    while parent.wants_write() {
+        let mut fds = [PollFd::new(parent, PollFlags::OUT)];
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => parent.flush()?,
+            Err(errno) => return Err(proto::channel::ChannelError::Socket(errno.into()).into()),
+        }
+    }
+    Ok(())
+}
+
+fn rights(asker: &Asker) -> sandbox::Asker {
+    match asker {
+        Asker::Root => sandbox::Asker::Root,
+        Asker::User { uid, gid, groups } => {
+            sandbox::Asker::User { uid: *uid, gid: *gid, groups: groups.iter().copied().collect() }
+        }
+    }
+}
+
+fn answer(index: u8, what: What, path: &UserPath, asker: &Asker) -> (ToParent, Vec<OwnedFd>) {
+    match open(what, path) {
+        Ok(Opened { file, size, block }) => (ToParent::Opened { index, size, block }, vec![file]),
+        Err(refusal) => {
+            let user = match asker {
+                Asker::Root => None,
+                Asker::User { uid, .. } => name_of(*uid),
+            };
+            let failure = judge::failure(refusal, what, path, asker, user.as_deref());
+            (ToParent::Failed { index, failure }, vec![])
+        }
+    }
+}
+
+/// Opens, then looks, then locks.
+pub fn open(what: What, path: &str) -> Result<Opened, Refusal> {
+    if !path.starts_with('/') {
+        return Err(Refusal::Relative);
+    }
+    let flags = judge::flags(what);
+    let file = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())).map_err(Refusal::Open)?;
+    let status = rustix::fs::fstat(&file).map_err(Refusal::Examine)?;
+    let found = FileType::from_raw_mode(status.st_mode);
+    judge::check_type(what, found)?; // before its size, which the end of a fifo does not tell
+    let size = size(&file).map_err(Refusal::Examine)?;
+    judge::check_size(what, size)?;
+    take_lock(&file, what)?;
+    // It was for opening only; a read of a disk is to wait, also through io_uring.
+    let kept = rustix::fs::fcntl_getfl(&file).map_err(Refusal::Examine)?.difference(rustix::fs::OFlags::NONBLOCK);
+    rustix::fs::fcntl_setfl(&file, kept).map_err(Refusal::Examine)?;
+    Ok(Opened { file, size, block: found == FileType::BlockDevice })
+}
+
+/// The end of a file or of a block device, which alone knows it so.
+fn size(file: &OwnedFd) -> Result<u64, Errno> {
+    let end = rustix::fs::seek(file, SeekFrom::End(0))?;
+    rustix::fs::seek(file, SeekFrom::Start(0))?;
+    Ok(end)
+}
+
+fn take_lock(file: &OwnedFd, what: What) -> Result<(), Refusal> {
+    let Some(kind) = judge::lock(what) else { return Ok(()) };
+    match sys::lock::try_lock(file, kind) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Refusal::Locked(sys::lock::holder(file).unwrap_or_default())),
+        Err(error) => Err(Refusal::Examine(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
+    }
+}
+
+/// The asker's name for the sentence; the number serves where /etc/passwd has none.
+fn name_of(uid: u32) -> Option<String> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    let line = passwd.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()))?;
+    line.split(':').next().map(str::to_owned)
+}

@@ -1,0 +1,167 @@
+//! How a file is opened, whether it is what was wanted, and the sentence when it is not. Pure.
+
+use std::os::fd::OwnedFd;
+
+use proto::opener::{Asker, What};
+use proto::{Code, Failure};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+use sys::lock::Kind as LockKind;
+
+/// Bytes of the shortest disk: one sector (virtio 1.2, 5.2.4: capacity in units of 512 bytes).
+pub const MIN_DISK: u64 = disk::SECTOR;
+
+/// How a file is opened for `what`. Never created; a fifo does not wait for its other end; a terminal does not become
+/// ours. Symbolic links are followed: it is the file they lead to that the user must be allowed to open.
+pub fn flags(what: What) -> OFlags {
+    let always = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    match what {
+        // O_EXCL without O_CREAT refuses a block device that the host uses, for a mounted file system say (open(2)).
+        What::Disk { write: true } => always | OFlags::RDWR | OFlags::EXCL,
+        What::Disk { write: false } | What::Kernel | What::Initrd | What::Cdrom => always | OFlags::RDONLY,
+    }
+}
+
+/// The lock that goes with it. Kernels and CD-ROMs are only read, by any number of VMs.
+pub fn lock(what: What) -> Option<LockKind> {
+    match what {
+        What::Disk { write: true } => Some(LockKind::Exclusive),
+        What::Disk { write: false } => Some(LockKind::Shared),
+        What::Kernel | What::Initrd | What::Cdrom => None,
+    }
+}
+
+/// An open file that may be handed over.
+#[derive(Debug)]
+pub struct Opened {
+    /// The descriptor.
+    pub file: OwnedFd,
+    /// Bytes.
+    pub size: u64,
+    /// A block device.
+    pub block: bool,
+}
+
+/// Why a file is not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A path that is not from the root means nothing here.
+    Relative,
+    /// The kernel refused.
+    Open(Errno),
+    /// It is open, and something else than was wanted.
+    Type(FileType),
+    /// Shorter than a sector.
+    Short(u64),
+    /// Somebody else has locked it; who, if the kernel tells.
+    Locked(Option<u32>),
+    /// It is open, and a question about it failed.
+    Examine(Errno),
+}
+
+/// Whether a file of this type may be what was wanted.
+pub fn check_type(what: What, found: FileType) -> Result<(), Refusal> {
+    match (what, found) {
+        (_, FileType::RegularFile) | (What::Disk { .. } | What::Cdrom, FileType::BlockDevice) => Ok(()),
+        (_, other) => Err(Refusal::Type(other)),
+    }
+}
+
+/// Whether it is long enough.
+pub fn check_size(what: What, size: u64) -> Result<(), Refusal> {
+    match what {
+        What::Disk { .. } if size < MIN_DISK => Err(Refusal::Short(size)),
+        What::Disk { .. } | What::Kernel | What::Initrd | What::Cdrom => Ok(()),
+    }
+}
+
+/// The answer to a refused request. `user` is the asker's name, if it is known.
+pub fn failure(refusal: Refusal, what: What, path: &str, asker: &Asker, user: Option<&str>) -> Failure {
+    let why = match refusal {
+        Refusal::Relative => "the path must begin with \"/\"".to_owned(),
+        Refusal::Open(errno) => open_sentence(errno, what, path, asker, user),
+        Refusal::Type(found) => format!("is {}, {} must be {}", type_name(found), noun(what), wanted(what)),
+        Refusal::Short(size) => {
+            format!("has {size} bytes, a disk at least {MIN_DISK}; make one with \"vmctl create -s SIZE {path}\"")
+        }
+        Refusal::Locked(Some(pid)) => format!("already in use by process {pid}"),
+        Refusal::Locked(None) => "already in use by another VM or program".to_owned(),
+        Refusal::Examine(errno) => reason(errno),
+    };
+    Failure::new(code(refusal, what), format!("{} \"{path}\": {why}", noun(what)))
+}
+
+/// The numbers that OpenBSD's clients know for each kind of file (spec, daemon 3.5).
+fn code(refusal: Refusal, what: What) -> Code {
+    match (refusal, what) {
+        (Refusal::Open(Errno::ACCESS | Errno::PERM | Errno::ROFS), _) => Code::NotPermitted,
+        (Refusal::Relative | Refusal::Short(_), _) => Code::Invalid,
+        (Refusal::Type(_), What::Cdrom) => Code::CdromInvalid,
+        (Refusal::Type(_), _) => Code::NotPermitted,
+        (Refusal::Open(_) | Refusal::Locked(_), What::Disk { .. }) => Code::DiskMissing,
+        (Refusal::Open(_), What::Cdrom) => Code::CdromMissing,
+        (Refusal::Open(errno) | Refusal::Examine(errno), _) => Code::of_errno(errno.raw_os_error()),
+        (Refusal::Locked(_), _) => Code::Busy,
+    }
+}
+
+fn open_sentence(errno: Errno, what: What, path: &str, asker: &Asker, user: Option<&str>) -> String {
+    match errno {
+        Errno::ACCESS | Errno::PERM => match asker {
+            Asker::Root => {
+                "permission denied even to root: a network file system or a flag of the file forbids it".into()
+            }
+            Asker::User { uid, .. } => {
+                let user = user.map_or_else(|| uid.to_string(), |name| format!("\"{name}\""));
+                format!("permission denied to user {user}; a {} you name is opened with your own rights", noun(what))
+            }
+        },
+        Errno::NOENT => match what {
+            What::Disk { .. } => {
+                format!("no such file; make a disk with \"vmctl create -s SIZE {path}\", or correct the path")
+            }
+            What::Kernel | What::Initrd | What::Cdrom => "no such file; correct the path".to_owned(),
+        },
+        Errno::BUSY => "already in use by the host, as a mounted file system perhaps".to_owned(),
+        Errno::ISDIR => format!("is a directory, {} must be {}", noun(what), wanted(what)),
+        Errno::NXIO => format!("is a socket, or a device that is not there; {} must be {}", noun(what), wanted(what)),
+        other => reason(other),
+    }
+}
+
+/// What the kernel's number means, as our sentences are: lower case, without the number.
+fn reason(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    let words = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = words.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}
+
+fn noun(what: What) -> &'static str {
+    match what {
+        What::Kernel => "kernel",
+        What::Initrd => "initrd",
+        What::Cdrom => "cdrom",
+        What::Disk { .. } => "disk",
+    }
+}
+
+fn wanted(what: What) -> &'static str {
+    match what {
+        What::Kernel | What::Initrd => "a regular file",
+        What::Cdrom | What::Disk { .. } => "a regular file or a block device",
+    }
+}
+
+fn type_name(found: FileType) -> &'static str {
+    match found {
+        FileType::RegularFile => "a regular file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a fifo",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        FileType::Unknown => "nothing known",
+    }
+}

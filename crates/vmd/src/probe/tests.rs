@@ -1,0 +1,140 @@
+//! The probe's rules: what it says about a file, and that it leaves the file as it was.
+
+use std::fs::File;
+use std::io::{Cursor, Read as _, Seek as _, SeekFrom, Write as _};
+
+use proto::probe::{KernelKind, ToParent, ToProbe};
+use proto::{Code, Failure, Received};
+
+use super::answer::answer;
+use super::edge;
+use super::positioned::Positioned;
+
+fn about(question: ToProbe, bytes: &[u8]) -> ToParent {
+    answer(question, &mut Cursor::new(bytes))
+}
+
+fn refused(answer: ToParent) -> Failure {
+    match answer {
+        ToParent::Failed(failure) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The least that is a bzImage: setup header 2.15 with the 64-bit entry, relocatable, then a payload.
+fn bzimage() -> Vec<u8> {
+    let mut file = vec![0; 512 * 8];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x1F1, &[1]); // one setup sector
+    put(0x1F4, &((512 * 6 / 16) as u32).to_le_bytes()); // syssize in paragraphs
+    put(0x1FE, &[0x55, 0xAA]);
+    put(0x200, &[0xEB, 0x66]); // a jump over the header: its end is 0x202 + 0x66
+    put(0x202, b"HdrS");
+    put(0x206, &0x020F_u16.to_le_bytes());
+    put(0x211, &[1]); // LOADED_HIGH
+    put(0x22C, &0x7FFF_FFFF_u32.to_le_bytes()); // initrd_addr_max
+    put(0x230, &0x20_0000_u32.to_le_bytes()); // kernel_alignment
+    put(0x234, &[1]); // relocatable
+    put(0x236, &1_u16.to_le_bytes()); // XLF_KERNEL_64
+    put(0x238, &2047_u32.to_le_bytes()); // cmdline_size
+    put(0x258, &0x100_0000_u64.to_le_bytes()); // pref_address
+    put(0x260, &0x10_0000_u32.to_le_bytes()); // init_size
+    file
+}
+
+#[test]
+fn a_bzimage_is_told() {
+    assert_eq!(about(ToProbe::Kernel, &bzimage()), ToParent::Kernel { kind: KernelKind::BzImage });
+}
+
+#[test]
+fn what_is_no_kernel_is_refused() {
+    for bytes in [&b""[..], b"x", b"#!/bin/sh\n", &[0; 4096]] {
+        assert_eq!(refused(about(ToProbe::Kernel, bytes)).code, Code::NotExecutable);
+    }
+}
+
+#[test]
+fn a_kernel_cut_anywhere_is_refused_or_the_same_kernel() {
+    let whole = bzimage();
+    for len in 0..whole.len() {
+        let answer = about(ToProbe::Kernel, &whole[..len]);
+        if len < 0x400 {
+            assert_eq!(refused(answer).code, Code::NotExecutable, "{len} bytes");
+        }
+    }
+}
+
+#[test]
+fn an_elf_file_without_an_entry_says_what_to_use() {
+    let mut elf = b"\x7FELF\x02\x01\x01".to_vec();
+    elf.resize(64, 0);
+    elf[18..20].copy_from_slice(&62_u16.to_le_bytes());
+    let failure = refused(about(ToProbe::Kernel, &elf));
+    assert_eq!(failure.code, Code::NotExecutable);
+}
+
+#[test]
+fn a_raw_disk_is_anything_that_does_not_begin_like_qcow2() {
+    for bytes in [&b""[..], b"QFI", b"QFIx", &[0; 4096]] {
+        assert_eq!(about(ToProbe::RawDisk, bytes), ToParent::Raw);
+    }
+    let failure = refused(about(ToProbe::RawDisk, b"QFI\xfb\x00\x00\x00\x03"));
+    assert_eq!(failure.code, Code::Invalid);
+    assert!(failure.text.contains("format raw"), "{failure}");
+}
+
+#[test]
+fn only_the_first_bytes_of_a_disk_are_read() {
+    let mut disk = Cursor::new(vec![0; 1 << 20]);
+    answer(ToProbe::RawDisk, &mut disk);
+    assert_eq!(disk.position(), 4);
+}
+
+#[test]
+fn the_files_own_position_stays() {
+    let mut file = tempfile::tempfile().expect("file");
+    file.write_all(&bzimage()).expect("write");
+    file.seek(SeekFrom::Start(77)).expect("seek");
+    let mut positioned = Positioned::new(file.try_clone().expect("duplicate")).expect("examined");
+    assert_eq!(answer(ToProbe::Kernel, &mut positioned), ToParent::Kernel { kind: KernelKind::BzImage });
+    assert_eq!(file.stream_position().expect("position"), 77);
+}
+
+#[test]
+fn a_position_is_never_outside_what_a_file_can_have() {
+    let file = tempfile::tempfile().expect("file");
+    let mut positioned = Positioned::new(file).expect("examined");
+    assert!(positioned.seek(SeekFrom::End(-1)).is_err());
+    assert!(positioned.seek(SeekFrom::Current(-1)).is_err());
+    assert_eq!(positioned.seek(SeekFrom::Start(1 << 40)).expect("behind the end"), 1 << 40);
+    assert_eq!(positioned.read(&mut [0; 8]).expect("nothing there"), 0);
+}
+
+type Parent = proto::Channel<ToProbe, ToParent>;
+
+#[test]
+fn one_question_one_answer() {
+    let (mut parent, probe): (Parent, _) = proto::channel::pair().expect("pair");
+    let file = tempfile::tempfile().expect("file");
+    parent.send(&ToProbe::RawDisk, vec![file.into()]).expect("sent");
+    edge::serve(probe).expect("served");
+    assert!(matches!(parent.recv(), Ok(Received::Message(ToParent::Raw, fds)) if fds.is_empty()));
+    assert!(matches!(parent.recv(), Ok(Received::Closed)));
+}
+
+#[test]
+fn a_file_that_can_not_be_read_is_a_refusal() {
+    let (mut parent, probe): (Parent, _) = proto::channel::pair().expect("pair");
+    let for_writing = File::options().write(true).open("/dev/null").expect("open");
+    parent.send(&ToProbe::Kernel, vec![for_writing.into()]).expect("sent");
+    edge::serve(probe).expect("served");
+    assert!(matches!(parent.recv(), Ok(Received::Message(ToParent::Failed(_), _))));
+}
+
+#[test]
+fn a_parent_that_is_gone_ends_the_probe() {
+    let (parent, probe): (Parent, _) = proto::channel::pair().expect("pair");
+    drop(parent);
+    assert!(edge::serve(probe).is_ok());
+}
