@@ -35,17 +35,6 @@ pub enum Timer {
     Pm,
 }
 
-/// When a timer is next due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deadline {
-    /// Not at all.
-    Never,
-    /// At this CLOCK_MONOTONIC time, in nanoseconds.
-    Monotonic(u64),
-    /// At this CLOCK_REALTIME time, in nanoseconds since 1970 (the time may be set: use a timer that follows it).
-    Realtime(u64),
-}
-
 /// A message-signalled interrupt, as the guest wrote it into its MSI-X table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MsiMessage {
@@ -91,6 +80,9 @@ pub struct Activation {
     pub queues: Vec<QueueSetup>,
 }
 
+/// What an access decided, in order; empty for most accesses, and then without an allocation.
+pub type Effects = Vec<Effect>;
+
 /// One action for the `vm` crate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -106,8 +98,13 @@ pub enum Effect {
         /// Its new level.
         level: bool,
     },
-    /// A timer has a new deadline; it replaces the last one.
-    Deadline(Timer, Deadline),
+    /// A timer has a new deadline, which replaces the last one. Firing early does no harm.
+    Deadline {
+        /// The timer.
+        timer: Timer,
+        /// CLOCK_MONOTONIC in nanoseconds; `None` disarms it.
+        at: Option<u64>,
+    },
     /// The serial port has output where it had none: take it with `Chipset::serial_output` until that gives 0.
     SerialOutput,
     /// The serial port can take input again, after `serial_input` took less than it was given.

@@ -2,7 +2,7 @@
 //!
 //! Register models only. Nothing here does I/O, reads a clock, starts a thread or logs: a model takes an access (and the
 //! time, where it matters) and answers with [`Effect`]s, which the `vm` crate performs. Each model is a plain struct that
-//! can be owned and tested alone; `Chipset` puts one lock around each of them and dispatches ports and addresses, so that
+//! can be owned and tested alone; [`Chipset`] puts one lock around each of them and dispatches ports and addresses, so that
 //! vCPUs only wait for one another at the same device.
 //!
 //! ```text
@@ -20,7 +20,7 @@
 //!
 //! | call | when |
 //! |---|---|
-//! | `Chipset::new(Setup)` | once; `Setup` names RAM ranges, vCPU count, and the virtio functions of slots 1.. |
+//! | `Chipset::new(Setup)` | once; [`Setup`] names RAM ranges, vCPU count, and the virtio functions of slots 1.. |
 //! | `pio_read(port, &mut [u8], edge)`, `pio_write(port, &[u8], edge)` | KVM_EXIT_IO, once per item of a string access |
 //! | `mmio_read(gpa, &mut [u8], edge)`, `mmio_write(gpa, &[u8], edge)` | KVM_EXIT_MMIO |
 //! | `timer(Timer, edge)` | the deadline of the last `Effect::Deadline` of that timer has passed |
@@ -49,6 +49,16 @@
     )
 )]
 
+mod access;
+pub mod chipset;
 pub mod effect;
+pub mod pci;
+pub mod pm;
+pub mod ports;
+pub mod reset;
+pub mod rtc;
+pub mod uart;
+pub mod virtio;
 
-pub use effect::{Activation, Deadline, Delivery, Edge, Effect, MsiMessage, Now, QueueSetup, Slot, Timer};
+pub use chipset::{Chipset, Setup, SetupError};
+pub use effect::{Activation, Delivery, Edge, Effect, Effects, MsiMessage, Now, QueueSetup, Slot, Timer};

@@ -1,0 +1,80 @@
+//! PCI identities of the virtio devices (devices.md 1.2; virtio 1.2, 4.1.2): one line per kind of device.
+
+use crate::pci::config_space::Identity;
+use crate::pci::host_bridge::PCI_VENDOR_OPENBSD;
+
+/// PCI vendor id of all virtio devices (virtio 1.2, 4.1.2).
+pub const PCI_VENDOR_VIRTIO: u16 = 0x1AF4;
+/// PCI device id of a non-transitional device, less its virtio device id (virtio 1.2, 4.1.2.1).
+const PCI_DEVICE_BASE: u16 = 0x1040;
+/// Revision of a non-transitional device: 1 or more (virtio 1.2, 4.1.2.1).
+const REVISION: u8 = 1;
+
+/// The kinds of virtio devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Entropy: a random number generator.
+    Entropy,
+    /// A network card.
+    Network,
+    /// A disk.
+    Block,
+    /// A SCSI host: the CD-ROM.
+    Scsi,
+}
+
+impl Kind {
+    /// The virtio device id (virtio 1.2, 5), which is the subsystem id too: firmware and guests of vmd look for it.
+    pub const fn device_id(self) -> u16 {
+        match self {
+            Self::Network => 1,
+            Self::Block => 2,
+            Self::Entropy => 4,
+            Self::Scsi => 8,
+        }
+    }
+
+    /// Base class and subclass (PCI code and ID assignment 1.11). A network card says that it is one, unlike vmd's.
+    const fn class(self) -> (u8, u8) {
+        match self {
+            Self::Network => (0x02, 0x00),
+            Self::Block | Self::Scsi => (0x01, 0x00),
+            Self::Entropy => (0x08, 0x80),
+        }
+    }
+
+    /// The identity of a function of this kind.
+    pub const fn identity(self) -> Identity {
+        let (class, subclass) = self.class();
+        Identity {
+            vendor: PCI_VENDOR_VIRTIO,
+            device: PCI_DEVICE_BASE | self.device_id(),
+            subsystem_vendor: PCI_VENDOR_OPENBSD,
+            subsystem: self.device_id(),
+            class,
+            subclass,
+            revision: REVISION,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_those_of_the_table() {
+        let rows = [
+            (Kind::Entropy, 0x1044, 4, (8, 0x80)),
+            (Kind::Network, 0x1041, 1, (2, 0)),
+            (Kind::Block, 0x1042, 2, (1, 0)),
+            (Kind::Scsi, 0x1048, 8, (1, 0)),
+        ];
+        for (kind, device, subsystem, class) in rows {
+            let id = kind.identity();
+            assert_eq!((id.vendor, id.device, id.revision), (0x1AF4, device, 1));
+            assert_eq!((id.subsystem_vendor, id.subsystem), (0x0B5D, subsystem));
+            assert_eq!((id.class, id.subclass), class);
+        }
+    }
+}
