@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod opener;
 mod parent;
 mod privileged;
+mod probe;
 mod role;
+mod vmm;
 
 use std::process::ExitCode;
 

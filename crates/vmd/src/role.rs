@@ -22,9 +22,16 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         };
     }
     let debug = arguments.iter().skip(1).any(|flag| flag == "-v");
-    sys::log::init(role, sys::log::level_of(if debug { 2 } else { 0 }));
+    sys::log::init(role, sys::log::level_of(u8::from(debug)));
     match role {
+        "opener" => with_channel(crate::opener::run),
+        "probe" => with_channel(crate::probe::run),
+        "control" => with_both(crate::control::run),
         "priv" => with_channel(crate::privileged::run),
+        "vmm" => with_both(crate::vmm::run),
+        "vm" => vm_process(debug),
+        "vioblk" => with_channel(devices::blk::run),
+        "vionet" => with_channel(devices::net::run),
         other => failed(&format!("unknown role \"{other}\": -x is for vmd's own use")),
     }
 }
@@ -44,9 +51,9 @@ fn with_both<E: Display>(run: impl FnOnce(OwnedFd, OwnedFd) -> Result<(), E>) ->
 }
 
 /// The one role whose exit status says more than success or not (`proto::exit`).
-fn vm_process() -> ExitCode {
+fn vm_process(debug: bool) -> ExitCode {
     match inherited::take(CHANNEL) {
-        Ok(channel) => ExitCode::from(vm::run(channel)),
+        Ok(channel) => ExitCode::from(vm::run(channel, u8::from(debug))),
         Err(error) => failed(&format!("descriptor {CHANNEL}: {error}; only vmd starts its roles")),
     }
 }

@@ -18,7 +18,7 @@ use super::holdings::Holdings;
 use super::host::Host;
 use super::peers::{Control, Peer, Privileged, Starter, Vmm};
 use super::rate::Rate;
-use super::registry::{Action, Asked, Event, File, Found, Registry, Run};
+use super::registry::{Asked, Event, File, Found, Registry, Run};
 
 /// Opener of one start.
 pub(super) type Opener = Peer<opener::ToOpener, opener::ToParent>;

@@ -243,7 +243,7 @@ impl Edge {
     }
 
     fn verbose(&mut self, debug: bool) -> Vec<Event> {
-        sys::log::set_level(sys::log::level_of(if debug { 2 } else { 0 }));
+        sys::log::set_level(sys::log::level_of(u8::from(debug)));
         self.starter.debug = debug;
         self.to_control(control::ToControl::Verbose { debug });
         if let Err(failure) = self.to_priv(ToPriv::Verbose { debug }, vec![]) {

@@ -92,7 +92,7 @@ impl Registry {
             Err(failure) => return Err(failure),
         };
         let cpus = start.cpus.map(|cpus| checked_cpus(Some(cpus))).transpose()?;
-        let boot = ThisBoot { kernel: start.kernel.is_some(), cpus };
+        let boot = ThisBoot { kernel: start.kernel.clone(), cpus };
         self.begin(id, Some(asker.asked), Some(boot), now, out);
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use proto::probe::KernelKind;
-use proto::{ConnId, IfName, RequestId, Text, VmId};
+use proto::{ConnId, IfName, RequestId, Text, UserPath, VmId};
 
 use super::super::definition::Definition;
 use super::super::rate::Rate;
@@ -73,6 +73,8 @@ pub enum Life {
 pub struct Preparation {
     /// Who gets the answer.
     pub starter: Option<Asked>,
+    /// Path of the kernel that came for this boot alone.
+    pub given: Option<UserPath>,
     /// CPUs for this boot alone.
     pub cpus: Option<u8>,
     /// When it has taken too long.

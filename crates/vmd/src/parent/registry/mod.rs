@@ -28,7 +28,8 @@ use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{End, StartVm, Stop};
 use proto::{ConnId, Failure, IfName, MacAddr, RequestId, SwitchName, Text, UserPath, VmId};
 
-pub use life::{Asked, Life, Preparation, Vm};
+pub use life::Asked;
+use life::{Life, Vm};
 
 use self::asking::Asker;
 use super::access::{Owner, Who};
@@ -59,6 +60,16 @@ pub enum File {
     Initrd,
     /// A disk, by index.
     Disk(u8),
+}
+
+impl std::fmt::Display for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            File::Kernel => "kernel",
+            File::Initrd => "initrd",
+            File::Disk(_) => "disk",
+        })
+    }
 }
 
 /// What happened.
@@ -278,11 +289,6 @@ impl Registry {
             _ => None,
         });
         prepare.chain(self.stagger.next).min()
-    }
-
-    /// The process of each running VM: what the edge reads resident sizes of.
-    pub fn pid(&self, id: u32) -> Option<u32> {
-        self.vms.iter().find(|vm| vm.id.0 == id).and_then(Vm::pid)
     }
 
     fn configured(&mut self, settings: Settings, now: Instant, out: &mut Vec<Action>) {

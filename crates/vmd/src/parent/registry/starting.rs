@@ -17,8 +17,8 @@ use super::{Action, File, Found, Keep, Launch, PREPARE_LIMIT, Registry, Run};
 /// What a client gave for this boot alone.
 #[derive(Debug, Default)]
 pub(super) struct ThisBoot {
-    /// A kernel came with the request; the edge holds it for this run.
-    pub(super) kernel: bool,
+    /// Path of the kernel that came with the request; the edge holds it for this run.
+    pub(super) kernel: Option<UserPath>,
     /// CPUs.
     pub(super) cpus: Option<u8>,
 }
@@ -41,8 +41,9 @@ impl Registry {
         vm.run = Some(run);
         match planned {
             Ok(plan) => {
-                vm.life = Life::Preparing(Box::new(plan.preparation(starter, boot.cpus, now)));
-                plan.act(run, vm, boot.kernel, out);
+                let given = boot.kernel.is_some();
+                vm.life = Life::Preparing(Box::new(plan.preparation(starter, boot, now)));
+                plan.act(run, vm, given, out);
                 Some(run)
             }
             Err(failure) => {
@@ -106,6 +107,7 @@ impl Registry {
     pub(super) fn probed(&mut self, run: Run, file: File, result: Result<Found, Failure>, out: &mut Vec<Action>) {
         let Some(vm) = self.of_run(run) else { return };
         let id = vm.id;
+        let path = path_of(vm, file);
         let Some(preparation) = vm.preparation() else { return };
         match result {
             Ok(found) => {
@@ -115,7 +117,10 @@ impl Registry {
                 preparation.files.remove(&file);
                 self.perhaps_launch(id, out);
             }
-            Err(failure) => self.fail_preparation(id, failure, out),
+            Err(why) => {
+                let failure = Failure::new(why.code, format!("{file} \"{path}\": {why}"));
+                self.fail_preparation(id, failure, out);
+            }
         }
     }
 
@@ -257,12 +262,13 @@ struct Tap {
 }
 
 impl Plan {
-    fn preparation(&self, starter: Option<Asked>, cpus: Option<u8>, now: Instant) -> Preparation {
+    fn preparation(&self, starter: Option<Asked>, boot: ThisBoot, now: Instant) -> Preparation {
         let mut files: BTreeSet<File> = self.files.iter().map(|(file, ..)| *file).collect();
         files.insert(File::Kernel); // also one that a client gave is looked at by the probe
         Preparation {
             starter,
-            cpus,
+            cpus: boot.cpus,
+            given: boot.kernel,
             deadline: now + PREPARE_LIMIT,
             files,
             taps: self.taps.iter().map(|tap| tap.nic).collect(),
@@ -293,10 +299,10 @@ fn files_of(
     rebooting: bool,
 ) -> Result<Vec<(File, What, UserPath)>, Failure> {
     let mut files = Vec::new();
-    match (&definition.boot, boot.kernel) {
-        (_, true) => {}
-        (Some(path), false) => files.push((File::Kernel, What::Kernel, path.clone())),
-        (None, false) => {
+    match (&definition.boot, &boot.kernel) {
+        (_, Some(_)) => {}
+        (Some(path), None) => files.push((File::Kernel, What::Kernel, path.clone())),
+        (None, None) => {
             let name = &definition.name;
             let text = format!("vm \"{name}\" has no kernel: name one with \"boot\" in vm.conf or vmctl start -b");
             return Err(Failure::new(Code::BiosMissing, text));
@@ -315,6 +321,21 @@ fn files_of(
         }
     }
     Ok(files)
+}
+
+/// Where a file of a start came from, for what users read.
+fn path_of(vm: &Vm, file: File) -> UserPath {
+    let given = match &vm.life {
+        Life::Preparing(preparation) => preparation.given.clone(),
+        _ => None,
+    };
+    let definition = &vm.definition;
+    let path = match file {
+        File::Kernel => given.or_else(|| definition.boot.clone()),
+        File::Initrd => definition.initrd.clone(),
+        File::Disk(index) => definition.disks.get(usize::from(index)).map(|disk| disk.path.clone()),
+    };
+    path.unwrap_or_default()
 }
 
 /// What the probe is asked about a file that is open; nothing where its bytes don't matter.

@@ -1,1 +1,378 @@
-//! Real processes.
+//! vmm's edge with real processes: it executes perl, which with `-x vm` runs a file of that name in the working directory:
+//! a vm or a device that behaves as its VM's name says. Each test has a process of its own (limits, working directory).
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Command;
+use std::thread::JoinHandle;
+
+use proto::channel;
+use proto::{Channel, Received};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::*;
+use crate::vmm::edge::Edge;
+
+/// What no fake process takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const FAKE: &str = r#"#!perl
+my ($role, $name) = do { local (@ARGV, $/) = "/proc/self/cmdline"; <> =~ /^vmd: (\w+) ([\w-]+)/ };
+open(my $channel, "+<&=", 3) or die;
+sub say_it { syswrite($channel, shift) }
+exit 1 if $role eq "vm" && $name eq "dies";
+exit 3 if $role =~ /vio/ && $name eq "device-dies";
+while (1) {
+    my $bits = ""; vec($bits, 3, 1) = 1;
+    select($bits, undef, undef, undef);
+    exit 0 unless sysread($channel, my $message, 65536);
+    my $kind = ord $message;
+    if ($role eq "vm") {
+        exit 0 if $kind == 3;                                    # PowerButton
+        next unless $kind == 2;                                  # Begin
+        if ($name eq "garbage") { say_it("\xff\xff"); next }
+        if ($name eq "fails") { say_it("\1\5\7no room"); exit 5 }  # Failed, NoMemory
+        next if $name eq "silent";
+        say_it("\0");                                            # Started
+        exit 11 if $name eq "reboots";
+    } else {
+        kill 9, $$ if $kind == 2 && $name eq "device-crashes";   # Verbose
+        if ($name eq "device-fails") { say_it("\1\4\4busy"); exit 1 }  # Failed, Busy
+        say_it("\0") if $kind < 2;                               # Ready
+    }
+}
+"#;
+
+/// Runs `body` in a fresh process that executes only the calling test, in a directory that holds the fakes.
+fn alone(test: &str, body: impl FnOnce()) {
+    let name = format!("vmm::tests::edge::{test}");
+    if std::env::var_os("VMM_TEST_ALONE").is_some_and(|value| value == *name) {
+        return body();
+    }
+    let dir = tempfile::tempdir().expect("temporary directory");
+    for role in ["vm", "vioblk", "vionet"] {
+        std::fs::write(dir.path().join(role), FAKE).expect("write a fake");
+    }
+    let output = Command::new(std::env::current_exe().expect("the test's own path"))
+        .args(["--exact", &name, "--nocapture", "--test-threads=1"])
+        .env("VMM_TEST_ALONE", &name)
+        .current_dir(dir.path())
+        .output()
+        .expect("run the test again");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{}\n{text}\n{errors}", output.status);
+}
+
+/// A vmm in a thread of this process.
+struct Vmm {
+    parent: Channel<ToVmm, ToParent>,
+    thread: JoinHandle<std::io::Result<()>>,
+}
+
+fn null() -> OwnedFd {
+    File::options().read(true).write(true).open("/dev/null").expect("open /dev/null").into()
+}
+
+fn perl() -> OwnedFd {
+    File::open("/usr/bin/perl").expect("perl, which Debian always has").into()
+}
+
+impl Vmm {
+    fn new(exe: OwnedFd) -> Self {
+        let (parent, channel) = channel::pair::<ToVmm, ToParent>().expect("channel");
+        let channel = channel.into_socket();
+        let thread = std::thread::spawn(move || Edge::new(channel, exe)?.serve());
+        let mut vmm = Self { parent, thread };
+        vmm.say(ToVmm::Kvm, 1);
+        vmm
+    }
+
+    fn say(&mut self, message: ToVmm, fds: usize) {
+        self.parent.send(&message, (0..fds).map(|_| null()).collect()).expect("send");
+    }
+
+    fn hear(&mut self) -> ToParent {
+        match self.parent.recv_within(PATIENCE) {
+            Ok(Received::Message(message, _)) => message,
+            other => panic!("vmm said nothing: {other:?}"),
+        }
+    }
+
+    /// All of a start but its end.
+    fn describe(&mut self, id: u32, name: &str, disks: u8) {
+        self.say(ToVmm::StartVm(Box::new(start_of(id, name, disks, 0))), 2);
+        (0..disks).for_each(|n| self.say(disk(id, n), 1));
+    }
+
+    fn start(&mut self, id: u32, name: &str, disks: u8) -> Result<u32, Failure> {
+        self.describe(id, name, disks);
+        self.say(end(id), 1);
+        match self.hear() {
+            ToParent::StartDone { vm, result } if vm.0 == id => result,
+            other => panic!("no answer to the start: {other:?}"),
+        }
+    }
+
+    fn running(&mut self) -> Vec<u32> {
+        self.say(ToVmm::Info { request: REQUEST }, 0);
+        let mut ids = Vec::new();
+        loop {
+            match self.hear() {
+                ToParent::Info { vm, .. } => ids.push(vm.0),
+                ToParent::InfoEnd { .. } => return ids,
+                other => panic!("not an info: {other:?}"),
+            }
+        }
+    }
+
+    fn stop(&mut self, id: u32, how: Stop) -> End {
+        self.say(ToVmm::Terminate { request: REQUEST, vm: VmId(id), how }, 0);
+        assert!(matches!(self.hear(), ToParent::TerminateDone { result: Ok(()), .. }));
+        self.end_of(id)
+    }
+
+    fn end_of(&mut self, id: u32) -> End {
+        match self.hear() {
+            ToParent::Ended { vm, end } if vm.0 == id => end,
+            other => panic!("no end: {other:?}"),
+        }
+    }
+
+    /// The parent goes; vmm must end, and leave no child.
+    fn leave(self) {
+        drop(self.parent);
+        self.thread.join().expect("vmm does not panic").expect("vmm ends without an error");
+        assert_eq!(children(), Err(rustix::io::Errno::CHILD), "a process is left");
+    }
+}
+
+/// ECHILD, or that there are some.
+fn children() -> Result<(), rustix::io::Errno> {
+    rustix::process::wait(rustix::process::WaitOptions::NOHANG).map(|_| ())
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("list descriptors").count()
+}
+
+/// A fault a hundred times: the right answer, the other VM served, nothing left.
+fn a_hundred_times(name: &str, disks: u8, code: Code, text: &str) {
+    let mut vmm = Vmm::new(perl());
+    vmm.start(1, "other", 1).expect("the other VM");
+    let fail = |vmm: &mut Vmm| vmm.start(2, name, disks).expect_err("it fails");
+    fail(&mut vmm);
+    let before = open_descriptors();
+    for _ in 0..100 {
+        let failure = fail(&mut vmm);
+        assert_eq!(failure.code, code, "{failure}");
+        assert!(failure.text.contains(text), "{failure}");
+    }
+    assert_eq!(vmm.running(), [1]);
+    assert_eq!(open_descriptors(), before);
+    assert_eq!(vmm.stop(1, GRACEFUL), End::PoweredOff);
+    vmm.leave();
+}
+
+#[test]
+fn a_vm_starts_is_told_of_stops_and_leaves_nothing() {
+    alone("a_vm_starts_is_told_of_stops_and_leaves_nothing", || {
+        let before = open_descriptors();
+        let mut vmm = Vmm::new(perl());
+        for round in 0..20 {
+            let pid = vmm.start(1, "good", 2).expect("start");
+            let title = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("its title");
+            assert_eq!(title, "vmd: vm good\0-x\0vm\0");
+            assert_eq!(vmm.running(), [1]);
+            let how = if round % 2 == 0 { GRACEFUL } else { Stop::Force };
+            assert_eq!(vmm.stop(1, how), End::PoweredOff);
+            assert_eq!(vmm.running(), []);
+        }
+        vmm.leave();
+        assert_eq!(open_descriptors(), before);
+    });
+}
+
+#[test]
+fn a_reboot_ends_the_process_and_the_next_start_is_a_fresh_one() {
+    alone("a_reboot_ends_the_process_and_the_next_start_is_a_fresh_one", || {
+        let mut vmm = Vmm::new(perl());
+        for _ in 0..3 {
+            vmm.start(1, "reboots", 1).expect("start");
+            assert_eq!(vmm.end_of(1), End::Rebooted);
+        }
+        vmm.leave();
+    });
+}
+
+#[test]
+fn row_2_11_a_vm_that_dies_before_it_answers_leaves_nothing() {
+    alone("row_2_11_a_vm_that_dies_before_it_answers_leaves_nothing", || {
+        a_hundred_times("dies", 1, Code::Io, "vm process ended before its guest ran: exit status 1");
+    });
+}
+
+#[test]
+fn row_2_11_a_vm_that_says_why_it_fails_leaves_nothing() {
+    alone("row_2_11_a_vm_that_says_why_it_fails_leaves_nothing", || {
+        a_hundred_times("fails", 1, Code::NoMemory, "no room");
+    });
+}
+
+#[test]
+fn row_2_8_a_short_message_of_a_vm_leaves_nothing() {
+    alone("row_2_8_a_short_message_of_a_vm_leaves_nothing", || {
+        a_hundred_times("garbage", 1, Code::Io, "vm: malformed message");
+    });
+}
+
+#[test]
+fn row_1_8_a_device_that_dies_before_it_is_ready_leaves_nothing() {
+    alone("row_1_8_a_device_that_dies_before_it_is_ready_leaves_nothing", || {
+        a_hundred_times("device-dies", 1, Code::Io, "vioblk0 ended before the guest ran: exit status 3");
+    });
+}
+
+#[test]
+fn row_1_8_a_device_that_says_why_it_fails_leaves_nothing() {
+    alone("row_1_8_a_device_that_says_why_it_fails_leaves_nothing", || {
+        a_hundred_times("device-fails", 2, Code::Busy, "busy");
+    });
+}
+
+#[test]
+fn row_2_11_exec_failure_is_eio_and_leaves_nothing() {
+    alone("row_2_11_exec_failure_is_eio_and_leaves_nothing", || {
+        let mut text = File::create("no-program").expect("a file that is no program");
+        text.write_all(b"text").expect("write");
+        let mut vmm = Vmm::new(File::open("no-program").expect("open").into());
+        vmm.start(1, "web", 1).expect_err("not executable");
+        let before = open_descriptors();
+        for _ in 0..100 {
+            let failure = vmm.start(1, "web", 1).expect_err("not executable");
+            assert_eq!(failure.code, Code::Io);
+            assert!(failure.text.starts_with("start child failed: vioblk0: execute: "), "{failure}");
+        }
+        assert_eq!(open_descriptors(), before);
+        vmm.leave();
+    });
+}
+
+#[test]
+fn row_2_11_full_descriptor_table_at_each_step_fails_the_start_alone_and_leaves_nothing() {
+    alone("row_2_11_full_descriptor_table_at_each_step_fails_the_start_alone_and_leaves_nothing", || {
+        let mut vmm = Vmm::new(perl());
+        vmm.start(1, "other", 0).expect("the other VM");
+        let limit = getrlimit(Resource::Nofile);
+        let before = open_descriptors();
+        let mut failures = 0;
+        for free in 0..40 {
+            vmm.describe(2, "good", 1);
+            assert_eq!(vmm.running(), [1], "and so the description has arrived");
+            let console = null();
+            // Numbers are given out from the lowest, so all below the highest are in use but for a few holes.
+            let highest = std::fs::read_dir("/proc/self/fd")
+                .expect("list")
+                .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+            let most = highest.max().expect("some") + free;
+            setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum }).expect("limit");
+            vmm.parent.send(&end(2), vec![console]).expect("send");
+            let answer = vmm.hear();
+            setrlimit(Resource::Nofile, limit.clone()).expect("restore the limit");
+            match answer {
+                ToParent::StartDone { result: Ok(_), .. } => {
+                    assert_eq!(vmm.stop(2, Stop::Force), End::PoweredOff);
+                    break;
+                }
+                ToParent::StartDone { result: Err(failure), .. } => {
+                    // Where not even the console's descriptor found room, the message itself was lost.
+                    let lost = failure.code == Code::Io && failure.text.contains("lost");
+                    assert!(lost || failure.code == Code::NoDescriptors, "{free} free: {failure}");
+                    failures += 1;
+                }
+                other => panic!("{free} free: {other:?}"),
+            }
+            assert_eq!(open_descriptors(), before, "{free} free");
+        }
+        assert!(failures > 4, "only {failures} steps failed");
+        assert_eq!(vmm.running(), [1]);
+        vmm.leave();
+    });
+}
+
+#[test]
+fn row_1_8_a_device_that_crashes_ends_its_vm_and_no_other() {
+    alone("row_1_8_a_device_that_crashes_ends_its_vm_and_no_other", || {
+        let mut vmm = Vmm::new(perl());
+        vmm.start(1, "other", 1).expect("the other VM");
+        vmm.start(2, "device-crashes", 2).expect("start");
+        vmm.say(ToVmm::Verbose { debug: false }, 0);
+        let End::Failed(failure) = vmm.end_of(2) else { panic!("it has not failed") };
+        assert!(failure.text.starts_with("vioblk"), "{failure}");
+        assert!(failure.text.ends_with("ended: signal 9"), "{failure}");
+        assert_eq!(vmm.running(), [1]);
+        vmm.leave();
+    });
+}
+
+#[test]
+fn a_silent_vm_can_be_stopped_and_its_start_is_answered() {
+    alone("a_silent_vm_can_be_stopped_and_its_start_is_answered", || {
+        let mut vmm = Vmm::new(perl());
+        vmm.describe(1, "silent", 1);
+        vmm.say(end(1), 1);
+        vmm.say(ToVmm::Terminate { request: REQUEST, vm: VmId(1), how: Stop::Force }, 0);
+        assert!(matches!(vmm.hear(), ToParent::TerminateDone { result: Ok(()), .. }));
+        assert!(matches!(vmm.hear(), ToParent::StartDone { result: Err(_), .. }));
+        vmm.leave();
+    });
+}
+
+#[test]
+fn row_2_7_vmm_ends_with_its_parent_and_all_vms_with_it() {
+    alone("row_2_7_vmm_ends_with_its_parent_and_all_vms_with_it", || {
+        let before = open_descriptors();
+        let mut vmm = Vmm::new(perl());
+        vmm.start(1, "one", 2).expect("start");
+        vmm.start(2, "two", 0).expect("start");
+        vmm.describe(3, "silent", 1);
+        vmm.say(end(3), 1);
+        vmm.describe(4, "described", 1);
+        vmm.leave();
+        assert_eq!(open_descriptors(), before);
+    });
+}
+
+#[test]
+fn row_2_3_a_malformed_message_of_the_parent_ends_no_vm() {
+    alone("row_2_3_a_malformed_message_of_the_parent_ends_no_vm", || {
+        let mut vmm = Vmm::new(perl());
+        vmm.start(1, "other", 0).expect("the other VM");
+        for bytes in [&[255u8, 255][..], &[0], &[2, 3, 4]] {
+            use std::os::fd::AsFd;
+            sys::seqpacket::send(vmm.parent.as_fd(), bytes, &[]).expect("send");
+        }
+        assert_eq!(vmm.running(), [1]);
+        vmm.start(2, "good", 1).expect("it still starts VMs");
+        vmm.leave();
+    });
+}
+
+#[test]
+fn a_parent_that_is_behind_gets_every_answer() {
+    alone("a_parent_that_is_behind_gets_every_answer", || {
+        let mut vmm = Vmm::new(perl());
+        const ASKED: usize = 2000;
+        for _ in 0..ASKED {
+            while vmm.parent.send(&ToVmm::Info { request: REQUEST }, Vec::new()).is_err() {
+                std::thread::yield_now(); // its own queue is full; vmm reads on although its answers are not read
+            }
+        }
+        for _ in 0..ASKED {
+            assert_eq!(vmm.hear(), ToParent::InfoEnd { request: REQUEST });
+        }
+        vmm.leave();
+    });
+}

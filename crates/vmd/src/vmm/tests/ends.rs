@@ -17,7 +17,7 @@ fn row_2_6_exit_zero_is_a_power_off() {
     let actions = vmm.exit(run, Member::Vm, Exit::Code(0));
     assert_eq!(ended(&actions), End::PoweredOff);
     assert!(actions.contains(&Action::Release(run)) && actions.contains(&Action::HangUp(run)));
-    assert_eq!(vmm.told(), []);
+    assert!(vmm.told().is_empty());
 }
 
 #[test]
