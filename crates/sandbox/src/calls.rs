@@ -528,7 +528,8 @@ pub const KVM_RUN: Group = group(
     &[
         kvm(0x80), // KVM_RUN
         kvm(0x61), // KVM_IRQ_LINE
-        kvm(0x67), // KVM_IRQ_LINE_STATUS
+        kvm(0x67), // KVM_IRQ_LINE_STATUS, KVM_REGISTER_COALESCED_MMIO
+        kvm(0x68), // KVM_UNREGISTER_COALESCED_MMIO
         kvm(0xA5), // KVM_SIGNAL_MSI, KVM_SET_XSAVE
         kvm(0x6A), // KVM_SET_GSI_ROUTING
         kvm(0x76), // KVM_IRQFD

@@ -10,10 +10,12 @@ fn bits(text: &str) -> u64 {
     u64::from_str_radix(text, 16).expect("hexadecimal")
 }
 
-fn vmd_uid() -> String {
+/// The user and group of `_vmd`: the fixture's, where the host has none.
+fn ids_of_vmd() -> (String, String) {
     let passwd = std::fs::read_to_string("/etc/passwd").expect("passwd");
-    let uid = passwd.lines().find(|line| line.starts_with("_vmd:")).and_then(|line| line.split(':').nth(2));
-    uid.unwrap_or("990").to_owned() // the fixture's, where the host has none
+    let line = passwd.lines().find(|line| line.starts_with("_vmd:")).unwrap_or("_vmd:x:990:990:");
+    let mut fields = line.split(':').skip(2).map(str::to_owned);
+    (fields.next().expect("uid"), fields.next().expect("gid"))
 }
 
 fn capabilities_of_root() -> u64 {
@@ -32,12 +34,12 @@ fn every_role_is_what_its_promise_says() {
 
 fn check_identity(promise: &Promise, role: &Idle) {
     let name = promise.name;
-    let id = if promise.user == User::Vmd { vmd_uid() } else { "0".to_owned() };
-    let all_four = [id.as_str(); 4].join(" ");
-    assert_eq!(role.status("Uid"), all_four, "{name}");
-    assert_eq!(role.status("Gid"), all_four, "{name}");
+    let (uid, gid) = if promise.user == User::Vmd { ids_of_vmd() } else { ("0".to_owned(), "0".to_owned()) };
+    let all_four = |id: &str| [id; 4].join(" ");
+    assert_eq!(role.status("Uid"), all_four(&uid), "{name}");
+    assert_eq!(role.status("Gid"), all_four(&gid), "{name}");
     if promise.user != User::Asker {
-        assert_eq!(role.status("Groups"), id, "{name}");
+        assert_eq!(role.status("Groups"), gid, "{name}");
     }
     // A container's root may have been born without some.
     let kept = promise.keeps.bits() & capabilities_of_root();
