@@ -11,6 +11,15 @@ pub struct Process {
     pub pid: u32,
 }
 
+/// One mapping of a process's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Its length.
+    pub bytes: u64,
+    /// What is mapped; empty for anonymous memory.
+    pub name: String,
+}
+
 impl Process {
     /// All processes of the machine.
     pub fn all() -> Vec<Self> {
@@ -90,9 +99,9 @@ impl Process {
         Some(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
     }
 
-    /// Its own memory in KiB: `Private_Clean` and `Private_Dirty` of all mappings but those whose line in smaps holds
-    /// `apart` (a guest's memory object).
-    pub fn private_kib(self, apart: &str) -> u64 {
+    /// Its own memory in KiB: `Private_Clean` and `Private_Dirty` of all mappings but those that are told apart (the
+    /// guest's memory).
+    pub fn private_kib(self, apart: impl Fn(&Mapping) -> bool) -> u64 {
         private_kib(&fs::read_to_string(self.path("smaps")).unwrap_or_default(), apart)
     }
 
@@ -101,21 +110,31 @@ impl Process {
     }
 }
 
-fn private_kib(smaps: &str, apart: &str) -> u64 {
+fn private_kib(smaps: &str, apart: impl Fn(&Mapping) -> bool) -> u64 {
     let mut counted = true;
     let mut sum = 0;
-    for (key, value) in smaps.lines().filter_map(|line| line.split_once(':')) {
-        match key {
-            "Private_Clean" | "Private_Dirty" if counted => {
+    for line in smaps.lines() {
+        if let Some(mapping) = Mapping::of_header(line) {
+            counted = !apart(&mapping);
+        } else if let (true, Some((key, value))) = (counted, line.split_once(':')) {
+            if matches!(key, "Private_Clean" | "Private_Dirty") {
                 sum += value.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0);
             }
-            // The first line of a mapping: "55d1-55d2 r-xp 00000000 00:01 1024 /memfd:..."; its first colon is the
-            // device's, so what stands before it holds blanks.
-            _ if key.contains(' ') => counted = !value.contains(apart),
-            _ => {}
         }
     }
     sum
+}
+
+impl Mapping {
+    /// Reads the first line of a mapping in smaps: `55d1-55d2 r-xp 00000000 00:01 1024   /memfd:guest (deleted)`.
+    fn of_header(line: &str) -> Option<Self> {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let address = |text| u64::from_str_radix(text, 16).ok();
+        let bytes = address(end)?.checked_sub(address(start)?)?;
+        let name = rest.splitn(5, ' ').nth(4).unwrap_or_default().trim().to_owned();
+        Some(Self { bytes, name })
+    }
 }
 
 #[cfg(test)]
@@ -147,6 +166,8 @@ mod tests {
                      Private_Clean: 4 kB\nPrivate_Dirty: 12 kB\nVmFlags: rd ex\n\
                      7f00-7f01 rw-s 00000000 00:01 77 /memfd:guest (deleted)\nPrivate_Clean: 0 kB\n\
                      Private_Dirty: 90000 kB\n7ffc-7ffd rw-p 00000000 00:00 0 [stack]\nPrivate_Dirty: 16 kB\n";
-        assert_eq!(private_kib(smaps, "/memfd:guest"), 32);
+        assert_eq!(private_kib(smaps, |it| it.name.starts_with("/memfd:guest")), 32);
+        assert_eq!(private_kib(smaps, |it| it.bytes > 0), 0);
+        assert_eq!(private_kib(smaps, |_| false), 90032);
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use testkit::console::Console;
 use testkit::deadline::GUEST;
-use testkit::process::Process;
+use testkit::process::{Mapping, Process};
 
 /// What `guest-init` prints first when it is told to hold.
 pub const IN_INIT: &str = "GUEST-INIT";
@@ -32,8 +32,8 @@ pub trait Running {
     fn vm_process(&self) -> Process;
     /// Every process of the VM.
     fn processes(&self) -> Vec<Process>;
-    /// A word in the name of the guest's memory object.
-    fn memory_object(&self) -> &'static str;
+    /// Is this mapping the guest's memory?
+    fn is_guest_memory(&self, mapping: &Mapping) -> bool;
 }
 
 /// What one boot cost.
@@ -57,7 +57,7 @@ pub fn measure(contender: &dyn Contender) -> Sample {
     let cpu = processes.iter().map(|it| cpu_time(*it)).sum();
     // Pages of a binary that was just linked count as dirty until they are written back.
     rustix::fs::sync();
-    let private_kib = processes.iter().map(|it| it.private_kib(running.memory_object())).sum();
+    let private_kib = processes.iter().map(|it| it.private_kib(|mapping| running.is_guest_memory(mapping))).sum();
     Sample { to_init: running.to_init(), cpu, exits, private_kib }
 }
 

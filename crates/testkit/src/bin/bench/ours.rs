@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use testkit::artefacts::{self, Kernel};
 use testkit::daemon::{self, Daemon};
-use testkit::process::Process;
+use testkit::process::{Mapping, Process};
 
 use crate::boot::{CMDLINE, Contender, MEMORY_MIB, Running, wait_for_init};
 
@@ -103,8 +103,8 @@ impl Running for Boot {
         self.processes.clone()
     }
 
-    fn memory_object(&self) -> &'static str {
-        "/memfd:guest"
+    fn is_guest_memory(&self, mapping: &Mapping) -> bool {
+        mapping.name.starts_with("/memfd:guest")
     }
 }
 

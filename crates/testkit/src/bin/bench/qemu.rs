@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use testkit::artefacts::{self, Kernel};
 use testkit::console::Console;
-use testkit::process::Process;
+use testkit::process::{Mapping, Process};
 
 use crate::boot::{CMDLINE, Contender, MEMORY_MIB, Running, wait_for_init};
 
@@ -28,8 +28,7 @@ impl Contender for Qemu {
 
     fn boot(&self) -> Box<dyn Running> {
         let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-M", "microvm,pit=on,pic=off,rtc=on,memory-backend=ram", "-accel", "kvm", "-cpu", "host"]);
-        command.args(["-object", &format!("memory-backend-memfd,id=ram,size={MEMORY_MIB}M")]);
+        command.args(["-M", "microvm,pit=on,pic=off,rtc=on", "-accel", "kvm", "-cpu", "host"]);
         command.args(["-smp", "1", "-m", &MEMORY_MIB.to_string(), "-nodefaults", "-no-user-config", "-no-reboot"]);
         command.args(["-display", "none", "-serial", "stdio", "-append", CMDLINE, "-kernel"]);
         command.arg(artefacts::kernel(Kernel::Vmlinux)).arg("-initrd").arg(artefacts::initrd());
@@ -56,8 +55,9 @@ impl Running for Machine {
         vec![self.vm_process()]
     }
 
-    fn memory_object(&self) -> &'static str {
-        "memory-backend-memfd"
+    fn is_guest_memory(&self, mapping: &Mapping) -> bool {
+        // Anonymous, as it comes: huge pages spare it exits.
+        mapping.name.is_empty() && mapping.bytes >= u64::from(MEMORY_MIB) << 20
     }
 }
 
