@@ -35,11 +35,12 @@ const NEEDED: [(Cap, &str); 10] = [
 ];
 
 /// Ports whose writes KVM holds back until the next exit of any vCPU, as `(first, length)`: they only choose what a following
-/// read means, or nobody answers them, and each spares an exit. 0xCF8 is the address of PCI's mechanism 1; a byte written to
-/// 0xCF9 within it, a reset, is held back too: kernels go on to the keyboard controller or a triple fault, which are exits.
-/// 0x70 is the index of the clock, 0x80 the POST code that Linux writes for a delay, 0x2E and 0x4E are where it looks for
-/// super I/O chips.
-const HELD_BACK: [(u16, u32); 5] = [(0xCF8, 4), (0x70, 1), (0x80, 1), (0x2E, 1), (0x4E, 1)];
+/// read means, or nobody answers them, and each spares an exit. 0x70 is the index of the clock, 0x80 the POST code that Linux
+/// writes for a delay, 0x2E and 0x4E are where it looks for super I/O chips.
+const HELD_BACK: [(u16, u32); 4] = [(0x70, 1), (0x80, 1), (0x2E, 1), (0x4E, 1)];
+/// The address of PCI's mechanism 1, which a guest writes hundreds of times while it looks for devices, and hardly later. A
+/// byte to 0xCF9 within it, a reset, would be held back too: so it is for a while only ([`Vm::hold_back_less`]).
+const HELD_BACK_AT_FIRST: (u16, u32) = (0xCF8, 4);
 
 /// /dev/kvm, until the VM and its vCPUs are made.
 pub struct Host {
@@ -86,7 +87,7 @@ impl Host {
         let vm = Vm { fd, memory: memory.clone() };
         vm.set_memory_slots()?;
         if self.holds_back() {
-            for (port, len) in HELD_BACK {
+            for (port, len) in HELD_BACK.into_iter().chain([HELD_BACK_AT_FIRST]) {
                 let port = IoEventAddress::Pio(port.into());
                 vm.fd.register_coalesced_mmio(port, len).map_err(Error::kvm("hold back writes"))?;
             }
@@ -105,7 +106,7 @@ impl Host {
         let cpuid = CpuId::from_entries(&entries).map_err(|_| Error::NoKvm("supports too many CPUID leaves"))?;
         fd.set_cpuid2(&cpuid).map_err(Error::kvm("set CPUID"))?;
         crate::entry_state::set_msrs(&fd)?;
-        Ok(Vcpu { fd: Box::leak(Box::new(fd)), id })
+        Ok(Vcpu::new(fd, id))
     }
 
     /// Since Linux 4.20; without it these writes are exits.
@@ -137,6 +138,12 @@ impl Vm {
     #[must_use]
     pub fn memory(&self) -> &GuestMemory {
         &self.memory
+    }
+
+    /// Makes writes to PCI's mechanism 1 exits again. What is held back still, a vCPU takes when it is next kicked.
+    pub fn hold_back_less(&self) -> Result<(), Error> {
+        let (port, len) = HELD_BACK_AT_FIRST;
+        self.fd.unregister_coalesced_mmio(IoEventAddress::Pio(port.into()), len).map_err(Error::kvm("hold back less"))
     }
 
     fn set_memory_slots(&self) -> Result<(), Error> {
@@ -173,6 +180,7 @@ pub fn keep_out_of_dumps(memory: &GuestMemory) -> std::io::Result<()> {
 pub struct Vcpu {
     fd: &'static mut VcpuFd,
     id: u8,
+    kick: Kick,
 }
 
 /// Why a vCPU came back, and what it waits for.
@@ -225,6 +233,15 @@ enum Kind {
 }
 
 impl Vcpu {
+    fn new(fd: VcpuFd, id: u8) -> Self {
+        let fd = Box::leak(Box::new(fd));
+        let flag: *mut u8 = &raw mut fd.get_kvm_run().immediate_exit;
+        // SAFETY: the page is mapped for ever (`fd` is leaked), a byte is always aligned, and nobody else in this process
+        // touches this byte; the kernel reads it once at each entry.
+        let kick = Kick { immediate_exit: unsafe { AtomicU8::from_ptr(flag) } };
+        Self { fd, id, kick }
+    }
+
     /// Number of the vCPU.
     #[must_use]
     pub fn id(&self) -> u8 {
@@ -265,11 +282,9 @@ impl Vcpu {
     }
 
     /// How others interrupt it.
-    pub fn kick(&mut self) -> Kick {
-        let flag: *mut u8 = &raw mut self.fd.get_kvm_run().immediate_exit;
-        // SAFETY: the page is mapped for ever (`fd` is leaked), a byte is always aligned, and nobody else in this process
-        // touches this byte; the kernel reads it once at each entry.
-        Kick { immediate_exit: unsafe { AtomicU8::from_ptr(flag) } }
+    #[must_use]
+    pub fn kick(&self) -> Kick {
+        self.kick
     }
 
     /// Runs the guest until it needs something. Writes that were held back come first, in their order, to `write`; the VM
@@ -310,7 +325,11 @@ impl Vcpu {
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => Err(Exit::Interrupted),
             Ok(other) => Err(Exit::Failed(format!("{other:?}"))),
             // EAGAIN: a vCPU that waited to be woken by another has been.
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Err(Exit::Interrupted),
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                // Before the caller looks around: a kick after this is seen by the next entry.
+                self.kick.immediate_exit.store(0, Ordering::SeqCst);
+                Err(Exit::Interrupted)
+            }
             Err(error) => Err(Exit::Failed(format!("KVM_RUN: {error}"))),
         }
     }

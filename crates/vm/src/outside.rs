@@ -51,6 +51,11 @@ impl Outside {
         Ok(Self { vm, front_ends, rtc: timer()?, pm: timer()?, wake, serial: AtomicU8::new(0), ended: OnceLock::new() })
     }
 
+    /// The VM.
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
     /// Readable when one of the three below has something new.
     pub fn wake(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()

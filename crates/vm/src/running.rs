@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hw::Timer;
 use log::{debug, error};
@@ -15,6 +15,10 @@ use crate::error::Error;
 use crate::lifecycle::{Action, Event, Lifecycle};
 use crate::machine::{Assembled, Machine};
 use crate::vcpus::Vcpus;
+
+/// How long the addresses of PCI's mechanism 1 are held back: a stock kernel has found its devices within a second, where it
+/// is emulated within some more. A guest that resets by 0xCF9 before and then does nothing is seen to only at the end of it.
+const HOLD_BACK: Duration = Duration::from_secs(10);
 
 /// What the loop waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,14 +37,16 @@ struct Running<'a> {
     watched: Option<Interest>,
     lifecycle: Lifecycle,
     events: Loop<Token>,
+    vcpus: Vcpus,
+    /// When to hold back less; never, once that is done.
+    hold_back_until: Option<Instant>,
 }
 
 /// Starts the vCPUs, tells vmm, and serves until the VM ends. Gives the exit status.
 pub fn run(channel: &mut Channel<ToVmm, ToVm>, assembled: Assembled) -> Result<u8, Error> {
     let Assembled { machine, vcpus, console } = assembled;
-    let failed = Error::system("event loop");
-    let mut running = Running::new(channel, machine.clone(), console).map_err(failed)?;
-    let vcpus = Vcpus::start(vcpus, &machine)?;
+    let mut running = Running::new(channel, machine.clone(), console).map_err(Error::system("event loop"))?;
+    running.vcpus.start(vcpus, &machine)?;
     running.tell(&ToVmm::Started);
     let status = running.serve().unwrap_or_else(|error| {
         error!("event loop: {error}");
@@ -48,7 +54,7 @@ pub fn run(channel: &mut Channel<ToVmm, ToVm>, assembled: Assembled) -> Result<u
     });
     // For the vCPUs too, when it was vmm who ended the VM.
     machine.outside.end(Event::VmmGone);
-    if !vcpus.stop() {
+    if !running.vcpus.stop() {
         error!("a vCPU does not leave the guest");
     }
     running.console.pump(&*machine, Instant::now());
@@ -63,15 +69,29 @@ impl<'a> Running<'a> {
         for timer in [Timer::Rtc, Timer::Pm] {
             events.add(machine.outside.timer(timer), Token::Timer(timer), Interest::Read)?;
         }
-        let mut running = Self { channel, machine, console, watched: None, lifecycle: Lifecycle::default(), events };
+        let mut running = Self {
+            channel,
+            machine,
+            console,
+            watched: None,
+            lifecycle: Lifecycle::default(),
+            events,
+            vcpus: Vcpus::default(),
+            hold_back_until: Some(Instant::now() + HOLD_BACK),
+        };
         running.watch_console()?;
         Ok(running)
     }
 
     fn serve(&mut self) -> std::io::Result<u8> {
         loop {
-            let ready = self.events.wait(self.console.deadline())?;
-            let mut pump = self.console.deadline().is_some_and(|at| at <= Instant::now());
+            let deadline = [self.console.deadline(), self.hold_back_until].into_iter().flatten().min();
+            let ready = self.events.wait(deadline)?;
+            let now = Instant::now();
+            let mut pump = self.console.deadline().is_some_and(|at| at <= now);
+            if self.hold_back_until.is_some_and(|at| at <= now) {
+                self.hold_back_less();
+            }
             for Ready { token, .. } in ready {
                 match token {
                     Token::Vmm => {
@@ -96,6 +116,14 @@ impl<'a> Running<'a> {
                     return Ok(status);
                 }
             }
+        }
+    }
+
+    fn hold_back_less(&mut self) {
+        self.hold_back_until = None;
+        match self.machine.outside.vm().hold_back_less() {
+            Ok(()) => self.vcpus.kick_first(),
+            Err(error) => debug!("{error}"),
         }
     }
 

@@ -16,7 +16,8 @@ const STACK: usize = 128 << 10;
 /// may not keep the process.
 const MAX_STOP: Duration = Duration::from_secs(2);
 
-/// All vCPUs of the VM.
+/// All vCPUs of the VM; none before the start.
+#[derive(Default)]
 pub struct Vcpus {
     threads: Vec<(JoinHandle<()>, Kick)>,
     running: Arc<Running>,
@@ -31,11 +32,10 @@ struct Running {
 
 impl Vcpus {
     /// Starts one thread each. Those but the first wait in KVM until the first wakes them.
-    pub fn start(vcpus: Vec<Vcpu>, machine: &Arc<Machine>) -> Result<Self, Error> {
-        let mut started = Self { threads: Vec::new(), running: Arc::default() };
+    pub fn start(&mut self, vcpus: Vec<Vcpu>, machine: &Arc<Machine>) -> Result<(), Error> {
         for mut vcpu in vcpus {
             let kick = vcpu.kick();
-            let (machine, running) = (machine.clone(), started.running.clone());
+            let (machine, running) = (machine.clone(), self.running.clone());
             *running.lock() += 1;
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu-{}", vcpu.id()))
@@ -46,13 +46,20 @@ impl Vcpus {
                     running.less.notify_all();
                 })
                 .map_err(Error::system("vCPU thread"))?;
-            started.threads.push((thread, kick));
+            self.threads.push((thread, kick));
         }
-        Ok(started)
+        Ok(())
+    }
+
+    /// Has the first look around: it takes writes that are held back.
+    pub fn kick_first(&self) {
+        if let Some((thread, kick)) = self.threads.first() {
+            kick.kick(thread);
+        }
     }
 
     /// Brings all of them back, after the VM was ended. False: some are stuck in the kernel, and only exit helps.
-    pub fn stop(self) -> bool {
+    pub fn stop(&self) -> bool {
         for (thread, kick) in &self.threads {
             kick.kick(thread);
         }

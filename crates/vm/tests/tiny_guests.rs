@@ -1,0 +1,232 @@
+//! Guests of a few instructions under KVM: how each way to end a machine is told, and that garbage does no harm.
+//!
+//! They need /dev/kvm, and any that runs 32-bit code without paging will do: `make test` runs them where there is one.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use proto::probe::KernelKind;
+use proto::vm::{Description, ToVm, ToVmm};
+use proto::{Channel, Code, Received, Text, VmName, exit};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const LOAD: u32 = 0x100_0000;
+
+/// A VM in a thread of the test, and vmm's end of its channel.
+struct Tiny {
+    vmm: Channel<ToVm, ToVmm>,
+    process: JoinHandle<u8>,
+    console: File,
+    /// As the parent keeps it: without a master the console's last bytes would go with the process.
+    _master: OwnedFd,
+}
+
+/// An ELF kernel whose PVH entry is this code (32-bit, flat, no paging).
+fn kernel(code: &[u8]) -> File {
+    let mut elf = vec![0; 0x1000];
+    let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7FELF\x02\x01\x01");
+    put(18, &[62]);
+    put(32, &[64]);
+    put(54, &[56, 0, 2]);
+    let code_len = code.len() as u64;
+    for (at, kind, offset, paddr, len) in [(64, 1u32, 0x1000u64, u64::from(LOAD), code_len), (120, 4, 0x800, 0, 20)] {
+        put(at, &kind.to_le_bytes());
+        for (field, value) in [(8, offset), (24, paddr), (32, len), (40, len)] {
+            put(at + field, &value.to_le_bytes());
+        }
+    }
+    put(0x800, &[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0]);
+    put(0x810, &LOAD.to_le_bytes());
+    elf.extend(code);
+    file(&elf)
+}
+
+fn file(bytes: &[u8]) -> File {
+    use std::io::Write;
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+fn describe(kernel: File, cpus: u8, memory: u64) -> Tiny {
+    let (ours, theirs) = sys::seqpacket::pair().unwrap();
+    let process = std::thread::spawn(move || vm::serve(theirs, || Ok(())));
+    let mut vmm = Channel::new(ours);
+    let pty = sys::pty::Pty::open().unwrap();
+    let kvm = File::options().read(true).write(true).open("/dev/kvm").expect("/dev/kvm is needed");
+    let master = pty.master.try_clone().unwrap();
+    let fds: Vec<OwnedFd> = vec![kvm.into(), pty.master, kernel.into()];
+    let description = Description {
+        name: VmName::new("tiny").unwrap(),
+        memory,
+        cpus,
+        kernel: KernelKind::Pvh,
+        cmdline: Text::default(),
+        initrd: false,
+        devices: 0,
+        debug: false,
+    };
+    vmm.send(&ToVm::Describe(Box::new(description)), fds).unwrap();
+    vmm.send(&ToVm::Begin, Vec::new()).unwrap();
+    Tiny { vmm, process, console: File::from(pty.slave), _master: master }
+}
+
+fn start(code: &[u8]) -> Tiny {
+    let mut tiny = describe(kernel(code), 1, 64 << 20);
+    assert_eq!(tiny.hear(), Some(ToVmm::Started));
+    tiny
+}
+
+impl Tiny {
+    /// The next message; `None` when the process has ended its channel.
+    fn hear(&mut self) -> Option<ToVmm> {
+        match self.vmm.recv_within(PATIENCE).expect("a message in time") {
+            Received::Message(message, _) => Some(message),
+            Received::Empty | Received::Closed => None,
+        }
+    }
+
+    fn status(self) -> u8 {
+        self.process.join().unwrap()
+    }
+
+    fn ends_with(mut self, reboot: bool, status: u8) {
+        assert_eq!(self.hear(), Some(ToVmm::Leaving { reboot }));
+        assert_eq!(self.status(), status);
+    }
+
+    fn reads(&mut self, text: &str) {
+        let mut seen = vec![0; text.len()];
+        self.console.read_exact(&mut seen).unwrap();
+        assert_eq!(String::from_utf8_lossy(&seen), text);
+    }
+}
+
+/// `mov dx, port; mov al, value; out dx, al`.
+fn out8(port: u16, value: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0x66, 0xBA, low, high, 0xB0, value, 0xEE]
+}
+
+/// `mov dx, port; mov ax, value; out dx, ax`.
+fn out16(port: u16, value: u16) -> Vec<u8> {
+    let ([low, high], [value_low, value_high]) = (port.to_le_bytes(), value.to_le_bytes());
+    vec![0x66, 0xBA, low, high, 0x66, 0xB8, value_low, value_high, 0x66, 0xEF]
+}
+
+/// `cli; hlt; jmp` back to the hlt: nothing more happens.
+const STOP: [u8; 4] = [0xFA, 0xF4, 0xEB, 0xFD];
+
+const POWER_OFF: (u16, u16) = (0x604, 5 << 10 | 1 << 13);
+
+fn then_stop(parts: &[Vec<u8>]) -> Vec<u8> {
+    [parts.concat(), STOP.to_vec()].concat()
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn output_of_the_guest_comes_out_of_the_console() {
+    let text = "tiny\n";
+    let mut parts: Vec<Vec<u8>> = text.bytes().map(|byte| out8(0x3F8, byte)).collect();
+    parts.push(out16(POWER_OFF.0, POWER_OFF.1));
+    let mut tiny = start(&then_stop(&parts));
+    tiny.reads(text);
+    tiny.ends_with(false, exit::POWERED_OFF);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn s5_powers_off() {
+    start(&then_stop(&[out16(POWER_OFF.0, POWER_OFF.1)])).ends_with(false, exit::POWERED_OFF);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn each_reset_is_a_reboot() {
+    for (port, value) in [(0xCF9, 6), (0x64, 0xFE), (0x92, 1)] {
+        start(&then_stop(&[out8(port, value)])).ends_with(true, exit::REBOOTED);
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_triple_fault_is_a_reboot() {
+    // `ud2`, with an interrupt table of length 0.
+    start(&[0x0F, 0x0B]).ends_with(true, exit::REBOOTED);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn the_vm_ends_when_vmm_is_gone_though_its_guest_never_exits() {
+    let tiny = start(&[0xEB, 0xFE]); // jumps to itself
+    let Tiny { vmm, process, .. } = tiny;
+    drop(vmm);
+    assert_eq!(process.join().unwrap(), exit::POWERED_OFF);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_message_out_of_place_ends_the_vm() {
+    let mut tiny = start(&STOP);
+    tiny.vmm.send(&ToVm::Begin, Vec::new()).unwrap();
+    assert_eq!(tiny.status(), exit::FAILED);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn the_power_button_reaches_the_guest() {
+    // Enables PWRBTN (bit 8 of PM1 enable), says so, polls PM1 status for it, and powers off.
+    let poll = vec![0x66, 0xBA, 0x00, 0x06, 0x66, 0xED, 0xF6, 0xC4, 0x01, 0x74, 0xF5]; // in ax, dx; test ah, 1; jz
+    let parts = [out16(0x602, 0x100), out8(0x3F8, b'!'), poll, out16(POWER_OFF.0, POWER_OFF.1)];
+    let mut tiny = start(&then_stop(&parts));
+    tiny.reads("!");
+    tiny.vmm.send(&ToVm::PowerButton, Vec::new()).unwrap();
+    tiny.ends_with(false, exit::POWERED_OFF);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn input_of_the_console_reaches_the_guest() {
+    // Polls the line status for a byte, reads it, and writes it back.
+    let poll = vec![0x66, 0xBA, 0xFD, 0x03, 0xEC, 0xA8, 0x01, 0x74, 0xF7];
+    let echo = vec![0x66, 0xBA, 0xF8, 0x03, 0xEC, 0xEE];
+    let mut tiny = start(&then_stop(&[poll, echo, out16(POWER_OFF.0, POWER_OFF.1)]));
+    std::io::Write::write_all(&mut tiny.console, b"x").unwrap();
+    tiny.reads("x");
+    tiny.ends_with(false, exit::POWERED_OFF);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_guest_that_only_writes_is_held_up_by_no_reader() {
+    // 128 KiB of output to a console that nobody reads, more than all buffers on the way hold, then S5.
+    let start_loop = vec![0xB9, 0, 0, 2, 0, 0x66, 0xBA, 0xF8, 0x03, 0xB0, b'x']; // mov ecx, 1 << 17; ...
+    let body = vec![0xEE, 0xE2, 0xFD]; // out dx, al; loop
+    start(&then_stop(&[start_loop, body, out16(POWER_OFF.0, POWER_OFF.1)])).ends_with(false, exit::POWERED_OFF);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn what_is_no_kernel_is_refused_with_a_reason() {
+    for bytes in [&b""[..], b"#!/bin/sh\n", &[0; 8192]] {
+        let mut tiny = describe(file(bytes), 1, 64 << 20);
+        let Some(ToVmm::Failed(failure)) = tiny.hear() else { panic!("taken") };
+        assert_eq!(failure.code, Code::NotExecutable);
+        assert!(failure.text.contains("neither a Linux bzImage nor an ELF kernel"), "{failure}");
+        assert_eq!(tiny.status(), exit::FAILED);
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn sizes_that_cannot_be_are_refused() {
+    for (cpus, memory) in [(0, 64 << 20), (65, 64 << 20), (1, 0), (1, (64 << 20) + 1), (1, 1 << 44)] {
+        let mut tiny = describe(kernel(&STOP), cpus, memory);
+        let Some(ToVmm::Failed(failure)) = tiny.hear() else { panic!("taken") };
+        assert_eq!(failure.code, Code::Invalid, "{failure}");
+    }
+}
