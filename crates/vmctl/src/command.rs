@@ -1,0 +1,274 @@
+//! The commands and their grammar (vmctl specification, 1 and 3): arguments to a [`Command`], or the words and the
+//! usage that tell why not. Pure.
+
+use std::ffi::{OsStr, OsString};
+
+use proto::client::VmRef;
+use proto::{UserPath, VmName};
+
+use crate::create::{self, Create};
+use crate::getopt::{self, OptionError};
+use crate::start::{self, Start};
+use crate::words::{self, WordError};
+
+/// What a user asks for.
+#[derive(Debug, PartialEq)]
+pub struct Invocation {
+    /// `-v`.
+    pub verbose: bool,
+    /// The command.
+    pub command: Command,
+}
+
+/// A command with its arguments.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    /// Attach to a VM's console.
+    Console(VmRef),
+    /// Make a disk image.
+    Create(Create),
+    /// Let the daemon read one more file.
+    Load(UserPath),
+    /// Set how much the daemon logs.
+    Log {
+        /// Debug lines too.
+        verbose: bool,
+    },
+    /// Freeze a VM.
+    Pause(VmRef),
+    /// Start a VM from a stream.
+    Receive(VmName),
+    /// Let the daemon read its file again.
+    Reload,
+    /// Let the daemon forget.
+    Reset {
+        /// VMs.
+        vms: bool,
+        /// Switches.
+        switches: bool,
+    },
+    /// Write a VM to a stream.
+    Send(VmRef),
+    /// Start a VM.
+    Start(Box<Start>),
+    /// Show VMs.
+    Status {
+        /// `-r`: running ones only.
+        running: bool,
+        /// Only this one.
+        vm: Option<VmRef>,
+    },
+    /// Stop VMs.
+    Stop {
+        /// Which; `None` is all that run.
+        vm: Option<VmRef>,
+        /// `-f`.
+        force: bool,
+        /// `-w`.
+        wait: bool,
+    },
+    /// Continue a VM.
+    Unpause(VmRef),
+    /// Wait for a VM's end.
+    Wait(VmRef),
+}
+
+/// A command's name and the arguments that its usage shows.
+struct Entry {
+    name: &'static str,
+    syntax: &'static str,
+    parse: fn(&[OsString]) -> Result<Command, Wrong>,
+}
+
+const COMMANDS: &[Entry] = &[
+    Entry { name: "console", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Console) },
+    Entry { name: "create", syntax: "[-b base | -i disk] [-s size] disk", parse: create::parse },
+    Entry { name: "load", syntax: "filename", parse: load },
+    Entry { name: "log", syntax: "[brief | verbose]", parse: log },
+    Entry { name: "pause", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Pause) },
+    Entry { name: "receive", syntax: "name", parse: receive },
+    Entry { name: "reload", syntax: "", parse: reload },
+    Entry { name: "reset", syntax: "[all | switches | vms]", parse: reset },
+    Entry { name: "send", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Send) },
+    Entry { name: "show", syntax: "[id]", parse: status },
+    Entry { name: "start", syntax: start::SYNTAX, parse: start::parse },
+    Entry { name: "status", syntax: "[-r] [id]", parse: status },
+    Entry { name: "stop", syntax: "[-fw] [id | -a]", parse: stop },
+    Entry { name: "unpause", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Unpause) },
+    Entry { name: "wait", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Wait) },
+];
+
+/// What is wrong with a command's arguments.
+#[derive(Debug)]
+pub(crate) enum Wrong {
+    /// Their number or kind: the usage says it.
+    Usage,
+    /// An option; then the usage.
+    Option(OptionError),
+    /// A value: its message says it.
+    Said(String),
+    /// A message without the program's name, then the usage.
+    SaidAndUsage(String),
+}
+
+impl From<OptionError> for Wrong {
+    fn from(error: OptionError) -> Self {
+        Self::Option(error)
+    }
+}
+
+impl From<WordError> for Wrong {
+    fn from(error: WordError) -> Self {
+        Self::Said(error.to_string())
+    }
+}
+
+/// Why the arguments are no command, as it is shown.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misuse {
+    /// No command.
+    #[error("{GENERAL}")]
+    General,
+    /// An option before the command that there is not.
+    #[error("vmctl: {0}\n{GENERAL}")]
+    Option(OptionError),
+    /// A beginning of several commands.
+    #[error("ambiguous argument: {0}: {1}\n{GENERAL}")]
+    Ambiguous(String, String),
+    /// The beginning of none.
+    #[error("unknown argument: {0}{1}\n{GENERAL}")]
+    Unknown(String, String),
+    /// Wrong arguments of a command; its usage, and before it what is wrong when that needs words.
+    #[error("{message}usage:\tvmctl [-v] {name}{space}{syntax}", space = if .syntax.is_empty() { "" } else { " " })]
+    Command {
+        /// Empty, or lines with their ends.
+        message: String,
+        /// The command.
+        name: &'static str,
+        /// Its arguments.
+        syntax: &'static str,
+    },
+    /// A value that is wrong.
+    #[error("vmctl: {0}")]
+    Value(String),
+}
+
+/// The usage where no command is known.
+const GENERAL: &str = "usage:\tvmctl [-v] command [arg ...]";
+
+/// The invocation that the arguments (without the program's name) are.
+pub fn parse(arguments: &[OsString]) -> Result<Invocation, Misuse> {
+    let (mine, rest) = getopt::leading("v", arguments).map_err(Misuse::Option)?;
+    let Some((word, rest)) = rest.split_first() else { return Err(Misuse::General) };
+    let entry = entry(word)?;
+    let command = (entry.parse)(rest).map_err(|wrong| {
+        let usage = |message| Misuse::Command { message, name: entry.name, syntax: entry.syntax };
+        match wrong {
+            Wrong::Usage => usage(String::new()),
+            Wrong::Option(error) => usage(format!("vmctl: {error}\n")),
+            Wrong::SaidAndUsage(text) => usage(format!("{text}\n")),
+            Wrong::Said(text) => Misuse::Value(text),
+        }
+    })?;
+    Ok(Invocation { verbose: !mine.options.is_empty(), command })
+}
+
+/// The one command whose name begins with the word.
+fn entry(word: &OsStr) -> Result<&'static Entry, Misuse> {
+    let text = words::shown(word);
+    let mut found = COMMANDS.iter().filter(|entry| entry.name.starts_with(&text));
+    match (found.next(), found.next()) {
+        (Some(entry), None) => Ok(entry),
+        (None, _) => {
+            let near = config::closest(&text, COMMANDS.iter().map(|entry| entry.name));
+            let near = near.map(|near| format!(" (did you mean \"{near}\"?)")).unwrap_or_default();
+            Err(Misuse::Unknown(text, near))
+        }
+        (Some(first), Some(second)) => {
+            let names: Vec<&str> = [first, second].into_iter().chain(found).map(|entry| entry.name).collect();
+            Err(Misuse::Ambiguous(text, names.join(", ")))
+        }
+    }
+}
+
+/// The operands of a command without options, as many as it has.
+fn operands<const N: usize>(arguments: &[OsString]) -> Result<[OsString; N], Wrong> {
+    let parsed = getopt::parse("", arguments)?;
+    parsed.operands.try_into().map_err(|_| Wrong::Usage)
+}
+
+fn one_vm(arguments: &[OsString]) -> Result<VmRef, Wrong> {
+    let [word] = operands(arguments)?;
+    Ok(words::vm_ref(&word)?)
+}
+
+fn load(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let [file] = operands(arguments)?;
+    if file.is_empty() {
+        return Err(Wrong::Said("load: the file's name is empty".to_owned()));
+    }
+    Ok(Command::Load(words::path(&file)?))
+}
+
+/// `brief` or `verbose`, any beginning of them in any case; the empty word is brief (vmctl specification, 3).
+fn log(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let [word] = operands(arguments)?;
+    let word = words::shown(&word).to_ascii_lowercase();
+    match word {
+        word if "brief".starts_with(&word) => Ok(Command::Log { verbose: false }),
+        word if "verbose".starts_with(&word) => Ok(Command::Log { verbose: true }),
+        _ => Err(Wrong::Usage),
+    }
+}
+
+fn receive(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let [word] = operands(arguments)?;
+    if words::number(&word).is_some() {
+        return Err(Wrong::Said(format!("invalid vm name\nvmctl: invalid id: {}", words::shown(&word))));
+    }
+    Ok(Command::Receive(words::name(&word)?))
+}
+
+fn reload(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let [] = operands(arguments)?;
+    Ok(Command::Reload)
+}
+
+fn reset(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let parsed = getopt::parse("", arguments)?;
+    let word = match parsed.operands.as_slice() {
+        [] => "all".to_owned(),
+        [word] => words::shown(word).to_ascii_lowercase(),
+        _ => return Err(Wrong::Usage),
+    };
+    match word.as_str() {
+        "all" => Ok(Command::Reset { vms: true, switches: true }),
+        "vms" => Ok(Command::Reset { vms: true, switches: false }),
+        "switches" => Ok(Command::Reset { vms: false, switches: true }),
+        _ => Err(Wrong::Usage),
+    }
+}
+
+fn status(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let parsed = getopt::parse("r", arguments)?;
+    let vm = match parsed.operands.as_slice() {
+        [] => None,
+        [word] => Some(words::vm_ref(word)?).filter(|vm| *vm != VmRef::Id(0)),
+        _ => return Err(Wrong::Usage),
+    };
+    Ok(Command::Status { running: !parsed.options.is_empty(), vm })
+}
+
+fn stop(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let parsed = getopt::parse("afw", arguments)?;
+    let has = |letter| parsed.options.iter().any(|(given, _)| *given == letter);
+    let vm = match (parsed.operands.as_slice(), has('a')) {
+        ([], true) => None,
+        ([word], false) => Some(words::vm_ref(word)?),
+        _ => return Err(Wrong::Usage),
+    };
+    Ok(Command::Stop { vm, force: has('f'), wait: has('w') })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! One conversation with control: connect, agree on the version, ask, take the answers (proto's `client`).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proto::channel::ChannelError;
+use proto::client::{Reply, Request, ToClient, ToControl, VERSION, VmLine};
+use proto::{Channel, Received, RequestId};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// How long the daemon may take to greet. It answers from memory; longer means that it hangs.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// A wait that has no end of its own: the answer to `wait` comes when the VM ends. Asked again each time.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Why the daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum TalkError {
+    /// No connection.
+    #[error("connect: {}: {}{}", .0.display(), plain(.1), connect_hint(.1))]
+    Connect(PathBuf, io::Error),
+    /// The daemon ended the connection.
+    #[error("pipe closed: the daemon ended the connection; its log says why")]
+    Closed,
+    /// The daemon speaks another version.
+    #[error(
+        "the daemon speaks version {daemon} of the protocol, this vmctl version {client}: use the vmctl that came with it"
+    )]
+    Version {
+        /// The daemon's.
+        daemon: u32,
+        /// Ours.
+        client: u32,
+    },
+    /// An answer that this request does not have.
+    #[error("unexpected response received from vmd")]
+    Unexpected,
+    /// The socket failed, or what came over it was no message.
+    #[error("talking to vmd: {0}")]
+    Channel(#[from] ChannelError),
+}
+
+/// The system's words for an error, without Rust's number behind them.
+pub fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+fn connect_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "; is vmd running?",
+        io::ErrorKind::PermissionDenied => "; \"socket owner\" in vm.conf says who may use vmd",
+        _ => "",
+    }
+}
+
+/// A connection after the greeting.
+pub struct Conversation {
+    channel: Channel<ToControl, ToClient>,
+    last: u32,
+}
+
+impl Conversation {
+    /// Connects to the socket and greets.
+    pub fn open(path: &Path) -> Result<Self, TalkError> {
+        let failed = |error: rustix::io::Errno| TalkError::Connect(path.to_owned(), error.into());
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(failed)?;
+        let address = SocketAddrUnix::new(path).map_err(failed)?;
+        rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address)).map_err(failed)?;
+        let mut channel = Channel::new(socket);
+        channel.send(&ToControl::Hello { version: VERSION }, Vec::new())?;
+        match channel.recv_within(GREETING)? {
+            Received::Message(ToClient::Hello { .. }, _) => Ok(Self { channel, last: 0 }),
+            Received::Message(ToClient::WrongVersion { daemon, client }, _) => {
+                Err(TalkError::Version { daemon, client })
+            }
+            Received::Message(ToClient::Answer { .. }, _) => Err(TalkError::Unexpected),
+            Received::Empty | Received::Closed => Err(TalkError::Closed),
+        }
+    }
+
+    /// Sends a request; its answers are read with [`Conversation::reply`] before the next is sent.
+    pub fn ask(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<(), TalkError> {
+        self.last = self.last.wrapping_add(1);
+        Ok(self.channel.send(&ToControl::Ask { id: RequestId(self.last), request }, fds)?)
+    }
+
+    /// The next answer to the last request, however long it takes.
+    pub fn reply(&mut self) -> Result<Reply, TalkError> {
+        loop {
+            match self.channel.recv_within(LONG) {
+                Ok(Received::Message(ToClient::Answer { id, reply }, _)) if id.0 == self.last => return Ok(reply),
+                Ok(Received::Message(ToClient::Answer { .. }, _)) | Err(ChannelError::Late(_)) => {}
+                Ok(Received::Message(_, _)) => return Err(TalkError::Unexpected),
+                Ok(Received::Empty | Received::Closed) => return Err(TalkError::Closed),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// A request that has one answer.
+    pub fn call(&mut self, request: Request) -> Result<Reply, TalkError> {
+        self.ask(request, Vec::new())?;
+        self.reply()
+    }
+
+    /// All VMs, in the daemon's order, or the daemon's reason for telling none.
+    pub fn list(&mut self) -> Result<Result<Vec<VmLine>, proto::Failure>, TalkError> {
+        self.ask(Request::List, Vec::new())?;
+        let mut vms = Vec::new();
+        loop {
+            match self.reply()? {
+                Reply::Vm(vm) => vms.push(*vm),
+                Reply::Done => return Ok(Ok(vms)),
+                Reply::Failed(failure) => return Ok(Err(failure)),
+                Reply::Started { .. } | Reply::Accepted { .. } | Reply::Ended { .. } => {
+                    return Err(TalkError::Unexpected);
+                }
+            }
+        }
+    }
+}

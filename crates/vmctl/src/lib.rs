@@ -1,0 +1,49 @@
+//! vmctl: arguments in, one conversation with control, a table or a console out.
+//!
+//! | room | holds |
+//! |---|---|
+//! | `getopt`, `words` | options as getopt(3) takes them; ids, sizes and counts as users write them |
+//! | `command`, `start`, `create` | a command line to a [`Command`], or why not: pure |
+//! | `conversation` | the socket: handshake, a request, its answers |
+//! | `perform` | does a command: asks, prints, decides the exit status |
+//! | `image` | `create`: the one command that needs no daemon |
+//! | `table` | the lines of `status` |
+//! | `console/` | a VM's console on this terminal |
+#![forbid(unsafe_code)]
+
+mod command;
+mod console;
+mod conversation;
+mod create;
+mod getopt;
+mod image;
+mod perform;
+mod start;
+mod table;
+mod words;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+pub use command::{Command, Misuse, parse};
+
+/// Does what the arguments (without the program's name) say. Success is 0, every kind of failure 1.
+pub fn run(arguments: &[OsString], socket: &Path, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
+    let invocation = match parse(arguments) {
+        Ok(invocation) => invocation,
+        Err(misuse) => {
+            let _ = writeln!(err, "{misuse}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut run = perform::Run { socket, verbose: invocation.verbose, out, err };
+    match run.perform(invocation.command) {
+        Ok(code) => code,
+        Err(failure) => {
+            let _ = writeln!(run.err, "vmctl: {}", perform::shown(&failure.to_string()));
+            ExitCode::FAILURE
+        }
+    }
+}

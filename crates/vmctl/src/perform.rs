@@ -1,0 +1,326 @@
+//! Does a command: asks the daemon, prints what it says, decides the exit status (vmctl specification, 3 to 9).
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use config::model;
+use proto::client::{DiskArg, DiskFormat, Reply, Request, Start as StartRequest, VmLine, VmRef};
+use proto::{Code, Failure};
+use rustix::fs::{Mode, OFlags};
+
+use crate::command::Command;
+use crate::console::{self, ConsoleError};
+use crate::conversation::{Conversation, TalkError, plain};
+use crate::image::{self, ImageError};
+use crate::start::Start;
+use crate::table;
+use crate::words::{self, WordError};
+
+/// Where a command talks and prints.
+pub struct Run<'a> {
+    pub socket: &'a Path,
+    pub verbose: bool,
+    pub out: &'a mut dyn Write,
+    pub err: &'a mut dyn Write,
+}
+
+/// Why a command failed; the whole message, without the program's name.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The daemon could not be asked.
+    #[error(transparent)]
+    Talk(#[from] TalkError),
+    /// The daemon refused.
+    #[error("{what}: {failure}")]
+    Refused {
+        /// What was asked for.
+        what: String,
+        /// The daemon's words.
+        failure: Failure,
+    },
+    /// A file that the command names.
+    #[error("{what}: {}: {}", .path.display(), plain(.error))]
+    File {
+        /// The original's words for what is wrong.
+        what: &'static str,
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A kernel that is no regular file.
+    #[error("kernel must be a regular file: {}", .0.display())]
+    KernelKind(PathBuf),
+    /// A word that cannot be sent.
+    #[error(transparent)]
+    Word(#[from] WordError),
+    /// `create`.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// No console.
+    #[error("console not found: {0}")]
+    NoConsole(String),
+    /// The console.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// A stream on a terminal.
+    #[error("{0}")]
+    Terminal(&'static str),
+    /// Standard output or standard error failed.
+    #[error("writing: {}", plain(.0))]
+    Write(#[from] io::Error),
+}
+
+/// Text from elsewhere as a terminal may have it: what could command it is replaced.
+pub fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// A VM as messages call it.
+fn called(vm: &VmRef) -> String {
+    match vm {
+        VmRef::Id(id) => format!("vm {id}"),
+        VmRef::Name(name) => format!("\"{name}\""),
+    }
+}
+
+impl Run<'_> {
+    /// Does the command; an error is not printed yet.
+    pub fn perform(&mut self, command: Command) -> Result<ExitCode, RunError> {
+        match command {
+            Command::Create(create) => {
+                self.warn(create.warning.as_deref())?;
+                let made = image::make(&create)?;
+                self.say(made)?;
+            }
+            Command::Start(start) => return self.start(*start),
+            Command::Status { running, vm } => return self.status(running, vm.as_ref()),
+            Command::Stop { vm: Some(vm), force, wait } => {
+                let request = Request::Stop { vm: vm.clone(), force, wait };
+                return self.end(&mut Conversation::open(self.socket)?, "stopping", &vm, request);
+            }
+            Command::Stop { vm: None, force, wait } => self.stop_all(force, wait)?,
+            Command::Wait(vm) => {
+                let request = Request::Wait { vm: vm.clone() };
+                return self.end(&mut Conversation::open(self.socket)?, "waiting for", &vm, request);
+            }
+            Command::Pause(vm) => self.freeze("pause", "paused", &vm, Request::Pause { vm: vm.clone() })?,
+            Command::Unpause(vm) => self.freeze("unpause", "unpaused", &vm, Request::Unpause { vm: vm.clone() })?,
+            Command::Console(vm) => return self.console(&vm),
+            Command::Send(vm) => self.send(&vm)?,
+            Command::Receive(name) => {
+                let input = io::stdin();
+                if input.is_terminal() {
+                    return Err(RunError::Terminal("receive: standard input is a terminal; redirect it from a file"));
+                }
+                let stream = input.as_fd().try_clone_to_owned()?;
+                let what = format!("receive \"{name}\"");
+                let (id, tty) = self.started(what, Request::Receive { name }, vec![stream])?;
+                self.say(&format!("started vm {id} successfully, tty {tty}"))?;
+            }
+            Command::Load(path) => self.settle(&format!("load \"{path}\""), Request::Load { path })?,
+            Command::Log { verbose } => self.settle("log", Request::Log { verbose })?,
+            Command::Reload => self.settle("reload", Request::Reload)?,
+            Command::Reset { vms, switches } => self.settle("reset", Request::Reset { vms, switches })?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn say(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.err, "vmctl: {}", shown(text))
+    }
+
+    fn warn<'w>(&mut self, warnings: impl IntoIterator<Item = &'w str>) -> io::Result<()> {
+        warnings.into_iter().try_for_each(|warning| self.say(warning))
+    }
+
+    /// A request that is answered by `Done`.
+    fn settle(&mut self, what: &str, request: Request) -> Result<(), RunError> {
+        match Conversation::open(self.socket)?.call(request)? {
+            Reply::Done => Ok(()),
+            Reply::Failed(failure) => Err(RunError::Refused { what: what.to_owned(), failure }),
+            _ => Err(TalkError::Unexpected.into()),
+        }
+    }
+
+    fn freeze(&mut self, verb: &str, done: &str, vm: &VmRef, request: Request) -> Result<(), RunError> {
+        match Conversation::open(self.socket)?.call(request)? {
+            Reply::Accepted { id } => Ok(self.say(&format!("{done} vm {id} successfully"))?),
+            Reply::Failed(failure) => Err(RunError::Refused { what: format!("{verb} {}", called(vm)), failure }),
+            _ => Err(TalkError::Unexpected.into()),
+        }
+    }
+
+    fn status(&mut self, running: bool, wanted: Option<&VmRef>) -> Result<ExitCode, RunError> {
+        let vms = self.vms(&mut Conversation::open(self.socket)?)?;
+        let vms: Vec<&VmLine> = vms.iter().filter(|vm| !running || table::runs(vm)).collect();
+        writeln!(self.out, "{}", table::header())?;
+        for vm in &vms {
+            if wanted.is_none_or(|wanted| table::is_meant(vm, wanted)) {
+                writeln!(self.out, "{}", shown(&table::line(vm)))?;
+            }
+        }
+        self.out.flush()?;
+        // That there is a VM decides, not that the one asked for is among them: scripts rely on both.
+        Ok(ExitCode::from(u8::from(vms.is_empty())))
+    }
+
+    fn vms(&mut self, conversation: &mut Conversation) -> Result<Vec<VmLine>, RunError> {
+        conversation.list()?.map_err(|failure| RunError::Refused { what: "status".to_owned(), failure })
+    }
+
+    /// `stop` and `wait`: one line that begins with what is done and ends with how it went.
+    fn end(
+        &mut self,
+        conversation: &mut Conversation,
+        doing: &str,
+        vm: &VmRef,
+        request: Request,
+    ) -> Result<ExitCode, RunError> {
+        match vm {
+            VmRef::Id(_) => write!(self.err, "{doing} vm: ")?,
+            VmRef::Name(name) => write!(self.err, "{doing} vm {name}: ")?,
+        }
+        self.err.flush()?;
+        let (text, code) = match conversation.call(request) {
+            Ok(Reply::Accepted { id }) => (format!("requested to shutdown vm {id}"), ExitCode::SUCCESS),
+            Ok(Reply::Ended { id }) => (format!("terminated vm {id}"), ExitCode::SUCCESS),
+            Ok(Reply::Failed(failure)) => (how_it_failed(&failure), ExitCode::FAILURE),
+            Ok(_) => ("failed: unexpected response received from vmd".to_owned(), ExitCode::FAILURE),
+            Err(error) => {
+                writeln!(self.err)?;
+                return Err(error.into());
+            }
+        };
+        writeln!(self.err, "{}", shown(&text))?;
+        Ok(code)
+    }
+
+    /// Each VM that runs now, one after the other. One that cannot be stopped does not change the exit status.
+    fn stop_all(&mut self, force: bool, wait: bool) -> Result<(), RunError> {
+        let mut conversation = Conversation::open(self.socket)?;
+        for vm in self.vms(&mut conversation)?.into_iter().filter(table::runs) {
+            let vm = VmRef::Name(vm.name);
+            self.end(&mut conversation, "stopping", &vm, Request::Stop { vm: vm.clone(), force, wait })?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, vm: &VmRef) -> Result<(), RunError> {
+        let output = io::stdout();
+        if output.is_terminal() {
+            return Err(RunError::Terminal("send: standard output is a terminal; redirect it to a file"));
+        }
+        let mut conversation = Conversation::open(self.socket)?;
+        conversation.ask(Request::Send { vm: vm.clone() }, vec![output.as_fd().try_clone_to_owned()?])?;
+        let who = match vm {
+            VmRef::Id(id) => id.to_string(),
+            VmRef::Name(name) => name.to_string(),
+        };
+        match conversation.reply()? {
+            Reply::Accepted { .. } | Reply::Ended { .. } => Ok(self.say(&format!("sent vm {who} successfully"))?),
+            Reply::Failed(failure) => Err(RunError::Refused { what: format!("send {}", called(vm)), failure }),
+            _ => Err(TalkError::Unexpected.into()),
+        }
+    }
+
+    fn start(&mut self, start: Start) -> Result<ExitCode, RunError> {
+        self.warn(start.warnings.iter().map(String::as_str))?;
+        let what = format!("start {}", called(&start.vm));
+        let attach = start.console;
+        let (request, kernel) = request(start)?;
+        let (id, tty) = self.started(what, Request::Start(Box::new(request)), kernel.into_iter().collect())?;
+        if attach {
+            return Ok(console::attach(Path::new(&tty))?);
+        }
+        self.say(&format!("started vm {id} successfully, tty {tty}"))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// A request that starts a VM: its id and its console.
+    fn started(&mut self, what: String, request: Request, fds: Vec<OwnedFd>) -> Result<(u32, String), RunError> {
+        let mut conversation = Conversation::open(self.socket)?;
+        if self.verbose {
+            self.say(&format!("connected to {}", self.socket.display()))?;
+        }
+        conversation.ask(request, fds)?;
+        match conversation.reply()? {
+            Reply::Started { id, tty } => Ok((id, tty.to_string())),
+            Reply::Failed(failure) => Err(RunError::Refused { what, failure }),
+            _ => Err(TalkError::Unexpected.into()),
+        }
+    }
+
+    fn console(&mut self, vm: &VmRef) -> Result<ExitCode, RunError> {
+        let vms = self.vms(&mut Conversation::open(self.socket)?)?;
+        let meant: Vec<&VmLine> = vms.iter().filter(|line| table::is_meant(line, vm)).collect();
+        let tty = meant.iter().filter(|line| table::runs(line)).find_map(|line| line.tty.as_ref());
+        match (tty, meant.is_empty()) {
+            (Some(tty), _) => Ok(console::attach(Path::new(tty.as_str()))?),
+            (None, true) => Err(RunError::NoConsole(format!("there is no {}", called(vm)))),
+            (None, false) => Err(RunError::NoConsole(format!("{} does not run", called(vm)))),
+        }
+    }
+}
+
+/// What stands behind `stopping vm ...:` when it was not.
+fn how_it_failed(failure: &Failure) -> String {
+    match failure.code {
+        Code::NotFound => "vm not found".to_owned(),
+        Code::StopInvalid => "cannot stop vm that is not running".to_owned(),
+        _ => format!("failed: {failure}"),
+    }
+}
+
+/// The request, with paths as the daemon needs them, and the kernel, opened with our own rights.
+fn request(start: Start) -> Result<(StartRequest, Option<OwnedFd>), RunError> {
+    let kernel_path = start.kernel.as_deref().map(|path| resolved("invalid boot image path", path)).transpose()?;
+    let kernel = kernel_path.as_deref().map(open_kernel).transpose()?;
+    let disk = |(path, format): (OsString, Option<model::DiskFormat>)| {
+        let path = words::path(resolved("invalid disk path", &path)?.as_os_str())?;
+        Ok(DiskArg { path, format: format.map(format_of) })
+    };
+    let disks: Vec<DiskArg> = start.disks.into_iter().map(disk).collect::<Result<_, RunError>>()?;
+    let cdrom = start.cdrom.map(|path| resolved("invalid iso image path", &path)).transpose()?;
+    let path = |path: PathBuf| words::path(path.as_os_str());
+    let request = StartRequest {
+        vm: start.vm,
+        instance_of: start.template,
+        memory: start.memory,
+        cpus: start.cpus,
+        kernel: kernel_path.map(path).transpose()?,
+        disks: disks.try_into().unwrap_or_default(),
+        cdrom: cdrom.map(path).transpose()?,
+        nics: start.nics.try_into().unwrap_or_default(),
+        boot_device: start.boot_device,
+    };
+    Ok((request, kernel))
+}
+
+/// A file's absolute path. The extension that may tell its format is that of what it leads to.
+fn resolved(what: &'static str, path: &OsStr) -> Result<PathBuf, RunError> {
+    std::fs::canonicalize(path).map_err(|error| RunError::File { what, path: path.into(), error })
+}
+
+/// Opens a kernel without waiting for a fifo's other end.
+fn open_kernel(path: &Path) -> Result<OwnedFd, RunError> {
+    let failed = |error| RunError::File { what: "cannot open kernel", path: path.to_owned(), error };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+    let file = File::from(file);
+    match file.metadata().map_err(failed)?.is_file() {
+        true => Ok(file.into()),
+        false => Err(RunError::KernelKind(path.to_owned())),
+    }
+}
+
+fn format_of(format: model::DiskFormat) -> DiskFormat {
+    match format {
+        model::DiskFormat::Raw => DiskFormat::Raw,
+        model::DiskFormat::Qcow2 => DiskFormat::Qcow2,
+    }
+}

@@ -1,0 +1,143 @@
+//! The table of `status` (vmctl specification, 6). Scripts read it: its columns, words and blanks are the original's.
+
+use config::size;
+use proto::client::{VmLine, VmRef, VmState};
+
+/// Characters of the owner's column; the only one that is cut.
+const MAX_OWNER: usize = 15;
+
+/// The line above the VMs.
+pub fn header() -> String {
+    row(["ID", "PID", "VCPUS", "MAXMEM", "CURMEM", "TTY", "OWNER", "STATE", "NAME"].map(str::to_owned))
+}
+
+/// A VM's line.
+pub fn line(vm: &VmLine) -> String {
+    let running = runs(vm);
+    let or_dash = |text: Option<String>| text.filter(|_| running).unwrap_or_else(|| "-".to_owned());
+    row([
+        vm.id.to_string(),
+        or_dash(vm.pid.map(|pid| pid.to_string())),
+        vm.cpus.to_string(),
+        size::format(vm.memory),
+        or_dash(vm.used.map(size::format)),
+        or_dash(vm.tty.as_ref().map(|tty| tty.strip_prefix("/dev/").unwrap_or(tty).to_owned())),
+        vm.owner.chars().take(MAX_OWNER).collect(),
+        state(vm.state).to_owned(),
+        vm.name.to_string(),
+    ])
+}
+
+/// Whether a VM has a process.
+pub fn runs(vm: &VmLine) -> bool {
+    vm.pid.is_some() && vm.id != 0
+}
+
+/// Whether a user's word means this VM. Number 0 means none.
+pub fn is_meant(vm: &VmLine, wanted: &VmRef) -> bool {
+    match wanted {
+        VmRef::Id(id) => *id != 0 && vm.id == *id,
+        VmRef::Name(name) => vm.name == *name,
+    }
+}
+
+fn row([id, pid, cpus, max, current, tty, owner, state, name]: [String; 9]) -> String {
+    format!("{id:>5} {pid:>5} {cpus:>5} {max:>7} {current:>7} {tty:>7} {owner:>12} {state:>8} {name}")
+}
+
+fn state(state: VmState) -> &'static str {
+    match state {
+        VmState::Waiting => "waiting",
+        VmState::Starting => "starting",
+        VmState::Running => "running",
+        VmState::Paused => "paused",
+        VmState::Stopping => "stopping",
+        VmState::Stopped => "stopped",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{Text, VmName};
+
+    use super::*;
+
+    fn vm(name: &str) -> VmLine {
+        VmLine {
+            id: 2,
+            name: VmName::new(name).expect("a name"),
+            pid: None,
+            cpus: 1,
+            memory: 1 << 30,
+            used: None,
+            tty: None,
+            uid: 1000,
+            gid: None,
+            owner: Text::cut("joe:staff"),
+            state: VmState::Stopped,
+            macs: proto::List::default(),
+        }
+    }
+
+    #[test]
+    fn table_of_the_specification_is_printed_to_the_blank() {
+        let running = VmLine {
+            id: 1,
+            pid: Some(12345),
+            memory: 512 << 20,
+            used: Some(150 << 20),
+            tty: Some(Text::cut("/dev/ttyp1")),
+            owner: Text::cut("root"),
+            state: VmState::Running,
+            ..vm("myvm")
+        };
+        let table = [header(), line(&running), line(&vm("vm2.example.com"))].join("\n");
+        let expected = [
+            "   ID   PID VCPUS  MAXMEM  CURMEM     TTY        OWNER    STATE NAME",
+            "    1 12345     1    512M    150M   ttyp1         root  running myvm",
+            "    2     -     1    1.0G       -       -    joe:staff  stopped vm2.example.com",
+        ];
+        let expected = expected.join("\n");
+        assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn stopped_vm_shows_no_process_memory_and_terminal() {
+        let stale = VmLine { used: Some(5), tty: Some(Text::cut("/dev/pts/1")), ..vm("a") };
+        assert_eq!(line(&stale), line(&vm("a")));
+    }
+
+    #[test]
+    fn owner_is_cut_and_nothing_else_is() {
+        let wide = VmLine {
+            id: 1_234_567,
+            pid: Some(1_234_567),
+            tty: Some(Text::cut("/dev/pts/1234")),
+            owner: Text::cut("a-long-user:a-long-group"),
+            ..vm("a")
+        };
+        assert_eq!(line(&wide), "1234567 1234567     1    1.0G       - pts/1234 a-long-user:a-l  stopped a");
+    }
+
+    #[test]
+    fn each_state_has_its_word() {
+        let words = [
+            (VmState::Waiting, " waiting"),
+            (VmState::Starting, "starting"),
+            (VmState::Running, " running"),
+            (VmState::Paused, "  paused"),
+            (VmState::Stopping, "stopping"),
+            (VmState::Stopped, " stopped"),
+        ];
+        for (state, word) in words {
+            assert!(line(&VmLine { state, ..vm("a") }).ends_with(&format!(" {word} a")), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn number_0_means_no_vm() {
+        assert!(is_meant(&vm("a"), &VmRef::Id(2)) && !is_meant(&VmLine { id: 0, ..vm("a") }, &VmRef::Id(0)));
+        assert!(is_meant(&vm("a"), &VmRef::Name(VmName::new("a").expect("a name"))));
+        assert!(!is_meant(&vm("a"), &VmRef::Name(VmName::new("A").expect("a name"))));
+    }
+}

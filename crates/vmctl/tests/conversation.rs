@@ -1,0 +1,355 @@
+//! Each command against a control peer on a real socket: what it asks, what it prints, how it exits.
+
+mod control;
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use control::{Control, Outcome, greet, vmctl};
+use proto::client::{DiskArg, DiskFormat, Reply, Request, Start, ToClient, ToControl, VmLine, VmRef, VmState};
+use proto::{Code, Failure, List, Received, RequestId, Text, VmName};
+
+fn name(text: &str) -> VmName {
+    VmName::new(text).expect("a name")
+}
+
+fn by_name(text: &str) -> VmRef {
+    VmRef::Name(name(text))
+}
+
+fn line(id: u32, text: &str, pid: Option<u32>) -> VmLine {
+    VmLine {
+        id,
+        name: name(text),
+        pid,
+        cpus: 1,
+        memory: 512 << 20,
+        used: pid.map(|_| 100 << 20),
+        tty: pid.map(|_| Text::cut("/dev/pts/77")),
+        uid: 0,
+        gid: None,
+        owner: Text::cut("root"),
+        state: if pid.is_some() { VmState::Running } else { VmState::Stopped },
+        macs: List::default(),
+    }
+}
+
+/// Runs a command whose one request gets these answers; checks the request.
+fn asks(command: &str, request: Request, answers: Vec<Reply>) -> Outcome {
+    let control = Control::listen();
+    let serving = control.answer(move |_| answers.clone());
+    let outcome = vmctl(&control.path(), command);
+    let requests = serving.join().expect("the peer");
+    assert_eq!(requests.len(), 1, "{command}");
+    assert_eq!(requests[0].0, request, "{command}");
+    outcome
+}
+
+fn failed(code: Code, text: &str) -> Vec<Reply> {
+    vec![Reply::Failed(Failure::new(code, text))]
+}
+
+#[track_caller]
+fn ended(outcome: &Outcome, success: bool, err: &str) {
+    assert_eq!((outcome.success, outcome.err.as_str()), (success, err));
+}
+
+#[test]
+fn status_prints_the_table_in_the_daemons_order() {
+    let answers = vec![
+        Reply::Vm(Box::new(line(2, "running", Some(99)))),
+        Reply::Vm(Box::new(line(1, "idle", None))),
+        Reply::Done,
+    ];
+    let table = "   ID   PID VCPUS  MAXMEM  CURMEM     TTY        OWNER    STATE NAME\n";
+    let running = "    2    99     1    512M    100M  pts/77         root  running running\n";
+    let idle = "    1     -     1    512M       -       -         root  stopped idle\n";
+    for (command, expected) in [
+        ("status", format!("{table}{running}{idle}")),
+        ("show -r", format!("{table}{running}")),
+        ("status idle", format!("{table}{idle}")),
+        ("status 2", format!("{table}{running}")),
+        ("status 0", format!("{table}{running}{idle}")),
+        ("status nosuch", table.to_owned()),
+    ] {
+        let outcome = asks(command, Request::List, answers.clone());
+        assert_eq!((outcome.out, outcome.success), (expected, true), "{command}");
+    }
+}
+
+#[test]
+fn status_exits_1_when_there_is_no_vm_at_all() {
+    assert!(!asks("status", Request::List, vec![Reply::Done]).success);
+    let idle = vec![Reply::Vm(Box::new(line(1, "idle", None))), Reply::Done];
+    assert!(!asks("status -r", Request::List, idle).success);
+}
+
+#[test]
+fn stop_says_in_one_line_what_it_asked_and_how_it_went() {
+    let stop = |vm, force, wait| Request::Stop { vm, force, wait };
+    let accepted = vec![Reply::Accepted { id: 7 }];
+    let gone = vec![Reply::Ended { id: 7 }];
+    let outcome = asks("stop web", stop(by_name("web"), false, false), accepted.clone());
+    ended(&outcome, true, "stopping vm web: requested to shutdown vm 7\n");
+    let outcome = asks("stop -f 7", stop(VmRef::Id(7), true, false), accepted);
+    ended(&outcome, true, "stopping vm: requested to shutdown vm 7\n");
+    let outcome = asks("stop -fw web", stop(by_name("web"), true, true), gone);
+    ended(&outcome, true, "stopping vm web: terminated vm 7\n");
+}
+
+#[test]
+fn stop_that_fails_exits_1_with_the_reason() {
+    let stop = || Request::Stop { vm: by_name("web"), force: false, wait: false };
+    for (code, text) in [
+        (Code::NotFound, "vm not found"),
+        (Code::StopInvalid, "cannot stop vm that is not running"),
+        (Code::Already, "failed: why"),
+        (Code::Invalid, "failed: why"),
+        (Code::NotPermitted, "failed: why"),
+    ] {
+        ended(&asks("stop web", stop(), failed(code, "why")), false, &format!("stopping vm web: {text}\n"));
+    }
+}
+
+#[test]
+fn stop_all_asks_for_each_running_vm_and_failures_do_not_change_the_exit() {
+    let control = Control::listen();
+    let serving = control.answer(|request| match request {
+        Request::List => vec![
+            Reply::Vm(Box::new(line(3, "c", Some(30)))),
+            Reply::Vm(Box::new(line(1, "a", Some(10)))),
+            Reply::Vm(Box::new(line(2, "b", None))),
+            Reply::Done,
+        ],
+        Request::Stop { vm, .. } if *vm == by_name("c") => failed(Code::NotPermitted, "no"),
+        _ => vec![Reply::Ended { id: 1 }],
+    });
+    let outcome = vmctl(&control.path(), "stop -aw");
+    ended(&outcome, true, "stopping vm c: failed: no\nstopping vm a: terminated vm 1\n");
+    let stopped: Vec<Request> =
+        serving.join().expect("the peer").into_iter().skip(1).map(|(request, _)| request).collect();
+    let stop = |vm| Request::Stop { vm: by_name(vm), force: false, wait: true };
+    assert_eq!(stopped, [stop("c"), stop("a")]);
+}
+
+#[test]
+fn stop_all_without_running_vms_says_nothing() {
+    ended(&asks("stop -a", Request::List, vec![Reply::Done]), true, "");
+}
+
+#[test]
+fn wait_says_when_the_vm_ended() {
+    let wait = |vm| Request::Wait { vm };
+    let outcome = asks("wait web", wait(by_name("web")), vec![Reply::Ended { id: 4 }]);
+    ended(&outcome, true, "waiting for vm web: terminated vm 4\n");
+    let outcome = asks("wait 4", wait(VmRef::Id(4)), failed(Code::NotFound, "gone"));
+    ended(&outcome, false, "waiting for vm: vm not found\n");
+}
+
+#[test]
+fn pause_and_unpause_tell_the_id_or_the_reason() {
+    let pause = || Request::Pause { vm: by_name("web") };
+    ended(&asks("pause web", pause(), vec![Reply::Accepted { id: 4 }]), true, "vmctl: paused vm 4 successfully\n");
+    let refused = asks("pause web", pause(), failed(Code::Unsupported, "pause is not in this release"));
+    ended(&refused, false, "vmctl: pause \"web\": pause is not in this release\n");
+    let outcome = asks("unpause 4", Request::Unpause { vm: VmRef::Id(4) }, vec![Reply::Accepted { id: 4 }]);
+    ended(&outcome, true, "vmctl: unpaused vm 4 successfully\n");
+}
+
+#[test]
+fn requests_of_the_administrator_are_silent_when_done() {
+    let path = Text::new("/etc/more.conf").expect("a path");
+    for (command, request) in [
+        ("reload", Request::Reload),
+        ("load /etc/more.conf", Request::Load { path }),
+        ("log v", Request::Log { verbose: true }),
+        ("log brief", Request::Log { verbose: false }),
+        ("reset", Request::Reset { vms: true, switches: true }),
+        ("reset vms", Request::Reset { vms: true, switches: false }),
+    ] {
+        ended(&asks(command, request, vec![Reply::Done]), true, "");
+    }
+}
+
+#[test]
+fn refusal_is_shown_with_what_was_asked_and_nothing_that_commands_a_terminal() {
+    let refused = failed(Code::NotPermitted, "uid 7 is not root\x1b[31m");
+    ended(&asks("reload", Request::Reload, refused), false, "vmctl: reload: uid 7 is not root\u{fffd}[31m\n");
+}
+
+fn start_of(vm: VmRef) -> Start {
+    Start {
+        vm,
+        instance_of: None,
+        memory: None,
+        cpus: None,
+        kernel: None,
+        disks: List::default(),
+        cdrom: None,
+        nics: List::default(),
+        boot_device: None,
+    }
+}
+
+#[test]
+fn start_tells_id_and_terminal_or_the_reason() {
+    let start = || Request::Start(Box::new(start_of(by_name("web"))));
+    let started = vec![Reply::Started { id: 5, tty: Text::cut("/dev/pts/9") }];
+    let outcome = asks("start web", start(), started);
+    ended(&outcome, true, "vmctl: started vm 5 successfully, tty /dev/pts/9\n");
+    let refused = failed(Code::NotPermitted, "disk \"/srv/web.img\": permission denied to user \"ann\"");
+    let outcome = asks("start web", start(), refused);
+    ended(&outcome, false, "vmctl: start \"web\": disk \"/srv/web.img\": permission denied to user \"ann\"\n");
+}
+
+#[test]
+fn start_sends_resolved_paths_and_the_kernel_it_opened() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let folder = folder.path().canonicalize().expect("a path");
+    std::fs::write(folder.join("kernel"), "kernel").expect("a file");
+    std::fs::write(folder.join("disk"), "disk").expect("a file");
+    std::os::unix::fs::symlink("disk", folder.join("link")).expect("a link");
+    let control = Control::listen();
+    let serving = control.answer(|_| vec![Reply::Started { id: 1, tty: Text::cut("/dev/pts/1") }]);
+    let at = |file: &str| folder.join(file).display().to_string();
+    let command = format!("start -b {} -d qcow2:{} -m 64M -p 2 web", at("kernel"), at("link"));
+    assert!(vmctl(&control.path(), &command).success);
+    let requests = serving.join().expect("the peer");
+    let path = |file| Text::new(&at(file)).expect("a path");
+    let disk = DiskArg { path: path("disk"), format: Some(DiskFormat::Qcow2) };
+    let expected = Start {
+        memory: Some(64 << 20),
+        cpus: Some(2),
+        kernel: Some(path("kernel")),
+        disks: vec![disk].try_into().expect("one disk"),
+        ..start_of(by_name("web"))
+    };
+    assert_eq!(requests, [(Request::Start(Box::new(expected)), 1)]);
+}
+
+#[test]
+fn start_names_the_file_that_is_wrong_before_it_connects() {
+    let nowhere = Path::new("/nonexistent/vmd.sock");
+    for (command, message) in [
+        ("start -b /nonexistent/k web", "invalid boot image path: /nonexistent/k: No such file or directory"),
+        ("start -d /nonexistent/d -L web", "invalid disk path: /nonexistent/d: No such file or directory"),
+        ("start -r /nonexistent/i -t a web", "invalid iso image path: /nonexistent/i: No such file or directory"),
+        ("start -b / web", "kernel must be a regular file: /"),
+        ("start -b /dev/null web", "kernel must be a regular file: /dev/null"),
+    ] {
+        ended(&vmctl(nowhere, command), false, &format!("vmctl: {message}\n"));
+    }
+}
+
+#[test]
+fn send_asks_with_its_output_and_never_writes_to_a_terminal() {
+    let control = Control::listen();
+    let serving = control.answer(|_| failed(Code::Unsupported, "not in this release"));
+    let outcome = vmctl(&control.path(), "send web");
+    if std::io::stdout().is_terminal() {
+        return ended(&outcome, false, "vmctl: send: standard output is a terminal; redirect it to a file\n");
+    }
+    ended(&outcome, false, "vmctl: send \"web\": not in this release\n");
+    assert_eq!(serving.join().expect("the peer"), [(Request::Send { vm: by_name("web") }, 1)]);
+}
+
+#[test]
+fn receive_asks_with_its_input_and_never_reads_a_terminal() {
+    let control = Control::listen();
+    let serving = control.answer(|_| vec![Reply::Started { id: 3, tty: Text::cut("/dev/pts/3") }]);
+    let outcome = vmctl(&control.path(), "receive web");
+    if std::io::stdin().is_terminal() {
+        return ended(&outcome, false, "vmctl: receive: standard input is a terminal; redirect it from a file\n");
+    }
+    ended(&outcome, true, "vmctl: started vm 3 successfully, tty /dev/pts/3\n");
+    assert_eq!(serving.join().expect("the peer"), [(Request::Receive { name: name("web") }, 1)]);
+}
+
+#[test]
+fn console_of_a_vm_that_does_not_run_is_not_found() {
+    let answers = || vec![Reply::Vm(Box::new(line(1, "idle", None))), Reply::Done];
+    let outcome = asks("console idle", Request::List, answers());
+    ended(&outcome, false, "vmctl: console not found: \"idle\" does not run\n");
+    let outcome = asks("console other", Request::List, answers());
+    ended(&outcome, false, "vmctl: console not found: there is no \"other\"\n");
+}
+
+#[test]
+fn daemon_that_is_not_there_is_told_with_what_to_do() {
+    let outcome = vmctl(Path::new("/nonexistent/vmd.sock"), "status");
+    ended(&outcome, false, "vmctl: connect: /nonexistent/vmd.sock: No such file or directory; is vmd running?\n");
+}
+
+#[test]
+fn daemon_of_another_version_is_refused_with_both_versions() {
+    let control = Control::listen();
+    let serving = control.serve(|mut client| {
+        let _ = client.recv_within(std::time::Duration::from_secs(20));
+        client.send(&ToClient::WrongVersion { daemon: 9, client: 1 }, Vec::new()).expect("sent");
+    });
+    let outcome = vmctl(&control.path(), "status");
+    serving.join().expect("the peer");
+    let text = "the daemon speaks version 9 of the protocol, this vmctl version 1: use the vmctl that came with it";
+    ended(&outcome, false, &format!("vmctl: {text}\n"));
+}
+
+#[test]
+fn connection_that_ends_is_told_at_each_step() {
+    let control = Control::listen();
+    let serving = control.serve(drop);
+    let outcome = vmctl(&control.path(), "status");
+    serving.join().expect("the peer");
+    assert!(!outcome.success && outcome.err.starts_with("vmctl: "), "{}", outcome.err);
+
+    let serving = control.serve(|mut client| {
+        greet(&mut client);
+        let _ = client.recv_within(std::time::Duration::from_secs(20));
+    });
+    let outcome = vmctl(&control.path(), "wait web");
+    serving.join().expect("the peer");
+    let text = "waiting for vm web: \nvmctl: pipe closed: the daemon ended the connection; its log says why\n";
+    ended(&outcome, false, text);
+}
+
+#[test]
+fn answers_to_other_requests_are_passed_over_and_wrong_ones_refused() {
+    let control = Control::listen();
+    let serving = control.serve(|mut client| {
+        greet(&mut client);
+        let Ok(Received::Message(ToControl::Ask { id, .. }, _)) =
+            client.recv_within(std::time::Duration::from_secs(20))
+        else {
+            panic!("no request");
+        };
+        for (id, reply) in [(RequestId(id.0 + 1), Reply::Done), (id, Reply::Ended { id: 1 })] {
+            client.send(&ToClient::Answer { id, reply }, Vec::new()).expect("sent");
+        }
+    });
+    let outcome = vmctl(&control.path(), "reload");
+    serving.join().expect("the peer");
+    ended(&outcome, false, "vmctl: unexpected response received from vmd\n");
+}
+
+#[test]
+fn wrong_command_line_is_told_without_a_daemon() {
+    let outcome = vmctl(Path::new("/nonexistent/vmd.sock"), "stop");
+    ended(&outcome, false, "usage:\tvmctl [-v] stop [-fw] [id | -a]\n");
+}
+
+#[test]
+fn create_makes_a_sparse_raw_image_and_nothing_else() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let nowhere = Path::new("/nonexistent/vmd.sock");
+    let at = |file: &str| folder.path().join(file).display().to_string();
+    let outcome = vmctl(nowhere, &format!("create -s 3500K {}", at("disk.img")));
+    ended(&outcome, true, "vmctl: disk size rounded to 3.0M\nvmctl: raw imagefile created\n");
+    assert_eq!(std::fs::metadata(folder.path().join("disk.img")).expect("made").len(), 3 << 20);
+    let again = vmctl(nowhere, &format!("create -s 1M {}", at("disk.img")));
+    let text = format!("vmctl: create imagefile operation failed: \"{}\": the file exists\n", at("disk.img"));
+    ended(&again, false, &text);
+    for options in ["-s 1M qcow2:", "-b base -s 1M qcow2:", "-i disk.img "] {
+        let outcome = vmctl(nowhere, &format!("create {options}{}", at("other")));
+        assert!(!outcome.success && outcome.err.contains("not in this release"), "{}", outcome.err);
+        assert!(!folder.path().join("other").exists());
+    }
+}
