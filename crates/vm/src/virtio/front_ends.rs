@@ -1,0 +1,118 @@
+//! What the chipset's effects do to devices: wires at once, and jobs for the worker where a back end must be asked.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hw::{Activation, Effect, Slot};
+use sys::guest_log;
+
+use super::port::Port;
+use super::routes::{FIRST_GSI, Routes};
+use super::signal::Signal;
+use super::wiring::Wiring;
+use crate::outside;
+
+/// What the worker is to do. There are never more than a few: after an activation a device gives a reset, and then nothing
+/// until the worker says that it is done.
+#[derive(Debug)]
+pub enum Job {
+    /// Start a back end.
+    Activate(Slot, Activation),
+    /// Stop a back end.
+    Reset(Slot),
+    /// Look again at where the device's calls go.
+    Watch(Slot),
+}
+
+/// The devices as vCPUs see them.
+pub struct FrontEnds {
+    wiring: Arc<dyn Wiring>,
+    routes: Mutex<Routes>,
+    ports: Vec<Port>,
+    jobs: Mutex<VecDeque<Job>>,
+    wake: Signal,
+}
+
+impl FrontEnds {
+    /// Devices with so many queues each, in slots from 1.
+    pub fn new(wiring: Arc<dyn Wiring>, queues: &[usize]) -> io::Result<Self> {
+        let mut gsi = FIRST_GSI;
+        let mut ports = Vec::new();
+        for (slot, count) in (1..=u8::MAX).zip(queues) {
+            ports.push(Port::new(Slot(slot), *count, gsi)?);
+            gsi = gsi.saturating_add(u32::try_from(*count).unwrap_or(u32::MAX));
+        }
+        let routes = Mutex::new(Routes::new(queues.iter().sum()));
+        Ok(Self { wiring, routes, ports, jobs: Mutex::default(), wake: Signal::new()? })
+    }
+
+    /// The device in a slot.
+    pub fn port(&self, slot: Slot) -> Option<&Port> {
+        self.ports.get(usize::from(slot.0.checked_sub(1)?))
+    }
+
+    /// All devices.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    /// Readable when there are jobs.
+    pub fn wake(&self) -> &Signal {
+        &self.wake
+    }
+
+    /// The next job.
+    pub fn take_job(&self) -> Option<Job> {
+        self.jobs().pop_front()
+    }
+
+    fn ask(&self, job: Job) {
+        self.jobs().push_back(job);
+        self.wake.set();
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, VecDeque<Job>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl outside::FrontEnds for FrontEnds {
+    fn perform(&self, effect: Effect) {
+        match effect {
+            Effect::Activate { slot, activation } => self.ask(Job::Activate(slot, activation)),
+            Effect::ResetDevice { slot } => self.ask(Job::Reset(slot)),
+            Effect::QueueNotify { slot, queue } => {
+                if let Some(queue) = self.port(slot).and_then(|port| port.queue(queue)) {
+                    queue.kick.set();
+                }
+            }
+            Effect::QueueDelivery { slot, queue, delivery } => {
+                if let Some(queue) = self.port(slot).and_then(|port| port.queue(queue)) {
+                    queue.deliver(delivery, &self.routes, &*self.wiring);
+                    self.ask(Job::Watch(slot));
+                }
+            }
+            Effect::NotifyBase { slot, base } => {
+                if let Some(port) = self.port(slot) {
+                    port.move_notify(base, &*self.wiring);
+                }
+            }
+            Effect::SignalMsi(message) => {
+                if let Err(error) = self.wiring.signal(message) {
+                    guest_log!(Warn, "message {message:?} can't be delivered: {error}");
+                }
+            }
+            Effect::Reset
+            | Effect::PowerOff
+            | Effect::Irq { .. }
+            | Effect::Deadline { .. }
+            | Effect::SerialOutput
+            | Effect::SerialRoom => {}
+        }
+    }
+
+    fn call_pending(&self, slot: Slot, queue: u16) -> bool {
+        self.port(slot).and_then(|port| port.queue(queue)).is_some_and(|queue| queue.call.is_set())
+    }
+}

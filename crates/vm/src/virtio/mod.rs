@@ -1,0 +1,127 @@
+//! The front ends of the virtio devices: from the chipset's effects to the back ends' sockets, and to KVM's shortcuts.
+//!
+//! ```text
+//! vCPU ─► hw::Chipset ─effects─► FrontEnds ──ioeventfd, irqfd, routes──► KVM        (at once, on the vCPU's thread)
+//!              ▲                     │ jobs
+//!              └──reset_done ... ── Worker ──vhost-user──► vioblk, vionet           (its own thread: may wait)
+//!                                    └──────────────────► devices::entropy
+//! ```
+//!
+//! Once a device is active, nothing of this runs: a kick goes from KVM to the back end's eventfd, a call from there to KVM.
+//! A masked vector's irqfd is taken away, so that its calls stay in the eventfd; given back, KVM delivers what waits.
+
+mod entropy;
+mod front_ends;
+mod port;
+mod routes;
+mod signal;
+mod vhost_user;
+mod wiring;
+mod worker;
+
+use std::sync::Arc;
+
+use hw::{Activation, Slot};
+use proto::vm::DeviceKind;
+
+use crate::description;
+use crate::error::Error;
+use crate::kvm::Vm;
+use crate::machine::Machine;
+use port::Port;
+
+pub use front_ends::FrontEnds;
+pub use worker::Worker;
+
+/// Why a back end did not do as asked.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// It refused: the driver must reset the device.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// It is gone, or does not keep to the protocol: the VM ends.
+    #[error("{0}")]
+    Gone(String),
+}
+
+/// What serves a device's queues.
+trait BackEnd: Send {
+    /// The descriptor that hangs up when it is gone.
+    fn socket(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
+    /// Serves these queues from now on.
+    fn activate(&mut self, activation: &Activation, port: &Port) -> Result<(), Failure>;
+    /// Serves no queue when it returns, and touches no guest memory.
+    fn stop(&mut self) -> Result<(), Failure>;
+    /// Whether kicks come to this thread, not to another process.
+    fn takes_kicks(&self) -> bool;
+    /// A queue was kicked; true: again, without a kick.
+    fn kicked(&mut self, port: &Port) -> Result<bool, Failure>;
+}
+
+/// What the worker tells the registers and the VM.
+pub trait Registers {
+    /// The back end has stopped.
+    fn reset_done(&self, slot: Slot);
+    /// The driver must reset the device.
+    fn needs_reset(&self, slot: Slot);
+    /// A call of a queue that has no vector of its own.
+    fn queue_interrupt(&self, slot: Slot, queue: u16);
+    /// A device is gone: the VM ends. False if it was ending already.
+    fn device_gone(&self) -> bool;
+}
+
+impl Registers for Machine {
+    fn reset_done(&self, slot: Slot) {
+        self.chipset.reset_done(slot, &self.outside);
+    }
+
+    fn needs_reset(&self, slot: Slot) {
+        self.chipset.needs_reset(slot, &self.outside);
+    }
+
+    fn queue_interrupt(&self, slot: Slot, queue: u16) {
+        self.chipset.queue_interrupt(slot, queue, &self.outside);
+    }
+
+    fn device_gone(&self) -> bool {
+        let first = self.outside.ended().is_none();
+        self.outside.end(crate::lifecycle::Event::DeviceGone);
+        first
+    }
+}
+
+/// The devices of a machine, connected to their back ends.
+pub struct Devices {
+    /// For the chipset, in order of slots from 1.
+    pub functions: Vec<hw::virtio::Device>,
+    /// For the effects.
+    pub front_ends: Arc<FrontEnds>,
+    /// To be started before the first vCPU.
+    pub worker: Worker,
+}
+
+/// Asks each back end what it offers, and makes the wires. Slot 1 is the entropy device, which serves itself.
+pub fn connect(devices: Vec<description::Device>, vm: &Arc<Vm>) -> Result<Devices, Error> {
+    let memory = vm.memory();
+    let (function, entropy) = entropy::make(memory.clone());
+    let mut functions = vec![function];
+    let mut back_ends: Vec<Box<dyn BackEnd>> = vec![Box::new(entropy)];
+    for (slot, device) in (2..=u8::MAX).zip(devices) {
+        let connected = vhost_user::connect(kind(device.kind), device.socket, memory.clone());
+        let (function, back_end) = connected.map_err(|failure| Error::Device { slot, cause: failure.to_string() })?;
+        functions.push(function);
+        back_ends.push(Box::new(back_end));
+    }
+    let sizes: Vec<usize> = functions.iter().map(|function| function.queues.len()).collect();
+    let front_ends = FrontEnds::new(vm.clone(), &sizes).map_err(Error::system("eventfds of devices"))?;
+    let front_ends = Arc::new(front_ends);
+    let worker = Worker::new(front_ends.clone(), back_ends).map_err(Error::system("event loop of devices"))?;
+    Ok(Devices { functions, front_ends, worker })
+}
+
+fn kind(kind: DeviceKind) -> hw::virtio::Kind {
+    match kind {
+        DeviceKind::Net { .. } => hw::virtio::Kind::Network,
+        DeviceKind::Blk { .. } => hw::virtio::Kind::Block,
+    }
+}

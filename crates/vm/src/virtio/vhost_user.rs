@@ -1,0 +1,169 @@
+//! A back end in another process, asked by vhost-user over a connected socket (QEMU's docs/interop/vhost-user.rst).
+//!
+//! The peer may be hostile: every number it gives is bounded, every answer has a deadline.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use hw::virtio::{Device, Kind};
+use hw::{Activation, QueueSetup};
+use vhost::vhost_user::message::{
+    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
+};
+use vhost::vhost_user::{Error as VhostUserError, Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+use super::port::{Port, Queue};
+use super::{BackEnd, Failure};
+use crate::memory::GuestMemory;
+
+/// How long a back end may take to answer. A reset waits for its requests under way, which the host's disk may hold up.
+const MAX_ANSWER: Duration = Duration::from_secs(10);
+/// Queues of a device at most.
+const MAX_QUEUES: u64 = 64;
+/// Largest size of a queue.
+const QUEUE_SIZE: u16 = 256;
+const PROTOCOL_FEATURES: VhostUserProtocolFeatures =
+    VhostUserProtocolFeatures::MQ.union(VhostUserProtocolFeatures::CONFIG).union(VhostUserProtocolFeatures::REPLY_ACK);
+
+/// How much of the configuration space of a kind is shown: the fields that any feature offered here gives a meaning.
+const fn config_len(kind: Kind) -> u32 {
+    match kind {
+        Kind::Network => 12, // mac, status, max_virtqueue_pairs, mtu (virtio 1.2, 5.1.4)
+        Kind::Block => 60,   // up to and with write_zeroes_may_unmap and its padding (5.2.4)
+        Kind::Scsi => 36,    // all (5.6.4)
+        Kind::Entropy => 0,
+    }
+}
+
+/// A connected back end.
+pub struct VhostUser {
+    front_end: Frontend,
+    /// The same socket, to see it hang up.
+    watched: OwnedFd,
+    memory: GuestMemory,
+    memory_told: bool,
+    active: Vec<usize>,
+}
+
+/// Asks a back end what it offers.
+pub fn connect(kind: Kind, stream: OwnedFd, memory: GuestMemory) -> Result<(Device, VhostUser), Failure> {
+    let stream = UnixStream::from(stream);
+    let set_up = || {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(MAX_ANSWER))?;
+        stream.set_write_timeout(Some(MAX_ANSWER))?;
+        stream.try_clone()
+    };
+    let watched = set_up().map_err(|error| Failure::Gone(error.to_string()))?.into();
+    let mut front_end = Frontend::from_stream(stream, MAX_QUEUES);
+    let device = negotiate(&mut front_end, kind).map_err(judge)?;
+    Ok((device, VhostUser { front_end, watched, memory, memory_told: false, active: Vec::new() }))
+}
+
+fn negotiate(front_end: &mut Frontend, kind: Kind) -> vhost::Result<Device> {
+    front_end.set_owner()?;
+    let features = front_end.get_features()?;
+    if features & (1 << VIRTIO_F_VERSION_1) == 0 {
+        return Err(vhost::Error::VhostUserProtocol(VhostUserError::FeatureMismatch));
+    }
+    let offered = front_end.get_protocol_features()?;
+    front_end.set_protocol_features(offered & PROTOCOL_FEATURES)?;
+    front_end.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+    let queues = front_end.get_queue_num()?;
+    if !(1..=MAX_QUEUES).contains(&queues) {
+        return Err(vhost::Error::VhostUserProtocol(VhostUserError::InvalidMessage));
+    }
+    let len = config_len(kind);
+    let empty = vec![0; len as usize];
+    let (_, config) = front_end.get_config(0, len, VhostUserConfigFlags::empty(), &empty)?;
+    let queues = (0..queues).map(|_| QUEUE_SIZE).collect();
+    Ok(Device { kind, features, queues, config, irq_line: None })
+}
+
+impl BackEnd for VhostUser {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.watched.as_fd())
+    }
+
+    fn activate(&mut self, activation: &Activation, port: &Port) -> Result<(), Failure> {
+        self.tell_memory().map_err(judge)?;
+        let features = activation.features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        self.front_end.set_features(features).map_err(judge)?;
+        for setup in &activation.queues {
+            let index = usize::from(setup.index);
+            let queue = port.queue(setup.index).ok_or_else(|| Failure::Refused(format!("no queue {index}")))?;
+            self.active.push(index);
+            self.start_queue(setup, queue, port).map_err(judge)?;
+        }
+        for index in &self.active {
+            self.front_end.set_vring_enable(*index, true).map_err(judge)?;
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<(), Failure> {
+        for index in std::mem::take(&mut self.active) {
+            self.front_end.set_vring_enable(index, false).map_err(judge)?;
+            self.front_end.get_vring_base(index).map_err(judge)?;
+        }
+        Ok(())
+    }
+
+    fn takes_kicks(&self) -> bool {
+        false
+    }
+
+    fn kicked(&mut self, _: &Port) -> Result<bool, Failure> {
+        Ok(false)
+    }
+}
+
+impl VhostUser {
+    /// Once: memory does not change while the VM runs.
+    fn tell_memory(&mut self) -> vhost::Result<()> {
+        if self.memory_told {
+            return Ok(());
+        }
+        let regions = self.memory.iter().map(VhostUserMemoryRegionInfo::from_guest_region);
+        self.front_end.set_mem_table(&regions.collect::<Result<Vec<_>, _>>()?)?;
+        self.memory_told = true;
+        Ok(())
+    }
+
+    fn start_queue(&mut self, setup: &QueueSetup, queue: &Queue, port: &Port) -> vhost::Result<()> {
+        let index = usize::from(setup.index);
+        let config = VringConfigData {
+            queue_max_size: QUEUE_SIZE,
+            queue_size: setup.size,
+            flags: 0,
+            desc_table_addr: self.user_address(setup.desc)?,
+            used_ring_addr: self.user_address(setup.used)?,
+            avail_ring_addr: self.user_address(setup.avail)?,
+            log_addr: None,
+        };
+        self.front_end.set_vring_num(index, setup.size)?;
+        self.front_end.set_vring_base(index, 0)?;
+        self.front_end.set_vring_addr(index, &config)?;
+        self.front_end.set_vring_err(index, &port.broken)?;
+        self.front_end.set_vring_call(index, &queue.call)?;
+        self.front_end.set_vring_kick(index, &queue.kick)
+    }
+
+    /// Rings are told by addresses in this process, which the table of memory translates.
+    fn user_address(&self, gpa: u64) -> vhost::Result<u64> {
+        let address = self.memory.get_host_address(GuestAddress(gpa));
+        address.map(|at| at.expose_provenance() as u64).map_err(|_| vhost::Error::InvalidGuestMemory)
+    }
+}
+
+/// Only an answer that says no leaves the socket usable.
+fn judge(error: vhost::Error) -> Failure {
+    match error {
+        vhost::Error::VhostUserProtocol(VhostUserError::BackendInternalError) => Failure::Refused(error.to_string()),
+        other => Failure::Gone(other.to_string()),
+    }
+}
