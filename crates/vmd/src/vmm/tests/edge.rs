@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process::Command;
 use std::thread::JoinHandle;
 
@@ -21,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FAKE: &str = r#"#!perl
 my ($role, $name) = do { local (@ARGV, $/) = "/proc/self/cmdline"; <> =~ /^vmd: (\w+) ([\w-]+)/ };
 open(my $channel, "+<&=", 3) or die;
-sub say_it { syswrite($channel, shift) }
+sub say_it { syswrite($channel, pack("H*", shift)) }
 exit 1 if $role eq "vm" && $name eq "dies";
 exit 3 if $role =~ /vio/ && $name eq "device-dies";
 while (1) {
@@ -30,20 +29,44 @@ while (1) {
     exit 0 unless sysread($channel, my $message, 65536);
     my $kind = ord $message;
     if ($role eq "vm") {
-        exit 0 if $kind == 3;                                    # PowerButton
-        next unless $kind == 2;                                  # Begin
-        if ($name eq "garbage") { say_it("\xff\xff"); next }
-        if ($name eq "fails") { say_it("\1\5\7no room"); exit 5 }  # Failed, NoMemory
+        exit 0 if $kind == POWER_BUTTON;
+        next unless $kind == BEGIN_IT;
+        if ($name eq "garbage") { say_it("ffff"); next }
+        if ($name eq "fails") { say_it("NO_MEMORY"); exit 5 }
         next if $name eq "silent";
-        say_it("\0");                                            # Started
+        say_it("STARTED");
         exit 11 if $name eq "reboots";
     } else {
-        kill 9, $$ if $kind == 2 && $name eq "device-crashes";   # Verbose
-        if ($name eq "device-fails") { say_it("\1\4\4busy"); exit 1 }  # Failed, Busy
-        say_it("\0") if $kind < 2;                               # Ready
+        kill 9, $$ if $kind == VERBOSE && $name eq "device-crashes";
+        if ($name eq "device-fails") { say_it("BUSY"); exit 1 }
+        say_it("READY") if $kind != VERBOSE;
     }
 }
 "#;
+
+/// The script with the messages as they are encoded; of those it hears the first byte.
+fn fake() -> String {
+    let kind = |message: Vec<u8>| message.first().map(u8::to_string).unwrap_or_default();
+    let (no_memory, busy) = (Failure::new(Code::NoMemory, "no room"), Failure::new(Code::Busy, "busy"));
+    let words = [
+        ("POWER_BUTTON", kind(encoded(&ToVm::PowerButton))),
+        ("BEGIN_IT", kind(encoded(&ToVm::Begin))),
+        ("VERBOSE", kind(encoded(&ToDevice::Verbose { debug: false }))),
+        ("NO_MEMORY", hex(&encoded(&FromVm::Failed(no_memory)))),
+        ("STARTED", hex(&encoded(&FromVm::Started))),
+        ("BUSY", hex(&encoded(&FromDevice::Failed(busy)))),
+        ("READY", hex(&encoded(&FromDevice::Ready))),
+    ];
+    words.iter().fold(FAKE.to_owned(), |text, (word, value)| text.replace(word, value))
+}
+
+fn encoded(message: &impl proto::Message) -> Vec<u8> {
+    postcard::to_stdvec(message).expect("encode")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// Runs `body` in a fresh process that executes only the calling test, in a directory that holds the fakes.
 fn alone(test: &str, body: impl FnOnce()) {
@@ -53,7 +76,7 @@ fn alone(test: &str, body: impl FnOnce()) {
     }
     let dir = tempfile::tempdir().expect("temporary directory");
     for role in ["vm", "vioblk", "vionet"] {
-        std::fs::write(dir.path().join(role), FAKE).expect("write a fake");
+        std::fs::write(dir.path().join(role), fake()).expect("write a fake");
     }
     let output = Command::new(std::env::current_exe().expect("the test's own path"))
         .args(["--exact", &name, "--nocapture", "--test-threads=1"])
@@ -188,7 +211,7 @@ fn a_vm_starts_is_told_of_stops_and_leaves_nothing() {
             assert_eq!(vmm.running(), [1]);
             let how = if round % 2 == 0 { GRACEFUL } else { Stop::Force };
             assert_eq!(vmm.stop(1, how), End::PoweredOff);
-            assert_eq!(vmm.running(), []);
+            assert!(vmm.running().is_empty());
         }
         vmm.leave();
         assert_eq!(open_descriptors(), before);
@@ -272,14 +295,12 @@ fn row_2_11_full_descriptor_table_at_each_step_fails_the_start_alone_and_leaves_
             vmm.describe(2, "good", 1);
             assert_eq!(vmm.running(), [1], "and so the description has arrived");
             let console = null();
-            // Numbers are given out from the lowest, so all below the highest are in use but for a few holes.
-            let highest = std::fs::read_dir("/proc/self/fd")
-                .expect("list")
-                .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
-            let most = highest.max().expect("some") + free;
-            setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum }).expect("limit");
+            setrlimit(Resource::Nofile, Rlimit { current: Some(128), maximum: limit.maximum }).expect("limit");
+            let mut held: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+            held.truncate(held.len() - free);
             vmm.parent.send(&end(2), vec![console]).expect("send");
             let answer = vmm.hear();
+            drop(held);
             setrlimit(Resource::Nofile, limit.clone()).expect("restore the limit");
             match answer {
                 ToParent::StartDone { result: Ok(_), .. } => {
@@ -367,7 +388,9 @@ fn a_parent_that_is_behind_gets_every_answer() {
         const ASKED: usize = 2000;
         for _ in 0..ASKED {
             while vmm.parent.send(&ToVmm::Info { request: REQUEST }, Vec::new()).is_err() {
-                std::thread::yield_now(); // its own queue is full; vmm reads on although its answers are not read
+                // Our own queue is full; vmm reads on although its answers are not read.
+                vmm.parent.flush().expect("flush");
+                std::thread::yield_now();
             }
         }
         for _ in 0..ASKED {
