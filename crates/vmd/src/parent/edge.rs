@@ -17,6 +17,7 @@ use super::access::Who;
 use super::holdings::Holdings;
 use super::host::Host;
 use super::peers::{Control, Peer, Privileged, Starter, Vmm};
+use super::pulse::{Beat, Pulse};
 use super::rate::Rate;
 use super::registry::{Asked, Event, File, Found, Registry, Run};
 
@@ -66,6 +67,7 @@ pub(super) struct Edge {
     pub(super) next_wish: u32,
     pub(super) logs: BTreeMap<u64, (String, LogPipe)>,
     pub(super) next_log: u64,
+    pub(super) pulse: Pulse,
     pub(super) quit: Option<Result<(), super::Fatal>>,
 }
 
@@ -76,12 +78,18 @@ impl Edge {
             if let Some(result) = self.quit.take() {
                 return result;
             }
-            let ready = self.events.wait(self.registry.next_deadline())?;
+            let deadline = self.registry.next_deadline().into_iter().chain(self.pulse.deadline()).min();
+            let ready = self.events.wait(deadline)?;
             for ready in ready {
                 self.ready(ready);
             }
             if self.registry.next_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 self.event(Event::Time);
+            }
+            match self.pulse.due(Instant::now()) {
+                None => {}
+                Some(Beat::Ask(request)) => drop(self.to_vmm(vmm::ToVmm::Info { request }, vec![])),
+                Some(Beat::Late(late)) => log::error!("vmm has not answered for {} s; VMs run on", late.as_secs()),
             }
         }
     }
@@ -190,15 +198,16 @@ impl Edge {
     fn from_privileged(&mut self, message: privileged::ToParent, mut fds: Vec<OwnedFd>) {
         let (request, answer) = match message {
             privileged::ToParent::SwitchMade { request, .. } => (request, Ok(None)),
-            privileged::ToParent::TapMade { request, name, .. } => (request, Ok(Some(name))),
+            privileged::ToParent::TapMade { request, name, mac } => (request, Ok(Some((name, mac)))),
             privileged::ToParent::Failed { request, failure } => (request, Err(failure)),
             privileged::ToParent::Removed { .. } => return,
         };
         match (self.wishes.remove(&request), answer) {
             (Some(Wish::Switch(name)), answer) => self.event(Event::SwitchMade(name, answer.map(|_| ()))),
-            (Some(Wish::Tap(run, nic)), Ok(Some(name))) => {
+            (Some(Wish::Tap(run, nic)), Ok(Some((name, mac)))) => {
                 if let (Some(tap), Some(holdings)) = (fds.pop(), self.holdings.get_mut(&run.vm)) {
                     holdings.taps.insert(nic, tap);
+                    holdings.tap_macs.insert(nic, mac);
                 }
                 self.event(Event::TapMade(run, nic, Ok(name)));
             }
@@ -222,15 +231,41 @@ impl Edge {
 
     fn from_vmm(&mut self, message: vmm::ToParent) {
         match message {
-            vmm::ToParent::StartDone { vm, result } => self.event(Event::StartDone(vm, result)),
+            vmm::ToParent::StartDone { vm, result } => {
+                if result.is_ok() {
+                    self.tell_tap_addresses(vm);
+                }
+                self.event(Event::StartDone(vm, result));
+            }
             vmm::ToParent::TerminateDone { request, result, .. } => self.event(Event::TerminateDone(request, result)),
             vmm::ToParent::Leaving { vm, reboot } => self.event(Event::Leaving(vm, reboot)),
             vmm::ToParent::Ended { vm, end } => self.event(Event::Ended(vm, end)),
-            vmm::ToParent::Info { vm, pid, .. } => log::debug!("vmm: vm {vm} runs as {pid}"),
-            vmm::ToParent::InfoEnd { .. } => {}
+            vmm::ToParent::Info { request, vm, pid, .. } => self.pulse.told(request, vm, pid),
+            vmm::ToParent::InfoEnd { request } => self.compare(request),
             vmm::ToParent::PauseDone { vm, .. } | vmm::ToParent::UnpauseDone { vm, .. } => {
                 log::error!("vmm: vm {vm} answers a pause that nobody asked for");
             }
+        }
+    }
+
+    /// Says where vmm and the registry differ; each learns of an end by its event, so a difference that stays is a bug.
+    fn compare(&mut self, request: RequestId) {
+        let Some((running, late)) = self.pulse.ended(request, Instant::now()) else { return };
+        if let Some(late) = late {
+            log::warn!("vmm answered after {} s", late.as_secs());
+        }
+        for (vm, pid) in self.registry.running() {
+            if running.get(&vm) != Some(&pid) {
+                log::warn!("vm {vm} should run as pid {pid}, and vmm says {:?}", running.get(&vm));
+            }
+        }
+    }
+
+    /// Each card learns the address of the host's side of its tap (spec, daemon 1.10, GET_ADDR).
+    fn tell_tap_addresses(&mut self, vm: VmId) {
+        let macs: Vec<_> = self.holdings.get(&vm).map(|held| held.tap_macs.clone()).into_iter().flatten().collect();
+        for (nic, mac) in macs {
+            self.to_vmm(vmm::ToVmm::TapAddress { vm, nic, mac }, vec![]);
         }
     }
 

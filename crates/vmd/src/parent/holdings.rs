@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use proto::MacAddr;
 use proto::vmm::{StartVm, ToVmm};
 use sys::pty::Pty;
 
@@ -19,6 +20,8 @@ pub struct Holdings {
     pub files: BTreeMap<File, OwnedFd>,
     /// By index of the card.
     pub taps: BTreeMap<u8, OwnedFd>,
+    /// Addresses of the host's side of its taps.
+    pub tap_macs: BTreeMap<u8, MacAddr>,
     /// Directory of its cgroup, where there are cgroups.
     pub cgroup: Option<OwnedFd>,
     /// Write end of its log pipe.

@@ -15,6 +15,7 @@ mod lost;
 mod options;
 mod peers;
 mod perform;
+mod pulse;
 mod rate;
 mod registry;
 mod settings;

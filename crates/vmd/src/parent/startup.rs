@@ -24,6 +24,7 @@ use super::edge::{Edge, Token};
 use super::host::Host;
 use super::options::{Options, USAGE};
 use super::peers::Starter;
+use super::pulse::Pulse;
 use super::registry::{Event, Registry};
 use super::settings;
 
@@ -227,6 +228,7 @@ impl Edge {
             next_wish: 0,
             logs: BTreeMap::new(),
             next_log: 0,
+            pulse: Pulse::new(std::time::Instant::now()),
             quit: None,
         })
     }

@@ -291,6 +291,11 @@ impl Registry {
         prepare.chain(self.stagger.next).min()
     }
 
+    /// The VMs that run, with their vm processes.
+    pub fn running(&self) -> impl Iterator<Item = (VmId, u32)> {
+        self.vms.iter().filter_map(|vm| Some((vm.id, vm.pid()?)))
+    }
+
     fn configured(&mut self, settings: Settings, now: Instant, out: &mut Vec<Action>) {
         self.stagger = Stagger { parallel: settings.parallel, delay: settings.delay, next: None };
         for switch in settings.switches {
