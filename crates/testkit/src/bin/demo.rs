@@ -47,7 +47,8 @@ fn main() {
     say("The console is there again", "vmctl console small");
     let mut console = Console::of_program(Command::new(artefacts::vmctl()).args(["console", "small"]));
     console.send("\r");
-    show(&console.expect(PROMPT, GUEST));
+    console.expect(PROMPT, GUEST);
+    show(PROMPT);
     type_in(&mut console, "echo written by the guest > /root/note; sync; cat /root/note");
     leave(&mut console);
 
@@ -72,8 +73,11 @@ fn vmd() -> Command {
 
 /// The example, with its macros set to the files that `scripts/lab setup` prepared.
 fn vmd_arguments(disk: &Path) -> Vec<String> {
-    let macros =
-        [("kernel", artefacts::kernel(Kernel::BzImage)), ("initrd", artefacts::initrd()), ("disk", disk.to_path_buf())];
+    let macros = [
+        ("kernel", artefacts::kernel(Kernel::BzImage)),
+        ("initrd", artefacts::initrd()),
+        ("image", disk.to_path_buf()),
+    ];
     let given = macros.into_iter().flat_map(|(name, path)| ["-D".to_owned(), format!("{name}={}", path.display())]);
     given.chain(["-f".to_owned(), example()]).collect()
 }
