@@ -192,6 +192,7 @@ impl Blk {
     fn reap(&mut self, on: Option<&mut Active<'_>>) -> Result<(), RingFault> {
         let mut done = std::mem::take(&mut self.done);
         self.engine.completed(&mut done);
+        let submitted = self.submit(); // what was transferred in part goes on
         self.used.clear();
         let mut outside = false;
         for (slot, result) in done.drain(..) {
@@ -204,6 +205,7 @@ impl Blk {
             self.used.push((was.head, written.saturating_add(1)));
         }
         self.done = done;
+        submitted?;
         match on {
             Some(_) if outside => Err(RingFault::Outside),
             Some(on) if !self.used.is_empty() => on.ring.push_used(on.memory, &self.used),

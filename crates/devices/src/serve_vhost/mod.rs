@@ -95,7 +95,6 @@ pub trait Control {
 /// Serves a device on a connected socket until an end of it hangs up, then lets the device finish.
 pub fn serve<D: Device>(stream: UnixStream, device: D, control: Option<&mut dyn Control>) -> io::Result<Ended> {
     stream.set_nonblocking(false)?; // requests are read only when they are whole
-    stream.set_write_timeout(Some(MAX_REPLY))?;
     let back_end = Arc::new(Mutex::new(BackEnd::new(device)));
     let handler = BackendReqHandler::from_stream(stream.try_clone()?, back_end.clone());
     let mut serving = Serving { stream, back_end: back_end.clone(), handler, control, partial: None };
@@ -200,6 +199,9 @@ impl<D: Device> Serving<'_, D> {
                 let late = since.elapsed() > MAX_PARTIAL;
                 return Ok(late.then(|| self.cut_off(&"half a request")));
             }
+        }
+        if !wire::takes_reply(self.stream.as_fd(), MAX_REPLY)? {
+            return Ok(Some(self.cut_off(&"replies are not read")));
         }
         match self.handler.handle_request() {
             Ok(()) => Ok(None),

@@ -18,9 +18,6 @@ use super::memory::Memory;
 use super::port::{Port, State, UserAddresses, non_blocking};
 use crate::queue::{MAX_QUEUE_SIZE, Vring, accepted};
 
-/// Bytes of configuration space that a request may read (vhost-user: VHOST_USER_MAX_CONFIG_SIZE).
-const MAX_CONFIG: usize = 256;
-
 /// Answered as a failure.
 fn refused(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::ReqHandlerError(io::Error::other(why))
@@ -188,13 +185,11 @@ impl<D: Device> VhostUserBackendReqHandlerMut for BackEnd<D> {
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        // What lies past the end reads zero; vhost bounds `size` by a message's 4 KiB.
         let start = usize::try_from(offset).map_err(refused)?;
         let size = usize::try_from(size).map_err(refused)?;
-        if start.checked_add(size).is_none_or(|end| end > MAX_CONFIG) {
-            return Err(refused("configuration space ends at 256 bytes"));
-        }
-        let known = self.device.config().iter().copied();
-        Ok(known.chain(std::iter::repeat(0)).skip(start).take(size).collect())
+        let known = self.device.config().get(start..).unwrap_or(&[]);
+        Ok(known.iter().copied().chain(std::iter::repeat(0)).take(size).collect())
     }
 
     fn set_config(&mut self, _offset: u32, _bytes: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {

@@ -1,9 +1,12 @@
-//! Whether the next request has come as a whole. The vhost crate's reader waits without end for the rest of a header, so
-//! it is called only when there is nothing to wait for.
+//! Whether the next request has come as a whole, and a reply can go. The vhost crate waits without end for the rest of a
+//! header and for room to answer (it takes a socket's timeout for a reason to try again), so it is called only when
+//! there is nothing to wait for.
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, recv};
 
 /// Bytes of a request's header: request, flags, size, 4 bytes each.
@@ -36,6 +39,14 @@ pub(super) fn arrived(socket: BorrowedFd<'_>) -> io::Result<Arrived> {
         Err(rustix::io::Errno::CONNRESET) => Ok(Arrived::Closed),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Waits until a reply would find room: at least a quarter of the socket's buffer, many times the largest reply. False
+/// where the front end has not read for so long.
+pub(super) fn takes_reply(socket: BorrowedFd<'_>, wait: Duration) -> io::Result<bool> {
+    let timeout = Timespec::try_from(wait).map_err(io::Error::other)?;
+    let mut set = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+    Ok(rustix::io::retry_on_intr(|| rustix::event::poll(&mut set, Some(&timeout)))? > 0)
 }
 
 /// Pure: what `bytes`, all there is up to one whole request, amount to.

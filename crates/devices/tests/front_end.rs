@@ -1,0 +1,281 @@
+//! A front end that does not keep to the protocol: it is cut off or answered, and never brings the device's process down
+//! or holds it (devices.md, 11.8).
+
+mod support;
+
+use std::fs::File;
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use devices::blk::{Blk, Disk, Engine, MAX_IN_FLIGHT};
+use devices::serve_vhost::Ended;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+const SET_FEATURES: u32 = 2;
+const SET_MEM_TABLE: u32 = 5;
+const SET_VRING_NUM: u32 = 8;
+const SET_VRING_ADDR: u32 = 9;
+const GET_VRING_BASE: u32 = 11;
+const SET_VRING_KICK: u32 = 12;
+const SET_VRING_CALL: u32 = 13;
+const GET_FEATURES: u32 = 1;
+const SET_VRING_ENABLE: u32 = 18;
+
+type Served = JoinHandle<std::io::Result<Ended>>;
+
+fn device() -> (UnixStream, Served) {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let engine = Engine::new(file.try_clone().unwrap().into(), MAX_IN_FLIGHT);
+    let disk = Disk { sectors: 2048, read_only: false };
+    support::spawn(Blk::new(file.into(), engine, disk, 512, b"x"))
+}
+
+fn message(request: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for field in [request, 1, payload.len() as u32] {
+        bytes.extend(field.to_ne_bytes());
+    }
+    bytes.extend(payload);
+    bytes
+}
+
+fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+fn send_with(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
+}
+
+/// How it ended, which it must have done within the time.
+fn ended(served: Served, within: Duration) -> Ended {
+    let end = Instant::now() + within;
+    while !served.is_finished() {
+        assert!(Instant::now() < end, "the device did not end within {within:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    served.join().expect("the device panicked").unwrap()
+}
+
+/// The device still answers.
+fn answers(socket: &mut UnixStream) {
+    socket.write_all(&message(GET_FEATURES, &[])).unwrap();
+    let mut reply = [0; 20];
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[0], 1);
+}
+
+#[test]
+fn half_a_header_is_cut_off_after_a_while() {
+    for cut in [1, 4, 11] {
+        let (mut socket, served) = device();
+        socket.write_all(&message(GET_FEATURES, &[])[..cut]).unwrap();
+        assert_eq!(ended(served, Duration::from_secs(10)), Ended::Protocol);
+    }
+}
+
+#[test]
+fn half_a_payload_is_cut_off_after_a_while() {
+    let (mut socket, served) = device();
+    socket.write_all(&message(SET_FEATURES, &words(&[1]))[..16]).unwrap();
+    assert_eq!(ended(served, Duration::from_secs(10)), Ended::Protocol);
+}
+
+#[test]
+fn a_request_that_comes_in_pieces_is_served() {
+    let (mut socket, served) = device();
+    for byte in message(GET_FEATURES, &[]) {
+        socket.write_all(&[byte]).unwrap();
+        std::thread::sleep(Duration::from_millis(3)); // pieces that arrive apart are what is tried
+    }
+    let mut reply = [0; 20];
+    socket.read_exact(&mut reply).unwrap();
+    drop(socket);
+    assert_eq!(ended(served, Duration::from_secs(10)), Ended::FrontEnd);
+}
+
+#[test]
+fn a_hang_up_in_the_middle_ends_at_once() {
+    let (mut socket, served) = device();
+    socket.write_all(&message(SET_FEATURES, &words(&[1]))[..7]).unwrap();
+    drop(socket);
+    assert_eq!(ended(served, Duration::from_secs(10)), Ended::Protocol);
+}
+
+#[test]
+fn what_is_no_request_is_cut_off() {
+    let mut long = message(GET_FEATURES, &[]);
+    long[8..12].copy_from_slice(&u32::MAX.to_ne_bytes());
+    let mut reply = message(GET_FEATURES, &[]);
+    reply[4] |= 4;
+    let mut version = message(GET_FEATURES, &[]);
+    version[4] = 2;
+    for bad in [
+        long,
+        reply,
+        version,
+        message(0, &[]),
+        message(77, &[]),
+        message(u32::MAX, &[]),
+        message(GET_FEATURES, &[0]), // a payload that it does not have
+        message(SET_FEATURES, &[1]), // too short
+        message(SET_MEM_TABLE, &[]),
+        message(SET_MEM_TABLE, &words(&[9, 0, 0, 0, 0])), // more regions than there are
+        message(SET_MEM_TABLE, &words(&[1, 0, 0x1000, 0, 0])), // no descriptor
+        message(SET_VRING_KICK, &words(&[0])),            // no descriptor
+        message(SET_VRING_ADDR, &words(&[0, 1, 0, 0, 0])), // not aligned
+        message(GET_VRING_BASE, &words(&[77])),           // nothing to answer with
+        message(SET_VRING_ENABLE, &words(&[5 << 32])),    // neither on nor off
+        message(20, &[]),                                 // never offered
+        message(31, &words(&[0; 3])),
+    ] {
+        let (mut socket, served) = device();
+        socket.write_all(&bad).unwrap();
+        assert_eq!(ended(served, Duration::from_secs(10)), Ended::Protocol, "{bad:?}");
+    }
+}
+
+#[test]
+fn descriptors_where_none_belong_are_cut_off_and_closed() {
+    for (request, payload, count) in [
+        (GET_FEATURES, vec![], 1),
+        (SET_FEATURES, words(&[1 << 32]), 3),
+        (SET_VRING_KICK, words(&[0]), 2),
+        (SET_VRING_CALL, words(&[0x100]), 1), // says that it has none
+        (SET_MEM_TABLE, words(&[1, 0, 0x1000, 0, 0]), 2),
+        (SET_MEM_TABLE, words(&[1, 0, 0x1000, 0, 0]), 32),
+    ] {
+        let (socket, served) = device();
+        let (mut read, write) = UnixStream::pair().unwrap();
+        send_with(&socket, &message(request, &payload), &vec![write.as_fd(); count]);
+        drop(write);
+        assert_eq!(ended(served, Duration::from_secs(10)), Ended::Protocol);
+        read.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(read.read(&mut [0]).unwrap(), 0, "a descriptor is still open");
+    }
+}
+
+#[test]
+fn memory_that_can_not_be_mapped_is_refused_and_the_rest_goes_on() {
+    let (mut socket, served) = device();
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(0x4000).unwrap();
+    for region in [
+        [0, 0x5000, 0, 0],                 // larger than its file
+        [0, 0x1000, 0, 0x4000],            // behind its end
+        [0, 1 << 62, 0, 0],                // no address space has it
+        [0, 0x1000, 0, 1],                 // no page
+        [u64::MAX - 0x1000, 0x1000, 0, 0], // at the end of all addresses
+    ] {
+        let mut payload = words(&[1]);
+        payload.extend(words(&region));
+        send_with(&socket, &message(SET_MEM_TABLE, &payload), &[file.as_fd()]);
+        answers(&mut socket);
+    }
+    let overlap = words(&[2, 0, 0x2000, 0, 0, 0x1000, 0x2000, 0x10_0000, 0]);
+    send_with(&socket, &message(SET_MEM_TABLE, &overlap), &[file.as_fd(), file.as_fd()]);
+    answers(&mut socket);
+    let (pipe, _other) = rustix::pipe::pipe().unwrap();
+    send_with(&socket, &message(SET_MEM_TABLE, &words(&[1, 0, 0x1000, 0, 0])), &[pipe.as_fd()]);
+    answers(&mut socket);
+    drop(socket);
+    assert_eq!(ended(served, Duration::from_secs(10)), Ended::FrontEnd);
+}
+
+#[test]
+fn kick_and_call_descriptors_may_be_anything() {
+    let zero = File::open("/dev/zero").unwrap();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let dir = File::open("/").unwrap();
+    let (stuck, _other) = rustix::pipe::pipe().unwrap();
+    let (hung_up, _) = UnixStream::pair().unwrap();
+    for fd in [zero.as_fd(), full.as_fd(), dir.as_fd(), stuck.as_fd(), hung_up.as_fd()] {
+        let (mut socket, served) = device();
+        let mut guest = support::Driver::new(&std::sync::Arc::new(support::Guest::new()), 0, 16);
+        let regions = guest.guest.regions();
+        let memory: Vec<u64> = regions
+            .iter()
+            .flat_map(|region| [region.guest_phys_addr, region.memory_size, region.userspace_addr, region.mmap_offset])
+            .collect();
+        let mut payload = words(&[2]);
+        payload.extend(words(&memory));
+        socket.write_all(&message(SET_FEATURES, &words(&[1 << 32]))).unwrap();
+        let file = guest.guest.file();
+        send_with(&socket, &message(SET_MEM_TABLE, &payload), &[file.as_fd(), file.as_fd()]);
+        socket.write_all(&message(SET_VRING_NUM, &words(&[16 << 32]))).unwrap();
+        let user = support::Guest::user;
+        let ring = [0, user(guest.desc), user(guest.used), user(guest.avail), 0];
+        socket.write_all(&message(SET_VRING_ADDR, &words(&ring))).unwrap();
+        send_with(&socket, &message(SET_VRING_CALL, &words(&[0])), &[fd]);
+        guest.add(&[support::Part::In(support::BUFFERS, 1)]);
+        send_with(&socket, &message(SET_VRING_KICK, &words(&[0])), &[fd]);
+        for _ in 0..20 {
+            answers(&mut socket);
+        }
+        assert_eq!(guest.used(), (0, 1)); // served when it started
+        drop(socket);
+        assert_eq!(ended(served, Duration::from_secs(10)), Ended::FrontEnd);
+    }
+}
+
+#[test]
+fn a_front_end_that_never_reads_is_cut_off() {
+    let (mut socket, served) = device();
+    socket.set_nonblocking(true).unwrap();
+    let flood = message(GET_FEATURES, &[]).repeat(64);
+    let end = Instant::now() + Duration::from_secs(20);
+    while !served.is_finished() {
+        assert!(Instant::now() < end, "still waiting for a front end that does not read");
+        if socket.write(&flood).is_err() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    served.join().expect("the device panicked").unwrap();
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// Any sequence of well-formed and malformed requests: the device ends or answers, and does not panic.
+    #[test]
+    fn any_requests_at_all(
+        requests in proptest::collection::vec((0u32..45, proptest::collection::vec(0u64..6, 0..9), 0usize..3, 0u8..12), 1..12),
+        noise: [u8; 8],
+    ) {
+        let (socket, served) = device();
+        let memory = tempfile::tempfile().unwrap();
+        memory.set_len(0x10000).unwrap();
+        for (request, payload, fds, how) in requests {
+            let mut payload = words(&payload.iter().map(|small| small << (small * 7)).collect::<Vec<_>>());
+            if how == 0 {
+                payload.extend(noise);
+            }
+            let mut bytes = message(request, &payload);
+            bytes[4] |= how & 8;
+            if fds == 0 {
+                if (&socket).write_all(&bytes).is_err() {
+                    break;
+                }
+            } else {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                let list = vec![memory.as_fd(); fds];
+                control.push(SendAncillaryMessage::ScmRights(&list));
+                if sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).is_err() {
+                    break;
+                }
+            }
+        }
+        drop(socket);
+        ended(served, Duration::from_secs(10));
+    }
+}
