@@ -1,1 +1,224 @@
-//! Tests.
+//! Rules of devices.md 7.4, and class P4 of 11.6.
+
+use super::*;
+
+/// 2024-02-29 23:59:58 UTC, a Thursday.
+const LEAP: u64 = 1_709_251_198;
+
+struct Clock {
+    rtc: Rtc,
+    now: Now,
+    fx: Effects,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let now = Now { monotonic_ns: 1_000_000_000, realtime_ns: LEAP * SECOND_NS };
+        let ram = [0..0xC000_0000, 0x1_0000_0000..0x2_0000_0000];
+        Self { rtc: Rtc::new(&ram, 4, now), now, fx: vec![] }
+    }
+
+    fn wait_ns(&mut self, ns: u64) {
+        self.now.monotonic_ns += ns;
+        self.now.realtime_ns += ns;
+    }
+
+    fn read(&mut self, index: u8) -> u8 {
+        let mut data = [0];
+        self.rtc.write(0, &[index], self.now, &mut self.fx);
+        self.rtc.read(1, &mut data, self.now, &mut self.fx);
+        data[0]
+    }
+
+    fn write(&mut self, index: u8, value: u8) {
+        self.rtc.write(0, &[index], self.now, &mut self.fx);
+        self.rtc.write(1, &[value], self.now, &mut self.fx);
+    }
+
+    fn time(&mut self) -> [u8; 8] {
+        TIME.map(|index| self.read(index))
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        let deadlines = self.fx.iter().filter_map(|effect| match effect {
+            Effect::Deadline { timer: Timer::Rtc, at } => Some(*at),
+            _ => None,
+        });
+        deadlines.last().flatten()
+    }
+
+    fn levels(&mut self) -> Vec<bool> {
+        let levels = self.fx.drain(..).filter_map(|effect| match effect {
+            Effect::Irq { gsi: IRQ, level } => Some(level),
+            _ => None,
+        });
+        levels.collect()
+    }
+
+    /// Lets the owner's timer fire when it is due.
+    fn fire(&mut self) {
+        let at = self.deadline().expect("a deadline");
+        self.wait_ns(at - self.now.monotonic_ns);
+        self.fx.clear();
+        self.rtc.timer(self.now, &mut self.fx);
+    }
+}
+
+#[test]
+fn the_time_is_the_hosts_in_bcd() {
+    let mut clock = Clock::new();
+    assert_eq!(clock.time(), [0x58, 0x59, 0x23, 5, 0x29, 0x02, 0x24, 0x20]);
+    clock.wait_ns(2 * SECOND_NS);
+    assert_eq!(clock.time(), [0x00, 0x00, 0x00, 6, 0x01, 0x03, 0x24, 0x20]);
+}
+
+#[test]
+fn binary_and_twelve_hours_are_understood() {
+    let mut clock = Clock::new();
+    clock.write(B, B_BINARY);
+    assert_eq!(clock.time(), [58, 59, 11 | AFTERNOON, 5, 29, 2, 24, 20]);
+    clock.write(HOURS, 12);
+    assert_eq!(clock.read(HOURS), 12);
+    clock.write(B, B_24_HOURS);
+    assert_eq!(clock.read(HOURS), 0);
+}
+
+#[test]
+fn what_the_guest_sets_goes_on_running() {
+    let mut clock = Clock::new();
+    clock.write(B, B_24_HOURS | B_SET);
+    for (index, value) in
+        [(SECONDS, 0), (MINUTES, 0), (HOURS, 0x12), (DAY, 0x24), (MONTH, 0x12), (YEAR, 0x99), (CENTURY, 0x19)]
+    {
+        clock.write(index, value);
+    }
+    clock.wait_ns(5 * SECOND_NS);
+    assert_eq!(clock.read(SECONDS), 0, "SET stops the clock");
+    clock.write(B, B_24_HOURS);
+    clock.wait_ns(7 * SECOND_NS);
+    assert_eq!(clock.time(), [0x07, 0x00, 0x12, 6, 0x24, 0x12, 0x99, 0x19]);
+}
+
+#[test]
+fn memory_sizes_for_firmware() {
+    let mut clock = Clock::new();
+    assert_eq!((clock.read(0x34), clock.read(0x35)), (0x00, 0xBF));
+    assert_eq!([0x5B, 0x5C, 0x5D].map(|index| clock.read(index)), [0, 0, 1]);
+    assert_eq!(clock.read(0x5F), 3);
+    let small = Rtc::new(&[0..0x40_0000], 1, clock.now);
+    assert_eq!((small.get(0x34), small.get(0x35)), (0, 0), "less than 16 MiB");
+}
+
+#[test]
+fn all_other_bytes_are_memory_and_d_is_valid() {
+    let mut clock = Clock::new();
+    for index in (0x0E..0x80).filter(|index| *index != CENTURY) {
+        clock.write(index, index ^ 0x55);
+        assert_eq!(clock.read(index), index ^ 0x55);
+    }
+    clock.write(D, 0);
+    assert_eq!(clock.read(D), 0x80);
+}
+
+#[test]
+fn update_ended_interrupts_each_second_until_acknowledged() {
+    let mut clock = Clock::new();
+    clock.write(B, B_24_HOURS | UPDATE);
+    clock.fire();
+    assert_eq!(clock.levels(), vec![true]);
+    clock.wait_ns(10 * SECOND_NS);
+    assert_eq!(clock.deadline(), None, "nothing until it is looked at");
+    assert_eq!(clock.read(C) & (C_REQUEST | UPDATE), C_REQUEST | UPDATE);
+    assert_eq!(clock.levels(), vec![false]);
+}
+
+#[test]
+fn the_alarm_matches_exactly_and_by_wildcard() {
+    let mut clock = Clock::new();
+    for (index, value) in [(SECONDS_ALARM, 0x10), (MINUTES_ALARM, 0x00), (HOURS_ALARM, 0xFF)] {
+        clock.write(index, value);
+    }
+    clock.write(B, B_24_HOURS | ALARM);
+    assert_eq!(clock.deadline(), Some(clock.now.monotonic_ns + 12 * SECOND_NS));
+    clock.fire();
+    assert_eq!(clock.levels(), vec![true]);
+    assert_eq!(clock.read(C) & (C_REQUEST | ALARM), C_REQUEST | ALARM);
+    assert_eq!(clock.rtc.next_alarm(clock.rtc.seen_second), Some(clock.rtc.seen_second + 3600));
+}
+
+#[test]
+fn the_alarm_of_tomorrow_and_the_one_that_never_comes() {
+    let mut clock = Clock::new();
+    for (index, value) in [(SECONDS_ALARM, 0x57), (MINUTES_ALARM, 0x59), (HOURS_ALARM, 0x23)] {
+        clock.write(index, value);
+    }
+    let second = clock.rtc.seen_second;
+    assert_eq!(clock.rtc.next_alarm(second), Some(second - 1 + DAY_S));
+    clock.write(MINUTES_ALARM, 0x75);
+    assert_eq!(clock.rtc.next_alarm(second), None);
+}
+
+#[test]
+fn a_new_rate_moves_the_deadline() {
+    let mut clock = Clock::new();
+    clock.write(B, B_24_HOURS | PERIODIC);
+    let first = clock.deadline().unwrap() - clock.now.monotonic_ns;
+    assert!(first <= SECOND_NS / 1024);
+    clock.write(A, 0x2F); // 2 Hz
+    clock.read(C);
+    clock.fx.clear();
+    clock.write(A, 0x2E);
+    clock.write(A, 0x2F);
+    let second = clock.deadline().unwrap() - clock.now.monotonic_ns;
+    assert!((MIN_PERIOD_NS..=SECOND_NS / 2).contains(&second));
+}
+
+#[test]
+fn p4_every_rate_has_a_floor_and_none_divides_by_zero() {
+    for rate in 0..16 {
+        let mut clock = Clock::new();
+        clock.write(A, 0x20 | rate);
+        clock.write(B, B_24_HOURS | PERIODIC);
+        for _ in 0..100 {
+            clock.read(C);
+            match clock.deadline() {
+                None => assert_eq!(rate, 0),
+                Some(_) => {
+                    let before = clock.now.monotonic_ns;
+                    clock.fire();
+                    assert!(clock.now.monotonic_ns - before >= MIN_PERIOD_NS, "rate {rate}");
+                }
+            }
+            if rate == 0 {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn p4_bytes_that_are_no_bcd_are_taken_somehow() {
+    for set in [0, B_SET] {
+        for value in [0xFF, 0x9A, 0x00, 0x7F] {
+            let mut clock = Clock::new();
+            clock.write(B, set);
+            for index in 0..0x80 {
+                clock.write(index, value);
+                clock.read(index);
+            }
+            clock.write(B, B_24_HOURS | ALARM | UPDATE | PERIODIC);
+            clock.wait_ns(3 * SECOND_NS);
+            clock.time();
+        }
+    }
+}
+
+#[test]
+fn update_in_progress_is_seen_shortly_before_the_second() {
+    let mut clock = Clock::new();
+    assert_eq!(clock.read(A) & A_UPDATE, 0);
+    clock.wait_ns(SECOND_NS - 100_000);
+    assert_eq!(clock.read(A) & A_UPDATE, A_UPDATE);
+    clock.wait_ns(100_000);
+    assert_eq!(clock.read(A) & A_UPDATE, 0);
+}

@@ -1,1 +1,199 @@
-//! Tests.
+//! Rules of devices.md 7.1, and class P1 and P2 of 11.6.
+
+use super::*;
+
+#[derive(Default)]
+struct Port {
+    uart: Uart,
+    fx: Effects,
+}
+
+impl Port {
+    fn read(&mut self, offset: u16) -> u8 {
+        let mut data = [0];
+        self.uart.read(offset, &mut data, &mut self.fx);
+        data[0]
+    }
+
+    fn write(&mut self, offset: u16, value: u8) {
+        self.uart.write(offset, &[value], &mut self.fx);
+    }
+
+    fn input(&mut self, bytes: &[u8]) -> usize {
+        self.uart.input(bytes, &mut self.fx)
+    }
+
+    fn output(&mut self) -> Vec<u8> {
+        let mut buffer = vec![0; MAX_OUTPUT];
+        let len = self.uart.take_output(&mut buffer);
+        buffer.truncate(len);
+        buffer
+    }
+
+    fn levels(&mut self) -> Vec<bool> {
+        let levels = self.fx.drain(..).filter_map(|effect| match effect {
+            Effect::Irq { gsi: IRQ, level } => Some(level),
+            _ => None,
+        });
+        levels.collect()
+    }
+}
+
+#[test]
+fn output_is_announced_once_and_taken_in_order() {
+    let mut port = Port::default();
+    b"hello".iter().for_each(|byte| port.write(0, *byte));
+    assert_eq!(port.fx, vec![Effect::SerialOutput]);
+    assert_eq!(port.output(), b"hello");
+    port.write(0, b'!');
+    assert_eq!(port.fx, vec![Effect::SerialOutput; 2]);
+}
+
+#[test]
+fn p2_output_that_nobody_takes_is_bounded_and_the_last_is_kept() {
+    let mut port = Port::default();
+    for n in 0..MAX_OUTPUT + 10 {
+        port.write(0, if n < 10 { b'a' } else { b'b' });
+    }
+    assert_eq!(port.uart.dropped(), 10);
+    assert_eq!(port.output(), vec![b'b'; MAX_OUTPUT]);
+}
+
+#[test]
+fn the_fifo_shows_in_iir_only_when_enabled() {
+    let mut port = Port::default();
+    assert_eq!(port.read(2), 0x01);
+    port.write(2, 0x01);
+    assert_eq!(port.read(2), 0xC1);
+    port.write(2, 0x00);
+    assert_eq!(port.read(2), 0x01);
+}
+
+#[test]
+fn without_fifo_one_byte_with_it_sixteen() {
+    let mut port = Port::default();
+    assert_eq!(port.input(&[b'x'; 20]), 1);
+    port.write(2, 0x01);
+    assert!(port.fx.contains(&Effect::SerialRoom), "clearing makes room");
+    assert_eq!(port.input(&[b'x'; 20]), 16);
+    assert_eq!(port.input(b"x"), 0);
+}
+
+#[test]
+fn room_is_told_once_the_receiver_is_empty() {
+    let mut port = Port::default();
+    assert_eq!(port.input(b"ab"), 1);
+    assert_eq!(port.read(5) & 1, 1);
+    assert_eq!(port.read(0), b'a');
+    assert_eq!(port.fx, vec![Effect::SerialRoom]);
+    assert_eq!((port.read(5) & 1, port.read(0)), (0, 0));
+    assert_eq!(port.fx.len(), 1);
+}
+
+#[test]
+fn received_bytes_interrupt_by_trigger_level_and_timeout() {
+    let mut port = Port::default();
+    port.write(2, 0x41); // trigger at 4
+    port.write(1, IER_RECEIVE);
+    port.input(b"a");
+    assert_eq!(port.levels(), vec![true]);
+    assert_eq!(port.read(2), 0xC0 | IIR_TIMEOUT);
+    port.input(b"bcd");
+    assert_eq!(port.read(2), 0xC0 | IIR_RECEIVE);
+    for _ in 0..4 {
+        port.read(0);
+    }
+    assert_eq!(port.read(2), 0xC1);
+    assert_eq!(port.levels(), vec![false]);
+}
+
+#[test]
+fn the_transmit_interrupt_comes_at_once_and_goes_by_reading_iir() {
+    let mut port = Port::default();
+    port.write(1, IER_TRANSMIT);
+    assert_eq!(port.levels(), vec![true]);
+    assert_eq!(port.read(2), IIR_TRANSMIT);
+    assert_eq!(port.levels(), vec![false]);
+    port.write(0, b'x');
+    assert_eq!(port.levels(), vec![true]);
+    port.write(0, b'y');
+    assert_eq!(port.levels(), vec![false, true], "an edge for each byte that was not looked at");
+}
+
+#[test]
+fn received_bytes_come_before_the_transmitter() {
+    let mut port = Port::default();
+    port.write(1, IER_TRANSMIT | IER_RECEIVE);
+    port.input(b"a");
+    assert_eq!(port.read(2), IIR_RECEIVE);
+    port.read(0);
+    assert_eq!(port.read(2), IIR_TRANSMIT);
+}
+
+#[test]
+fn loopback_returns_bytes_and_modem_lines() {
+    let mut port = Port::default();
+    port.write(4, MCR_LOOP | MCR_OUT2 | MCR_RTS);
+    assert_eq!(port.read(6) & 0xF0, MSR_CARRIER | MSR_CTS, "Linux's probe of a 8250");
+    port.write(0, b'z');
+    assert_eq!((port.read(5) & LSR_READY, port.read(0)), (LSR_READY, b'z'));
+    assert_eq!(port.output(), b"");
+    assert_eq!(port.input(b"a"), 0, "the line is cut");
+    port.write(4, 0);
+    assert_eq!(port.read(6) & 0xF0, 0xB0);
+    assert!(port.fx.contains(&Effect::SerialRoom));
+}
+
+#[test]
+fn a_break_is_a_zero_with_its_flag_and_interrupts() {
+    let mut port = Port::default();
+    port.write(2, 0x01);
+    port.write(1, IER_LINE);
+    port.uart.line_break(&mut port.fx);
+    assert_eq!(port.levels(), vec![true]);
+    assert_eq!(port.read(2), 0xC0 | IIR_LINE);
+    assert_eq!(port.read(5) & LSR_BREAK, LSR_BREAK);
+    assert_eq!(port.read(5) & LSR_BREAK, 0, "reading clears");
+    assert_eq!(port.read(0), 0);
+}
+
+#[test]
+fn a_break_shows_when_its_character_is_next() {
+    let mut port = Port::default();
+    port.write(2, 0x01);
+    port.input(b"a");
+    port.uart.line_break(&mut port.fx);
+    assert_eq!(port.read(5) & (LSR_BREAK | LSR_FIFO_ERROR), LSR_FIFO_ERROR);
+    assert_eq!(port.read(0), b'a');
+    assert_eq!(port.read(5) & LSR_BREAK, LSR_BREAK);
+}
+
+#[test]
+fn scratch_and_divisor_are_stored_and_a_divisor_of_zero_transmits() {
+    let mut port = Port::default();
+    port.write(7, 0x5A);
+    assert_eq!(port.read(7), 0x5A);
+    port.write(3, LCR_DIVISOR | 3);
+    port.write(0, 0);
+    port.write(1, 0);
+    assert_eq!((port.read(0), port.read(1)), (0, 0));
+    port.write(3, 3);
+    port.write(0, b'x');
+    assert_eq!(port.output(), b"x");
+}
+
+#[test]
+fn p1_every_register_value_and_width_is_answered() {
+    let mut port = Port::default();
+    for width in [1, 2, 4] {
+        for offset in 0..8 {
+            for value in 0..=255 {
+                port.uart.write(offset, &vec![value; width], &mut port.fx);
+                let mut data = vec![0; width];
+                port.uart.read(offset, &mut data, &mut port.fx);
+                assert!(data.iter().skip(1).all(|byte| *byte == 0xFF), "wider than a byte reads ones");
+            }
+        }
+        port.fx.clear();
+    }
+}
