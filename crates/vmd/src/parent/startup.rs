@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use config::{Config, Macros};
+use proto::RequestId;
 use proto::client::SOCKET_PATH;
+use proto::privileged::ToPriv;
 use proto::vmm::{self, ToVmm};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -135,8 +137,8 @@ fn fit(options: &Options) -> Result<(sys::users::User, Config), Fatal> {
 
 fn daemon(options: &Options, ready: Option<OwnedFd>) -> Result<(), Fatal> {
     let (user, config) = fit(options)?;
-    let _lock = only_one()?;
     let kvm = Host::open_kvm().map_err(Fatal::Kvm)?;
+    let _lock = only_one()?;
     sys::limits::raise_descriptors(DESCRIPTORS);
     let signals = [Signal::Terminate, Signal::Interrupt, Signal::Hangup, Signal::Child, Signal::Pipe, Signal::User1];
     let signals = Signals::block(&signals)?;
@@ -235,6 +237,10 @@ impl Edge {
 
     fn start(&mut self, kvm: OwnedFd, config: &Config) -> Result<(), Fatal> {
         self.start_privileged().map_err(|error| Fatal::Start("priv", error))?;
+        // What a killed daemon left. No wish has number 0: priv logs what could not go.
+        if let Err(failure) = self.to_priv(ToPriv::Sweep { request: RequestId(0) }, vec![]) {
+            log::warn!("{failure}");
+        }
         self.start_control().map_err(|error| Fatal::Start("control", error))?;
         self.start_vmm().map_err(|error| Fatal::Start("vmm", error))?;
         self.to_vmm(ToVmm::Kvm, vec![kvm]);

@@ -1,0 +1,116 @@
+//! What vmd can't start with gets one clear line and exit status 1, and nothing is left behind.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::world::{Ended, configuration, nothing_is_left, own_dev, own_world, vmd};
+
+const GOOD: &str = "switch \"lan\" {\n\tinterface bridge0\n}\n";
+
+/// In the foreground, as root, with a configuration that is right.
+fn started(dir: &Path) -> Ended {
+    vmd(&["-d", "-f", &configuration(dir, GOOD)], 0)
+}
+
+#[test]
+fn not_root_is_told() {
+    let dir = own_world(true);
+    let ended = vmd(&["-d", "-f", &configuration(dir.path(), GOOD)], 65534);
+    ended.says(&["need root privileges"]);
+    nothing_is_left();
+}
+
+#[test]
+fn a_check_needs_no_root_and_says_ok() {
+    let dir = own_world(true);
+    let ended = vmd(&["-n", "-f", &configuration(dir.path(), GOOD)], 65534);
+    assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), "configuration OK\n"));
+    nothing_is_left();
+}
+
+#[test]
+fn no_account_is_told_with_what_to_do() {
+    let dir = own_world(false);
+    started(dir.path()).says(&["unknown user _vmd", "useradd"]);
+    nothing_is_left();
+}
+
+#[test]
+fn no_kvm_is_told_and_leaves_nothing() {
+    let dir = own_world(true);
+    own_dev(dir.path(), &[("null", "/dev/null")]);
+    started(dir.path()).says(&["/dev/kvm", "No such file or directory", "kvm_intel or kvm_amd"]);
+    nothing_is_left();
+}
+
+#[test]
+fn a_second_vmd_is_told_of_the_first_and_leaves_it_alone() {
+    let dir = own_world(true);
+    // As the first one holds it.
+    std::fs::write("/run/vmd.pid", "4242\n").expect("write");
+    std::fs::write("/run/vmd.sock", "").expect("write");
+    let held = File::options().read(true).write(true).open("/run/vmd.pid").expect("open");
+    assert!(sys::lock::try_lock(&held, sys::lock::Kind::Exclusive).expect("lock"));
+    started(dir.path()).says(&["already runs", "4242"]);
+    assert_eq!(std::fs::read_to_string("/run/vmd.pid").expect("still there"), "4242\n");
+    assert!(Path::new("/run/vmd.sock").exists());
+}
+
+#[test]
+fn an_error_in_the_configuration_is_told_with_its_place() {
+    let dir = own_world(true);
+    for bad in ["switch \"lan\" {\n\tinterface\n}\n", "vm \"x\" {\n\tdisc \"/x\"\n}\n", "\"\n"] {
+        let file = configuration(dir.path(), bad);
+        for arguments in [&["-n", "-f", &file][..], &["-d", "-f", &file]] {
+            let ended = vmd(arguments, 0);
+            assert_eq!(ended.status, Some(1), "{}", ended.stderr);
+            assert!(ended.stderr.contains(&format!("{file}:")) && ended.stderr.contains('^'), "{}", ended.stderr);
+        }
+        nothing_is_left();
+    }
+}
+
+#[test]
+fn a_configuration_that_is_not_there_is_told() {
+    let _dir = own_world(true);
+    vmd(&["-d", "-f", "/nowhere/vm.conf"], 0).says(&["/nowhere/vm.conf", "No such file or directory"]);
+    nothing_is_left();
+}
+
+#[test]
+fn a_role_is_not_for_users() {
+    let _dir = own_world(true);
+    for arguments in [&["-x"][..], &["-x", "king"], &["-x", "control"], &["-x", "priv"], &["-x", "vmm"]] {
+        assert_eq!(vmd(arguments, 0).status, Some(1), "{arguments:?}");
+    }
+    nothing_is_left();
+}
+
+#[test]
+fn a_kvm_that_is_none_fails_the_start_and_is_named() {
+    use proto::probe::KernelKind;
+    use proto::vm::{Description, ToVm, ToVmm};
+    use proto::{Channel, Received, Text, VmName};
+    let (ours, theirs) = sys::seqpacket::pair().expect("pair");
+    let process = std::thread::spawn(move || vm::serve(theirs, || Ok(())));
+    let mut vmm: Channel<ToVm, ToVmm> = Channel::new(ours);
+    let null = || File::options().read(true).write(true).open("/dev/null").expect("/dev/null").into();
+    let console = sys::pty::Pty::open().expect("pty");
+    let description = Description {
+        name: VmName::new("none").expect("name"),
+        memory: 64 << 20,
+        cpus: 1,
+        kernel: KernelKind::Pvh,
+        cmdline: Text::default(),
+        initrd: false,
+        devices: 0,
+        debug: false,
+    };
+    vmm.send(&ToVm::Describe(Box::new(description)), vec![null(), console.master, null()]).expect("send");
+    vmm.send(&ToVm::Begin, vec![]).expect("send");
+    match vmm.recv_within(std::time::Duration::from_secs(20)).expect("an answer") {
+        Received::Message(ToVmm::Failed(failure), _) => assert!(failure.text.contains("/dev/kvm"), "{failure}"),
+        other => panic!("no failure: {other:?}"),
+    }
+    assert_ne!(process.join().expect("no panic"), 0);
+}

@@ -1,0 +1,155 @@
+//! priv and control as their pages say: ids, capabilities, filter, and the descriptors they hold while they serve.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use proto::client::{ToClient, ToControl as FromClient, VERSION};
+use proto::privileged::{Alias, ToParent as FromPriv, ToPriv};
+use proto::{Channel, IfName, Message, Received, RequestId, control};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
+use sys::child::{Child, Exit};
+use sys::exe::Executable;
+use sys::spawn::Spawn;
+
+use crate::world::{nothing_is_left, own_world};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Role<Tx, Rx> {
+    child: Child,
+    channel: Channel<Tx, Rx>,
+}
+
+impl<Tx: Message, Rx: Message> Role<Tx, Rx> {
+    fn start(role: &str, extra: Option<OwnedFd>) -> Self {
+        let exe = Executable::open(env!("CARGO_BIN_EXE_vmd").as_ref()).expect("vmd");
+        let title = format!("vmd: {role}");
+        let (channel, theirs) = proto::channel::pair::<Tx, Rx>().expect("pair");
+        let null = File::options().read(true).write(true).open("/dev/null").expect("/dev/null");
+        let argv = [title.as_str(), "-x", role];
+        let mut spawn = Spawn::new(&exe, &argv).fd(0, null.as_fd()).fd(1, null.as_fd()).fd(2, null.as_fd());
+        spawn = spawn.fd(3, theirs.into_socket());
+        if let Some(extra) = extra {
+            spawn = spawn.fd(4, extra);
+        }
+        Self { child: spawn.spawn().expect("started"), channel }
+    }
+
+    fn say(&mut self, message: Tx, fds: Vec<OwnedFd>) {
+        self.channel.send(&message, fds).expect("sent");
+    }
+
+    fn hear(&mut self) -> (Rx, Vec<OwnedFd>) {
+        hear(&mut self.channel)
+    }
+
+    fn status(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.pid())).expect("status");
+        let line = text.lines().find(|line| line.split(':').next() == Some(name)).expect("the line");
+        line.split_once(':').expect("a colon").1.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// What its descriptors are, without the numbers of sockets and pipes.
+    fn descriptors(&self) -> Vec<String> {
+        let folder = format!("/proc/{}/fd", self.child.pid());
+        let what = |entry: std::io::Result<std::fs::DirEntry>| {
+            let target = std::fs::read_link(entry.expect("entry").path()).expect("link");
+            target.to_string_lossy().split(":[").next().unwrap_or_default().replace("anon_inode", "")
+        };
+        let mut all: Vec<String> = std::fs::read_dir(folder).expect("descriptors").map(what).collect();
+        all.sort();
+        all
+    }
+
+    /// Its mounts are one empty root, which it can't change.
+    fn has_an_empty_root(&self) {
+        let mounts = std::fs::read_to_string(format!("/proc/{}/mounts", self.child.pid())).expect("mounts");
+        assert_eq!(mounts.lines().count(), 1, "{mounts}");
+        let entries = std::fs::read_dir(format!("/proc/{}/root", self.child.pid())).expect("root").count();
+        assert_eq!(entries, 0);
+    }
+
+    fn end(self) -> Exit {
+        let Self { mut child, channel } = self;
+        drop(channel);
+        child.wait().expect("waited")
+    }
+}
+
+fn hear<Tx: Message, Rx: Message>(channel: &mut Channel<Tx, Rx>) -> (Rx, Vec<OwnedFd>) {
+    match channel.recv_within(PATIENCE).expect("an answer") {
+        Received::Message(message, fds) => (message, fds),
+        Received::Empty | Received::Closed => panic!("it ended instead of an answer"),
+    }
+}
+
+fn make_switch(request: u32) -> ToPriv {
+    let bridge = IfName::new("bridge0").expect("a name");
+    let alias = Alias::new("switch1-lan").expect("an alias");
+    ToPriv::MakeSwitch { request: RequestId(request), bridge, alias, up: true }
+}
+
+fn make_tap(request: u32) -> (ToPriv, Vec<OwnedFd>) {
+    let alias = Alias::new("vm1-if0-web").expect("an alias");
+    let bridge = Some(IfName::new("bridge0").expect("a name"));
+    let tun = File::options().read(true).write(true).open("/dev/net/tun").expect("/dev/net/tun");
+    (ToPriv::MakeTap { request: RequestId(request), name: None, alias, bridge, up: true }, vec![tun.into()])
+}
+
+#[test]
+fn priv_is_confined_and_holds_what_its_page_says() {
+    let _world = own_world(true);
+    let mut role: Role<ToPriv, FromPriv> = Role::start("priv", None);
+    role.say(make_switch(1), vec![]);
+    assert!(matches!(role.hear().0, FromPriv::SwitchMade { .. }));
+    let (message, fds) = make_tap(2);
+    role.say(message, fds);
+    let (made, tap) = role.hear();
+    assert!(matches!(made, FromPriv::TapMade { .. }), "{made:?}");
+    role.say(make_switch(3), vec![]);
+    role.hear();
+
+    assert_eq!(role.status("Uid"), "0 0 0 0");
+    assert_eq!(role.status("CapEff"), format!("{:016x}", 1u64 << 12), "CAP_NET_ADMIN");
+    assert_eq!((role.status("CapBnd"), role.status("NoNewPrivs")), ("0".repeat(16), "1".into()));
+    assert_eq!(role.status("Seccomp"), "2");
+    role.has_an_empty_root();
+    let null = "/dev/null";
+    assert_eq!(role.descriptors(), ["", "", null, null, null, "socket", "socket"]);
+    assert_eq!(role.end(), Exit::Code(0));
+    nothing_is_left();
+    drop(tap);
+}
+
+#[test]
+fn control_is_confined_and_holds_what_its_page_says() {
+    let world = own_world(true);
+    let address = SocketAddrUnix::new(world.path().join("vmd.sock")).expect("an address");
+    let socket =
+        || socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("socket");
+    let listener = socket();
+    bind(&listener, &address).expect("bound");
+    listen(&listener, 5).expect("listens");
+    let mut role: Role<control::ToControl, control::ToParent> = Role::start("control", Some(listener));
+    let stream = socket();
+    connect(&stream, &address).expect("connected");
+    let mut client: Channel<FromClient, ToClient> = Channel::new(stream);
+    client.send(&FromClient::Hello { version: VERSION }, vec![]).expect("sent");
+    assert_eq!(hear(&mut client).0, ToClient::Hello { version: VERSION });
+    assert!(matches!(role.hear(), (control::ToParent::Connected { .. }, fds) if fds.len() == 1));
+
+    assert!(!role.status("Uid").starts_with("0 "));
+    assert_eq!((role.status("CapEff"), role.status("CapBnd")), ("0".repeat(16), "0".repeat(16)));
+    assert_eq!((role.status("NoNewPrivs"), role.status("Seccomp")), ("1".into(), "2".into()));
+    role.has_an_empty_root();
+    let null = "/dev/null";
+    let held = ["", "", null, null, null, "socket", "socket", "socket"];
+    assert_eq!(role.descriptors(), held, "channel, listening socket, one client");
+
+    // Nonsense under its filter: refused and logged, and it lives.
+    sys::seqpacket::send(client.as_fd(), &[0xff; 9], &[]).expect("sent");
+    assert!(matches!(hear(&mut client).0, ToClient::Answer { .. }));
+    assert!(matches!(role.hear().0, control::ToParent::Gone { .. }));
+    assert_eq!(role.end(), Exit::Code(0));
+}
