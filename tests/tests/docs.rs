@@ -1,0 +1,247 @@
+//! The documents are true of the code: the table of messages is that of `proto`, and each rule of the conformance page
+//! names tests that there are.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The files of `proto` and the two peers of each.
+const PAIRS: [(&str, &str, &str); 8] = [
+    ("client", "client", "control"),
+    ("control", "control", "parent"),
+    ("opener", "parent", "opener"),
+    ("probe", "parent", "probe"),
+    ("privileged", "parent", "priv"),
+    ("vmm", "parent", "vmm"),
+    ("vm", "vmm", "vm"),
+    ("device", "vmm", "device"),
+];
+
+#[test]
+fn the_table_of_messages_is_made_from_proto() {
+    let mut table = String::from("| file | from | to | messages |\n|---|---|---|---|\n");
+    let mut enums = 0;
+    for (file, one, other) in PAIRS {
+        let source = read(format!("crates/proto/src/{file}.rs"));
+        for name in source.lines().filter_map(|line| line.strip_prefix("impl Message for ")) {
+            let name = name.trim_end_matches(" {");
+            let to = name.strip_prefix("To").expect("a direction is called To...").to_lowercase();
+            let from = if to == one { other } else { one };
+            assert!(to == one || to == other, "{file}.rs: {name} goes to neither {one} nor {other}");
+            table += &format!("| `{file}.rs` | {from} | {to} | {} |\n", variants(&source, name).join(", "));
+            enums += 1;
+        }
+    }
+    assert_eq!(enums, 2 * PAIRS.len(), "two directions a pair");
+    let page = read("docs/architecture.md");
+    assert!(page.contains(&table), "docs/architecture.md: the table of messages is\n{table}");
+}
+
+#[test]
+fn every_file_of_messages_is_in_the_table() {
+    for entry in fs::read_dir(root().join("crates/proto/src")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(source) = fs::read_to_string(&path) else { continue };
+        if source.lines().any(|line| line.starts_with("impl Message for ")) {
+            let file = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            assert!(PAIRS.iter().any(|(known, ..)| *known == file), "{file}.rs has messages and no line in PAIRS");
+        }
+    }
+}
+
+fn variants(source: &str, name: &str) -> Vec<String> {
+    let begin = format!("pub enum {name} {{");
+    let body = source.lines().skip_while(|line| *line != begin).skip(1).take_while(|line| *line != "}");
+    let variant = |line: &str| {
+        let line = line.strip_prefix("    ")?;
+        let end = line.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(line.len());
+        line.starts_with(|c: char| c.is_ascii_uppercase()).then(|| line.split_at(end).0.to_owned())
+    };
+    let all: Vec<String> = body.filter_map(variant).collect();
+    assert!(!all.is_empty(), "{name} has no variants: is it written otherwise than the others?");
+    all
+}
+
+/// How a rule stands here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// As OpenBSD's vmd, or as the rule says.
+    Same,
+    /// The original's defect is mended.
+    Fixed,
+    /// Otherwise, for a reason.
+    Differs,
+    /// Not in this release.
+    Later,
+    /// Nothing here corresponds to it.
+    Nothing,
+}
+
+/// A line of docs/conformance.md.
+#[derive(Debug)]
+struct Rule {
+    section: String,
+    name: String,
+    verdict: Option<Verdict>,
+    words: String,
+    tests: Vec<String>,
+}
+
+/// Rules that each section of the page has at least: the rows of the specification, and of the issue.
+const SECTIONS: [(&str, usize); 19] = [
+    ("2.1", 1),
+    ("2.2", 5),
+    ("2.3", 19),
+    ("2.4", 6),
+    ("2.5", 5),
+    ("2.6", 8),
+    ("2.7", 1),
+    ("2.8", 11),
+    ("2.9", 1),
+    ("2.10", 6),
+    ("2.11", 13),
+    ("2.12", 6),
+    ("Isolation", 6),
+    ("Switches and taps", 7),
+    ("Processes that end", 5),
+    ("Clients", 7),
+    ("What it has", 20),
+    ("Limits and bad input", 14),
+    ("Known past defects", 12),
+];
+
+fn rules(page: &str) -> Vec<Rule> {
+    let mut section = String::new();
+    let mut rules = Vec::new();
+    for line in page.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            title.split(": ").next().unwrap_or_default().clone_into(&mut section);
+        }
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let is_rule = line.starts_with("| ") && cells.first() != Some(&"rule");
+        if let (true, [name, verdict, words, tests]) = (is_rule, cells.as_slice()) {
+            let verdict = match *verdict {
+                "same" => Some(Verdict::Same),
+                "fixed" => Some(Verdict::Fixed),
+                "differs" => Some(Verdict::Differs),
+                "later" => Some(Verdict::Later),
+                "nothing" => Some(Verdict::Nothing),
+                _ => None,
+            };
+            let tests = tests.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+            let (name, words) = ((*name).to_owned(), (*words).to_owned());
+            rules.push(Rule { section: section.clone(), name, verdict, words, tests });
+        } else {
+            assert!(!is_rule, "no rule of four cells: {line}");
+        }
+    }
+    rules
+}
+
+/// What is wrong with a page, one line each.
+fn faults(page: &str, known: &BTreeSet<String>) -> Vec<String> {
+    let rules = rules(page);
+    let mut faults = Vec::new();
+    for rule in &rules {
+        let place = format!("{}, {:?}", rule.section, rule.name);
+        match rule.verdict {
+            None => faults.push(format!("{place}: no verdict")),
+            Some(Verdict::Later | Verdict::Nothing) if rule.words.is_empty() => faults.push(format!("{place}: why?")),
+            Some(Verdict::Differs) if rule.words.is_empty() => faults.push(format!("{place}: differs how?")),
+            Some(Verdict::Same | Verdict::Fixed | Verdict::Differs) if rule.tests.is_empty() => {
+                faults.push(format!("{place}: no test shows it"));
+            }
+            Some(_) => {}
+        }
+        let missing = rule.tests.iter().filter(|test| !known.contains(*test));
+        faults.extend(missing.map(|test| format!("{place}: there is no test {test}")));
+    }
+    for (section, least) in SECTIONS {
+        let there = rules.iter().filter(|rule| rule.section == section).count();
+        if there < least {
+            faults.push(format!("section {section}: {there} of {least} rules"));
+        }
+    }
+    faults
+}
+
+/// Every test of the workspace by its function's name: after `#[test]`, or an argument of a macro that makes tests.
+fn tests_there_are() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for folder in ["crates", "tests"] {
+        visit(&root().join(folder), &mut names);
+    }
+    names
+}
+
+fn visit(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            visit(&path, names);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            if let Ok(source) = fs::read_to_string(&path) {
+                names.extend(tests_of(&source));
+            }
+        }
+    }
+}
+
+fn tests_of(source: &str) -> Vec<String> {
+    let makes_tests = source.contains("$test:ident");
+    let mut names = Vec::new();
+    let mut is_test = false;
+    for line in source.lines().map(str::trim) {
+        if line == "#[test]" {
+            is_test = true;
+        } else if let Some(rest) = line.strip_prefix("fn ") {
+            let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if std::mem::take(&mut is_test) {
+                names.push(name);
+            }
+        } else if let (true, Some((name, _))) = (makes_tests, line.split_once(": ")) {
+            let is_name =
+                name.contains('_') && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if is_name {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn every_rule_of_the_conformance_page_has_tests_that_there_are() {
+    let faults = faults(&read("docs/conformance.md"), &tests_there_are());
+    assert!(faults.is_empty(), "docs/conformance.md:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn a_rule_without_a_verdict_or_a_test_is_found() {
+    let known = BTreeSet::from(["there_is".to_owned()]);
+    let fault = |line: &str| faults(&format!("## 2.1: x\n\n{line}\n"), &known).first().cloned().unwrap_or_default();
+    assert_eq!(fault("| a | same |  | `there_is` |"), "section 2.2: 0 of 5 rules", "in order");
+    assert!(fault("| a | same |  | `there_is` `no_more` |").contains("there is no test no_more"));
+    assert!(fault("| a | same | words |  |").contains("no test shows it"));
+    assert!(fault("| a | soon | words | `there_is` |").contains("no verdict"));
+    assert!(fault("| a | later |  |  |").contains("why?"));
+    assert_eq!(faults("## 2.1: x\n", &known).first().unwrap(), "section 2.1: 0 of 1 rules");
+}
+
+#[test]
+fn tests_are_found_where_they_are_written() {
+    let source = "#[test]\nfn one() {}\nfn helper() {}\n proptest! {\n #[test]\n fn two(x in 0..1) {}\n}\n";
+    assert_eq!(tests_of(source), ["one", "two"]);
+    let made = "($($test:ident: $n:literal;)*) => {}\nmake! {\n    with_1_vcpu: 1;\n}\n";
+    assert_eq!(tests_of(made), ["with_1_vcpu"]);
+}
