@@ -36,8 +36,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::from(vm::serve(socket, || Ok(()))));
     }
     let arguments = parse(std::env::args().skip(1))?;
-    let (mut channel, child, slave) = start(&arguments)?;
-    watch(&mut channel, child, slave, &arguments)
+    watch(start(&arguments)?, &arguments)
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, Box<dyn Error>> {
@@ -63,10 +62,17 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, Box<dyn E
     if arguments.files.is_empty() { Err(USAGE.into()) } else { Ok(arguments) }
 }
 
+/// A VM that runs.
+struct Started {
+    channel: Channel<ToVm, ToVmm>,
+    process: Child,
+    console: OwnedFd,
+}
+
 /// Starts the process and describes the VM to it.
-fn start(arguments: &Arguments) -> Result<(Channel<ToVm, ToVmm>, Child, OwnedFd), Box<dyn Error>> {
+fn start(arguments: &Arguments) -> Result<Started, Box<dyn Error>> {
     let (ours, theirs) = sys::seqpacket::pair()?;
-    let child = Command::new(std::env::current_exe()?).arg("--vm").stdin(theirs).spawn()?;
+    let process = Command::new(std::env::current_exe()?).arg("--vm").stdin(theirs).spawn()?;
     let mut channel: Channel<ToVm, ToVmm> = Channel::new(ours);
     let pty = sys::pty::Pty::open()?;
     let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
@@ -87,22 +93,18 @@ fn start(arguments: &Arguments) -> Result<(Channel<ToVm, ToVmm>, Child, OwnedFd)
     channel.send(&ToVm::Describe(Box::new(description)), fds)?;
     channel.send(&ToVm::Begin, Vec::new())?;
     match channel.recv_within(PATIENCE)? {
-        Received::Message(ToVmm::Started, _) => Ok((channel, child, pty.slave)),
+        Received::Message(ToVmm::Started, _) => Ok(Started { channel, process, console: pty.slave }),
         other => Err(format!("not started: {other:?}").into()),
     }
 }
 
 /// Copies the console until the process ends, and exits with its status.
-fn watch(
-    channel: &mut Channel<ToVm, ToVmm>,
-    mut child: Child,
-    slave: OwnedFd,
-    arguments: &Arguments,
-) -> Result<ExitCode, Box<dyn Error>> {
+fn watch(running: Started, arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let Started { mut channel, process: mut child, console } = running;
     let started = Instant::now();
     let marker = arguments.marker.clone();
     let pid = child.id();
-    std::thread::spawn(move || copy_console(slave, marker, pid, started));
+    std::thread::spawn(move || copy_console(console, marker, pid, started));
     if let Some(after) = arguments.press_after {
         std::thread::sleep(after);
         channel.send(&ToVm::PowerButton, Vec::new())?;

@@ -20,10 +20,10 @@ mod kvm;
 mod lifecycle;
 mod machine;
 mod memory;
-mod no_devices;
 mod outside;
 mod running;
 mod vcpus;
+mod virtio;
 
 use std::os::fd::OwnedFd;
 

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use boot::layout::{self, Ram};
+use hw::virtio::Device;
 use hw::{Chipset, Edge, Setup};
 
 use crate::console::{Console, Serial};
@@ -13,8 +14,8 @@ use crate::description::Plan;
 use crate::error::Error;
 use crate::kvm::{self, Host, Vcpu};
 use crate::memory::{self, GuestMemory};
-use crate::outside::{FrontEnds, Outside};
-use crate::{entry_state, no_devices};
+use crate::outside::Outside;
+use crate::{entry_state, virtio};
 
 /// What all threads of the process share.
 pub struct Machine {
@@ -34,6 +35,8 @@ pub struct Assembled {
     pub vcpus: Vec<Vcpu>,
     /// The serial port's other end.
     pub console: Console,
+    /// Starts and stops the back ends of devices.
+    pub worker: virtio::Worker,
 }
 
 /// Makes the machine. `narrow` is called once nothing of KVM has to be made any more.
@@ -52,10 +55,10 @@ pub fn assemble(plan: Plan, narrow: impl FnOnce() -> Result<(), sandbox::Error>)
     drop(host);
     narrow()?;
     load(&memory, &ram, plan.kernel, plan.initrd, description.cmdline.as_bytes(), &vcpus)?;
-    let front_ends: Arc<dyn FrontEnds> = Arc::new(no_devices::NoDevices);
+    let virtio::Devices { functions, front_ends, worker } = virtio::connect(plan.devices, &vm)?;
     let outside = Outside::new(vm, front_ends)?;
-    let chipset = chipset(&ram, description.cpus, &outside)?;
-    Ok(Assembled { machine: Arc::new(Machine { chipset, outside, held_back: Mutex::new(()) }), vcpus, console })
+    let chipset = chipset(&ram, description.cpus, functions, &outside)?;
+    Ok(Assembled { machine: Arc::new(Machine { chipset, outside, held_back: Mutex::new(()) }), vcpus, console, worker })
 }
 
 fn check_sizes(host: &Host, ram: &[Ram], vcpus: u8) -> Result<(), Error> {
@@ -70,14 +73,14 @@ fn check_sizes(host: &Host, ram: &[Ram], vcpus: u8) -> Result<(), Error> {
     Ok(())
 }
 
-fn chipset(ram: &[Ram], vcpus: u8, outside: &Outside) -> Result<Chipset, Error> {
+fn chipset(ram: &[Ram], vcpus: u8, devices: Vec<Device>, outside: &Outside) -> Result<Chipset, Error> {
     let range = |start: u64, len: u64| start..start.saturating_add(len);
     let setup = Setup {
         ram: ram.iter().map(|piece| range(piece.gpa, piece.len)).collect(),
         vcpus: vcpus.into(),
         mmio: range(layout::PCI_MMIO32, layout::PCI_MMIO32_LEN),
         ecam: layout::ECAM,
-        devices: Vec::new(),
+        devices,
         now: outside.now(),
     };
     Chipset::new(setup).map_err(Error::Chipset)

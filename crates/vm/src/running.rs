@@ -44,8 +44,9 @@ struct Running<'a> {
 
 /// Starts the vCPUs, tells vmm, and serves until the VM ends. Gives the exit status.
 pub fn run(channel: &mut Channel<ToVmm, ToVm>, assembled: Assembled) -> Result<u8, Error> {
-    let Assembled { machine, vcpus, console } = assembled;
+    let Assembled { machine, vcpus, console, worker } = assembled;
     let mut running = Running::new(channel, machine.clone(), console).map_err(Error::system("event loop"))?;
+    worker.start(machine.clone()).map_err(Error::system("device thread"))?;
     running.vcpus.start(vcpus, &machine)?;
     running.tell(&ToVmm::Started);
     let status = running.serve().unwrap_or_else(|error| {
