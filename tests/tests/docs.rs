@@ -115,8 +115,8 @@ const SECTIONS: [(&str, usize); 19] = [
     ("Switches and taps", 7),
     ("Processes that end", 5),
     ("Clients", 7),
-    ("What it has", 20),
-    ("Limits and bad input", 14),
+    ("What it has", 22),
+    ("Limits and bad input", 15),
     ("Known past defects", 12),
 ];
 
