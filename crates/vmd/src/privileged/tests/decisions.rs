@@ -1,0 +1,167 @@
+//! Rules of `switches.rs`: no kernel is asked.
+
+use proto::{Code, Failure};
+use sys::netlink::{Link, LinkKind};
+
+use super::name;
+use crate::privileged::switches::{self, GROUP, Make, Step, Switches, Undo};
+
+fn link(index: u32, name: &str, kind: LinkKind) -> Link {
+    let mac = Some([2, 0, 0, 0, 0, u8::try_from(index).unwrap()]);
+    let alias = String::new();
+    Link { index, name: name.into(), kind, mac, master: None, alias, group: 0, mtu: 1500, up: false }
+}
+
+fn bridge(index: u32, name: &str) -> Link {
+    link(index, name, LinkKind::Bridge)
+}
+
+fn our_bridge(index: u32, name: &str) -> Link {
+    Link { group: GROUP, alias: "switch1-lan".into(), ..bridge(index, name) }
+}
+
+fn our_tap(index: u32, master: u32) -> Link {
+    let tap = link(index, &format!("tap{index}"), LinkKind::Tun);
+    Link { group: GROUP, alias: "vm1-if0-web".into(), master: Some(master), ..tap }
+}
+
+fn make(switches: &mut Switches, up: bool, found: Option<&Link>) -> Result<Make, Failure> {
+    switches.make(&name("br0"), "switch1-lan", up, found)
+}
+
+fn steps(made: Make) -> Vec<Step> {
+    match made {
+        Make::Set { steps, .. } => steps,
+        Make::Create => panic!("nothing to create"),
+    }
+}
+
+#[test]
+fn a_free_name_is_created_and_what_was_created_is_ours() {
+    let mut switches = Switches::default();
+    assert_eq!(make(&mut switches, true, None).unwrap(), Make::Create);
+    let created = Link { group: GROUP, ..bridge(7, "br0") };
+    let mark = Step::Mark("switch1-lan".into());
+    let steps = vec![mark, Step::Mac([2, 0, 0, 0, 0, 7]), Step::Up(true)];
+    assert_eq!(make(&mut switches, true, Some(&created)).unwrap(), Make::Set { index: 7, steps, ours: true });
+}
+
+#[test]
+fn anothers_bridge_is_joined_and_keeps_its_description_and_address() {
+    let mut switches = Switches::default();
+    let found = Link { alias: "the office".into(), up: true, ..bridge(7, "br0") };
+    let joined = Make::Set { index: 7, steps: vec![], ours: false };
+    assert_eq!(make(&mut switches, true, Some(&found)).unwrap(), joined);
+    assert_eq!(switches.remove(&name("br0"), std::slice::from_ref(&found)), None);
+    assert_eq!(switches.remove_all(&[found]), []);
+}
+
+#[test]
+fn anothers_bridge_with_a_description_like_ours_is_not_ours() {
+    let found = Link { alias: "switch1-lan".into(), ..bridge(7, "br0") };
+    assert!(matches!(make(&mut Switches::default(), true, Some(&found)), Ok(Make::Set { ours: false, .. })));
+    assert_eq!(Switches::default().remove_all(&[found]), []);
+}
+
+#[test]
+fn our_group_with_a_description_of_anothers_is_not_ours() {
+    let found = Link { alias: "the office".into(), ..our_bridge(7, "br0") };
+    assert_eq!(Switches::default().remove_all(&[found]), []);
+}
+
+#[test]
+fn up_and_down_are_given_to_the_bridge_and_taken_back_from_anothers() {
+    for up in [true, false] {
+        let mut switches = Switches::default();
+        let before = Link { up: !up, ..bridge(7, "br0") };
+        let after = Link { up, ..before.clone() };
+        assert_eq!(steps(make(&mut switches, up, Some(&before)).unwrap()), [Step::Up(up)]);
+        assert_eq!(steps(make(&mut switches, up, Some(&after)).unwrap()), [], "a second time");
+        let restore = Undo::Restore { index: 7, name: "br0".into(), up: !up };
+        assert_eq!(switches.remove(&name("br0"), std::slice::from_ref(&after)), Some(restore));
+        assert_eq!(switches.remove_all(&[after]), [], "once");
+    }
+}
+
+#[test]
+fn an_interface_that_is_no_bridge_is_refused() {
+    let failure = make(&mut Switches::default(), true, Some(&link(2, "br0", LinkKind::Other))).unwrap_err();
+    assert_eq!(failure.code, Code::Invalid);
+    assert!(switches::master(&name("br0"), Some(&link(2, "br0", LinkKind::Tun))).is_err());
+}
+
+#[test]
+fn a_bridge_to_join_that_is_missing_is_not_found() {
+    let failure = switches::master(&name("br0"), None).unwrap_err();
+    assert_eq!((failure.code, failure.to_string().as_str()), (Code::NotFound, "bridge \"br0\" does not exist"));
+}
+
+#[test]
+fn a_description_by_which_we_would_not_know_our_own_is_refused() {
+    for alias in ["", "lan", "switch", "switch1", "switch-lan", "switchx-lan", "vm1-if0-web"] {
+        let refused = Switches::default().make(&name("br0"), alias, true, None).unwrap_err();
+        assert_eq!(refused.code, Code::Invalid, "{alias:?}");
+    }
+    for alias in ["", "web", "vm", "vm1", "vm1-if", "vm1-if0", "vm-if0-web", "vm1-ifx-web", "switch1-lan"] {
+        let refused = switches::tap_steps(alias, &link(3, "tap0", LinkKind::Tun), None, true).unwrap_err();
+        assert_eq!(refused.code, Code::Invalid, "{alias:?}");
+    }
+}
+
+#[test]
+fn a_tap_gets_description_then_bridge_then_state() {
+    let tap = link(3, "tap0", LinkKind::Tun);
+    let mark = Step::Mark("vm1-if0-web".into());
+    let steps = switches::tap_steps("vm1-if0-web", &tap, Some(&bridge(7, "br0")), false).unwrap();
+    assert_eq!(steps, [mark.clone(), Step::Master(7), Step::Up(false)]);
+    assert_eq!(switches::tap_steps("vm1-if0-web", &tap, None, true).unwrap(), [mark, Step::Up(true)]);
+}
+
+#[test]
+fn a_tap_takes_its_bridges_frame_length_first() {
+    let jumbo = Link { mtu: 9000, ..bridge(7, "br0") };
+    let steps = switches::tap_steps("vm1-if0-web", &link(3, "tap0", LinkKind::Tun), Some(&jumbo), true).unwrap();
+    assert_eq!(steps.get(1..3), Some(&[Step::Mtu(9000), Step::Master(7)][..]));
+}
+
+#[test]
+fn tap_names_are_the_wanted_one_or_tap0_to_tap255() {
+    assert_eq!(switches::tap_names(Some(&name("web0"))), [name("web0")]);
+    let all = switches::tap_names(None);
+    assert_eq!((all.len(), all.first(), all.last()), (256, Some(&name("tap0")), Some(&name("tap255"))));
+}
+
+#[test]
+fn one_switch_ends_and_its_bridge_goes() {
+    let links = [bridge(1, "br1"), our_bridge(7, "br0")];
+    let gone = Undo::Delete { index: 7, name: "br0".into() };
+    assert_eq!(Switches::default().remove(&name("br0"), &links), Some(gone));
+    assert_eq!(Switches::default().remove(&name("br1"), &links), None);
+    assert_eq!(Switches::default().remove(&name("br2"), &links), None);
+}
+
+#[test]
+fn a_bridge_that_someone_still_uses_is_kept() {
+    let foreign = Link { master: Some(7), ..link(9, "eth1", LinkKind::Other) };
+    let keep = |port: &str| Undo::Keep { name: "br0".into(), port: port.into() };
+    let links = [our_bridge(7, "br0"), our_tap(8, 7)];
+    assert_eq!(Switches::default().remove(&name("br0"), &links), Some(keep("tap8")), "a VM of ours");
+    let links = [our_bridge(7, "br0"), foreign];
+    assert_eq!(Switches::default().remove(&name("br0"), &links), Some(keep("eth1")));
+    assert_eq!(Switches::default().remove_all(&links), [keep("eth1")]);
+}
+
+#[test]
+fn the_end_removes_taps_before_bridges_and_nothing_of_others() {
+    let others_tap = link(5, "tap5", LinkKind::Tun);
+    let links = [our_bridge(7, "br0"), others_tap, our_tap(8, 7), bridge(4, "virbr0")];
+    let undo = Switches::default().remove_all(&links);
+    let delete = |index, name: &str| Undo::Delete { index, name: name.into() };
+    assert_eq!(undo, [delete(8, "tap8"), delete(7, "br0")]);
+}
+
+#[test]
+fn the_end_removes_what_was_made_but_not_yet_described() {
+    let links = [Link { group: GROUP, ..bridge(7, "br0") }];
+    assert_eq!(Switches::default().remove_all(&links), [Undo::Delete { index: 7, name: "br0".into() }]);
+}
