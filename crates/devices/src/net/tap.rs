@@ -47,6 +47,7 @@ impl Tap {
     /// Reads one frame with its header; what does not fit is lost. None where there is none now.
     pub fn read(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
         match rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut *into)) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()), // a socket whose peer is gone
             Ok(count) => Ok(Some(count)),
             Err(rustix::io::Errno::AGAIN) => Ok(None),
             Err(error) => Err(error.into()),

@@ -287,6 +287,7 @@ pub struct Vmm {
     pub guest: Arc<Guest>,
     socket: UnixStream,
     device: Option<JoinHandle<io::Result<Ended>>>,
+    thread: rustix::process::Pid,
 }
 
 /// Serves a device on a thread and gives the raw socket.
@@ -298,7 +299,13 @@ pub fn spawn<D: Device + Send + 'static>(device: D) -> (UnixStream, JoinHandle<i
 impl Vmm {
     /// Connected, features negotiated, memory shared; no queue set up.
     pub fn new<D: Device + Send + 'static>(device: D, features: u64) -> Vmm {
-        let (socket, device) = spawn(device);
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let device = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid()).unwrap();
+            serve(theirs, device, None)
+        });
+        let thread = told.recv().unwrap();
         let mut front_end = Frontend::from_stream(socket.try_clone().unwrap(), 4);
         let guest = Arc::new(Guest::new());
         front_end.set_owner().unwrap();
@@ -313,7 +320,7 @@ impl Vmm {
         front_end.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         front_end.set_features(features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()).unwrap();
         front_end.set_mem_table(&guest.regions()).unwrap();
-        Vmm { front_end, guest, socket, device: Some(device) }
+        Vmm { front_end, guest, socket, device: Some(device), thread }
     }
 
     pub fn ring(&self, driver: &Driver) -> VringConfigData {
@@ -348,6 +355,13 @@ impl Vmm {
     pub fn end(mut self) -> Ended {
         self.socket.shutdown(std::net::Shutdown::Both).unwrap();
         self.device.take().unwrap().join().expect("the device panicked").unwrap()
+    }
+
+    /// CPU time that the device has had (proc(5): the first number of schedstat, in ns).
+    pub fn cpu(&self) -> Duration {
+        let path = format!("/proc/self/task/{}/schedstat", self.thread.as_raw_nonzero());
+        let line = std::fs::read_to_string(path).unwrap();
+        Duration::from_nanos(line.split(' ').next().unwrap().parse().unwrap())
     }
 
     pub fn is_serving(&self) -> bool {
