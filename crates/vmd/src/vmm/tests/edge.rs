@@ -301,7 +301,7 @@ fn row_2_11_full_descriptor_table_at_each_step_fails_the_start_alone_and_leaves_
             vmm.parent.send(&end(2), vec![console]).expect("send");
             let answer = vmm.hear();
             drop(held);
-            setrlimit(Resource::Nofile, limit.clone()).expect("restore the limit");
+            setrlimit(Resource::Nofile, limit).expect("restore the limit");
             match answer {
                 ToParent::StartDone { result: Ok(_), .. } => {
                     assert_eq!(vmm.stop(2, Stop::Force), End::PoweredOff);
