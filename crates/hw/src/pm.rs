@@ -28,7 +28,10 @@ const CONTROL: usize = 4;
 const TMR: u16 = 1 << 0;
 const GBL: u16 = 1 << 5;
 const PWRBTN: u16 = 1 << 8;
-const ENABLES: u16 = TMR | GBL | PWRBTN;
+/// The clock's alarm has its own interrupt and never sets the status bit; Linux enables the event and complains when the
+/// register does not keep it.
+const RTC: u16 = 1 << 10;
+const ENABLES: u16 = TMR | GBL | PWRBTN | RTC;
 /// Bits of the control register (4.8.3.2.1).
 const SCI_EN: u16 = 1 << 0;
 const SLP_TYP: u16 = 7 << 10;
@@ -146,6 +149,15 @@ mod tests {
         let mut fx = vec![];
         pm.write(offset, &value.to_le_bytes(), at(0), &mut fx);
         fx
+    }
+
+    #[test]
+    fn all_events_that_a_guest_may_enable_stay_enabled() {
+        let mut pm = Pm::new(at(0));
+        write(&mut pm, 2, 0xFFFF);
+        let mut enable = [0; 2];
+        pm.read(2, &mut enable, at(0), &mut vec![]);
+        assert_eq!(u16::from_le_bytes(enable), 0x0521);
     }
 
     #[test]
