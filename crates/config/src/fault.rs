@@ -38,6 +38,8 @@ pub enum Fault {
     CommaAfterFirst,
     #[error("syntax error: \"switch\" in a vm block")]
     SwitchInVm,
+    #[error("syntax error: \"{word}\" is a keyword and can name no macro")]
+    ReservedName { word: &'static str },
     #[error("macro name cannot contain whitespace")]
     MacroNameBlank,
     #[error("macro '{name}' not used")]
@@ -204,6 +206,7 @@ impl Fault {
             }
             Self::LladdrInvalid { .. } => "expected six octets such as \"fe:e1:bb:d1:12:34\"".to_owned(),
             Self::LladdrMulticast { .. } => "the first octet must be even".to_owned(),
+            Self::ReservedName { .. } => "choose another name".to_owned(),
             Self::MacroNameBlank => "letters, digits and \"_\" can be referred to".to_owned(),
             Self::NumberRange { .. }
             | Self::MacroNotUsed { .. }
@@ -221,6 +224,9 @@ fn word_hint(word: &str, block: Block) -> String {
         Some(near) => format!("did you mean \"{near}\"?"),
         None if Block::File.words().contains(&word) => {
             "it stands outside of all blocks; close this one with \"}\" first".to_owned()
+        }
+        None if block == Block::File && Block::Vm.words().contains(&word) => {
+            "it is an option: write it in a \"vm\" block".to_owned()
         }
         None if block == Block::File => "expected a statement, or NAME = VALUE for a macro".to_owned(),
         None => {

@@ -136,6 +136,7 @@ impl<'a> Parser<'a> {
             Kind::Word(Keyword::AgentX) => self.agentx()?,
             Kind::Word(Keyword::Staggered) => self.staggered()?,
             Kind::Text { .. } => self.definition()?,
+            Kind::Word(keyword) => return self.not_a_name(*keyword),
             _ => return self.misplaced(Block::File),
         }
         self.end_of_line()
@@ -152,11 +153,21 @@ impl<'a> Parser<'a> {
         if name.bytes.iter().skip(1).any(u8::is_ascii_whitespace) {
             self.error(Fault::MacroNameBlank, name.span);
         }
-        let value = self.text("a macro value")?;
+        let value = self.text("a macro value in quotes")?;
         if !value.bad {
             self.lexer.define(name.bytes, value.bytes, name.span);
         }
         Ok(())
+    }
+
+    /// A keyword that begins no statement: perhaps it was to name a macro.
+    fn not_a_name(&mut self, keyword: Keyword) -> Read<()> {
+        let token = self.take();
+        if self.token.kind != Kind::Sign(b'=') {
+            return self.misplaced_token(&token, Block::File);
+        }
+        self.error(Fault::ReservedName { word: keyword.text() }, token.span);
+        Err(Stop::SkipLine)
     }
 
     /// `include FILE`: the lexer reads on there, and comes back at its end.
@@ -310,6 +321,9 @@ impl<'a> Parser<'a> {
 
     /// `string`: one or more, joined.
     fn texts(&mut self, expected: &str) -> Read<Text> {
+        if matches!(self.token.kind, Kind::Word(_) | Kind::Number(_)) {
+            return self.unexpected(format!("{expected} in quotes"));
+        }
         let mut joined = self.text(expected)?;
         while matches!(self.token.kind, Kind::Text { .. } | Kind::Bad) {
             let next = self.text(expected)?;

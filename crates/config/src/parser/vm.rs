@@ -129,7 +129,7 @@ impl Parser<'_> {
             }
             Some(word) if word == CMDLINE.as_bytes() => {
                 self.advance();
-                let text = self.texts("a kernel command line in quotes")?;
+                let text = self.texts("a kernel command line")?;
                 self.once(draft, CMDLINE, option);
                 draft.request.cmdline = CommandLine::new(&text.bytes).ok();
                 if draft.request.cmdline.is_none() {
