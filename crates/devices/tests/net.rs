@@ -37,8 +37,7 @@ impl Fixture {
     }
 
     fn with(locked: bool, features: u64, size: u16) -> Fixture {
-        let (tap, wire) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let (tap, wire) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         rustix::net::sockopt::set_socket_send_buffer_size(&tap, 1 << 20).unwrap();
         rustix::net::sockopt::set_socket_send_buffer_size(&wire, 1 << 20).unwrap();
         let net = Net::new(Tap::new(tap).unwrap(), Card { mac: MAC, locked });
@@ -99,7 +98,11 @@ impl Fixture {
     }
 
     fn heals(&mut self, broken: usize) {
-        if broken == RX { self.rx.wait_error() } else { self.tx.wait_error() }
+        if broken == RX {
+            self.rx.wait_error()
+        } else {
+            self.tx.wait_error()
+        }
         // the whole device stopped
         let used = (self.rx.used_idx(), self.tx.used_idx());
         self.tx.add(&[Part::Out(BUFFERS, 60)]);
@@ -266,7 +269,7 @@ fn n3_headers_that_ask_for_what_was_not_negotiated_are_dropped() {
     let mut fixture = Fixture::new(false, 0);
     let whole = frame(OTHER, MAC, 100);
     for header in [
-        [1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0], // a checksum
+        [1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0],  // a checksum
         [0, 1, 54, 0, 100, 0, 0, 0, 0, 0, 0, 0], // segmentation
         [1, 4, 54, 0, 100, 0, 34, 0, 16, 0, 0, 0],
         [0, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],

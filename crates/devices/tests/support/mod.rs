@@ -287,7 +287,7 @@ pub struct Vmm {
     pub guest: Arc<Guest>,
     socket: UnixStream,
     device: Option<JoinHandle<io::Result<Ended>>>,
-    thread: rustix::process::Pid,
+    thread: Option<rustix::process::Pid>,
 }
 
 /// Serves a device on a thread and gives the raw socket.
@@ -297,7 +297,7 @@ pub fn spawn<D: Device + Send + 'static>(device: D) -> (UnixStream, JoinHandle<i
 }
 
 impl Vmm {
-    /// Connected, features negotiated, memory shared; no queue set up.
+    /// A device on a thread, connected.
     pub fn new<D: Device + Send + 'static>(device: D, features: u64) -> Vmm {
         let (socket, theirs) = UnixStream::pair().unwrap();
         let (tell, told) = std::sync::mpsc::channel();
@@ -305,22 +305,25 @@ impl Vmm {
             tell.send(rustix::thread::gettid()).unwrap();
             serve(theirs, device, None)
         });
-        let thread = told.recv().unwrap();
+        let mut vmm = Vmm::over(socket, features);
+        (vmm.device, vmm.thread) = (Some(device), told.recv().ok());
+        vmm
+    }
+
+    /// Connected to whatever serves the socket: features negotiated, memory shared, no queue set up.
+    pub fn over(socket: UnixStream, features: u64) -> Vmm {
         let mut front_end = Frontend::from_stream(socket.try_clone().unwrap(), 4);
         let guest = Arc::new(Guest::new());
         front_end.set_owner().unwrap();
         let offered = front_end.get_features().unwrap();
         assert_eq!(offered & features, features, "not offered");
         let protocol = front_end.get_protocol_features().unwrap();
-        front_end
-            .set_protocol_features(
-                protocol & (VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::CONFIG | protocol),
-            )
-            .unwrap();
+        assert!(protocol.contains(VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::CONFIG));
+        front_end.set_protocol_features(protocol).unwrap();
         front_end.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         front_end.set_features(features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()).unwrap();
         front_end.set_mem_table(&guest.regions()).unwrap();
-        Vmm { front_end, guest, socket, device: Some(device), thread }
+        Vmm { front_end, guest, socket, device: None, thread: None }
     }
 
     pub fn ring(&self, driver: &Driver) -> VringConfigData {
@@ -359,7 +362,7 @@ impl Vmm {
 
     /// CPU time that the device has had (proc(5): the first number of schedstat, in ns).
     pub fn cpu(&self) -> Duration {
-        let path = format!("/proc/self/task/{}/schedstat", self.thread.as_raw_nonzero());
+        let path = format!("/proc/self/task/{}/schedstat", self.thread.unwrap().as_raw_nonzero());
         let line = std::fs::read_to_string(path).unwrap();
         Duration::from_nanos(line.split(' ').next().unwrap().parse().unwrap())
     }

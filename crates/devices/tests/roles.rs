@@ -1,0 +1,240 @@
+//! The devices as processes in their sandboxes: described by vmm, serving a VM, ending when either is gone. An io_uring, a
+//! mapping, a log line or an ioctl that the promise does not allow kills them here.
+
+mod support;
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use proto::bounded::Text;
+use proto::channel::{Channel, Received};
+use proto::client::DiskFormat;
+use proto::device::{ToDevice, ToVmm};
+use proto::names::{MacAddr, VmName};
+use proto::vmm::{DiskDescription, NicDescription};
+use support::{BUFFERS, Driver, Part, VERSION_1, Vmm};
+use vhost::VhostBackend;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// nobody: the processes run as an ordinary user, as under vmm.
+const NOBODY: u32 = 65534;
+
+struct Process {
+    child: Child,
+    channel: Channel<ToDevice, ToVmm>,
+}
+
+impl Process {
+    fn start(role: &str) -> Process {
+        let (channel, theirs) = sys::seqpacket::pair().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_device-fixture"))
+            .arg(role)
+            .stdin(theirs)
+            .stderr(Stdio::piped())
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .spawn()
+            .unwrap();
+        Process { child, channel: Channel::new(channel) }
+    }
+
+    fn told(&mut self) -> ToVmm {
+        match self.channel.recv_within(PATIENCE) {
+            Ok(Received::Message(message, _)) => message,
+            other => panic!("no answer: {other:?}: {}", self.said()),
+        }
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "the process did not end within {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What it logged, after its end.
+    fn said(&mut self) -> String {
+        let mut text = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// KiB that are this process's alone, guest memory (shared) left out.
+    fn private_kib(&self) -> u64 {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).unwrap();
+        let kib = |line: &str| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+        rollup.lines().filter(|line| line.starts_with("Private_")).map(kib).sum()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn blk_description(format: DiskFormat, read_only: bool) -> ToDevice {
+    ToDevice::Blk {
+        vm: VmName::new("web").unwrap(),
+        disk: 0,
+        description: DiskDescription { format, read_only },
+        serial: Text::new("web-0").unwrap(),
+        debug: true,
+    }
+}
+
+fn net_description() -> ToDevice {
+    let description = NicDescription { mac: MacAddr([0xfe, 0xe1, 0xbb, 0xd1, 2, 3]), locked: true };
+    ToDevice::Net { vm: VmName::new("web").unwrap(), nic: 1, description, debug: true }
+}
+
+/// A vioblk on a file of so many bytes.
+fn vioblk(file: &File, description: ToDevice) -> (Process, UnixStream) {
+    let mut process = Process::start("vioblk");
+    let (socket, theirs) = UnixStream::pair().unwrap();
+    process.channel.send(&description, vec![theirs.into(), file.try_clone().unwrap().into()]).unwrap();
+    (process, socket)
+}
+
+fn request(vmm: &Vmm, driver: &mut Driver, kind: u8, data: &[Part]) -> u8 {
+    vmm.guest.write(BUFFERS, &[kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let mut parts = vec![Part::Out(BUFFERS, 16)];
+    parts.extend(data);
+    parts.push(Part::In(BUFFERS + 16, 1));
+    driver.add(&parts);
+    driver.kick();
+    driver.used();
+    vmm.guest.read(BUFFERS + 16, 1)[0]
+}
+
+#[test]
+fn vioblk_serves_in_its_sandbox_and_ends_with_the_vm() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let (mut process, socket) = vioblk(&file, blk_description(DiskFormat::Raw, false));
+    assert_eq!(process.told(), ToVmm::Ready, "{}", process.child.id());
+    let mut vmm = Vmm::over(socket, VERSION_1 | 1 << 9);
+    let mut driver = Driver::new(&vmm.guest, 0, 128);
+    vmm.start(0, &driver, 0);
+    vmm.guest.write(BUFFERS + 0x1000, &[0x5a; 4096]);
+    assert_eq!(request(&vmm, &mut driver, 1, &[Part::Out(BUFFERS + 0x1000, 4096)]), 0);
+    assert_eq!(request(&vmm, &mut driver, 4, &[]), 0);
+    assert_eq!(request(&vmm, &mut driver, 0, &[Part::In(BUFFERS + 0x2000, 4096)]), 0);
+    assert_eq!(vmm.guest.read(BUFFERS + 0x2000, 4096), [0x5a; 4096]);
+    println!("vioblk: {} KiB private", process.private_kib());
+    // a broken ring is logged, and stopped
+    driver.offer(999);
+    driver.kick();
+    driver.wait_error();
+    vmm.stop(0);
+    driver.reset();
+    vmm.start(0, &driver, 0);
+    assert_eq!(request(&vmm, &mut driver, 8, &[Part::In(BUFFERS + 0x3000, 20)]), 0);
+    assert_eq!(vmm.guest.read(BUFFERS + 0x3000, 6), *b"web-0\0");
+    drop(vmm);
+    assert!(process.ended().success(), "{}", process.said());
+    let mut bytes = vec![0; 4096];
+    file.seek(SeekFrom::Start(0)).unwrap();
+    file.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, [0x5a; 4096]);
+}
+
+#[test]
+fn vioblk_ends_when_vmm_is_gone() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let (mut process, _socket) = vioblk(&file, blk_description(DiskFormat::Raw, false));
+    assert_eq!(process.told(), ToVmm::Ready);
+    let (gone, _) = sys::seqpacket::pair().unwrap();
+    drop(std::mem::replace(&mut process.channel, Channel::new(gone)));
+    assert!(process.ended().success(), "{}", process.said());
+}
+
+#[test]
+fn vioblk_follows_what_is_to_be_logged() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let (mut process, socket) = vioblk(&file, blk_description(DiskFormat::Raw, false));
+    assert_eq!(process.told(), ToVmm::Ready);
+    process.channel.send(&ToDevice::Verbose { debug: false }, Vec::new()).unwrap();
+    let vmm = Vmm::over(socket, VERSION_1);
+    assert!(vmm.front_end.get_features().is_ok());
+    drop(vmm);
+    assert!(process.ended().success(), "{}", process.said());
+}
+
+#[test]
+fn vioblk_says_why_an_image_is_no_disk() {
+    let file = tempfile::tempfile().unwrap();
+    for (len, format, why) in [(511, DiskFormat::Raw, "511 bytes"), (1 << 20, DiskFormat::Qcow2, "qcow2")] {
+        file.set_len(len).unwrap();
+        let (mut process, _socket) = vioblk(&file, blk_description(format, false));
+        match process.told() {
+            ToVmm::Failed(failure) => assert!(failure.to_string().contains(why), "{failure}"),
+            ToVmm::Ready => panic!("served"),
+        }
+        assert!(!process.ended().success());
+    }
+}
+
+#[test]
+fn a_device_of_another_kind_is_refused() {
+    let mut process = Process::start("vioblk");
+    let (_socket, theirs) = UnixStream::pair().unwrap();
+    let other: OwnedFd = tempfile::tempfile().unwrap().into();
+    process.channel.send(&net_description(), vec![theirs.into(), other]).unwrap();
+    assert!(!process.ended().success());
+    assert!(process.said().contains("another device"));
+}
+
+#[test]
+fn a_device_that_vmm_leaves_before_it_is_described_ends() {
+    for role in ["vioblk", "vionet"] {
+        let mut process = Process::start(role);
+        let (gone, _) = sys::seqpacket::pair().unwrap();
+        drop(std::mem::replace(&mut process.channel, Channel::new(gone)));
+        assert!(!process.ended().success());
+        assert!(process.said().contains("vmm ended"));
+    }
+}
+
+#[test]
+fn vionet_serves_in_its_sandbox_and_ends_with_the_vm() {
+    let mut process = Process::start("vionet");
+    let (socket, theirs) = UnixStream::pair().unwrap();
+    let (tap, wire) = sys::seqpacket::pair().unwrap();
+    process.channel.send(&net_description(), vec![theirs.into(), tap]).unwrap();
+    assert_eq!(process.told(), ToVmm::Ready);
+    let mut vmm = Vmm::over(socket, VERSION_1 | 1 << 5);
+    let (mut rx, mut tx) = (Driver::new(&vmm.guest, 0, 64), Driver::new(&vmm.guest, 1, 64));
+    vmm.start(0, &rx, 0);
+    vmm.start(1, &tx, 0);
+    let mine = [&[0; 12][..], &[2, 0, 0, 0, 0, 9], &[0xfe, 0xe1, 0xbb, 0xd1, 2, 3], &[8, 0], &[7; 46]].concat();
+    vmm.guest.write(BUFFERS, &mine);
+    tx.add(&[Part::Out(BUFFERS, 72)]);
+    tx.kick();
+    tx.used();
+    let mut heard = [0; 100];
+    let (len, _) = rustix::net::recv(&wire, &mut heard, rustix::net::RecvFlags::empty()).unwrap();
+    assert_eq!(heard[..len], mine);
+    rx.add(&[Part::In(BUFFERS + 0x1000, 2000)]);
+    rx.kick();
+    let his = [&[0; 12][..], &[0xff; 6], &[2, 0, 0, 0, 0, 9], &[8, 0], &[8; 46]].concat();
+    rustix::net::send(&wire, &his, rustix::net::SendFlags::empty()).unwrap();
+    assert_eq!(rx.used(), (0, 72));
+    assert_eq!(vmm.guest.read(BUFFERS + 0x100c, 60), his[12..]);
+    println!("vionet: {} KiB private", process.private_kib());
+    drop(vmm);
+    assert!(process.ended().success(), "{}", process.said());
+}
