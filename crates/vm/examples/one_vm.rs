@@ -1,13 +1,15 @@
 //! Runs one VM without a daemon, playing vmm's part: for trying kernels and for measuring the process alone.
 //!
-//! `one_vm KERNEL [INITRD] [-m MIB] [-c CPUS] [-a CMDLINE] [-p SECONDS] [-u MARKER]`. The console goes to standard output; `-p`
-//! presses the power button after so many seconds; `-u` prints the private memory of the process, when the marker has come,
-//! on standard error. The VM's process is this program again, with its channel as standard input. It isn't sandboxed here.
+//! `one_vm KERNEL [INITRD] [-m MIB] [-c CPUS] [-a CMDLINE] [-p SECONDS] [-u MARKER] [-s]`. The console goes to standard output;
+//! `-p` presses the power button after so many seconds; `-u` prints the private memory of the process, when the marker has
+//! come, on standard error; `-s` has it enter its sandbox, as the daemon's does (for root, who gives it the ids of nobody). The
+//! VM's process is this program again, with its channel as standard input.
 
 use std::error::Error;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,9 @@ use proto::probe::KernelKind;
 use proto::vm::{Description, ToVm, ToVmm};
 use proto::{Channel, Received, Text, VmName};
 
-const USAGE: &str = "one_vm KERNEL [INITRD] [-m MIB] [-c CPUS] [-a CMDLINE] [-p SECONDS] [-u MARKER]";
+const USAGE: &str = "one_vm KERNEL [INITRD] [-m MIB] [-c CPUS] [-a CMDLINE] [-p SECONDS] [-u MARKER] [-s]";
+/// A user who may nothing, as _vmd may.
+const NOBODY: u32 = 65534;
 /// Longest time without a message at the start, and with the exit status at the end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -26,14 +30,17 @@ struct Arguments {
     cmdline: String,
     press_after: Option<Duration>,
     marker: Option<String>,
+    sandboxed: bool,
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
-    if words.next().as_deref() == Some("--vm") {
+    let role = words.next();
+    if let Some(role @ ("--vm" | "--sandboxed-vm")) = role.as_deref() {
         sys::log::init("vm", sys::log::level_of(1));
         let socket: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned()?;
-        return Ok(ExitCode::from(vm::serve(socket, || Ok(()))));
+        let status = if role == "--vm" { vm::serve(socket, || Ok(())) } else { vm::run(socket, 1) };
+        return Ok(ExitCode::from(status));
     }
     let arguments = parse(std::env::args().skip(1))?;
     watch(start(&arguments)?, &arguments)
@@ -47,6 +54,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, Box<dyn E
         cmdline: "console=ttyS0 quiet panic=-1".into(),
         press_after: None,
         marker: None,
+        sandboxed: false,
     };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(USAGE);
@@ -56,6 +64,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, Box<dyn E
             "-a" => arguments.cmdline = value()?,
             "-p" => arguments.press_after = Some(Duration::from_secs(value()?.parse()?)),
             "-u" => arguments.marker = Some(value()?),
+            "-s" => arguments.sandboxed = true,
             _ => arguments.files.push(word),
         }
     }
@@ -72,7 +81,13 @@ struct Started {
 /// Starts the process and describes the VM to it.
 fn start(arguments: &Arguments) -> Result<Started, Box<dyn Error>> {
     let (ours, theirs) = sys::seqpacket::pair()?;
-    let process = Command::new(std::env::current_exe()?).arg("--vm").stdin(theirs).spawn()?;
+    let role = if arguments.sandboxed { "--sandboxed-vm" } else { "--vm" };
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(role).stdin(theirs);
+    if arguments.sandboxed {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let process = command.spawn()?;
     let mut channel: Channel<ToVm, ToVmm> = Channel::new(ours);
     let pty = sys::pty::Pty::open()?;
     let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
