@@ -40,11 +40,11 @@ impl Clock {
     }
 
     fn deadline(&self) -> Option<u64> {
-        let deadlines = self.fx.iter().filter_map(|effect| match effect {
+        let mut deadlines = self.fx.iter().rev().filter_map(|effect| match effect {
             Effect::Deadline { timer: Timer::Rtc, at } => Some(*at),
             _ => None,
         });
-        deadlines.last().flatten()
+        deadlines.next().flatten()
     }
 
     fn levels(&mut self) -> Vec<bool> {
@@ -105,7 +105,7 @@ fn memory_sizes_for_firmware() {
     assert_eq!((clock.read(0x34), clock.read(0x35)), (0x00, 0xBF));
     assert_eq!([0x5B, 0x5C, 0x5D].map(|index| clock.read(index)), [0, 0, 1]);
     assert_eq!(clock.read(0x5F), 3);
-    let small = Rtc::new(&[0..0x40_0000], 1, clock.now);
+    let small = Rtc::new(std::slice::from_ref(&(0..0x40_0000)), 1, clock.now);
     assert_eq!((small.get(0x34), small.get(0x35)), (0, 0), "less than 16 MiB");
 }
 

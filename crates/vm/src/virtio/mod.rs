@@ -125,3 +125,6 @@ fn kind(kind: DeviceKind) -> hw::virtio::Kind {
         DeviceKind::Blk { .. } => hw::virtio::Kind::Block,
     }
 }
+
+#[cfg(test)]
+mod tests;
