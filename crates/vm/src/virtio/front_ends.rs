@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hw::{Activation, Effect, Slot};
+use hw::{Activation, Delivery, Effect, Slot};
 use sys::guest_log;
 
 use super::port::Port;
@@ -13,8 +13,8 @@ use super::signal::Signal;
 use super::wiring::Wiring;
 use crate::outside;
 
-/// What the worker is to do. There are never more than a few: after an activation a device gives a reset, and then nothing
-/// until the worker says that it is done.
+/// What the worker is to do. There are never more than three of a device: after an activation it gives a reset, and then
+/// nothing until the worker says that it is done; and one look.
 #[derive(Debug)]
 pub enum Job {
     /// Start a back end.
@@ -72,6 +72,14 @@ impl FrontEnds {
         self.wake.set();
     }
 
+    /// However often the guest switches MSI-X on and off, it is looked at once.
+    fn ask_to_watch(&self, slot: Slot) {
+        let asked = self.jobs().iter().any(|job| matches!(job, Job::Watch(of) if *of == slot));
+        if !asked {
+            self.ask(Job::Watch(slot));
+        }
+    }
+
     fn jobs(&self) -> MutexGuard<'_, VecDeque<Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,8 +97,10 @@ impl outside::FrontEnds for FrontEnds {
             }
             Effect::QueueDelivery { slot, queue, delivery } => {
                 if let Some(queue) = self.port(slot).and_then(|port| port.queue(queue)) {
-                    queue.deliver(delivery, &self.routes, &*self.wiring);
-                    self.ask(Job::Watch(slot));
+                    let before = queue.deliver(delivery, &self.routes, &*self.wiring);
+                    if (before == Delivery::Intx) != (delivery == Delivery::Intx) {
+                        self.ask_to_watch(slot);
+                    }
                 }
             }
             Effect::NotifyBase { slot, base } => {

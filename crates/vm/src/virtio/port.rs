@@ -72,10 +72,10 @@ impl Queue {
         self.wires().delivery
     }
 
-    /// Its interrupts go there now.
-    pub fn deliver(&self, delivery: Delivery, routes: &Mutex<Routes>, wiring: &dyn Wiring) {
+    /// Its interrupts go there now. Gives where they went before.
+    pub fn deliver(&self, delivery: Delivery, routes: &Mutex<Routes>, wiring: &dyn Wiring) -> Delivery {
         let mut wires = self.wires();
-        wires.delivery = delivery;
+        let before = std::mem::replace(&mut wires.delivery, delivery);
         let wired = match delivery {
             Delivery::Msi(message) => self.wire_call(&mut wires, message, routes, wiring),
             Delivery::Held | Delivery::Intx => self.unwire_call(&mut wires, wiring),
@@ -83,6 +83,7 @@ impl Queue {
         if let Err(error) = wired {
             guest_log!(Warn, "interrupt {} can't be {delivery:?}: {error}", self.gsi);
         }
+        before
     }
 
     fn wire_call(

@@ -173,7 +173,7 @@ fn machine(function: hw::virtio::Device, back_end: Box<dyn BackEnd>, memory: Gue
     let worker = Worker::new(front_ends.clone(), vec![back_end]).unwrap();
     let edge = TestEdge { front_ends };
     let setup = Setup {
-        ram: [0..RAM].to_vec(),
+        ram: std::iter::once(0..RAM).collect(),
         vcpus: 1,
         mmio: layout::PCI_MMIO32..layout::ECAM,
         ecam: layout::ECAM,
@@ -414,4 +414,41 @@ fn an_entropy_queue_that_makes_no_sense_needs_a_reset() {
     machine.wait("DEVICE_NEEDS_RESET", |machine| machine.status() == 0x4F);
     machine.reset();
     assert_eq!(machine.gone.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn jobs_do_not_pile_up_while_the_worker_is_busy() {
+    let front_ends = FrontEnds::new(Arc::new(FakeKvm::default()), &[1]).unwrap();
+    let message = MsiMessage { address: 0xFEE0_0000, data: 0x41 };
+    for _ in 0..1000 {
+        for delivery in [hw::Delivery::Held, hw::Delivery::Msi(message), hw::Delivery::Intx] {
+            front_ends.perform(Effect::QueueDelivery { slot: SLOT, queue: 0, delivery });
+        }
+    }
+    assert!(front_ends.take_job().is_some());
+    assert!(front_ends.take_job().is_none());
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn kvm_takes_the_wires_and_gives_them_back() {
+    let kvm = std::fs::File::options().read(true).write(true).open("/dev/kvm").expect("/dev/kvm is needed");
+    let vm = crate::kvm::Host::new(kvm.into()).unwrap().make_vm(&guest_memory()).unwrap();
+    let signal = super::signal::Signal::new().unwrap();
+    let message = |data| MsiMessage { address: 0xFEE0_0000, data };
+    vm.set_routes(&[(24, message(0x41)), (90, message(0x42))]).unwrap();
+    for _ in 0..2 {
+        vm.add_call(24, &signal).unwrap();
+        assert!(vm.add_call(24, &signal).is_err(), "it is there");
+        vm.remove_call(24, &signal).unwrap();
+        for gpa in [BAR + 0x3000, BAR + 0x3004] {
+            vm.add_kick(gpa, &signal).unwrap();
+            assert!(vm.add_kick(gpa, &signal).is_err(), "it is there");
+        }
+        for gpa in [BAR + 0x3000, BAR + 0x3004] {
+            vm.remove_kick(gpa, &signal).unwrap();
+        }
+    }
+    vm.set_routes(&[]).unwrap();
+    vm.signal(message(0x41)).unwrap_or_else(|error| assert_ne!(error.raw_os_error(), Some(libc::EINVAL)));
 }
