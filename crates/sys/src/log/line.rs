@@ -118,7 +118,8 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> String {
-        String::from_utf8(Line::new(Form::Piped, Level::Error, "vm/web", format_args!("{text}")).bytes().to_vec()).expect("UTF-8")
+        String::from_utf8(Line::new(Form::Piped, Level::Error, "vm/web", format_args!("{text}")).bytes().to_vec())
+            .expect("UTF-8")
     }
 
     #[test]

@@ -6,7 +6,10 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use proto::channel::Message;
-use proto::{Channel, Code, ConnId, Failure, Received, RequestId, SwitchName, VmId, control, opener, privileged, probe, vmm};
+use proto::{
+    Channel, Code, ConnId, Failure, IfName, Received, RequestId, SwitchName, VmId, control, opener, privileged, probe,
+    vmm,
+};
 use rustix::process::Signal as Signal9;
 use sys::child::Child;
 use sys::event::{Interest, Loop, Ready};
@@ -26,6 +29,9 @@ pub(super) type Opener = Peer<opener::ToOpener, opener::ToParent>;
 /// Probe of one file.
 pub(super) type Probe = Peer<probe::ToProbe, probe::ToParent>;
 
+/// Connections of one user, root apart. Control has places for 256 in all.
+const MAX_CONNECTIONS: usize = 64;
+
 /// What the loop watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Token {
@@ -41,7 +47,8 @@ pub(super) enum Token {
 /// What a request to priv was for.
 #[derive(Clone, Debug)]
 pub(super) enum Wish {
-    Switch(SwitchName),
+    Sweep,
+    Switch(SwitchName, IfName),
     Tap(Run, u8),
 }
 
@@ -88,7 +95,7 @@ impl Edge {
             }
             match self.pulse.due(Instant::now()) {
                 None => {}
-                Some(Beat::Ask(request)) => drop(self.to_vmm(vmm::ToVmm::Info { request }, vec![])),
+                Some(Beat::Ask(request)) => drop(self.tell_vmm(vmm::ToVmm::Info { request }, vec![])),
                 Some(Beat::Late(late)) => log::error!("vmm has not answered for {} s; VMs run on", late.as_secs()),
             }
         }
@@ -140,7 +147,7 @@ impl Edge {
         loop {
             let Some(peer) = &mut self.control else { return };
             match receive(&mut peer.channel, "control") {
-                Got::Message(message, fds) => self.from_control(message, fds),
+                Got::Message(message, fds) => self.control_says(message, fds),
                 Got::Nothing => break,
                 Got::Lost => return self.control_lost(),
             }
@@ -149,24 +156,23 @@ impl Edge {
         rearm(&mut self.events, peer.map(|peer| &peer.channel));
     }
 
-    fn from_control(&mut self, message: control::ToParent, mut fds: Vec<OwnedFd>) {
+    fn control_says(&mut self, message: control::ToParent, mut fds: Vec<OwnedFd>) {
         match message {
             control::ToParent::Connected { conn } => {
                 let peer = fds.pop().ok_or(io::ErrorKind::NotFound.into()).and_then(sys::creds::Peer::of);
                 match peer {
                     Ok(peer) => {
-                        let who = Who { uid: peer.uid, gid: peer.gid, groups: peer.groups };
-                        self.clients.insert(conn, who);
+                        self.connected(conn, Who { uid: peer.uid, gid: peer.gid, groups: peer.groups });
                     }
                     Err(error) => {
                         log::warn!("credentials of a client: {error}");
-                        self.to_control(control::ToControl::Disconnect { conn });
+                        self.tell_control(control::ToControl::Disconnect { conn });
                     }
                 }
             }
             control::ToParent::Ask { conn, id, request } => {
                 let Some(who) = self.clients.get(&conn).cloned() else {
-                    return self.to_control(control::ToControl::Disconnect { conn });
+                    return self.tell_control(control::ToControl::Disconnect { conn });
                 };
                 if let Some(kernel) = fds.pop() {
                     self.kernels.insert((conn, id), kernel);
@@ -182,11 +188,21 @@ impl Edge {
         }
     }
 
+    /// Who has too many connections already gets no other: control's places are for all users.
+    fn connected(&mut self, conn: ConnId, who: Who) {
+        let held = self.clients.values().filter(|other| other.uid == who.uid).count();
+        if held >= MAX_CONNECTIONS && !who.is_root() {
+            log::warn!("uid {} has {held} connections; one more is refused", who.uid);
+            return self.tell_control(control::ToControl::Disconnect { conn });
+        }
+        self.clients.insert(conn, who);
+    }
+
     fn privileged_ready(&mut self) {
         loop {
             let Some(peer) = &mut self.privileged else { return };
             match receive(&mut peer.channel, "priv") {
-                Got::Message(message, fds) => self.from_privileged(message, fds),
+                Got::Message(message, fds) => self.privileged_says(message, fds),
                 Got::Nothing => break,
                 Got::Lost => return self.privileged_lost(),
             }
@@ -195,15 +211,20 @@ impl Edge {
         rearm(&mut self.events, peer.map(|peer| &peer.channel));
     }
 
-    fn from_privileged(&mut self, message: privileged::ToParent, mut fds: Vec<OwnedFd>) {
+    fn privileged_says(&mut self, message: privileged::ToParent, mut fds: Vec<OwnedFd>) {
         let (request, answer) = match message {
-            privileged::ToParent::SwitchMade { request, .. } => (request, Ok(None)),
+            privileged::ToParent::SwitchMade { request, created } => {
+                if let (true, Some(Wish::Switch(_, bridge))) = (created, self.wishes.get(&request)) {
+                    self.host.ignore_routers_on(bridge);
+                }
+                (request, Ok(None))
+            }
             privileged::ToParent::TapMade { request, name, mac } => (request, Ok(Some((name, mac)))),
             privileged::ToParent::Failed { request, failure } => (request, Err(failure)),
-            privileged::ToParent::Removed { .. } => return,
+            privileged::ToParent::Removed { request } => (request, Ok(None)),
         };
         match (self.wishes.remove(&request), answer) {
-            (Some(Wish::Switch(name)), answer) => self.event(Event::SwitchMade(name, answer.map(|_| ()))),
+            (Some(Wish::Switch(name, _)), answer) => self.event(Event::SwitchMade(name, answer.map(|_| ()))),
             (Some(Wish::Tap(run, nic)), Ok(Some((name, mac)))) => {
                 if let (Some(tap), Some(holdings)) = (fds.pop(), self.holdings.get_mut(&run.vm)) {
                     holdings.taps.insert(nic, tap);
@@ -212,7 +233,11 @@ impl Edge {
                 self.event(Event::TapMade(run, nic, Ok(name)));
             }
             (Some(Wish::Tap(run, nic)), Err(failure)) => self.event(Event::TapMade(run, nic, Err(failure))),
-            (Some(Wish::Tap(..)), Ok(None)) | (None, _) => log::error!("priv: answer to no request of ours"),
+            (Some(Wish::Sweep), Err(failure)) => log::warn!("leftovers of an earlier daemon: {failure}"),
+            (Some(Wish::Sweep), Ok(_)) => {}
+            (Some(Wish::Tap(..)), Ok(None)) => log::error!("priv: a tap without its name"),
+            // What comes for a start that was given up is closed here, and so undone.
+            (None, _) => log::debug!("priv: answer to a request that was given up"),
         }
     }
 
@@ -220,7 +245,7 @@ impl Edge {
         loop {
             let Some(peer) = &mut self.vmm else { return };
             match receive(&mut peer.channel, "vmm") {
-                Got::Message(message, _) => self.from_vmm(message),
+                Got::Message(message, _) => self.vmm_says(message),
                 Got::Nothing => break,
                 Got::Lost => return self.vmm_lost(),
             }
@@ -229,7 +254,7 @@ impl Edge {
         rearm(&mut self.events, peer.map(|peer| &peer.channel));
     }
 
-    fn from_vmm(&mut self, message: vmm::ToParent) {
+    fn vmm_says(&mut self, message: vmm::ToParent) {
         match message {
             vmm::ToParent::StartDone { vm, result } => {
                 if result.is_ok() {
@@ -265,7 +290,7 @@ impl Edge {
     fn tell_tap_addresses(&mut self, vm: VmId) {
         let macs: Vec<_> = self.holdings.get(&vm).map(|held| held.tap_macs.clone()).into_iter().flatten().collect();
         for (nic, mac) in macs {
-            self.to_vmm(vmm::ToVmm::TapAddress { vm, nic, mac }, vec![]);
+            self.tell_vmm(vmm::ToVmm::TapAddress { vm, nic, mac }, vec![]);
         }
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use proto::VmId;
+use proto::{IfName, VmId};
 use rustix::fs::{Mode, OFlags};
 use sys::cgroup::{Cgroup, Tree};
 
@@ -35,6 +35,16 @@ impl Host {
     /// /dev/kvm.
     pub fn open_kvm() -> io::Result<OwnedFd> {
         Ok(rustix::fs::open("/dev/kvm", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// Keeps the host from taking routes and addresses from guests on a bridge of ours: where it forwards nothing,
+    /// Linux believes every router advertisement (sysctl accept_ra). Without IPv6 there is nothing to keep.
+    pub fn ignore_routers_on(&self, bridge: &IfName) {
+        let path = format!("/proc/sys/net/ipv6/conf/{bridge}/accept_ra");
+        match std::fs::write(&path, "0") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("{path}: {error}"),
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Eight random bytes.

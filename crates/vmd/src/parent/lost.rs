@@ -5,10 +5,10 @@ use std::os::fd::AsFd;
 use proto::{Code, Failure};
 use sys::event::Interest;
 
+use super::Fatal;
 use super::edge::{Edge, Token, Wish};
 use super::peers::StartError;
 use super::registry::Event;
-use super::Fatal;
 
 impl Edge {
     /// Clients of a dead control are disconnected; VMs run on.
@@ -34,7 +34,8 @@ impl Edge {
         let failure = Failure::new(Code::Io, "the priv process ended before it answered; see the log");
         for (_, wish) in std::mem::take(&mut self.wishes) {
             match wish {
-                Wish::Switch(name) => self.event(Event::SwitchMade(name, Err(failure.clone()))),
+                Wish::Sweep => {}
+                Wish::Switch(name, _) => self.event(Event::SwitchMade(name, Err(failure.clone()))),
                 Wish::Tap(run, nic) => self.event(Event::TapMade(run, nic, Err(failure.clone()))),
             }
         }
@@ -62,7 +63,8 @@ impl Edge {
     }
 
     pub(super) fn start_control(&mut self) -> Result<(), StartError> {
-        let (peer, log): (super::peers::Control, _) = self.starter.start("control", Some(self.listener.as_fd()), None)?;
+        let (peer, log): (super::peers::Control, _) =
+            self.starter.start("control", Some(self.listener.as_fd()), None)?;
         self.events.add(&peer.channel, Token::Control, Interest::Read)?;
         self.control = Some(peer);
         self.watch_log("control".to_owned(), log);

@@ -37,7 +37,7 @@ impl Edge {
             Action::Abandon(run) => self.abandon(run),
             Action::Release(vm, keep) => self.release(vm, keep),
             Action::Terminate(request, vm, how) => {
-                self.to_vmm(ToVmm::Terminate { request, vm, how }, vec![]);
+                self.tell_vmm(ToVmm::Terminate { request, vm, how }, vec![]);
                 vec![]
             }
             Action::Answer(asked, reply) => self.answer(asked, reply),
@@ -54,15 +54,15 @@ impl Edge {
     }
 
     fn make_switch(&mut self, switch: Switch) -> Option<Event> {
-        let request = self.wish(Wish::Switch(switch.name.clone()));
+        let request = self.wish(Wish::Switch(switch.name.clone(), switch.bridge.clone()));
         let alias = Alias::cut(&format!("switch{}-{}", switch.id, switch.name));
         let message = ToPriv::MakeSwitch { request, bridge: switch.bridge, alias, up: switch.up };
-        let failure = self.to_priv(message, vec![]).err()?;
+        let failure = self.tell_priv(message, vec![]).err()?;
         self.wishes.remove(&request);
         Some(Event::SwitchMade(switch.name, Err(failure)))
     }
 
-    fn wish(&mut self, wish: Wish) -> RequestId {
+    pub(super) fn wish(&mut self, wish: Wish) -> RequestId {
         self.next_wish = self.next_wish.wrapping_add(1);
         self.wishes.insert(RequestId(self.next_wish), wish);
         RequestId(self.next_wish)
@@ -84,7 +84,7 @@ impl Edge {
             .host
             .open_tun()
             .map_err(|error| Failure::io("/dev/net/tun (is the module tun loaded?)", &error))
-            .and_then(|tun| self.to_priv(ToPriv::MakeTap { request, name, alias, bridge, up }, vec![tun]));
+            .and_then(|tun| self.tell_priv(ToPriv::MakeTap { request, name, alias, bridge, up }, vec![tun]));
         let failure = sent.err()?;
         self.wishes.remove(&request);
         Some(Event::TapMade(run, nic, Err(failure)))
@@ -153,9 +153,11 @@ impl Edge {
         if file != File::Kernel || self.holdings.get(&run.vm).is_some_and(|held| held.files.contains_key(&file)) {
             return;
         }
-        let ours = self.kernels.keys().copied().find(|(conn, id)| {
-            self.registry.run_of(Asked { conn: *conn, id: *id }) == Some(run)
-        });
+        let ours = self
+            .kernels
+            .keys()
+            .copied()
+            .find(|(conn, id)| self.registry.run_of(Asked { conn: *conn, id: *id }) == Some(run));
         if let Some(kernel) = ours.and_then(|key| self.kernels.remove(&key)) {
             self.holdings.entry(run.vm).or_default().files.insert(file, kernel);
         }
@@ -182,7 +184,7 @@ impl Edge {
 
     fn launch(&mut self, run: Run, launch: &Launch) -> Option<Event> {
         let failure = self.send_start(run, launch).err()?;
-        self.to_vmm(ToVmm::StartCancel { vm: run.vm }, vec![]);
+        self.tell_vmm(ToVmm::StartCancel { vm: run.vm }, vec![]);
         Some(Event::StartDone(run.vm, Err(failure)))
     }
 
@@ -197,7 +199,7 @@ impl Edge {
         held.files.retain(|file, _| matches!(file, File::Disk(_)));
         self.watch_log(format!("vm/{}", launch.vm.name), log);
         for (message, fds) in messages {
-            if !self.to_vmm(message, fds) {
+            if !self.tell_vmm(message, fds) {
                 return Err(Failure::new(Code::Io, "the vmm process does not take the start"));
             }
         }
@@ -238,22 +240,22 @@ impl Edge {
         if let Reply::Vm(line) = &mut reply {
             line.used = line.pid.and_then(|pid| sys::procfs::resident(pid).ok());
         }
-        self.to_control(control::ToControl::Answer { conn: asked.conn, id: asked.id, reply });
+        self.tell_control(control::ToControl::Answer { conn: asked.conn, id: asked.id, reply });
         vec![]
     }
 
     fn verbose(&mut self, debug: bool) -> Vec<Event> {
         sys::log::set_level(sys::log::level_of(u8::from(debug)));
         self.starter.debug = debug;
-        self.to_control(control::ToControl::Verbose { debug });
-        if let Err(failure) = self.to_priv(ToPriv::Verbose { debug }, vec![]) {
+        self.tell_control(control::ToControl::Verbose { debug });
+        if let Err(failure) = self.tell_priv(ToPriv::Verbose { debug }, vec![]) {
             log::warn!("{failure}");
         }
-        self.to_vmm(ToVmm::Verbose { debug }, vec![]);
+        self.tell_vmm(ToVmm::Verbose { debug }, vec![]);
         vec![]
     }
 
-    pub(super) fn to_control(&mut self, message: control::ToControl) {
+    pub(super) fn tell_control(&mut self, message: control::ToControl) {
         let Some(peer) = &mut self.control else { return };
         let sent = peer.channel.send(&message, vec![]);
         rearm(&mut self.events, Some(&peer.channel));
@@ -262,7 +264,7 @@ impl Edge {
         }
     }
 
-    pub(super) fn to_priv(&mut self, message: ToPriv, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    pub(super) fn tell_priv(&mut self, message: ToPriv, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         let gone = || Failure::new(Code::Io, "the priv process does not run");
         let peer = self.privileged.as_mut().ok_or_else(gone)?;
         let sent = peer.channel.send(&message, fds);
@@ -271,7 +273,7 @@ impl Edge {
     }
 
     /// False when vmm did not take it; its loss is then told by its channel.
-    pub(super) fn to_vmm(&mut self, message: ToVmm, fds: Vec<OwnedFd>) -> bool {
+    pub(super) fn tell_vmm(&mut self, message: ToVmm, fds: Vec<OwnedFd>) -> bool {
         let Some(peer) = &mut self.vmm else { return false };
         let sent = peer.channel.send(&message, fds);
         rearm(&mut self.events, Some(&peer.channel));

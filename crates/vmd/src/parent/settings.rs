@@ -32,7 +32,7 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
     }
     let mut switches = Vec::new();
     for switch in config.switches.iter().filter(|switch| switch.enabled) {
-        match switch_of(switches.len(), switch) {
+        match switch_of(switches.len() + 1, switch) {
             Ok(switch) => switches.push(switch),
             Err(failure) => refused.push(failure),
         }

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use config::{Config, Macros};
-use proto::RequestId;
 use proto::client::SOCKET_PATH;
 use proto::privileged::ToPriv;
 use proto::vmm::{self, ToVmm};
@@ -22,7 +21,7 @@ use sys::signals::{Signal, Signals};
 
 use super::Fatal;
 use super::accounts::HostAccounts;
-use super::edge::{Edge, Token};
+use super::edge::{Edge, Token, Wish};
 use super::host::Host;
 use super::options::{Options, USAGE};
 use super::peers::Starter;
@@ -238,13 +237,14 @@ impl Edge {
     fn start(&mut self, kvm: OwnedFd, config: &Config) -> Result<(), Fatal> {
         self.start_privileged().map_err(|error| Fatal::Start("priv", error))?;
         // What a killed daemon left. No wish has number 0: priv logs what could not go.
-        if let Err(failure) = self.to_priv(ToPriv::Sweep { request: RequestId(0) }, vec![]) {
+        let request = self.wish(Wish::Sweep);
+        if let Err(failure) = self.tell_priv(ToPriv::Sweep { request }, vec![]) {
             log::warn!("{failure}");
         }
         self.start_control().map_err(|error| Fatal::Start("control", error))?;
         self.start_vmm().map_err(|error| Fatal::Start("vmm", error))?;
-        self.to_vmm(ToVmm::Kvm, vec![kvm]);
-        self.to_vmm(ToVmm::Config(vmm::Config { debug: self.starter.debug }), vec![]);
+        self.tell_vmm(ToVmm::Kvm, vec![kvm]);
+        self.tell_vmm(ToVmm::Config(vmm::Config { debug: self.starter.debug }), vec![]);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let (settings, refused) = settings::of_config(config, cpus, &mut HostAccounts);
         for failure in refused {

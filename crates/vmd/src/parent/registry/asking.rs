@@ -37,7 +37,9 @@ impl Registry {
             Request::Wait { vm } => self.ask_wait(asked, who, &vm),
             Request::Pause { vm } => self.found(who, &vm).and(Err(unsupported("pause"))),
             Request::Unpause { vm } => self.found(who, &vm).and(Err(unsupported("unpause"))),
-            Request::Send { vm } => root_only(who, "send").and_then(|()| self.found(who, &vm)).and(Err(unsupported("send"))),
+            Request::Send { vm } => {
+                root_only(who, "send").and_then(|()| self.found(who, &vm)).and(Err(unsupported("send")))
+            }
             Request::Receive { .. } => root_only(who, "receive").and(Err(unsupported("receive"))),
             Request::Log { verbose } => root_only(who, "log").map(|()| {
                 out.push(Action::Verbose(verbose));
@@ -69,17 +71,12 @@ impl Registry {
             return Ok(vm.id);
         }
         let (name, owner) = (&vm.definition.name, &vm.definition.owner_name);
-        let text = format!("vm \"{name}\" belongs to \"{owner}\", and uid {} is neither that user nor in that group", who.uid);
+        let text =
+            format!("vm \"{name}\" belongs to \"{owner}\", and uid {} is neither that user nor in that group", who.uid);
         Err(Failure::new(Code::NotPermitted, text))
     }
 
-    fn ask_start(
-        &mut self,
-        asker: &Asker,
-        start: &Start,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Failure> {
+    fn ask_start(&mut self, asker: &Asker, start: &Start, now: Instant, out: &mut Vec<Action>) -> Result<(), Failure> {
         if self.ending {
             return Err(Failure::new(Code::Invalid, "the daemon is shutting down"));
         }
@@ -118,7 +115,8 @@ impl Registry {
     fn created(&mut self, asker: &Asker, start: &Start) -> Result<VmId, Failure> {
         let who = &asker.who;
         if !who.is_root() {
-            let text = format!("only root defines new VMs, and uid {} is not root; ask for a block in vm.conf", who.uid);
+            let text =
+                format!("only root defines new VMs, and uid {} is not root; ask for a block in vm.conf", who.uid);
             return Err(Failure::new(Code::NotPermitted, text));
         }
         let VmRef::Name(name) = &start.vm else { return Err(not_found(&start.vm)) };
@@ -154,7 +152,10 @@ impl Registry {
                 return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" is not running")));
             }
             Life::Stopping { .. } if !force => {
-                return Err(Failure::new(Code::Already, format!("vm \"{name}\" is being stopped; -f does not wait for the guest")));
+                return Err(Failure::new(
+                    Code::Already,
+                    format!("vm \"{name}\" is being stopped; -f does not wait for the guest"),
+                ));
             }
             Life::Preparing(_) | Life::Launching { .. } => {
                 vm.waits.extend(wait.then_some(asked));

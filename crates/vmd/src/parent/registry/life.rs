@@ -55,6 +55,8 @@ pub enum Life {
         starter: Option<Asked>,
         /// Somebody wants it to end as soon as it has started.
         stop: Option<proto::vmm::Stop>,
+        /// When vmm has taken too long.
+        deadline: Instant,
     },
     /// It runs.
     Running {
@@ -94,16 +96,7 @@ pub struct Preparation {
 impl Vm {
     /// One that has never started.
     pub fn new(id: VmId, definition: Definition, life: Life) -> Self {
-        Self {
-            id,
-            definition,
-            life,
-            run: None,
-            rate: Rate::default(),
-            tty: None,
-            started: 0,
-            waits: Vec::new(),
-        }
+        Self { id, definition, life, run: None, rate: Rate::default(), tty: None, started: 0, waits: Vec::new() }
     }
 
     /// Its vm process, while there is one.

@@ -37,6 +37,8 @@ use super::definition::Definition;
 
 /// Opener, probe and priv have this long for one start.
 pub const PREPARE_LIMIT: Duration = Duration::from_secs(30);
+/// vmm answers a start within its own deadlines, which are shorter; one whose messages it never got it can't answer.
+pub const LAUNCH_LIMIT: Duration = Duration::from_secs(120);
 /// A guest has this long to leave by itself (spec, daemon 9).
 pub const GRACE_SECONDS: u16 = 120;
 /// Waits of one connection: a client has no use for more.
@@ -199,7 +201,7 @@ pub struct Launch {
 /// A switch of vm.conf.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Switch {
-    /// Its number, from 0, in the file's order.
+    /// Its number, from 1, in the file's order.
     pub id: u32,
     /// Its name.
     pub name: SwitchName,
@@ -266,10 +268,10 @@ impl Registry {
             Event::SwitchMade(name, result) => self.switch_made(&name, result, now, out),
             Event::Ask { asked, who, request, random } => self.ask(&Asker { asked, who, random }, request, now, out),
             Event::Gone(conn) => self.gone(conn),
-            Event::Opened(run, file, result) => self.opened(run, file, result, out),
-            Event::Probed(run, file, result) => self.probed(run, file, result, out),
-            Event::TapMade(run, nic, result) => self.tap_made(run, nic, result, out),
-            Event::ConsoleMade(run, result) => self.console_made(run, result, out),
+            Event::Opened(run, file, result) => self.opened(run, file, result, now, out),
+            Event::Probed(run, file, result) => self.probed(run, file, result, now, out),
+            Event::TapMade(run, nic, result) => self.tap_made(run, nic, result, now, out),
+            Event::ConsoleMade(run, result) => self.console_made(run, result, now, out),
             Event::StartDone(vm, result) => self.start_done(vm, result, out),
             Event::TerminateDone(request, result) => self.terminate_done(request, result, out),
             Event::Leaving(vm, reboot) => self.leaving(vm, reboot),
@@ -286,6 +288,7 @@ impl Registry {
     pub fn next_deadline(&self) -> Option<Instant> {
         let prepare = self.vms.iter().filter_map(|vm| match &vm.life {
             Life::Preparing(preparation) => Some(preparation.deadline),
+            Life::Launching { deadline, .. } => Some(*deadline),
             _ => None,
         });
         prepare.chain(self.stagger.next).min()
@@ -309,13 +312,7 @@ impl Registry {
     }
 
     /// VMs start once each switch was answered for: a tap can only join what is there.
-    fn switch_made(
-        &mut self,
-        name: &SwitchName,
-        result: Result<(), Failure>,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) {
+    fn switch_made(&mut self, name: &SwitchName, result: Result<(), Failure>, now: Instant, out: &mut Vec<Action>) {
         if let Err(failure) = result {
             out.push(Action::Log(log::Level::Error, format!("switch \"{name}\": {failure}")));
             self.switches.retain(|(switch, _)| switch.name != *name);
@@ -342,6 +339,7 @@ impl Registry {
 
     fn time(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.late_preparations(now, out);
+        self.late_launches(now, out);
         if self.stagger.next.is_some_and(|next| next <= now) {
             self.stagger.next = None;
             self.next_batch(now, out);

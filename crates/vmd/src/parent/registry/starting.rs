@@ -12,7 +12,7 @@ use proto::{Code, Failure, IfName, Text, UserPath, VmId};
 use super::super::access::Who;
 use super::super::definition::Definition;
 use super::life::{Asked, Life, Preparation, Vm};
-use super::{Action, File, Found, Keep, Launch, PREPARE_LIMIT, Registry, Run};
+use super::{Action, File, Found, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};
 
 /// What a client gave for this boot alone.
 #[derive(Debug, Default)]
@@ -55,15 +55,16 @@ impl Registry {
 
     /// What a start needs, or why it can't begin.
     fn plan(&mut self, id: VmId, boot: &ThisBoot, now: Instant) -> Result<Plan, Failure> {
-        let switches: Vec<_> =
-            self.switches.iter().map(|(switch, _)| (switch.name.clone(), switch.clone())).collect();
+        let switches: Vec<_> = self.switches.iter().map(|(switch, _)| (switch.name.clone(), switch.clone())).collect();
         let gone = || Failure::new(Code::NotFound, "vm not found");
         let vm = self.vm(id).ok_or_else(gone)?;
         let name = vm.definition.name.clone();
         if !vm.rate.start(now) {
             return Err(Failure::new(
                 Code::NotPermitted,
-                format!("vm \"{name}\" restarted too quickly: 3 times within 6 seconds each; wait 6 seconds and start it"),
+                format!(
+                    "vm \"{name}\" restarted too quickly: 3 times within 6 seconds each; wait 6 seconds and start it"
+                ),
             ));
         }
         let rebooting = vm.tty.is_some();
@@ -74,9 +75,16 @@ impl Registry {
             let bridge = match &nic.switch {
                 None => None,
                 Some(wanted) => Some(
-                    switches.iter().find(|(name, _)| name == wanted).map(|(_, switch)| switch.bridge.clone()).ok_or_else(
-                        || Failure::new(Code::NotFound, format!("switch \"{wanted}\" of vm \"{name}\" not found; define it in vm.conf")),
-                    )?,
+                    switches
+                        .iter()
+                        .find(|(name, _)| name == wanted)
+                        .map(|(_, switch)| switch.bridge.clone())
+                        .ok_or_else(|| {
+                            Failure::new(
+                                Code::NotFound,
+                                format!("switch \"{wanted}\" of vm \"{name}\" not found; define it in vm.conf"),
+                            )
+                        })?,
                 ),
             };
             if !rebooting {
@@ -87,7 +95,14 @@ impl Registry {
         Ok(Plan { files, taps })
     }
 
-    pub(super) fn opened(&mut self, run: Run, file: File, result: Result<(), Failure>, out: &mut Vec<Action>) {
+    pub(super) fn opened(
+        &mut self,
+        run: Run,
+        file: File,
+        result: Result<(), Failure>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         let Some(vm) = self.of_run(run) else { return };
         let id = vm.id;
         let definition = vm.definition.clone();
@@ -99,12 +114,19 @@ impl Registry {
             (_, Some(question)) => out.push(Action::Probe(run, file, question)),
             (_, None) => {
                 preparation.files.remove(&file);
-                self.perhaps_launch(id, out);
+                self.perhaps_launch(id, now, out);
             }
         }
     }
 
-    pub(super) fn probed(&mut self, run: Run, file: File, result: Result<Found, Failure>, out: &mut Vec<Action>) {
+    pub(super) fn probed(
+        &mut self,
+        run: Run,
+        file: File,
+        result: Result<Found, Failure>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         let Some(vm) = self.of_run(run) else { return };
         let id = vm.id;
         let path = path_of(vm, file);
@@ -115,7 +137,7 @@ impl Registry {
                     preparation.kernel = Some(kind);
                 }
                 preparation.files.remove(&file);
-                self.perhaps_launch(id, out);
+                self.perhaps_launch(id, now, out);
             }
             Err(why) => {
                 let failure = Failure::new(why.code, format!("{file} \"{path}\": {why}"));
@@ -124,7 +146,14 @@ impl Registry {
         }
     }
 
-    pub(super) fn tap_made(&mut self, run: Run, nic: u8, result: Result<IfName, Failure>, out: &mut Vec<Action>) {
+    pub(super) fn tap_made(
+        &mut self,
+        run: Run,
+        nic: u8,
+        result: Result<IfName, Failure>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         let Some(vm) = self.of_run(run) else { return };
         let id = vm.id;
         let Some(preparation) = vm.preparation() else { return };
@@ -132,13 +161,19 @@ impl Registry {
             Ok(name) => {
                 preparation.taps.remove(&nic);
                 preparation.tap_names.push(name);
-                self.perhaps_launch(id, out);
+                self.perhaps_launch(id, now, out);
             }
             Err(failure) => self.fail_preparation(id, failure, out),
         }
     }
 
-    pub(super) fn console_made(&mut self, run: Run, result: Result<Text<64>, Failure>, out: &mut Vec<Action>) {
+    pub(super) fn console_made(
+        &mut self,
+        run: Run,
+        result: Result<Text<64>, Failure>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         let Some(vm) = self.of_run(run) else { return };
         let id = vm.id;
         let Some(preparation) = vm.preparation() else { return };
@@ -146,13 +181,13 @@ impl Registry {
             Ok(tty) => {
                 preparation.console = false;
                 vm.tty = Some(tty);
-                self.perhaps_launch(id, out);
+                self.perhaps_launch(id, now, out);
             }
             Err(failure) => self.fail_preparation(id, failure, out),
         }
     }
 
-    fn perhaps_launch(&mut self, id: VmId, out: &mut Vec<Action>) {
+    fn perhaps_launch(&mut self, id: VmId, now: Instant, out: &mut Vec<Action>) {
         let Some(vm) = self.vm(id) else { return };
         let (Life::Preparing(preparation), Some(run)) = (&vm.life, vm.run) else { return };
         if !preparation.complete() {
@@ -160,25 +195,30 @@ impl Registry {
         }
         let starter = preparation.starter;
         let launch = launch_of(vm, preparation.kernel.unwrap_or(KernelKind::BzImage), preparation.cpus);
-        vm.life = Life::Launching { starter, stop: None };
+        vm.life = Life::Launching { starter, stop: None, deadline: now + LAUNCH_LIMIT };
         out.push(Action::Launch(run, Box::new(launch)));
     }
 
     pub(super) fn start_done(&mut self, id: VmId, result: Result<u32, Failure>, out: &mut Vec<Action>) {
         self.started += 1;
         let started = self.started;
-        let Some(vm) = self.vm(id) else { return };
-        let Life::Launching { starter, stop } = vm.life else { return };
+        let unwanted = self.new_request();
+        let launching = self.vm(id).map(|vm| &vm.life).and_then(|life| match life {
+            Life::Launching { starter, stop, .. } => Some((*starter, *stop)),
+            _ => None,
+        });
+        let (Some((starter, stop)), Some(vm)) = (launching, self.vm(id)) else {
+            // It was given up, or its VM is forgotten: nobody would ever end it.
+            out.extend(result.is_ok().then_some(Action::Terminate(unwanted, id, Stop::Force)));
+            return;
+        };
         match result {
             Ok(pid) => {
                 vm.life = Life::Running { pid };
                 vm.started = started;
                 let tty = vm.tty.clone().unwrap_or_default();
                 let name = &vm.definition.name;
-                out.push(Action::Log(
-                    log::Level::Info,
-                    format!("started {name} (vm {id}) successfully, tty {tty}"),
-                ));
+                out.push(Action::Log(log::Level::Info, format!("started {name} (vm {id}) successfully, tty {tty}")));
                 if let Some(asked) = starter {
                     out.push(Action::Answer(asked, Reply::Started { id: id.0, tty }));
                 }
@@ -202,6 +242,21 @@ impl Registry {
         for (id, missing) in late {
             let text = format!("start took longer than {} s: {missing}", PREPARE_LIMIT.as_secs());
             self.fail_preparation(id, Failure::new(Code::TimedOut, text), out);
+        }
+    }
+
+    pub(super) fn late_launches(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let late = |vm: &Vm| match vm.life {
+            Life::Launching { starter, deadline, .. } if deadline <= now => Some((vm.id, starter)),
+            _ => None,
+        };
+        let late: Vec<_> = self.vms.iter().filter_map(late).collect();
+        for (id, starter) in late {
+            let request = self.new_request();
+            out.push(Action::Terminate(request, id, Stop::Force));
+            let text =
+                format!("the vmm process did not answer within {} s; see its lines in the log", LAUNCH_LIMIT.as_secs());
+            self.fail_start(id, starter, Failure::new(Code::TimedOut, text), out);
         }
     }
 
@@ -293,11 +348,7 @@ impl Plan {
 }
 
 /// Files to open. A reboot still holds its disks; its kernel is read anew, as it may have been upgraded.
-fn files_of(
-    definition: &Definition,
-    boot: &ThisBoot,
-    rebooting: bool,
-) -> Result<Vec<(File, What, UserPath)>, Failure> {
+fn files_of(definition: &Definition, boot: &ThisBoot, rebooting: bool) -> Result<Vec<(File, What, UserPath)>, Failure> {
     let mut files = Vec::new();
     match (&definition.boot, &boot.kernel) {
         (_, Some(_)) => {}

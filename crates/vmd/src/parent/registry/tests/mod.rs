@@ -124,9 +124,7 @@ impl Fixture {
 pub(super) fn answers(action: &Action) -> Vec<Event> {
     match action {
         Action::MakeSwitch(switch) => vec![Event::SwitchMade(switch.name.clone(), Ok(()))],
-        Action::Open { run, files, .. } => {
-            files.iter().map(|(file, ..)| Event::Opened(*run, *file, Ok(()))).collect()
-        }
+        Action::Open { run, files, .. } => files.iter().map(|(file, ..)| Event::Opened(*run, *file, Ok(()))).collect(),
         Action::Probe(run, file, ToProbe::Kernel) => {
             vec![Event::Probed(*run, *file, Ok(Found::Kernel(KernelKind::Pvh)))]
         }
@@ -231,6 +229,21 @@ fn preparation_has_a_deadline() {
     assert_eq!(f.registry.next_deadline(), Some(f.now + PREPARE_LIMIT));
     f.now += PREPARE_LIMIT;
     assert_eq!(code(&f.on(Event::Time)), Some(Code::TimedOut));
+}
+
+#[test]
+fn a_launch_has_a_deadline_and_what_comes_after_it_is_ended() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let actions = f.start("web");
+    let id = launched(&f.prepare(actions)).unwrap();
+    assert_eq!(f.registry.next_deadline(), Some(f.now + LAUNCH_LIMIT));
+    f.now += LAUNCH_LIMIT;
+    let late = f.on(Event::Time);
+    assert_eq!(code(&late), Some(Code::TimedOut));
+    assert!(late.iter().any(|a| matches!(a, Action::Terminate(_, _, Stop::Force))));
+    let after = f.on(Event::StartDone(id, Ok(7)));
+    assert!(matches!(after.as_slice(), [Action::Terminate(_, ended, Stop::Force)] if *ended == id));
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
 }
 
 #[test]

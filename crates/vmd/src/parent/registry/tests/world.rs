@@ -38,7 +38,7 @@ impl World {
                 self.pending.push(Event::StartDone(run.vm, result));
             }
             Action::Terminate(request, vm, _) => {
-                assert!(self.running.contains(vm), "a stop of what does not run");
+                assert!(self.running.contains(vm) || self.launching.contains(vm), "a stop of what does not run");
                 self.pending.push(Event::TerminateDone(*request, if fail { Err(failure()) } else { Ok(()) }));
             }
             Action::Release(vm, Keep::Nothing) => {
@@ -102,8 +102,7 @@ struct Run {
 impl Run {
     fn new() -> Self {
         let vms = ["a", "b", "c"].map(|name| Definition { enabled: name == "a", ..definition(name) });
-        let settings =
-            Settings { switches: vec![], vms: vms.to_vec(), parallel: 1, delay: Duration::from_secs(5) };
+        let settings = Settings { switches: vec![], vms: vms.to_vec(), parallel: 1, delay: Duration::from_secs(5) };
         let mut run = Self { registry: Registry::default(), world: World::default(), now: Instant::now(), next: 0 };
         run.on(Event::Configured(Box::new(settings)), false);
         run
