@@ -8,7 +8,8 @@ use thiserror::Error;
 
 use crate::access;
 
-/// Configuration space that mechanism #1 reaches; the rest of an ECAM page reads 0: no extended capability.
+/// Configuration space that mechanism #1 reaches; the rest of an ECAM page reads all ones, as of functions that
+/// are no PCI Express ones: Linux then knows their size, where 0 has it look for extended capabilities again and again.
 pub const LEN: usize = 256;
 
 /// Register offsets (PCI 3.0, 6.1).
@@ -134,9 +135,9 @@ impl ConfigSpace {
         Ok(at)
     }
 
-    /// Reads at any offset and width; beyond the 256 bytes: 0.
+    /// Reads at any offset and width; beyond the 256 bytes: all ones.
     pub fn read(&self, offset: u16, data: &mut [u8]) {
-        access::copy(self.bytes.as_slice(), usize::from(offset), data, 0);
+        access::copy(self.bytes.as_slice(), usize::from(offset), data, 0xFF);
     }
 
     /// Writes at any offset and width: only writable bits change.
@@ -176,7 +177,7 @@ impl ConfigSpace {
 
     /// All bytes, the extended ones too: what a guest reads through the ECAM.
     pub fn page(&self) -> Box<[u8; 4096]> {
-        let mut page = Box::new([0; 4096]);
+        let mut page = Box::new([0xFF; 4096]);
         for (to, from) in page.iter_mut().zip(self.bytes.iter()) {
             *to = *from;
         }
