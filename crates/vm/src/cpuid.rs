@@ -6,6 +6,8 @@ use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2 as Entry};
 
 const BASIC: u32 = 0;
 const FEATURES: u32 = 1;
+/// EBX of leaf 0, where a vendor's name begins: AMD's, and Hygon's, who builds on it.
+const AMD_VENDORS: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
 const INTEL_CACHES: u32 = 4;
 const TOPOLOGY: u32 = 0xB;
 const PERFORMANCE_COUNTERS: u32 = 0xA;
@@ -52,11 +54,13 @@ impl Place {
 /// The entries for one vCPU, made of what KVM supports.
 #[must_use]
 pub fn of_vcpu(supported: &[Entry], place: Place) -> Vec<Entry> {
-    let highest = supported.iter().find(|entry| entry.function == BASIC).map_or(0, |entry| entry.eax);
+    let (highest, vendor) =
+        supported.iter().find(|entry| entry.function == BASIC).map_or((0, 0), |entry| (entry.eax, entry.ebx));
+    let amd = AMD_VENDORS.contains(&vendor);
     let own = |function| function == TOPOLOGY || function == TOPOLOGY_V2;
     let mut entries: Vec<Entry> = supported.iter().filter(|entry| !own(entry.function)).copied().collect();
     for entry in &mut entries {
-        adapt(entry, place);
+        adapt(entry, place, amd);
     }
     for leaf in [TOPOLOGY, TOPOLOGY_V2].into_iter().filter(|leaf| *leaf <= highest) {
         entries.extend(levels(leaf, place));
@@ -71,7 +75,7 @@ pub fn address_bits(supported: &[Entry]) -> u8 {
     leaf.map_or(36, |entry| entry.eax.to_le_bytes()[0])
 }
 
-fn adapt(entry: &mut Entry, place: Place) {
+fn adapt(entry: &mut Entry, place: Place, amd: bool) {
     let (id, count) = (u32::from(place.id), u32::from(place.count));
     let several = place.count > 1;
     match entry.function {
@@ -86,8 +90,10 @@ fn adapt(entry: &mut Entry, place: Place) {
         }
         // Nobody profiles a guest here yet, and a guest that finds none does not set any up.
         PERFORMANCE_COUNTERS => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
-        EXTENDED_FEATURES => entry.ecx = with(entry.ecx, CMP_LEGACY, several && entry.ecx & TOPOLOGY_EXTENSIONS != 0),
-        ADDRESS_SIZES => entry.ecx = entry.ecx & !0xF0FF | (count - 1) | place.bits() << 12,
+        EXTENDED_FEATURES if amd => {
+            entry.ecx = with(entry.ecx, CMP_LEGACY, several && entry.ecx & TOPOLOGY_EXTENSIONS != 0)
+        }
+        ADDRESS_SIZES if amd => entry.ecx = entry.ecx & !0xF0FF | (count - 1) | place.bits() << 12,
         AMD_CACHES if entry.eax & 0x1F != 0 => {
             entry.eax = entry.eax & !(0xFFF << 14) | sharing(entry.eax >> 5 & 7, count) << 14;
         }
@@ -130,7 +136,7 @@ mod tests {
 
     fn supported() -> Vec<Entry> {
         vec![
-            Entry { eax: 0x1F, ..entry(BASIC, 0) },
+            Entry { eax: 0x1F, ebx: AMD_VENDORS[0], ..entry(BASIC, 0) },
             Entry { ebx: 0x0710_0800, ecx: 1, edx: 1, ..entry(FEATURES, 0) },
             Entry { eax: 0x7C00_4121, ..entry(INTEL_CACHES, 0) },
             Entry { eax: 0x7C07_C163, ..entry(INTEL_CACHES, 3) },
@@ -200,6 +206,15 @@ mod tests {
         let leaf = find(&entries, AMD_TOPOLOGY, 0);
         assert_eq!((leaf.eax, leaf.ebx, leaf.ecx), (3, 3, 0));
         assert_ne!(find(&entries, EXTENDED_FEATURES, 0).ecx & CMP_LEGACY, 0);
+    }
+
+    #[test]
+    fn what_is_reserved_on_other_processors_stays_as_it_is() {
+        let mut other = supported();
+        other[0].ebx = u32::from_le_bytes(*b"Genu");
+        let entries = of_vcpu(&other, place(1, 4));
+        assert_eq!(find(&entries, ADDRESS_SIZES, 0).ecx, 0x7007);
+        assert_eq!(find(&entries, EXTENDED_FEATURES, 0).ecx, TOPOLOGY_EXTENSIONS);
     }
 
     #[test]

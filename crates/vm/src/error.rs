@@ -19,6 +19,14 @@ pub enum Error {
         /// Width of physical addresses.
         bits: u8,
     },
+    /// The host's KVM runs fewer vCPUs in one VM.
+    #[error("{count} vCPUs; the host's KVM runs at most {most} in one VM")]
+    HostVcpus {
+        /// How many were asked for.
+        count: u8,
+        /// How many can be had.
+        most: usize,
+    },
     /// The host gives no memory.
     #[error("could not allocate guest memory: {0}")]
     Memory(std::io::Error),
@@ -76,7 +84,7 @@ impl Error {
     pub fn failure(&self) -> Failure {
         let code = match self {
             Self::Description(_) | Self::Device { .. } | Self::Sandbox(_) => Code::Io,
-            Self::Size(_) | Self::AddressWidth { .. } | Self::Chipset(_) => Code::Invalid,
+            Self::Size(_) | Self::AddressWidth { .. } | Self::HostVcpus { .. } | Self::Chipset(_) => Code::Invalid,
             Self::Memory(_) => Code::NoMemory,
             Self::NoKvm(_) => Code::NoDevice,
             Self::Kvm { cause, .. } => Code::of_errno(cause.errno()),

@@ -12,7 +12,8 @@ use std::thread::JoinHandle;
 
 use crate::memory::GuestMemory;
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_INTERNAL_ERROR_EMULATION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -114,10 +115,10 @@ impl Host {
         self.kvm.check_extension(Cap::CoalescedPio)
     }
 
-    /// Whether KVM runs so many vCPUs in one VM.
+    /// How many vCPUs KVM runs in one VM.
     #[must_use]
-    pub fn takes(&self, vcpus: u8) -> bool {
-        self.kvm.get_max_vcpus() >= usize::from(vcpus)
+    pub fn max_vcpus(&self) -> usize {
+        self.kvm.get_max_vcpus()
     }
 }
 
@@ -323,6 +324,7 @@ impl Vcpu {
             Ok(VcpuExit::MmioWrite(..)) => Ok(Kind::Mmio { write: true }),
             Ok(VcpuExit::Shutdown) => Err(Exit::Shutdown),
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => Err(Exit::Interrupted),
+            Ok(VcpuExit::InternalError) => Err(Exit::Failed(self.internal_error())),
             Ok(other) => Err(Exit::Failed(format!("{other:?}"))),
             // EAGAIN: a vCPU that waited to be woken by another has been.
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
@@ -331,6 +333,15 @@ impl Vcpu {
                 Err(Exit::Interrupted)
             }
             Err(error) => Err(Exit::Failed(format!("KVM_RUN: {error}"))),
+        }
+    }
+
+    fn internal_error(&mut self) -> String {
+        // SAFETY: the exit reason was KVM_EXIT_INTERNAL_ERROR, for which the kernel fills this member; it is plain numbers.
+        let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
+        match suberror {
+            KVM_INTERNAL_ERROR_EMULATION => "this KVM can't emulate the guest's next instruction".into(),
+            other => format!("KVM has an internal error ({other})"),
         }
     }
 

@@ -67,10 +67,13 @@ fn check_sizes(host: &Host, ram: &[Ram], vcpus: u8) -> Result<(), Error> {
         return Err(Error::AddressWidth { end, bits });
     }
     let count = u16::from(vcpus);
-    if !(1..=layout::MAX_VCPUS).contains(&count) || !host.takes(vcpus) {
+    if !(1..=layout::MAX_VCPUS).contains(&count) {
         return Err(Error::Size(boot::Error::VcpuCount(count)));
     }
-    Ok(())
+    match host.max_vcpus() {
+        most if most < usize::from(vcpus) => Err(Error::HostVcpus { count: vcpus, most }),
+        _ => Ok(()),
+    }
 }
 
 fn chipset(ram: &[Ram], vcpus: u8, devices: Vec<Device>, outside: &Outside) -> Result<Chipset, Error> {
