@@ -278,6 +278,14 @@ fn no_interrupt_is_sent_where_the_driver_wants_none() {
 }
 
 #[test]
+fn no_interrupt_is_sent_for_nothing() {
+    let mut fixture = Fixture::new(How::Ring, F_FLUSH);
+    fixture.driver.kick();
+    fixture.vmm.stop(0);
+    assert!(!fixture.driver.was_called(Duration::ZERO));
+}
+
+#[test]
 fn an_event_index_is_waited_for() {
     let mut fixture = Fixture::new(How::Plain, F_FLUSH | EVENT_IDX);
     fixture.request(IN, 0, &[Part::In(DATA, 512)]);

@@ -69,11 +69,14 @@ impl Process {
         text
     }
 
-    /// KiB that are this process's alone, guest memory (shared) left out.
-    fn private_kib(&self) -> u64 {
+    /// KiB that are this process's alone: clean (text, where no other process runs it) and dirty. Guest memory is shared.
+    fn private_kib(&self) -> (u64, u64) {
         let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).unwrap();
-        let kib = |line: &str| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
-        rollup.lines().filter(|line| line.starts_with("Private_")).map(kib).sum()
+        let kib = |name| {
+            let line = rollup.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+        };
+        (kib("Private_Clean:"), kib("Private_Dirty:"))
     }
 }
 
@@ -132,7 +135,7 @@ fn vioblk_serves_in_its_sandbox_and_ends_with_the_vm() {
     assert_eq!(request(&vmm, &mut driver, 4, &[]), 0);
     assert_eq!(request(&vmm, &mut driver, 0, &[Part::In(BUFFERS + 0x2000, 4096)]), 0);
     assert_eq!(vmm.guest.read(BUFFERS + 0x2000, 4096), [0x5a; 4096]);
-    println!("vioblk: {} KiB private", process.private_kib());
+    println!("vioblk: KiB private, clean and dirty: {:?}", process.private_kib());
     // a broken ring is logged, and stopped
     driver.offer(999);
     driver.kick();
@@ -234,7 +237,7 @@ fn vionet_serves_in_its_sandbox_and_ends_with_the_vm() {
     rustix::net::send(&wire, &his, rustix::net::SendFlags::empty()).unwrap();
     assert_eq!(rx.used(), (0, 72));
     assert_eq!(vmm.guest.read(BUFFERS + 0x100c, 60), his[12..]);
-    println!("vionet: {} KiB private", process.private_kib());
+    println!("vionet: KiB private, clean and dirty: {:?}", process.private_kib());
     drop(vmm);
     assert!(process.ended().success(), "{}", process.said());
 }

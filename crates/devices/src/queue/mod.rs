@@ -92,8 +92,10 @@ pub enum RingFault {
 pub struct Vring {
     queue: Queue,
     setup: RingSetup,
-    /// The used index when an interrupt was last considered; none before the first time.
-    considered: Option<u16>,
+    /// The used index when an interrupt was last considered.
+    considered: u16,
+    /// Nothing was pushed yet: what the driver waits for is not known, and the first push interrupts in any case.
+    is_new: bool,
 }
 
 impl Vring {
@@ -111,7 +113,7 @@ impl Vring {
         let next_used = queue.used_idx(memory, Ordering::Acquire).map_err(|_| SetupError::Outside(used))?;
         queue.set_next_used(next_used.0);
         queue.set_ready(true);
-        Ok(Vring { queue, setup, considered: None })
+        Ok(Vring { queue, setup, considered: next_used.0, is_new: true })
     }
 
     /// Entries.
@@ -168,9 +170,12 @@ impl Vring {
     /// 2.7.10).
     pub fn needs_interrupt(&mut self, memory: &GuestMemory) -> Result<bool, RingFault> {
         let new = self.queue.next_used();
-        let Some(old) = self.considered.replace(new) else { return Ok(true) };
+        let old = std::mem::replace(&mut self.considered, new);
         if old == new {
             return Ok(false);
+        }
+        if std::mem::take(&mut self.is_new) {
+            return Ok(true);
         }
         fence(Ordering::SeqCst); // the used index is out before the driver's wish is read
         if !self.setup.event_idx {
