@@ -6,12 +6,13 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::thread;
 
 use e2e::vm_conf::{Vm, switch};
 use testkit::artefacts::{self, Kernel};
 use testkit::bridge;
 use testkit::census::Census;
-use testkit::daemon::Daemon;
+use testkit::daemon::{self, Daemon};
 use testkit::deadline::{DAEMON, GUEST};
 use testkit::guest::{Guest, POWER_BUTTON};
 use testkit::machine::Machine;
@@ -150,9 +151,11 @@ fn has_a_console_session(daemon: &Daemon) {
 fn stops_gracefully(daemon: &Daemon) {
     let mut console = daemon.console("guest");
     let id = daemon.row("guest").id;
-    let reply = daemon.vmctl(&["stop", "-w", "guest"]).success();
-    assert_eq!(reply.stderr, format!("stopping vm guest: terminated vm {id}\n"));
+    // Read meanwhile: what a console holds is lost when its other side closes.
+    let stop = thread::spawn(|| daemon::vmctl(&["stop", "-w", "guest"]));
     console.expect(POWER_BUTTON, GUEST);
+    let reply = stop.join().expect("vmctl was run").success();
+    assert_eq!(reply.stderr, format!("stopping vm guest: terminated vm {id}\n"));
     let row = daemon.row("guest");
     assert_eq!((row.state.as_str(), row.pid), ("stopped", None));
 }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a guest may take for anything: an emulated machine is 10 to 50 times slower than a real one.
-pub const GUEST: Duration = Duration::from_secs(120);
+pub const GUEST: Duration = Duration::from_secs(240);
 
 /// How long the daemon may take for anything that no guest is needed for.
 pub const DAEMON: Duration = Duration::from_secs(60);

@@ -28,7 +28,7 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { memory_mib: 4096, limit_s: 480 }
+        Self { memory_mib: 4096, limit_s: 900 }
     }
 }
 
