@@ -22,7 +22,7 @@ pub fn make(ram: &[Ram]) -> Result<GuestMemory, Error> {
     }
     let memory = GuestMemory::from_ranges_with_files(&ranges)
         .map_err(|error| Error::Memory(std::io::Error::other(error.to_string())))?;
-    crate::kvm::keep_out_of_dumps(&memory).map_err(Error::Memory)?;
+    crate::kvm::advise(&memory).map_err(Error::Memory)?;
     Ok(memory)
 }
 
