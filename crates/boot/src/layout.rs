@@ -95,7 +95,7 @@ pub struct Ram {
 
 /// The RAM of a guest with `bytes` of memory: one piece, or two around the hole below 4 GiB.
 pub fn ram(bytes: u64) -> Result<Vec<Ram>, Error> {
-    if !(MIN_MEMORY..=MAX_MEMORY).contains(&bytes) || bytes % MIB != 0 {
+    if !(MIN_MEMORY..=MAX_MEMORY).contains(&bytes) || !bytes.is_multiple_of(MIB) {
         return Err(Error::MemorySize { bytes });
     }
     let low = bytes.min(LOW_RAM_END);

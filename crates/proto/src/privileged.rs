@@ -96,10 +96,9 @@ impl Message for ToPriv {
     fn fds(&self) -> usize {
         match self {
             ToPriv::MakeTap { .. } => 1,
-            ToPriv::Sweep { .. }
-            | ToPriv::MakeSwitch { .. }
-            | ToPriv::RemoveSwitch { .. }
-            | ToPriv::Verbose { .. } => 0,
+            ToPriv::Sweep { .. } | ToPriv::MakeSwitch { .. } | ToPriv::RemoveSwitch { .. } | ToPriv::Verbose { .. } => {
+                0
+            }
         }
     }
 }

@@ -84,7 +84,7 @@ impl BzImage {
         if !alignment.is_power_of_two() || !(4096..=MAX_ALIGNMENT).contains(&alignment) {
             return Err(Error::Header { field: "kernel_alignment", value: alignment });
         }
-        if self.pref_address() < layout::KERNEL_MIN || self.pref_address() % 4096 != 0 {
+        if self.pref_address() < layout::KERNEL_MIN || !self.pref_address().is_multiple_of(4096) {
             return Err(Error::Header { field: "pref_address", value: self.pref_address() });
         }
         Ok(())
