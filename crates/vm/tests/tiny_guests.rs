@@ -12,7 +12,7 @@ use proto::probe::KernelKind;
 use proto::vm::{Description, ToVm, ToVmm};
 use proto::{Channel, Code, Received, Text, VmName, exit};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 const LOAD: u32 = 0x100_0000;
 
 /// A VM in a thread of the test, and vmm's end of its channel.
