@@ -196,6 +196,7 @@ impl Edge {
         held.cgroup = cgroup;
         let messages = held.messages(launch).map_err(|error| Failure::io("descriptors of the start", &error))?;
         held.log = None; // so that the pipe ends with the VM's processes
+        held.cgroup = None; // the host's own is what ends it
         held.files.retain(|file, _| matches!(file, File::Disk(_)));
         self.watch_log(format!("vm/{}", launch.vm.name), log);
         for (message, fds) in messages {
