@@ -57,6 +57,14 @@ impl Port {
         self.queues.get(usize::from(index))
     }
 
+    /// Takes back what a stopped back end had signalled and nobody had heard: it is not of the device after its reset.
+    pub fn forget_signals(&self) {
+        self.broken.clear();
+        for queue in &self.queues {
+            queue.call.clear();
+        }
+    }
+
     /// The notify registers are there now, or nowhere. Where KVM can't take the kicks, they come as exits.
     pub fn move_notify(&self, base: Option<u64>, wiring: &dyn Wiring) {
         for (index, queue) in (0u64..).zip(&self.queues) {

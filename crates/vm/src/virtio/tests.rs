@@ -36,7 +36,7 @@ const BUFFER: u64 = 0x20_0000;
 /// What the fake device writes into a buffer.
 const ANSWER: &[u8] = b"served";
 
-/// A device that answers each chain with the same bytes.
+/// A device that answers each chain with the same bytes, or finds each broken.
 struct Answering {
     accepted: Arc<AtomicU64>,
     breaks: bool,
@@ -56,11 +56,11 @@ impl serve_vhost::Device for Answering {
         self.accepted.store(features, Ordering::SeqCst);
     }
     fn kicked(&mut self, _: usize, on: &mut Active<'_>) -> Result<Progress, RingFault> {
-        if self.breaks {
-            return Err(RingFault::TooLong);
-        }
         let mut chain = Chain::default();
         while on.ring.pop(on.memory, &mut chain)? {
+            if self.breaks {
+                return Err(RingFault::TooLong);
+            }
             let written = fill_front(on.memory, &chain.writable, ANSWER)?;
             on.ring.push_used(on.memory, &[(chain.head, u32::try_from(written).unwrap())])?;
         }
@@ -89,8 +89,9 @@ struct Recorded {
     signals: Vec<MsiMessage>,
 }
 
+/// KVM that agrees to all.
 #[derive(Default)]
-struct FakeKvm(Mutex<Recorded>);
+pub(super) struct FakeKvm(Mutex<Recorded>);
 
 impl FakeKvm {
     fn told<T>(&self, look: impl FnOnce(&mut Recorded) -> T) -> T {

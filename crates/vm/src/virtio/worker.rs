@@ -104,8 +104,9 @@ impl Worker {
             }
             Token::Socket(slot) => Err((slot, Failure::Gone("its process is gone".into()))),
             Token::Broken(slot) => {
-                if let Some(port) = front_ends.port(slot) {
-                    port.broken.clear();
+                let told = front_ends.port(slot).is_some_and(|port| port.broken.clear());
+                // A reset takes a signal back: one that the loop had seen before that says nothing of the device now.
+                if told && self.served(slot).is_some_and(|served| served.active) {
                     self.failed(slot, Failure::Refused("a ring is broken".into()), registers)?;
                 }
                 Ok(())
@@ -124,15 +125,7 @@ impl Worker {
     fn perform(&mut self, job: Job, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
         match job {
             Job::Activate(slot, activation) => self.activate(slot, &activation, registers),
-            Job::Reset(slot) => {
-                if let Some(served) = self.served(slot) {
-                    served.active = false;
-                    served.back_end.stop().map_err(|failure| (slot, failure))?;
-                }
-                self.watch(slot);
-                registers.reset_done(slot);
-                Ok(())
-            }
+            Job::Reset(slot) => self.reset(slot, registers),
             Job::Watch(slot) => {
                 self.watch(slot);
                 Ok(())
@@ -154,6 +147,19 @@ impl Worker {
         }
         self.watch(slot);
         self.kicked(slot, registers) // what came before it ran
+    }
+
+    fn reset(&mut self, slot: Slot, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
+        if let Some(served) = self.served(slot) {
+            served.active = false;
+            served.back_end.stop().map_err(|failure| (slot, failure))?;
+        }
+        self.watch(slot);
+        if let Some(port) = self.front_ends.port(slot) {
+            port.forget_signals();
+        }
+        registers.reset_done(slot);
+        Ok(())
     }
 
     fn kicked(&mut self, slot: Slot, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
@@ -211,3 +217,6 @@ impl Worker {
         self.served.get_mut(usize::from(slot.0).checked_sub(1)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! Signals that cross a reset, one step of the loop at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hw::Activation;
+
+use super::*;
+use crate::virtio::port::Port;
+use crate::virtio::tests::FakeKvm;
+
+const SLOT: Slot = Slot(1);
+
+/// A back end that does as asked.
+struct Willing;
+
+impl BackEnd for Willing {
+    fn socket(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+    fn activate(&mut self, _: &Activation, _: &Port) -> Result<(), Failure> {
+        Ok(())
+    }
+    fn stop(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+    fn takes_kicks(&self) -> bool {
+        false
+    }
+    fn kicked(&mut self, _: &Port) -> Result<bool, Failure> {
+        Ok(false)
+    }
+}
+
+/// What the registers were told, counted.
+#[derive(Default)]
+struct Told {
+    reset_done: AtomicUsize,
+    needs_reset: AtomicUsize,
+}
+
+impl Registers for Told {
+    fn reset_done(&self, _: Slot) {
+        self.reset_done.fetch_add(1, Ordering::SeqCst);
+    }
+    fn needs_reset(&self, _: Slot) {
+        self.needs_reset.fetch_add(1, Ordering::SeqCst);
+    }
+    fn queue_interrupt(&self, _: Slot, _: u16) {}
+    fn device_gone(&self) -> bool {
+        true
+    }
+}
+
+fn activation() -> Activation {
+    Activation { features: 1 << 32, queues: Vec::new() }
+}
+
+fn worker() -> Worker {
+    let front_ends = Arc::new(FrontEnds::new(Arc::new(FakeKvm::default()), &[1]).unwrap());
+    Worker::new(front_ends, vec![Box::new(Willing)]).unwrap()
+}
+
+#[test]
+fn a_ring_that_broke_before_a_reset_says_nothing_of_the_device_after_it() {
+    let (mut worker, told) = (worker(), Told::default());
+    let front_ends = worker.front_ends.clone();
+    let port = front_ends.port(SLOT).unwrap();
+    worker.perform(Job::Activate(SLOT, activation()), &told).unwrap();
+    port.broken.set();
+    port.queues[0].call.set();
+    worker.perform(Job::Reset(SLOT), &told).unwrap();
+    assert!(!port.queues[0].call.is_set(), "a call of before the reset");
+    // The loop had seen the signal before it came to the reset.
+    worker.happened(Token::Broken(SLOT), &told).unwrap();
+    worker.perform(Job::Activate(SLOT, activation()), &told).unwrap();
+    worker.happened(Token::Broken(SLOT), &told).unwrap();
+    assert_eq!((told.reset_done.load(Ordering::SeqCst), told.needs_reset.load(Ordering::SeqCst)), (1, 0));
+    port.broken.set();
+    worker.happened(Token::Broken(SLOT), &told).unwrap();
+    assert_eq!(told.needs_reset.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_back_end_that_signals_while_it_is_not_active_is_not_heard() {
+    let (mut worker, told) = (worker(), Told::default());
+    let front_ends = worker.front_ends.clone();
+    front_ends.port(SLOT).unwrap().broken.set();
+    worker.happened(Token::Broken(SLOT), &told).unwrap();
+    assert_eq!(told.needs_reset.load(Ordering::SeqCst), 0);
+    assert!(!front_ends.port(SLOT).unwrap().broken.is_set(), "else the loop would turn forever");
+}
