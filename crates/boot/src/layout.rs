@@ -69,6 +69,9 @@ pub const PM_PORTS_LEN: u8 = 0xC;
 pub const SCI: u8 = 9;
 /// SLP_TYP of the S5 state, as \_S5 tells the guest.
 pub const S5_SLP_TYP: u8 = 5;
+/// INTx of the PCI functions, which share these: level, and below 16, so that a guest reaches them through the I/O APIC and
+/// through the 8259s alike. No device of this machine has them otherwise.
+pub const INTX_IRQS: [u8; 3] = [5, 10, 11];
 /// COM1: first of its eight ports.
 pub const COM1_PORT: u16 = 0x3F8;
 /// COM1's interrupt.
@@ -81,6 +84,17 @@ pub const RTC_IRQ: u8 = 8;
 pub const RESET_PORT: u16 = 0xCF9;
 /// What the guest writes to [`RESET_PORT`]: a hard reset.
 pub const RESET_VALUE: u8 = 6;
+
+/// The interrupt of the function in a slot of PCI bus 0.
+#[must_use]
+pub const fn intx_irq(slot: u8) -> u8 {
+    let [a, b, c] = INTX_IRQS;
+    match slot % 3 {
+        0 => a,
+        1 => b,
+        _ => c,
+    }
+}
 
 /// A piece of RAM; the pieces lie in one memory object, one behind the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,6 +196,14 @@ mod tests {
         assert_eq!(pieces[1], Ram { gpa: HIGH_RAM, len: (6 << 30) - LOW_RAM_END, offset: LOW_RAM_END });
         assert_eq!(ram_end(&pieces), HIGH_RAM + (3 << 30));
         assert_eq!(ram(LOW_RAM_END + MIB).unwrap()[1].len, MIB);
+    }
+
+    #[test]
+    fn functions_share_interrupts_that_nothing_else_has() {
+        let used: std::collections::BTreeSet<u8> = (1..32).map(intx_irq).collect();
+        assert_eq!(used, INTX_IRQS.into());
+        // Timer, keyboard, cascade, COM1, spurious, clock, SCI: as a PC has them.
+        assert!([0, 1, 2, COM1_IRQ, 7, RTC_IRQ, SCI].iter().all(|irq| !used.contains(irq)));
     }
 
     #[test]

@@ -16,6 +16,10 @@ const REVISION: u8 = 2;
 /// The PCI configuration ports, which are the host bridge's own.
 const CONFIG_PORTS: u16 = 0xCF8;
 const CONFIG_PORTS_LEN: u8 = 8;
+/// Slots of a PCI bus; the host bridge's, 0, has no interrupt.
+const SLOTS: u8 = 32;
+/// The first of a function's four pins, as `_PRT` counts them.
+const INTA: u8 = 0;
 
 pub(super) fn table() -> Vec<u8> {
     let mut aml = Vec::new();
@@ -27,7 +31,7 @@ pub(super) fn table() -> Vec<u8> {
     dsdt.as_slice().to_vec()
 }
 
-/// Bus 0, its I/O ports and its window for BARs.
+/// Bus 0, its I/O ports, its window for BARs and its functions' interrupts.
 struct HostBridge;
 
 impl Aml for HostBridge {
@@ -49,10 +53,29 @@ impl Aml for HostBridge {
                     "_CRS".into(),
                     &ResourceTemplate::new(vec![&bus, &config, &low_ports, &high_ports, &window]),
                 ),
+                &InterruptRouting,
             ],
         )
         .to_aml_bytes(sink);
     }
+}
+
+/// `_PRT` (6.2.13): where INTA of each slot is wired, the same with the I/O APIC and the 8259s.
+struct InterruptRouting;
+
+impl Aml for InterruptRouting {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let routes: Vec<(u32, u8)> = (1..SLOTS).map(|slot| (any_function(slot), layout::intx_irq(slot))).collect();
+        let entry = |(address, irq)| Package::new(vec![address as &dyn Aml, &INTA, &ZERO, irq]);
+        let entries: Vec<Package<'_>> = routes.iter().map(|(address, irq)| entry((address, irq))).collect();
+        let entries = entries.iter().map(|entry| entry as &dyn Aml).collect();
+        Name::new("_PRT".into(), &Package::new(entries)).to_aml_bytes(sink);
+    }
+}
+
+/// `_ADR` of all functions of a slot (6.1.1).
+fn any_function(slot: u8) -> u32 {
+    u32::from(slot) << 16 | 0xFFFF
 }
 
 /// Motherboard resources: a guest believes the MCFG only if its area is reserved here (PCI Firmware 3.3, 4.1.2).

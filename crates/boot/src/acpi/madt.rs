@@ -1,4 +1,4 @@
-//! The multiple APIC description table (ACPI 6.5, 5.2.12): local APICs, the I/O APIC, and how the SCI is wired.
+//! The multiple APIC description table (ACPI 6.5, 5.2.12): local APICs, the I/O APIC, and which interrupts are levels.
 //!
 //! ISA interrupt 0 needs no override: with the interrupt routing of the vm process the timer is at pin 0, as the number says.
 
@@ -16,7 +16,9 @@ const FLAGS: usize = 40;
 /// There are also two 8259 interrupt controllers, to be masked.
 const PCAT_COMPAT: u32 = 1;
 /// Interrupt source override (5.2.12.5): type, length, bus ISA, source, GSI, flags level and active high.
-const SCI_OVERRIDE: [u8; 10] = [2, 10, 0, layout::SCI, layout::SCI, 0, 0, 0, 0b1101, 0];
+const fn level(irq: u8) -> [u8; 10] {
+    [2, 10, 0, irq, irq, 0, 0, 0, 0b1101, 0]
+}
 /// Local APIC NMI (5.2.12.7): type, length, all processors, flags as the bus has it, LINT1.
 const LOCAL_NMI: [u8; 6] = [4, 6, 0xFF, 0, 0, 1];
 
@@ -33,7 +35,9 @@ pub(super) fn table(vcpus: u16) -> Result<Vec<u8>, Error> {
         madt.append_slice(&bytes(&ProcessorLocalApic::new(id, id, EnabledStatus::Enabled)));
     }
     madt.append_slice(&bytes(&IoApic::new(ioapic_id(), layout::IOAPIC, 0)));
-    madt.append_slice(&SCI_OVERRIDE);
+    for irq in layout::INTX_IRQS.into_iter().chain([layout::SCI]) {
+        madt.append_slice(&level(irq));
+    }
     madt.append_slice(&LOCAL_NMI);
     Ok(madt.as_slice().to_vec())
 }

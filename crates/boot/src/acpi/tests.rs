@@ -83,8 +83,10 @@ fn the_madt_lists_each_vcpu_once() {
             assert_eq!(entry, [0, 8, id, id, 1, 0, 0, 0]);
         }
         assert_eq!(rest[..12], [1, 12, 64, 0, 0, 0, 0xC0, 0xFE, 0, 0, 0, 0]);
-        assert_eq!(rest[12..22], [2, 10, 0, 9, 9, 0, 0, 0, 13, 0]);
-        assert_eq!(rest[22..], [4, 6, 0xFF, 0, 0, 1]);
+        for (irq, level) in [5, 10, 11, 9].into_iter().zip(rest[12..52].chunks(10)) {
+            assert_eq!(level, [2, 10, 0, irq, irq, 0, 0, 0, 13, 0]);
+        }
+        assert_eq!(rest[52..], [4, 6, 0xFF, 0, 0, 1]);
     }
 }
 
@@ -116,6 +118,19 @@ fn the_dsdt_tells_of_s5_and_of_each_device() {
     let window =
         [0x87, 23, 0, 0, 0x0C, 1, 0, 0, 0, 0, 0, 0, 0, 0xC0, 0xFF, 0xFF, 0xFF, 0xDF, 0, 0, 0, 0, 0, 0, 0, 0x20];
     assert!(holds(&window), "window of BARs");
+}
+
+#[test]
+fn the_dsdt_routes_inta_of_each_slot() {
+    let (_, dsdt) = find(1, b"DSDT");
+    let start = dsdt.windows(4).position(|window| window == b"_PRT").expect("_PRT") + 4;
+    let (head, entries) = dsdt[start..].split_at(4);
+    assert_eq!((head[0], head[3]), (0x12, 31), "Package (31), its length in two bytes");
+    for (slot, entry) in (1u8..32).zip(entries.chunks(12)) {
+        // Package (4) { 0x00SSFFFF, 0, 0, irq }
+        let irq = [5, 10, 11][usize::from(slot) % 3];
+        assert_eq!(entry, [0x12, 11, 4, 0x0C, 0xFF, 0xFF, slot, 0, 0, 0, 0x0A, irq], "slot {slot}");
+    }
 }
 
 #[test]
