@@ -200,10 +200,12 @@ impl Transport {
                 continue;
             }
             let value = access::value(register);
-            match self.set(field, value, ram) {
-                Outcome::Done => {}
-                other => outcome = other,
-            }
+            outcome = match (outcome, self.set(field, value, ram)) {
+                // What the status meant is told, whatever registers the same write goes on to.
+                (earlier, Outcome::Done) => earlier,
+                (Outcome::Done | Outcome::Vectors, later) => later,
+                (earlier, _) => earlier,
+            };
         }
         outcome
     }
