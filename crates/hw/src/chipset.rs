@@ -12,6 +12,7 @@ use crate::pci::address::{self, ConfigRegister, ECAM_BUS_LEN, SLOTS};
 use crate::pci::bars::Bars;
 use crate::pci::config_space::{ConfigSpace, LayoutError};
 use crate::pci::host_bridge;
+use crate::pci::lines::Lines;
 use crate::pm::Pm;
 use crate::ports::{self, Owner};
 use crate::reset::ResetPorts;
@@ -67,6 +68,7 @@ pub struct Chipset {
     /// Slots 1 and up.
     functions: Vec<Mutex<Function>>,
     bars: Mutex<Bars>,
+    lines: Mutex<Lines>,
     mmio: Range<u64>,
     ecam: Range<u64>,
     /// The guest has reset the machine or switched it off: no second time.
@@ -94,6 +96,7 @@ impl Chipset {
             host_bridge: host_bridge::config_space(),
             functions: functions.collect::<Result<_, _>>()?,
             bars: Mutex::new(Bars::new(setup.mmio.clone())),
+            lines: Mutex::default(),
             mmio: setup.mmio,
             ecam: setup.ecam..setup.ecam.saturating_add(ECAM_BUS_LEN),
             ended: AtomicBool::new(false),
@@ -282,7 +285,7 @@ impl Chipset {
 
     fn with_function(&self, slot: Slot, edge: &dyn Edge, act: impl FnOnce(&mut Function, &mut Effects)) {
         if let Some(function) = self.function(slot) {
-            self.with(function, edge, act);
+            self.with(function, &Shared { lines: &self.lines, edge }, act);
         }
     }
 
@@ -298,6 +301,31 @@ impl Chipset {
             }
         }
         result
+    }
+}
+
+/// The edge as functions see it: an interrupt line is not theirs alone. Its changes are performed with the lock of the
+/// lines held, so that of two functions the last word is the last one performed.
+struct Shared<'a> {
+    lines: &'a Mutex<Lines>,
+    edge: &'a dyn Edge,
+}
+
+impl Edge for Shared<'_> {
+    fn perform(&self, effect: Effect) {
+        let Effect::Irq { gsi, level: asks } = effect else { return self.edge.perform(effect) };
+        let mut lines = lock(self.lines);
+        if let Some(level) = lines.change(gsi, asks) {
+            self.edge.perform(Effect::Irq { gsi, level });
+        }
+    }
+
+    fn now(&self) -> Now {
+        self.edge.now()
+    }
+
+    fn call_pending(&self, slot: Slot, queue: u16) -> bool {
+        self.edge.call_pending(slot, queue)
     }
 }
 

@@ -6,4 +6,5 @@ pub mod address;
 pub mod bars;
 pub mod config_space;
 pub mod host_bridge;
+pub mod lines;
 pub mod msix;

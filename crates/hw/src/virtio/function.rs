@@ -29,7 +29,8 @@ pub struct Device {
     pub queues: Vec<u16>,
     /// Its configuration space.
     pub config: Vec<u8>,
-    /// The IOAPIC pin (and PIC line, below 16) of its INTx, not shared; `None` for a function with MSI-X alone.
+    /// The IOAPIC pin (and PIC line, below 16) of its INTx, shared with other functions alone; `None` for a function with
+    /// MSI-X alone.
     pub irq_line: Option<u8>,
 }
 

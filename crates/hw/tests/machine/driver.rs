@@ -73,20 +73,24 @@ pub fn device(kind: Kind, queues: usize, config: &[u8], irq_line: Option<u8>) ->
 
 impl Machine {
     pub fn new() -> Self {
+        Self::with(vec![
+            device(Kind::Entropy, 1, &[], None),
+            device(Kind::Network, 2, &[2, 0, 0, 0, 0, 1], Some(11)),
+            device(Kind::Block, 1, &[1, 2, 3, 4, 5, 6, 7, 8], None),
+        ])
+    }
+
+    pub fn with(devices: Vec<Device>) -> Self {
         let edge = Recorder::default();
         let setup = Setup {
             ram: vec![0..0x1000_0000, 0x1_0000_0000..0x1_1000_0000],
             vcpus: 2,
             mmio: WINDOW,
             ecam: ECAM,
-            devices: vec![
-                device(Kind::Entropy, 1, &[], None),
-                device(Kind::Network, 2, &[2, 0, 0, 0, 0, 1], Some(11)),
-                device(Kind::Block, 1, &[1, 2, 3, 4, 5, 6, 7, 8], None),
-            ],
+            devices,
             now: edge.now(),
         };
-        Self { chipset: Chipset::new(setup).expect("three devices"), edge }
+        Self { chipset: Chipset::new(setup).expect("devices that fit"), edge }
     }
 
     pub fn pio_read(&self, port: u16, width: usize) -> u64 {

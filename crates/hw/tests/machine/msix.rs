@@ -1,8 +1,9 @@
 //! Interrupts of a virtio function: MSI-X (class V15), INTx and the ISR.
 
-use hw::{Delivery, Effect, MsiMessage};
+use hw::virtio::Kind;
+use hw::{Delivery, Effect, MsiMessage, Slot};
 
-use crate::driver::{BAR, BLK, Machine, NET, PENDING, TABLE, common};
+use crate::driver::{BAR, BLK, Machine, NET, PENDING, TABLE, VERSION_1, common, device};
 
 fn message(data: u32) -> MsiMessage {
     MsiMessage { address: 0xFEE0_0000, data }
@@ -128,4 +129,52 @@ fn a_function_without_a_line_still_has_an_isr() {
     assert!(machine.edge.take().is_empty());
     assert_eq!(machine.read(BAR + 0x1000, 1), 3);
     assert_eq!(machine.read(machine.config(BLK, 0x3D), 1), 0);
+}
+
+#[test]
+fn functions_that_share_a_line_hold_it_up_together() {
+    let of_slot = |_| device(Kind::Entropy, 1, &[], Some(10));
+    let machine = Machine::with((0..2).map(of_slot).collect());
+    let (one, other) = (Slot(1), Slot(2));
+    machine.start(one);
+    machine.map(one, BAR + 0x1_0000);
+    machine.start(other);
+    machine.edge.take();
+    machine.chipset.queue_interrupt(one, 0, &machine.edge);
+    assert_eq!(machine.edge.take(), vec![Effect::Irq { gsi: 10, level: true }]);
+    machine.chipset.queue_interrupt(other, 0, &machine.edge);
+    assert_eq!(machine.edge.take(), vec![], "it is up");
+    assert_eq!(machine.read(BAR + 0x1_1000, 1), 1);
+    assert_eq!(machine.edge.take(), vec![], "the other one still asks");
+    assert_eq!(machine.read(BAR + 0x1000, 1), 1);
+    assert_eq!(machine.edge.take(), vec![Effect::Irq { gsi: 10, level: false }]);
+}
+
+#[test]
+fn a_reset_of_the_device_lowers_its_line() {
+    let machine = Machine::new();
+    machine.start(NET);
+    machine.chipset.queue_interrupt(NET, 0, &machine.edge);
+    machine.edge.take();
+    machine.set_status(0);
+    machine.chipset.reset_done(NET, &machine.edge);
+    assert!(machine.edge.take().contains(&Effect::Irq { gsi: 11, level: false }));
+    machine.chipset.queue_interrupt(NET, 0, &machine.edge);
+    assert_eq!(machine.edge.take(), vec![], "a call of before the reset");
+}
+
+#[test]
+fn a_wide_write_starts_the_device_and_sets_its_vector() {
+    let machine = Machine::new();
+    machine.map(NET, BAR);
+    machine.set_status(3);
+    machine.accept(VERSION_1);
+    machine.set_status(0xB);
+    machine.set_up_queue(0);
+    machine.edge.take();
+    // Status, generation, queue_select, queue_size and queue_msix_vector at once.
+    machine.write(BAR + common::STATUS, 8, 0x0F | 1 << 48);
+    assert_eq!(machine.read(BAR + common::QUEUE_VECTOR, 2), 1);
+    let activated = machine.edge.take().iter().any(|effect| matches!(effect, Effect::Activate { slot: NET, .. }));
+    assert!(activated, "DRIVER_OK counts though the same write sets a vector");
 }
