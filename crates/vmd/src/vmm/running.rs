@@ -205,10 +205,10 @@ enum Life {
     Described(Parts),
     /// Its processes are started, one after the other; `left` is yet to be, the last of it first.
     Spawning { parts: Parts, left: Vec<Member>, waiting: BTreeSet<Member> },
-    /// All are started; these devices are not ready yet.
-    Preparing { pid: u32, waiting: BTreeSet<Member>, deadline: Instant },
-    /// The vm process was told to run its guest.
-    Beginning { pid: u32, deadline: Instant },
+    /// All are started; these devices are not ready yet. A device that left in peace: the vm process may have failed.
+    Preparing { pid: u32, waiting: BTreeSet<Member>, deadline: Instant, left: Option<Member> },
+    /// The vm process was told to run its guest. The same.
+    Beginning { pid: u32, deadline: Instant, left: Option<Member> },
     /// The guest runs. A device that left in peace, and until when the vm process may follow it.
     Up { pid: u32, course: Course, left: Option<(Member, Instant)> },
     /// Nothing leads back: when the last process is reaped this is told.

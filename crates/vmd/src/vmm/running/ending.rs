@@ -149,9 +149,13 @@ impl Vm {
 
     fn device_exited(&mut self, device: Member, exit: Exit, now: Instant, out: &mut Vec<Action>) {
         match &mut self.life {
+            // The vm process has failed and closed their socket; why is still to be read from it, or from its status.
+            Life::Preparing { deadline, left, .. } | Life::Beginning { deadline, left, .. } if exit.is_success() => {
+                left.get_or_insert(device);
+                *deadline = (now + KILL_AFTER).min(*deadline);
+            }
             Life::Described(_) | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
-                let text = format!("{device} ended before the guest ran: {exit}");
-                self.fail(Failure::new(Code::Io, text), out);
+                self.left_early(device, &exit.to_string(), out);
             }
             // It exits with 0 when the vm process closed their socket: that is ending too, and its status says why.
             Life::Up { left, .. } if exit.is_success() => {
@@ -167,6 +171,11 @@ impl Vm {
         }
     }
 
+    /// A device was lost before the guest ran: the start fails.
+    fn left_early(&mut self, device: Member, how: &str, out: &mut Vec<Action>) {
+        self.fail(Failure::new(Code::Io, format!("{device} ended before the guest ran: {how}")), out);
+    }
+
     /// A guest that runs has lost a device: the VM ends, and the log says by whose fault.
     fn device_died(&mut self, device: Member, how: &str, now: Instant, out: &mut Vec<Action>) {
         let text = format!("{} ended ({how}), so the vm ends", self.name_of(device));
@@ -177,6 +186,10 @@ impl Vm {
 
     fn late(&mut self, id: VmId, now: Instant, out: &mut Vec<Action>) {
         match &mut self.life {
+            Life::Preparing { left: Some(device), .. } | Life::Beginning { left: Some(device), .. } => {
+                let device = *device;
+                self.left_early(device, "exit status 0", out);
+            }
             Life::Preparing { waiting, .. } => {
                 let names: Vec<String> = waiting.iter().map(Member::to_string).collect();
                 let text = format!("{} not ready within {} s", names.join(", "), READY_LIMIT.as_secs());

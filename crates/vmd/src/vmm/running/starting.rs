@@ -172,7 +172,7 @@ impl Running {
                 Member::Vm => {
                     let (parts, waiting) = (std::mem::take(parts), std::mem::take(waiting));
                     vm.describe(&parts, debug, out);
-                    vm.life = Life::Preparing { pid, waiting, deadline: now + READY_LIMIT };
+                    vm.life = Life::Preparing { pid, waiting, deadline: now + READY_LIMIT, left: None };
                     vm.perhaps_begin(now, out);
                 }
                 member => {
@@ -218,8 +218,9 @@ impl Running {
     pub(super) fn started(&mut self, run: Run, out: &mut Vec<Action>) {
         let Some((id, vm)) = self.of_run(run) else { return };
         match vm.life {
-            Life::Beginning { pid, .. } => {
-                vm.life = Life::Up { pid, course: Course::Running, left: None };
+            Life::Beginning { pid, deadline, left } => {
+                let left = left.map(|device| (device, deadline));
+                vm.life = Life::Up { pid, course: Course::Running, left };
                 out.push(Action::Reply(ToParent::StartDone { vm: id, result: Ok(pid) }));
             }
             Life::Ending { .. } => {}
@@ -260,9 +261,10 @@ impl Vm {
     }
 
     fn perhaps_begin(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if let Life::Preparing { pid, waiting, .. } = &self.life {
+        if let Life::Preparing { pid, waiting, deadline, left } = &self.life {
             if waiting.is_empty() {
-                self.life = Life::Beginning { pid: *pid, deadline: now + BEGIN_LIMIT };
+                let deadline = if left.is_some() { *deadline } else { now + BEGIN_LIMIT };
+                self.life = Life::Beginning { pid: *pid, deadline, left: *left };
                 out.push(Action::TellVm(self.run, ToVm::Begin));
             }
         }

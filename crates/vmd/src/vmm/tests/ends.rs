@@ -110,6 +110,54 @@ fn devices_that_left_just_before_their_vm_say_nothing_of_why_it_ended() {
     }
 }
 
+/// A start whose vm process was told to begin; its disk is ready.
+fn beginning(vmm: &mut Machine) -> Run {
+    let (run, _) = vmm.spawn(start_of(1, "web", 1, 0));
+    vmm.ready(run, Member::Blk(0));
+    run
+}
+
+fn start_failed(actions: &[Action]) -> Failure {
+    match answers(actions).as_slice() {
+        [ToParent::StartDone { result: Err(failure), .. }] => failure.clone(),
+        other => panic!("no failed start: {other:?}"),
+    }
+}
+
+#[test]
+fn a_device_that_left_before_the_guest_ran_does_not_hide_why_the_vm_failed() {
+    let mut vmm = machine();
+    let run = beginning(&mut vmm);
+    assert_eq!(vmm.exit(run, Member::Blk(0), Exit::Code(0)), []);
+    let why = Failure::new(Code::NoDevice, "/dev/kvm: is not KVM");
+    vmm.vm(run, FromVm::Failed(why.clone()));
+    assert_eq!(start_failed(&vmm.exit(run, Member::Vm, Exit::Signal(9))), why);
+}
+
+#[test]
+fn a_device_that_left_before_the_guest_ran_and_whose_vm_does_not_follow_fails_the_start() {
+    for ready in [true, false] {
+        let mut vmm = machine();
+        let (run, _) = vmm.spawn(start_of(1, "web", 1, 0));
+        if ready {
+            vmm.ready(run, Member::Blk(0));
+        }
+        vmm.exit(run, Member::Blk(0), Exit::Code(0));
+        assert_eq!(kills(&vmm.pass(KILL_AFTER)), [(Member::Vm, Signal::KILL)]);
+        let failure = start_failed(&vmm.exit(run, Member::Vm, Exit::Signal(9)));
+        assert_eq!(&*failure.text, "vioblk0 ended before the guest ran: exit status 0");
+    }
+}
+
+#[test]
+fn a_device_that_left_just_before_its_guest_ran_ends_it_at_the_deadline() {
+    let mut vmm = machine();
+    let run = beginning(&mut vmm);
+    vmm.exit(run, Member::Blk(0), Exit::Code(0));
+    vmm.vm(run, FromVm::Started);
+    assert_eq!(kills(&vmm.pass(KILL_AFTER)), [(Member::Vm, Signal::TERM)]);
+}
+
 #[test]
 fn a_device_that_left_and_whose_vm_does_not_follow_ends_it() {
     let mut vmm = machine();
