@@ -15,7 +15,8 @@ pub const MAX_DEVICES: usize = MAX_DISKS + MAX_NICS;
 /// What vmm says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToVm {
-    /// The whole VM. With it: /dev/kvm, console pty master, kernel, then the initrd where there is one.
+    /// The whole VM. With it: /dev/kvm, console pty master, guest memory, kernel, then the initrd where there is
+    /// one.
     Describe(Box<Description>),
     /// A device; its vhost-user socket (the front end's side) comes along. In guest-visible order.
     Device(DeviceKind),
@@ -98,7 +99,7 @@ pub enum ToVmm {
 impl Message for ToVm {
     fn fds(&self) -> usize {
         match self {
-            ToVm::Describe(description) => 3 + usize::from(description.initrd),
+            ToVm::Describe(description) => 4 + usize::from(description.initrd),
             ToVm::Device(_) => 1,
             ToVm::Begin
             | ToVm::PowerButton

@@ -20,7 +20,8 @@ pub enum ToVmm {
     Psp,
     /// Global settings.
     Config(Config),
-    /// A start begins. With it: write end of the VM's log pipe, kernel, then initrd and cgroup where they are.
+    /// A start begins. With it: write end of the VM's log pipe, guest memory, kernel, then initrd and cgroup
+    /// where they are.
     StartVm(Box<StartVm>),
     /// The next disk's image comes along.
     StartDisk {
@@ -253,7 +254,7 @@ impl Message for ToVmm {
     fn fds(&self) -> usize {
         match self {
             ToVmm::Kvm | ToVmm::Psp => 1,
-            ToVmm::StartVm(start) => 2 + usize::from(start.initrd) + usize::from(start.cgroup),
+            ToVmm::StartVm(start) => 3 + usize::from(start.initrd) + usize::from(start.cgroup),
             ToVmm::StartDisk { .. } | ToVmm::StartNic { .. } | ToVmm::StartCdrom { .. } | ToVmm::StartEnd { .. } => 1,
             ToVmm::Config(_)
             | ToVmm::StartCancel { .. }

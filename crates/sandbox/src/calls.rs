@@ -5,8 +5,8 @@
 
 use libc::{
     AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID,
-    CLONE_SETTLS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM, F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GET_SEALS,
-    F_GETFD, F_GETFL, F_OFD_GETLK, F_OFD_SETLK, F_SETFD, F_SETFL, O_CREAT, PROT_EXEC, SOL_SOCKET,
+    CLONE_SETTLS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM, F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL,
+    F_OFD_GETLK, F_OFD_SETLK, F_SETFD, F_SETFL, O_CREAT, PROT_EXEC, SOL_SOCKET,
 };
 
 /// One system call, its allowed arguments, and how it is answered.
@@ -429,13 +429,7 @@ pub const SETIDS: Group = group(
 /// Anonymous files for guest memory.
 pub const MEMFD: Group = group(
     "memfd",
-    &[
-        any(libc::SYS_memfd_create),
-        any(libc::SYS_ftruncate),
-        any(libc::SYS_fallocate),
-        fcntl(F_ADD_SEALS),
-        fcntl(F_GET_SEALS),
-    ],
+    &[any(libc::SYS_memfd_create), any(libc::SYS_ftruncate), any(libc::SYS_fallocate), fcntl(F_ADD_SEALS)],
 );
 
 /// Reading at an offset.

@@ -127,6 +127,7 @@ pub const PARENT: Promise = Promise {
         FILES,   // vm.conf, the state directory, cgroups, ptys, /dev/kvm and /dev/net/tun
         CONSOLE, // the console's pty: raw mode, its slave, its window
         SPAWN,   // its children, in their cgroups
+        MEMFD,   // guest memory
         RESOLVE, // getent(1) for users and groups of vm.conf, a dynamic program
     ],
     starts: &[&OPENER, &PROBE, &CONTROL, &PRIV, &VMM],
@@ -245,7 +246,7 @@ pub const VMM: Promise = Promise {
     starts: &[&VM, &VIOBLK, &VIONET],
     then: None,
     files: Some(&[(File::OwnExecutable, Access::Execute)]), // nothing else has a name
-    limits: Limits { descriptors: 65536, grows_files: true }, // a vm makes guest memory
+    limits: Limits { descriptors: 65536, grows_files: true }, // inherited: an image of a vioblk grows
 };
 
 /// A vm: runs one guest. Until the VM is made it may make one.
@@ -258,14 +259,13 @@ pub const VM: Promise = Promise {
         EVENTS,     // its loop, ioeventfds, irqfds, timers
         CHANNEL,    // vmm, and the devices by vhost-user
         THREADS,    // vCPUs
-        MEMFD,      // guest memory, sealed
         PREAD,      // the kernel and initrd, handed over open
     ],
     then: Some(&VM_RUNNING),
     ..VM_RUNNING
 };
 
-/// A vm once its VM is made: no second one, no more memory objects, no file to read.
+/// A vm once its VM is made: no second one, no file to read.
 pub const VM_RUNNING: Promise = Promise {
     name: "vm",
     user: User::Vmd,
@@ -276,7 +276,7 @@ pub const VM_RUNNING: Promise = Promise {
     starts: &[],
     then: None,
     files: Some(&[]),
-    limits: Limits { descriptors: 4096, grows_files: true },
+    limits: Limits { descriptors: 4096, grows_files: false },
 };
 
 /// vioblk: serves the queues of one disk, on the descriptors that it was handed.

@@ -1,14 +1,68 @@
-//! Guest memory: an anonymous file of fixed size that the vm process makes and its devices map.
+//! Guest memory: a file without a name and of fixed size, which a vm process and its devices map.
+//!
+//! It comes from a tmpfs that has no place in any tree and gives huge pages to who asks for them (MADV_HUGEPAGE): a guest
+//! then takes one fault for each 2 MiB that it touches, not 512. A memfd gives them only where the whole host is set so
+//! (/sys/kernel/mm/transparent_hugepage/shmem_enabled, `never` by default; Documentation/admin-guide/mm/transhuge.rst).
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create, openat};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 
-/// An anonymous file of `bytes` zeros that nobody can shrink, grow or unseal: who maps it can rely on its size, and a
-/// hostile peer cannot turn accesses into SIGBUS. No memory is taken before it is touched.
-pub fn guest_memory(name: &str, bytes: u64) -> io::Result<OwnedFd> {
-    let fd = sealable(name)?;
+/// Where the host says whether programs may have huge pages at all.
+const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+/// Where guest memory comes from.
+#[derive(Debug)]
+pub enum Pool {
+    /// The root of a tmpfs.
+    HugePages(OwnedFd),
+    /// Pages of 4 KiB: the host wants, has or gives no others.
+    SmallPages,
+}
+
+impl Pool {
+    /// Mounts the tmpfs, where the host's huge pages are not switched off. The error says why there is none.
+    pub fn huge_pages() -> io::Result<Self> {
+        if std::fs::read_to_string(HUGE_PAGES)?.contains("[never]") {
+            return Err(io::Error::other(format!("{HUGE_PAGES} is \"never\"")));
+        }
+        Ok(Self::HugePages(tmpfs()?))
+    }
+
+    /// A file of `bytes` zeros. No memory is taken before it is touched.
+    pub fn take(&self, bytes: u64) -> io::Result<OwnedFd> {
+        match self {
+            // Its size is kept by whom it is given to: ftruncate(2) is in no promise of a vm process.
+            Self::HugePages(root) => {
+                let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+                let file = openat(root.as_fd(), ".", flags, Mode::RUSR | Mode::WUSR)?;
+                ftruncate(&file, bytes)?;
+                Ok(file)
+            }
+            Self::SmallPages => sealed(bytes),
+        }
+    }
+}
+
+/// Its files are never run, and take as much memory as the guests they are for.
+fn tmpfs() -> io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in
+        [("source", "vmd-guests"), ("huge", "advise"), ("size", "0"), ("nr_inodes", "0"), ("mode", "700")]
+    {
+        fsconfig_set_string(context.as_fd(), key, value)?;
+    }
+    fsconfig_create(context.as_fd())?;
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// An anonymous file that nobody can shrink, grow or unseal.
+fn sealed(bytes: u64) -> io::Result<OwnedFd> {
+    let fd = sealable("guest memory")?;
     ftruncate(&fd, bytes)?;
     fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(fd)
@@ -28,16 +82,38 @@ mod tests {
     use super::*;
     use crate::alone::{alone, fill_descriptors};
 
+    /// Both kinds; the first where this process may mount.
+    fn pools() -> Vec<Pool> {
+        let mut pools = vec![Pool::SmallPages];
+        pools.extend(tmpfs().map(Pool::HugePages));
+        assert_eq!(pools.len() > 1, rustix::process::geteuid().is_root(), "root may mount");
+        pools
+    }
+
     #[test]
     fn memory_has_its_size_reads_zero_and_takes_none() {
-        let fd = guest_memory("test", 1 << 40).expect("a sparse file");
-        let stat = rustix::fs::fstat(&fd).expect("stat");
-        assert_eq!((stat.st_size, stat.st_blocks), (1 << 40, 0));
+        for pool in pools() {
+            let fd = pool.take(1 << 40).expect("a sparse file");
+            let stat = rustix::fs::fstat(&fd).expect("stat");
+            assert_eq!((stat.st_size, stat.st_blocks, stat.st_nlink), (1 << 40, 0, 0));
+            let mut bytes = [1; 8];
+            assert_eq!(rustix::io::pread(&fd, &mut bytes, (1 << 40) - 8).expect("its end"), 8);
+            assert_eq!(bytes, [0; 8]);
+        }
+    }
+
+    #[test]
+    fn memory_outlives_its_pool() {
+        for pool in pools() {
+            let fd = pool.take(4096).expect("memory");
+            drop(pool);
+            assert_eq!(rustix::io::pwrite(&fd, b"x", 0).expect("a write"), 1);
+        }
     }
 
     #[test]
     fn size_and_seals_are_fixed() {
-        let fd = guest_memory("test", 8192).expect("memory");
+        let fd = Pool::SmallPages.take(8192).expect("memory");
         assert_eq!(ftruncate(&fd, 4096), Err(rustix::io::Errno::PERM));
         assert_eq!(ftruncate(&fd, 16384), Err(rustix::io::Errno::PERM));
         assert_eq!(fcntl_add_seals(&fd, SealFlags::WRITE), Err(rustix::io::Errno::PERM));
@@ -55,15 +131,20 @@ mod tests {
                 libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
             }
             setrlimit(Resource::Fsize, Rlimit { current: Some(4096), maximum: Some(4096) }).expect("limit");
-            assert_eq!(guest_memory("test", 8192).expect_err("too big").raw_os_error(), Some(libc::EFBIG));
+            for pool in pools() {
+                assert_eq!(pool.take(8192).expect_err("too big").raw_os_error(), Some(libc::EFBIG));
+            }
         });
     }
 
     #[test]
     fn full_descriptor_table_is_an_error() {
         alone("memory::tests::full_descriptor_table_is_an_error", || {
+            let pools = pools();
             let _held = fill_descriptors(0);
-            assert_eq!(guest_memory("test", 4096).expect_err("full").raw_os_error(), Some(libc::EMFILE));
+            for pool in pools {
+                assert_eq!(pool.take(4096).expect_err("full").raw_os_error(), Some(libc::EMFILE));
+            }
         });
     }
 }

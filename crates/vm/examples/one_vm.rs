@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use proto::probe::KernelKind;
 use proto::vm::{Description, ToVm, ToVmm};
 use proto::{Channel, Received, Text, VmName};
+use sys::memory::Pool;
 
 const USAGE: &str = "one_vm KERNEL [INITRD] [-m MIB] [-c CPUS] [-a CMDLINE] [-p SECONDS] [-u MARKER] [-s]";
 /// A user who may nothing, as _vmd may.
@@ -91,7 +92,7 @@ fn start(arguments: &Arguments) -> Result<Started, Box<dyn Error>> {
     let mut channel: Channel<ToVm, ToVmm> = Channel::new(ours);
     let pty = sys::pty::Pty::open()?;
     let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
-    let mut fds: Vec<OwnedFd> = vec![kvm.into(), pty.master];
+    let mut fds: Vec<OwnedFd> = vec![kvm.into(), pty.master, Pool::huge_pages()?.take(arguments.memory_mib << 20)?];
     for path in &arguments.files {
         fds.push(File::open(path)?.into());
     }

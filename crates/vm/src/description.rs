@@ -21,6 +21,8 @@ pub struct Plan {
     pub kvm: OwnedFd,
     /// Master of the console's pty.
     pub console: OwnedFd,
+    /// Guest memory, all zeros.
+    pub memory: OwnedFd,
     /// The kernel.
     pub kernel: File,
     /// The initial RAM disk.
@@ -88,12 +90,13 @@ impl Progress {
 
     fn described(description: Description, fds: Vec<OwnedFd>) -> Result<Self, Error> {
         let mut fds = fds.into_iter();
-        let (Some(kvm), Some(console), Some(kernel)) = (fds.next(), fds.next(), fds.next()) else {
+        let mut next = || fds.next();
+        let (Some(kvm), Some(console), Some(memory), Some(kernel)) = (next(), next(), next(), next()) else {
             return Err(Error::Description("descriptors are missing".into()));
         };
         let initrd = fds.next().map(File::from);
         let kernel = File::from(kernel);
-        Ok(Self::Described(Plan { description, kvm, console, kernel, initrd, devices: Vec::new() }))
+        Ok(Self::Described(Plan { description, kvm, console, memory, kernel, initrd, devices: Vec::new() }))
     }
 }
 
@@ -132,14 +135,14 @@ mod tests {
 
     #[test]
     fn description_devices_and_begin_make_a_plan() {
-        let plan = take(vec![(description(2, true), 4), (device(), 1), (device(), 1), (ToVm::Begin, 0)]);
+        let plan = take(vec![(description(2, true), 5), (device(), 1), (device(), 1), (ToVm::Begin, 0)]);
         let Ok(Progress::Whole(plan)) = plan else { panic!("{plan:?}") };
         assert_eq!((plan.devices.len(), plan.initrd.is_some()), (2, true));
     }
 
     #[test]
     fn a_vm_without_initrd_has_none() {
-        let Ok(Progress::Whole(plan)) = take(vec![(description(0, false), 3), (ToVm::Begin, 0)]) else { panic!() };
+        let Ok(Progress::Whole(plan)) = take(vec![(description(0, false), 4), (ToVm::Begin, 0)]) else { panic!() };
         assert!(plan.initrd.is_none());
     }
 
@@ -148,19 +151,19 @@ mod tests {
         for message in [ToVm::Begin, device(), ToVm::PowerButton, ToVm::Pause] {
             assert!(take(vec![(message, 1)]).is_err());
         }
-        assert!(take(vec![(description(0, false), 3), (description(0, false), 3)]).is_err());
+        assert!(take(vec![(description(0, false), 4), (description(0, false), 4)]).is_err());
     }
 
     #[test]
     fn the_number_of_devices_is_as_described() {
-        assert!(take(vec![(description(1, false), 3), (ToVm::Begin, 0)]).is_err());
-        assert!(take(vec![(description(1, false), 3), (device(), 1), (device(), 1)]).is_err());
+        assert!(take(vec![(description(1, false), 4), (ToVm::Begin, 0)]).is_err());
+        assert!(take(vec![(description(1, false), 4), (device(), 1), (device(), 1)]).is_err());
     }
 
     #[test]
     fn vmm_that_ends_in_between_is_an_error() {
         let (mut vmm, mut vm) = proto::channel::pair::<ToVm, ToVmm>().unwrap();
-        vmm.send(&description(0, false), fds(3)).unwrap();
+        vmm.send(&description(0, false), fds(4)).unwrap();
         drop(vmm);
         assert!(matches!(receive(&mut vm), Err(Error::Description(_))));
     }

@@ -48,7 +48,7 @@ pub fn assemble(plan: Plan, narrow: impl FnOnce() -> Result<(), sandbox::Error>)
     let console = Console::new(plan.console).map_err(Error::system("console"))?;
     let host = Host::new(plan.kvm)?;
     check_sizes(&host, &ram, description.cpus)?;
-    let memory = memory::make(&ram)?;
+    let memory = memory::map(&ram, plan.memory)?;
     let vm = Arc::new(host.make_vm(&memory)?);
     let vcpus: Vec<Vcpu> =
         (0..description.cpus).map(|id| host.make_vcpu(&vm, id, description.cpus)).collect::<Result<_, _>>()?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use proto::probe::KernelKind;
 use proto::vm::{Description, ToVm, ToVmm};
 use proto::{Channel, Code, Received, Text, VmName, exit};
+use sys::memory::Pool;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOAD: u32 = 0x100_0000;
@@ -59,7 +60,7 @@ fn describe(kernel: File, cpus: u8, memory: u64) -> Tiny {
     let pty = sys::pty::Pty::open().unwrap();
     let kvm = File::options().read(true).write(true).open("/dev/kvm").expect("/dev/kvm is needed");
     let master = pty.master.try_clone().unwrap();
-    let fds: Vec<OwnedFd> = vec![kvm.into(), pty.master, kernel.into()];
+    let fds: Vec<OwnedFd> = vec![kvm.into(), pty.master, Pool::SmallPages.take(memory).unwrap(), kernel.into()];
     let description = Description {
         name: VmName::new("tiny").unwrap(),
         memory,

@@ -190,7 +190,7 @@ fn machine(function: hw::virtio::Device, back_end: Box<dyn BackEnd>, memory: Gue
 }
 
 fn guest_memory() -> GuestMemory {
-    memory::make(&layout::ram(RAM).unwrap()).unwrap()
+    memory::for_test(&layout::ram(RAM).unwrap())
 }
 
 /// A machine whose device is served on a thread, and the other end of the socket for ending it.

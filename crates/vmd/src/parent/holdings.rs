@@ -22,6 +22,8 @@ pub struct Holdings {
     pub taps: BTreeMap<u8, OwnedFd>,
     /// Addresses of the host's side of its taps.
     pub tap_macs: BTreeMap<u8, MacAddr>,
+    /// Guest memory of the run that starts.
+    pub memory: Option<OwnedFd>,
     /// Directory of its cgroup, where there are cgroups.
     pub cgroup: Option<OwnedFd>,
     /// Write end of its log pipe.
@@ -38,7 +40,7 @@ impl Holdings {
     pub fn messages(&self, launch: &Launch) -> io::Result<Vec<(ToVmm, Vec<OwnedFd>)>> {
         let vm = launch.vm.vm;
         let start = StartVm { cgroup: self.cgroup.is_some(), ..launch.vm.clone() };
-        let mut fds = vec![copy(self.log.as_ref())?, copy(self.files.get(&File::Kernel))?];
+        let mut fds = vec![copy(self.log.as_ref())?, copy(self.memory.as_ref())?, copy(self.files.get(&File::Kernel))?];
         if start.initrd {
             fds.push(copy(self.files.get(&File::Initrd))?);
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proto::{IfName, VmId};
 use rustix::fs::{Mode, OFlags};
 use sys::cgroup::{Cgroup, Tree};
+use sys::memory::Pool;
 
 use super::access::Owner;
 use super::registry::Launch;
@@ -18,6 +19,8 @@ const SPARE_THREADS: u32 = 64;
 /// The host, as the parent uses it.
 #[derive(Debug)]
 pub struct Host {
+    /// Where guest memory comes from.
+    pub memory: Pool,
     /// The daemon's cgroups, where the host has version 2.
     pub tree: Option<Tree>,
     /// Those of VMs.

@@ -191,11 +191,18 @@ impl Edge {
     fn send_start(&mut self, run: Run, launch: &Launch) -> Result<(), Failure> {
         let (log, log_end) = LogPipe::new().map_err(|error| Failure::io("log pipe", &error))?;
         let cgroup = self.host.vm_cgroup(run.vm, launch);
+        let memory = self
+            .host
+            .memory
+            .take(launch.vm.memory)
+            .map_err(|error| Failure::io(format!("guest memory of {} bytes", launch.vm.memory), &error))?;
         let held = self.holdings.entry(run.vm).or_default();
         held.log = Some(log_end);
+        held.memory = Some(memory);
         held.cgroup = cgroup;
         let messages = held.messages(launch).map_err(|error| Failure::io("descriptors of the start", &error))?;
         held.log = None; // so that the pipe ends with the VM's processes
+        held.memory = None; // given back with the last process that has it
         held.cgroup = None; // the host's own is what ends it
         held.files.retain(|file, _| matches!(file, File::Disk(_)));
         self.watch_log(format!("vm/{}", launch.vm.name), log);

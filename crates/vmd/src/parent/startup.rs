@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sys::event::{Interest, Loop};
 use sys::exe::Executable;
 use sys::log::Form;
+use sys::memory::Pool;
 use sys::signals::{Signal, Signals};
 
 use super::Fatal;
@@ -147,7 +148,11 @@ fn daemon(options: &Options, ready: Option<OwnedFd>) -> Result<(), Fatal> {
         log::info!("no cgroups of version 2 ({error}); processes of VMs are held by their pidfds alone");
     }
     let tty_gid = sys::users::group_in_files("tty")?.map(|group| group.gid);
-    let host = Host { tree: tree.ok(), vms: BTreeMap::new(), tty_gid };
+    let memory = Pool::huge_pages().unwrap_or_else(|error| {
+        log::info!("no huge pages for guests ({error}): they run with small ones");
+        Pool::SmallPages
+    });
+    let host = Host { memory, tree: tree.ok(), vms: BTreeMap::new(), tty_gid };
     let starter = Starter { exe: Executable::own()?, null: open_null()?, debug: options.verbose > 1 };
     sandbox::enter(&sandbox::promise::PARENT)?;
     let mut edge = Edge::new(host, starter, signals, listener)?;

@@ -47,7 +47,10 @@ impl Held {
         match message {
             ToVm::Describe(description) => {
                 let kvm = self.hosts.get(&HostFd::Kvm).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-                let mut fds = vec![kvm.try_clone()?, self.take(run, Slot::Console)?, self.take(run, Slot::Kernel)?];
+                let mut fds = vec![kvm.try_clone()?];
+                for slot in [Slot::Console, Slot::Memory, Slot::Kernel] {
+                    fds.push(self.take(run, slot)?);
+                }
                 if description.initrd {
                     fds.push(self.take(run, Slot::Initrd)?);
                 }

@@ -81,6 +81,8 @@ pub struct Process {
 pub enum Slot {
     /// Write end of the log pipe.
     Log,
+    /// Guest memory.
+    Memory,
     /// The kernel.
     Kernel,
     /// The initial RAM disk.
@@ -333,7 +335,7 @@ impl Running {
 
     /// Descriptors that all VMs need at most: while one starts its files and sockets, and of each process two.
     fn descriptors_of(vm: &StartVm) -> u64 {
-        6 + 5 * (u64::from(vm.disks) + u64::from(vm.nics))
+        7 + 5 * (u64::from(vm.disks) + u64::from(vm.nics))
     }
 
     fn of_run(&mut self, run: Run) -> Option<(VmId, &mut Vm)> {

@@ -106,7 +106,7 @@ fn a_kvm_that_is_none_fails_the_start_and_is_named() {
         devices: 0,
         debug: false,
     };
-    vmm.send(&ToVm::Describe(Box::new(description)), vec![null(), console.master, null()]).expect("send");
+    vmm.send(&ToVm::Describe(Box::new(description)), vec![null(), console.master, null(), null()]).expect("send");
     vmm.send(&ToVm::Begin, vec![]).expect("send");
     match vmm.recv_within(std::time::Duration::from_secs(20)).expect("an answer") {
         Received::Message(ToVmm::Failed(failure), _) => assert!(failure.text.contains("/dev/kvm"), "{failure}"),

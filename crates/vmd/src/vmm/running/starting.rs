@@ -14,7 +14,7 @@ impl Running {
         }
         let run = Run(self.next_run);
         self.next_run += 1;
-        let mut slots = vec![Slot::Log, Slot::Kernel];
+        let mut slots = vec![Slot::Log, Slot::Memory, Slot::Kernel];
         slots.extend(start.initrd.then_some(Slot::Initrd));
         slots.extend(start.cgroup.then_some(Slot::Cgroup));
         out.push(Action::Hold(run, slots));

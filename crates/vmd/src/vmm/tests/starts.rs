@@ -6,7 +6,7 @@ use super::*;
 fn row_2_3_start_vm_request_is_taken_without_a_reply() {
     let mut vmm = machine();
     let actions = vmm.parent(ToVmm::StartVm(Box::new(start_of(3, "web", 0, 0))));
-    assert_eq!(actions, [Action::Hold(Run(0), vec![Slot::Log, Slot::Kernel])]);
+    assert_eq!(actions, [Action::Hold(Run(0), vec![Slot::Log, Slot::Memory, Slot::Kernel])]);
 }
 
 #[test]
@@ -14,7 +14,10 @@ fn row_2_3_start_vm_request_holds_what_comes_along_in_its_order() {
     let mut vmm = machine();
     let start = StartVm { initrd: true, cgroup: true, ..start_of(3, "web", 0, 0) };
     let actions = vmm.parent(ToVmm::StartVm(Box::new(start)));
-    assert_eq!(actions, [Action::Hold(Run(0), vec![Slot::Log, Slot::Kernel, Slot::Initrd, Slot::Cgroup])]);
+    assert_eq!(
+        actions,
+        [Action::Hold(Run(0), vec![Slot::Log, Slot::Memory, Slot::Kernel, Slot::Initrd, Slot::Cgroup])]
+    );
 }
 
 #[test]
@@ -142,7 +145,7 @@ fn a_start_given_up_before_its_end_is_forgotten_without_a_reply() {
 
 #[test]
 fn a_start_for_which_no_descriptors_are_left_is_refused_before_it_can_lose_any() {
-    let mut vmm = Machine { running: Running::new(SPARE_DESCRIPTORS + 12, false), now: Instant::now() };
+    let mut vmm = Machine { running: Running::new(SPARE_DESCRIPTORS + 14, false), now: Instant::now() };
     vmm.parent(ToVmm::Kvm);
     vmm.up(1, "one", 0, 0);
     vmm.up(2, "two", 0, 0);
