@@ -1,8 +1,11 @@
 //! Namespaces and an empty root: after this nothing of the host has a name.
 //!
 //! An empty, read-only tmpfs takes the place of `/` and the host's tree is detached from the new mount namespace.
-//! A root that can't be pivoted (the kernel's own rootfs, a chroot that is no mount point) is covered and left by
-//! chroot instead, which holds as well: no capability and no descriptor is left that leads out.
+//! A root that can't be pivoted (the kernel's own rootfs) is covered and left by chroot instead, and one that can't be
+//! covered (a chroot that is no mount point) is only left: both hold as well, since no capability and no descriptor
+//! is left that leads out.
+
+use std::os::fd::OwnedFd;
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -31,8 +34,19 @@ pub fn separate(promise: &Promise) -> Result<(), Errno> {
 }
 
 fn empty() -> Result<(), Errno> {
+    let mount = nothing()?;
+    fchdir(&mount)?;
     // Nothing that happens here may show in the host's namespace.
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    match mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC) {
+        Ok(()) => take_the_place_of_root(&mount)?,
+        Err(Errno::INVAL) => chroot(".")?, // no mount point: then nothing is mounted at all
+        Err(other) => return Err(other),
+    }
+    chdir("/")
+}
+
+/// A file system without a name, whose root directory is empty and stays so.
+fn nothing() -> Result<OwnedFd, Errno> {
     let tmpfs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&tmpfs, "mode", "0555")?;
     fsconfig_set_string(&tmpfs, "size", "4096")?;
@@ -42,13 +56,15 @@ fn empty() -> Result<(), Errno> {
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = fsmount(&tmpfs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    move_mount(&mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    fchdir(&mount)?;
+    fsmount(&tmpfs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// `mount` is the working directory.
+fn take_the_place_of_root(mount: &OwnedFd) -> Result<(), Errno> {
+    move_mount(mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     match pivot_root(".", ".") {
-        Ok(()) => unmount(".", UnmountFlags::DETACH)?, // the old root lies on top of the new one now
-        Err(Errno::INVAL) => chroot(".")?,
-        Err(other) => return Err(other),
+        Ok(()) => unmount(".", UnmountFlags::DETACH), // the old root lies on top of the new one now
+        Err(Errno::INVAL) => chroot("."),
+        Err(other) => Err(other),
     }
-    chdir("/")
 }

@@ -104,6 +104,18 @@ fn every_role_has_the_root_and_the_namespaces_it_promises() {
 }
 
 #[test]
+fn a_root_that_is_no_mount_point_is_left_for_an_empty_one_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for role in ["control", "vm"] {
+        let inside = dir.path().join(role);
+        std::fs::create_dir(&inside).expect("a directory");
+        let idle = Idle::start_in_chroot(&inside, role);
+        let entries = std::fs::read_dir(format!("/proc/{}/root/", idle.pid)).expect("its root").count();
+        assert_eq!(entries, 0, "{role}");
+    }
+}
+
+#[test]
 fn a_file_outside_the_promise_can_not_be_opened() {
     for role in ["probe", "control", "priv", "vm", "vioblk", "vionet"] {
         assert_eq!(run(role, &["read", "/etc/passwd"]), KILLED, "{role}");

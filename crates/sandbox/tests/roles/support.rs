@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// SIGSYS: what a call outside the promise ends with.
@@ -52,9 +53,25 @@ pub struct Idle {
 impl Idle {
     /// Starts the role and waits until it is idle.
     pub fn start(role: &str, steps: &[&str]) -> Self {
-        let steps = [steps, &["idle"]].concat();
-        let mut fixture =
-            command(role, &steps).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the fixture starts");
+        Self::run(role, command(role, &[steps, &["idle"]].concat()))
+    }
+
+    /// The same with `dir` as the root, which is no mount point.
+    pub fn start_in_chroot(dir: &Path, role: &str) -> Self {
+        std::fs::copy(env!("CARGO_BIN_EXE_sandbox-fixture"), dir.join("fixture")).expect("a copy");
+        for name in ["proc", "etc"] {
+            std::fs::create_dir(dir.join(name)).expect("a directory");
+        }
+        let users = "root:x:0:0::/:/bin/sh\n_vmd:x:990:990::/nonexistent:/usr/sbin/nologin\n";
+        std::fs::write(dir.join("etc/passwd"), users).expect("a file");
+        let mut command = Command::new("unshare");
+        let script = "mount --rbind /proc \"$0/proc\" && exec chroot \"$0\" /fixture \"$@\"";
+        command.args(["--mount", "sh", "-c", script]).arg(dir).args(command_line(role, &["idle"]));
+        Self::run(role, command)
+    }
+
+    fn run(role: &str, mut command: Command) -> Self {
+        let mut fixture = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the fixture starts");
         let mut line = String::new();
         BufReader::new(fixture.stdout.take().expect("piped")).read_line(&mut line).expect("its output");
         assert_eq!(line, "idle\n", "{role} did not come up");
