@@ -24,7 +24,7 @@ demo: build lab ## boot a Debian kernel under vmd and show it
 	scripts/demo "$(abspath $(OUT))"
 
 test: build lab ## every test, unit to end-to-end; at most 40 minutes on 2 processors
-	$(TEST_ENV) scripts/run-tests
+	$(TEST_ENV) scripts/rooted scripts/run-tests
 
 check: ## the quick loop: format, lints, unit tests
 	scripts/prepare build

@@ -5,7 +5,7 @@ mod support;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -33,7 +33,9 @@ struct Process {
 impl Process {
     fn start(role: &str) -> Process {
         let (channel, theirs) = sys::seqpacket::pair().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_device-fixture"))
+        // By descriptor: the user may not reach every directory that this was built in.
+        let fixture = File::open(env!("CARGO_BIN_EXE_device-fixture")).unwrap();
+        let child = Command::new(format!("/proc/self/fd/{}", fixture.as_raw_fd()))
             .arg(role)
             .stdin(theirs)
             .stderr(Stdio::piped())

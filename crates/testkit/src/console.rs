@@ -173,7 +173,8 @@ mod tests {
     const SOON: Duration = Duration::from_secs(20);
 
     fn shell(script: &str) -> Console {
-        Console::of_program(Command::new("sh").args(["-c", script]))
+        // Who starts this in the background may have it ignore interrupts, and a shell can't take that back.
+        Console::of_program(Command::new("env").args(["--default-signal=INT", "sh", "-c", script]))
     }
 
     #[test]
