@@ -116,8 +116,14 @@ impl Failure {
     /// What `what` did when the system refused it.
     pub fn io(what: impl AsRef<str>, error: &std::io::Error) -> Self {
         let code = error.raw_os_error().map_or(Code::Io, Code::of_errno);
-        Self::new(code, format!("{}: {error}", what.as_ref()))
+        Self::new(code, format!("{}: {}", what.as_ref(), plain(error)))
     }
+}
+
+/// The system's words for an error, without Rust's number behind them.
+pub fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

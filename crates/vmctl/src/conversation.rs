@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use proto::channel::ChannelError;
 use proto::client::{Reply, Request, ToClient, ToControl, VERSION, VmLine};
+use proto::failure::plain;
 use proto::{Channel, Received, RequestId};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -41,12 +42,6 @@ pub enum TalkError {
     /// The socket failed, or what came over it was no message.
     #[error("talking to vmd: {0}")]
     Channel(#[from] ChannelError),
-}
-
-/// The system's words for an error, without Rust's number behind them.
-pub fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 fn connect_hint(error: &io::Error) -> &'static str {

@@ -9,12 +9,13 @@ use std::process::ExitCode;
 
 use config::model;
 use proto::client::{DiskArg, DiskFormat, Reply, Request, Start as StartRequest, VmLine, VmRef};
+use proto::failure::plain;
 use proto::{Code, Failure};
 use rustix::fs::{Mode, OFlags};
 
 use crate::command::Command;
 use crate::console::{self, ConsoleError};
-use crate::conversation::{Conversation, TalkError, plain};
+use crate::conversation::{Conversation, TalkError};
 use crate::image::{self, ImageError};
 use crate::start::Start;
 use crate::table;

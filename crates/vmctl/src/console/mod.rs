@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use sys::signals::{Signal, Signals};
 
-use crate::conversation::plain;
+use proto::failure::plain;
 use relay::{End, relay};
 use terminal::Raw;
 

@@ -1,6 +1,7 @@
 //! Users, groups and files that vm.conf names, as the host has them. Names are asked of getent(1), with a deadline.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,13 +13,26 @@ use super::settings::Names;
 /// A directory server has this long to answer for one name.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
 
+/// Bytes of one file of a configuration: some 100,000 VMs. More is something else, a device without end perhaps.
+const MAX_TEXT: u64 = 64 << 20;
+
+/// Reads one file of a configuration whole.
+pub fn read_text(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let read = File::open(path)?.take(MAX_TEXT + 1).read_to_end(&mut text)?;
+    if u64::try_from(read).is_ok_and(|read| read <= MAX_TEXT) {
+        return Ok(text);
+    }
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {} MiB: no configuration", MAX_TEXT >> 20)))
+}
+
 /// The host's own files and accounts.
 #[derive(Debug)]
 pub struct HostAccounts;
 
 impl Sources for HostAccounts {
     fn include(&self, path: &Path) -> io::Result<Vec<u8>> {
-        std::fs::read(path)
+        read_text(path)
     }
 
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {

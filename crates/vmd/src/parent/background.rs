@@ -1,6 +1,7 @@
 //! `vmd` without `-d`: starts itself again as a process of its own session, and ends when that one is ready.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
@@ -16,7 +17,12 @@ use crate::role::CHANNEL;
 /// Where the system's logger listens; journald too.
 const LOG_SOCKET: &str = "/dev/log";
 
-/// Starts the daemon with the same arguments. What it says before it is ready goes to the system's log alone.
+/// What the daemon writes to the one who started it when it serves; anything else says why it does not.
+pub(super) const READY: &[u8] = b"\n";
+/// Bytes of that at most; the log has all of it.
+const MAX_SAID: u64 = 4096;
+
+/// Starts the daemon with the same arguments, and waits until it serves or says why not.
 pub(super) fn start(arguments: &[OsString]) -> Result<(), Fatal> {
     let exe = Executable::own()?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -30,9 +36,15 @@ pub(super) fn start(arguments: &[OsString]) -> Result<(), Fatal> {
     let spawn = Spawn::new(&exe, &argv).fd(0, null.try_clone()?).fd(1, null).fd(2, log);
     let spawned = spawn.fd(u16::from(CHANNEL), ready_end).spawn();
     let mut child = spawned.map_err(|error| Fatal::Start("daemon", StartError::Spawn(error)))?;
-    match rustix::io::read(&ready, &mut [0u8; 1]) {
-        Ok(1) => Ok(()),
-        Ok(_) | Err(_) => Err(Fatal::Background(child.wait()?)),
+    let mut said = Vec::new();
+    std::fs::File::from(ready).take(MAX_SAID).read_to_end(&mut said)?;
+    match said.as_slice() {
+        READY => Ok(()),
+        [] => Err(Fatal::Background(child.wait()?)),
+        why => {
+            child.wait()?;
+            Err(Fatal::Said(String::from_utf8_lossy(why).into_owned()))
+        }
     }
 }
 

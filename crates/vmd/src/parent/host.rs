@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use proto::{IfName, VmId};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use sys::cgroup::{Cgroup, Tree};
 use sys::memory::Pool;
 
@@ -35,9 +35,14 @@ impl Host {
         Ok(rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?)
     }
 
-    /// /dev/kvm.
+    /// /dev/kvm. Whether it is KVM is found out by the first VM's process.
     pub fn open_kvm() -> io::Result<OwnedFd> {
-        Ok(rustix::fs::open("/dev/kvm", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+        let kvm = rustix::fs::open("/dev/kvm", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let found = FileType::from_raw_mode(rustix::fs::fstat(&kvm)?.st_mode);
+        if found != FileType::CharacterDevice {
+            return Err(io::Error::other("not a character device"));
+        }
+        Ok(kvm)
     }
 
     /// Keeps the host from taking routes and addresses from guests on a bridge of ours: where it forwards nothing,

@@ -15,6 +15,7 @@ mod lost;
 mod options;
 mod peers;
 mod perform;
+mod places;
 mod pulse;
 mod rate;
 mod registry;
@@ -22,6 +23,8 @@ mod settings;
 mod startup;
 
 use std::io;
+
+use proto::failure::plain;
 
 use self::peers::StartError;
 
@@ -43,14 +46,14 @@ pub enum Fatal {
     #[error("vmd already runs (pid {0}): stop it first")]
     Second(String),
     /// No KVM.
-    #[error("/dev/kvm: {0}; is kvm_intel or kvm_amd loaded, and virtualization enabled in the firmware?")]
+    #[error("/dev/kvm: {why}; is kvm_intel or kvm_amd loaded, and virtualization enabled in the firmware?", why = plain(.0))]
     Kvm(io::Error),
     /// The configuration can't be read.
-    #[error("failed to open {0}: {1}")]
+    #[error("failed to open \"{0}\": {why}; -f names the configuration", why = plain(.1))]
     File(String, io::Error),
-    /// No control socket.
-    #[error("control socket {path}: {0}", path = proto::client::SOCKET_PATH)]
-    Socket(io::Error),
+    /// A name in /run can't be had.
+    #[error("{0} {1}: {why}; vmd needs a /run that it can write to, and nothing else of that name there", why = plain(.2))]
+    Place(&'static str, &'static str, io::Error),
     /// A process could not be started.
     #[error("start {0}: {1}")]
     Start(&'static str, StartError),
@@ -60,6 +63,9 @@ pub enum Fatal {
     /// vmm is gone.
     #[error("the vmm process ended, and all VMs with it")]
     VmmLost,
+    /// Started in the background, it said why it does not come up.
+    #[error("{0}")]
+    Said(String),
     /// Started in the background, it did not come up.
     #[error("the daemon ended before it was ready ({0}): see the system's log, or start it with -d")]
     Background(sys::child::Exit),
@@ -67,7 +73,7 @@ pub enum Fatal {
     #[error("{0}")]
     Sandbox(#[from] sandbox::Error),
     /// Anything of the system.
-    #[error("{0}")]
+    #[error("{why}", why = plain(.0))]
     Io(#[from] io::Error),
     /// The same, as rustix tells it.
     #[error("{0}")]

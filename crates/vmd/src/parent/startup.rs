@@ -9,11 +9,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use config::{Config, Macros};
-use proto::client::SOCKET_PATH;
 use proto::privileged::ToPriv;
 use proto::vmm::{self, ToVmm};
-use rustix::fs::{Gid, Mode, OFlags, Uid};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::fs::{Mode, OFlags};
 use sys::event::{Interest, Loop};
 use sys::exe::Executable;
 use sys::log::Form;
@@ -26,16 +24,13 @@ use super::edge::{Edge, Token, Wish};
 use super::host::Host;
 use super::options::{Options, USAGE};
 use super::peers::Starter;
+use super::places::{PidFile, listen};
 use super::pulse::Pulse;
 use super::registry::{Event, Registry};
 use super::settings;
 
 /// Read where nothing else is said; it may be missing.
 const DEFAULT_FILE: &str = "/etc/vm.conf";
-/// Held, locked, by the daemon that runs.
-const LOCK_PATH: &str = "/run/vmd.pid";
-/// Clients that wait to be accepted; more wait in the kernel's own time.
-const BACKLOG: i32 = 64;
 /// Descriptors that the parent may need: a console, disks and taps of hundreds of VMs.
 const DESCRIPTORS: u64 = 65536;
 /// Owner of every process that needs no root.
@@ -52,17 +47,22 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     sys::log::init("vmd", sys::log::level_of(options.verbose));
     end(match (options.check, options.foreground) {
         (true, _) => check(&options),
-        (false, true) => daemon(&options, None),
+        (false, true) => daemon(&options, &mut None),
         (false, false) => fit(&options).and_then(|_| super::background::start(arguments)),
     })
 }
 
-/// The daemon in the background: `main` has started it, and waits for a byte on `ready`.
+/// The daemon in the background: `main` has started it, and waits on `ready` for it to serve, or for why it does not.
 pub fn background(arguments: &[OsString], ready: OwnedFd) -> ExitCode {
     let Some(options) = Options::parse(arguments) else { return ExitCode::FAILURE };
     sys::log::set_form(Form::Syslog);
     sys::log::init("vmd", sys::log::level_of(options.verbose));
-    end(at_root(options).and_then(|options| daemon(&options, Some(ready))))
+    let mut ready = Some(ready);
+    let result = at_root(options).and_then(|options| daemon(&options, &mut ready));
+    if let (Err(fatal), Some(waiting)) = (&result, ready) {
+        let _ = rustix::io::write(&waiting, fatal.to_string().as_bytes()); // it is in the log too
+    }
+    end(result)
 }
 
 /// Leaves the directory that the daemon was started in, which may be to be unmounted; the file keeps its meaning.
@@ -108,7 +108,7 @@ fn read_config(options: &Options) -> Result<Config, Fatal> {
         }
     }
     let file = options.file.as_deref().unwrap_or(OsStr::new(DEFAULT_FILE));
-    let text = match std::fs::read(file) {
+    let text = match super::accounts::read_text(Path::new(file)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound && options.file.is_none() => Vec::new(),
         Err(error) => return Err(Fatal::File(file.to_string_lossy().into_owned(), error)),
@@ -135,14 +135,14 @@ fn fit(options: &Options) -> Result<(sys::users::User, Config), Fatal> {
     Ok((user, read_config(options)?))
 }
 
-fn daemon(options: &Options, ready: Option<OwnedFd>) -> Result<(), Fatal> {
+fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     let (user, config) = fit(options)?;
     let kvm = Host::open_kvm().map_err(Fatal::Kvm)?;
-    let _lock = only_one()?;
+    let _pid_file = PidFile::take()?;
     sys::limits::raise_descriptors(DESCRIPTORS);
     let signals = [Signal::Terminate, Signal::Interrupt, Signal::Hangup, Signal::Child, Signal::Pipe, Signal::User1];
     let signals = Signals::block(&signals)?;
-    let listener = listen(&config)?;
+    let (listener, _socket_name) = listen(&config)?;
     let tree = sys::cgroup::Tree::make(user.uid, user.gid);
     if let Err(error) = &tree {
         log::info!("no cgroups of version 2 ({error}); processes of VMs are held by their pidfds alone");
@@ -156,53 +156,24 @@ fn daemon(options: &Options, ready: Option<OwnedFd>) -> Result<(), Fatal> {
     let starter = Starter { exe: Executable::own()?, null: open_null()?, debug: options.verbose > 1 };
     sandbox::enter(&sandbox::promise::PARENT)?;
     let mut edge = Edge::new(host, starter, signals, listener)?;
-    edge.start(kvm, &config)?;
-    log::info!("startup");
-    if let Err(error) = sys::notify::notify("READY=1") {
-        log::debug!("sd_notify: {error}");
-    }
-    if let Some(ready) = ready {
-        rustix::io::write(&ready, b"\n")?;
-    }
-    let result = edge.serve();
+    let result = edge.start(kvm, &config).and_then(|()| {
+        tell_ready(ready)?;
+        edge.serve()
+    });
     edge.end();
     result
 }
 
-/// The pid file, locked for the life of the daemon.
-fn only_one() -> Result<OwnedFd, Fatal> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::open(LOCK_PATH, flags, Mode::from_raw_mode(0o644))?;
-    if !sys::lock::try_lock(&file, sys::lock::Kind::Exclusive)? {
-        let pid = std::fs::read_to_string(LOCK_PATH).unwrap_or_default();
-        return Err(Fatal::Second(pid.trim().to_owned()));
+/// Who started us may go on.
+fn tell_ready(waiting: &mut Option<OwnedFd>) -> Result<(), Fatal> {
+    log::info!("startup");
+    if let Err(error) = sys::notify::notify("READY=1") {
+        log::debug!("sd_notify: {error}");
     }
-    rustix::fs::ftruncate(&file, 0)?;
-    rustix::io::write(&file, format!("{}\n", std::process::id()).as_bytes())?;
-    Ok(file)
-}
-
-/// The control socket. Its holder is the parent, so that it outlives a control that dies.
-fn listen(config: &Config) -> Result<OwnedFd, Fatal> {
-    let told = |error: io::Error| Fatal::Socket(error);
-    match std::fs::remove_file(SOCKET_PATH) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(told(error)),
+    if let Some(waiting) = waiting.take() {
+        rustix::io::write(&waiting, super::background::READY)?;
     }
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    let address = SocketAddrUnix::new(SOCKET_PATH)?;
-    let mask = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let bound = rustix::net::bind(&socket, &address);
-    rustix::process::umask(mask);
-    bound.map_err(|errno| told(errno.into()))?;
-    let owner = config.globals.socket_owner;
-    let gid = owner.gid.map(Gid::from_raw);
-    rustix::fs::chown(SOCKET_PATH, Some(Uid::from_raw(owner.uid)), gid).map_err(|errno| told(errno.into()))?;
-    rustix::fs::chmod(SOCKET_PATH, Mode::from_raw_mode(0o660)).map_err(|errno| told(errno.into()))?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket)
+    Ok(())
 }
 
 fn open_null() -> io::Result<OwnedFd> {
@@ -272,11 +243,6 @@ impl Edge {
         }
         if let Some(Err(error)) = self.host.tree.take().map(|tree| tree.remove(END_LIMIT)) {
             log::warn!("cgroups: {error}");
-        }
-        for path in [SOCKET_PATH, LOCK_PATH] {
-            if let Err(error) = std::fs::remove_file(Path::new(path)) {
-                log::warn!("{path}: {error}");
-            }
         }
     }
 
