@@ -2,14 +2,16 @@
 
 use thiserror::Error;
 
+use crate::layout::MIB;
+
 /// Why memory could not be filled. None of these is the fault of the host: the user changes the file, the size or the option.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Error {
     /// The file is no kernel that this program knows.
-    #[error("is neither a Linux bzImage nor an ELF kernel")]
+    #[error("is neither a Linux bzImage nor an ELF kernel; name one such as /vmlinuz")]
     NotAKernel,
     /// The file ends before what its headers promise.
-    #[error("is cut short: its {what} end at byte {needed}, the file at {len}")]
+    #[error("is cut short: it has {len} bytes, at least {needed} are needed to the end of its {what}; copy it again")]
     CutShort {
         /// The part that is not whole.
         what: &'static str,
@@ -19,7 +21,7 @@ pub enum Error {
         len: u64,
     },
     /// A field of a header has a value that no kernel has.
-    #[error("has a damaged header: {field} is {value:#x}")]
+    #[error("has a damaged header: {field} is {value:#x}; copy it again")]
     Header {
         /// The field, as its specification calls it.
         field: &'static str,
@@ -41,7 +43,10 @@ pub enum Error {
         minor: u8,
     },
     /// The kernel wants memory that the guest doesn't have, or that is not RAM.
-    #[error("needs memory from {start:#x} to {end:#x}, the guest has {available:#x}; give it more memory")]
+    #[error(
+        "needs memory from {start:#x} to {end:#x} ({} MiB), the guest has {} MiB there; give it more memory",
+        .end.div_ceil(MIB), available / MIB
+    )]
     KernelOutsideRam {
         /// First byte that is needed.
         start: u64,

@@ -55,7 +55,7 @@ impl Host {
         // SAFETY: the descriptor is ours and open; were it another kind of file, the ioctls below would fail.
         let kvm = unsafe { Kvm::from_raw_fd(fd.into_raw_fd()) };
         if u32::try_from(kvm.get_api_version()) != Ok(KVM_API_VERSION) {
-            return Err(Error::NoKvm("is not KVM"));
+            return Err(Error::NoKvm("is not KVM; load kvm_intel or kvm_amd, which make it"));
         }
         if let Some((_, lack)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
             return Err(Error::NoKvm(lack));

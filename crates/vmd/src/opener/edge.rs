@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::opener::{Asker, ToOpener, ToParent, What};
 use proto::{Channel, Received, UserPath};
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{FileType, Mode, SeekFrom};
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::Fatal;
@@ -79,7 +79,8 @@ pub fn open(what: What, path: &str) -> Result<Opened, Refusal> {
         return Err(Refusal::Relative);
     }
     let flags = judge::flags(what);
-    let file = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())).map_err(Refusal::Open)?;
+    let file = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
+    let file = file.map_err(|errno| refused(errno, path))?;
     let status = rustix::fs::fstat(&file).map_err(Refusal::Examine)?;
     let found = FileType::from_raw_mode(status.st_mode);
     judge::check_type(what, found)?; // before its size, which the end of a fifo does not tell
@@ -87,9 +88,20 @@ pub fn open(what: What, path: &str) -> Result<Opened, Refusal> {
     judge::check_size(what, size)?;
     take_lock(&file, what)?;
     // It was for opening only; a read of a disk is to wait, also through io_uring.
-    let kept = rustix::fs::fcntl_getfl(&file).map_err(Refusal::Examine)?.difference(rustix::fs::OFlags::NONBLOCK);
+    let kept = rustix::fs::fcntl_getfl(&file).map_err(Refusal::Examine)?.difference(OFlags::NONBLOCK);
     rustix::fs::fcntl_setfl(&file, kept).map_err(Refusal::Examine)?;
     Ok(Opened { file, size, block: found == FileType::BlockDevice })
+}
+
+/// Our own Landlock rules forbid to read directories, so one that the user may reach is told from what is forbidden to him.
+fn refused(errno: Errno, path: &str) -> Refusal {
+    let found = || rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).and_then(rustix::fs::fstat);
+    match errno {
+        Errno::ACCESS if found().is_ok_and(|it| FileType::from_raw_mode(it.st_mode) == FileType::Directory) => {
+            Refusal::Type(FileType::Directory)
+        }
+        other => Refusal::Open(other),
+    }
 }
 
 /// The end of a file or of a block device, which alone knows it so.

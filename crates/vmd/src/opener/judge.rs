@@ -84,8 +84,10 @@ pub fn failure(refusal: Refusal, what: What, path: &str, asker: &Asker, user: Op
         Refusal::Short(size) => {
             format!("has {size} bytes, a disk at least {MIN_DISK}; make one with \"vmctl create -s SIZE {path}\"")
         }
-        Refusal::Locked(Some(pid)) => format!("already in use by process {pid}"),
-        Refusal::Locked(None) => "already in use by another VM or program".to_owned(),
+        Refusal::Locked(Some(pid)) => format!("already in use by process {pid}; end it, or name another image"),
+        Refusal::Locked(None) => {
+            "already in use by another program or daemon; end it, or name another image".to_owned()
+        }
         Refusal::Examine(errno) => reason(errno),
     };
     Failure::new(code(refusal, what), format!("{} \"{path}\": {why}", noun(what)))

@@ -193,7 +193,7 @@ fn a_process_that_holds_the_lock_is_named() {
     let refusal = open(WRITE, &path).expect_err("taken");
     assert_eq!(refusal, Refusal::Locked(Some(std::process::id())));
     let said = judge::failure(refusal, WRITE, &path, &Asker::Root, None).text.to_string();
-    assert!(said.ends_with(&format!("already in use by process {}", std::process::id())), "{said}");
+    assert!(said.contains(&format!("already in use by process {};", std::process::id())), "{said}");
 }
 
 // --- what is said
@@ -229,7 +229,11 @@ fn refusals_say_what_failed_with_which_value_and_what_to_do() {
             WRITE,
             "disk \"/srv/web.img\": has 5 bytes, a disk at least 512; make one with \"vmctl create -s SIZE /srv/web.img\"",
         ),
-        (Refusal::Locked(None), WRITE, "disk \"/srv/web.img\": already in use by another VM or program"),
+        (
+            Refusal::Locked(None),
+            WRITE,
+            "disk \"/srv/web.img\": already in use by another program or daemon; end it, or name another image",
+        ),
         (Refusal::Relative, What::Cdrom, "cdrom \"/srv/web.img\": the path must begin with \"/\""),
     ] {
         assert_eq!(text(refusal, what), expected);

@@ -24,6 +24,16 @@ fn opener_for(asker: Asker) -> Opener {
     opener
 }
 
+/// The sentence of a refusal.
+fn told(opener: &mut Opener, what: What, path: &Path) -> String {
+    let path = UserPath::new(path.to_str().expect("UTF-8")).expect("short");
+    opener.channel.send(&ToOpener::Open { index: 3, what, path }, vec![]).expect("sent");
+    match opener.answer() {
+        (ToParent::Failed { failure, .. }, _) => failure.text.to_string(),
+        (other, _) => panic!("{other:?}"),
+    }
+}
+
 fn ask(opener: &mut Opener, what: What, path: &Path) -> Result<u64, Code> {
     let path = UserPath::new(path.to_str().expect("UTF-8")).expect("short");
     opener.channel.send(&ToOpener::Open { index: 3, what, path }, vec![]).expect("sent");
@@ -63,6 +73,22 @@ fn a_directory_that_the_user_may_not_enter_hides_what_is_in_it() {
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).expect("chmod");
     assert_eq!(ask(&mut opener_for(user()), DISK, &own), Err(Code::NotPermitted));
     assert_eq!(ask(&mut opener_for(Asker::Root), DISK, &own), Ok(1024));
+}
+
+#[test]
+fn a_directory_is_told_as_one_also_where_only_reading_was_asked_for() {
+    let (dir, _) = file(4711, 0o600);
+    for asker in [Asker::Root, user()] {
+        let mut opener = opener_for(asker);
+        for what in [What::Kernel, What::Initrd, DISK] {
+            let said = told(&mut opener, what, dir.path());
+            assert!(said.contains("is a directory") && said.contains("must be a regular file"), "{said}");
+        }
+    }
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).expect("chmod");
+    std::fs::create_dir(dir.path().join("inside")).expect("directory");
+    let said = told(&mut opener_for(user()), What::Kernel, &dir.path().join("inside"));
+    assert!(said.contains("permission denied to user"), "what he may not reach is not told: {said}");
 }
 
 #[test]
