@@ -52,7 +52,7 @@ pub enum Fatal {
     #[error("failed to open \"{0}\": {why}; -f names the configuration", why = plain(.1))]
     File(String, io::Error),
     /// A name in /run can't be had.
-    #[error("{0} {1}: {why}; vmd needs a /run that it can write to, and nothing else of that name there", why = plain(.2))]
+    #[error("{0} {1}: {why}; make /run writable, and remove what else has this name", why = plain(.2))]
     Place(&'static str, &'static str, io::Error),
     /// A process could not be started.
     #[error("start {0}: {1}")]

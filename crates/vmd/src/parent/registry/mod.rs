@@ -12,6 +12,7 @@
 //! The edge turns what comes into [`Event`]s, calls [`Registry::handle`] and carries the [`Action`]s out, in order.
 
 mod asking;
+mod disks;
 mod ending;
 mod life;
 mod list;

@@ -57,6 +57,7 @@ impl Registry {
     fn plan(&mut self, id: VmId, boot: &ThisBoot, now: Instant) -> Result<Plan, Failure> {
         let switches: Vec<_> = self.switches.iter().map(|(switch, _)| (switch.name.clone(), switch.clone())).collect();
         let gone = || Failure::new(Code::NotFound, "vm not found");
+        self.disks_are_free(id)?;
         let vm = self.vm(id).ok_or_else(gone)?;
         let name = vm.definition.name.clone();
         if !vm.rate.start(now) {

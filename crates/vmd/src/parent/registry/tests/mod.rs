@@ -18,7 +18,7 @@ pub(super) fn definition(name: &str) -> Definition {
         boot: Some(UserPath::new("/vmlinuz").unwrap()),
         initrd: None,
         cmdline: Text::default(),
-        disks: vec![Disk::new(UserPath::new("/disk.raw").unwrap(), None)],
+        disks: vec![Disk::new(UserPath::new(&format!("/{name}.raw")).unwrap(), None)],
         nics: vec![],
         owner: Owner { uid: 1000, gid: None },
         owner_name: Text::cut("ann"),
@@ -208,6 +208,32 @@ fn start_of_a_known_vm_with_devices_is_already() {
     let mut start = start_of(by_name("web"));
     start.memory = Some(1 << 30);
     assert_eq!(code(&f.ask(Request::Start(Box::new(start)))), Some(Code::Already));
+}
+
+#[test]
+fn a_disk_that_another_vm_has_is_told_with_its_name_until_that_one_ended() {
+    let same = |name: &str| Definition { disks: definition("web").disks, ..definition(name) };
+    let mut f = Fixture::new(vec![definition("web"), same("other")]);
+    let id = f.running("web");
+    let refused = f.start("other");
+    let answers = replies(&refused);
+    let [Reply::Failed(failure)] = answers.as_slice() else { panic!("{refused:?}") };
+    let text = "disk \"/web.raw\": already in use by vm \"web\"; stop it, or name another image";
+    assert_eq!((failure.code, &*failure.text), (Code::DiskMissing, text));
+    assert!(!refused.iter().any(|action| matches!(action, Action::Open { .. })));
+    f.on(Event::Ended(id, proto::vmm::End::PoweredOff));
+    let actions = f.start("other");
+    assert!(launched(&f.prepare(actions)).is_some());
+}
+
+#[test]
+fn a_disk_that_all_only_read_is_shared_and_one_given_twice_is_told() {
+    let disks = |read_only| vec![Disk { read_only, ..definition("web").disks[0].clone() }; 2];
+    let mut f = Fixture::new(vec![Definition { disks: disks(false), ..definition("web") }]);
+    assert!(format!("{:?}", replies(&f.start("web"))).contains("given twice to vm"));
+    let mut f = Fixture::new(vec![Definition { disks: disks(true), ..definition("web") }]);
+    let actions = f.start("web");
+    assert!(launched(&f.prepare(actions)).is_some());
 }
 
 #[test]

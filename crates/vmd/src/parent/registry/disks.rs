@@ -1,0 +1,39 @@
+//! A disk that this daemon itself knows to be in use: told with the VM's name, before the opener is asked. Its locks are
+//! what protects the disk, also from other programs and where a path is another one for the same file; they can't tell whom.
+
+use proto::{Code, Failure, VmId};
+
+use super::super::definition::Disk;
+use super::Registry;
+use super::life::{Life, Vm};
+
+impl Registry {
+    /// Whether a VM's disks are free, as far as the daemon's own VMs go.
+    pub(super) fn disks_are_free(&self, id: VmId) -> Result<(), Failure> {
+        let Some(vm) = self.vms.iter().find(|vm| vm.id == id) else { return Ok(()) };
+        let name = &vm.definition.name;
+        for (at, disk) in vm.definition.disks.iter().enumerate() {
+            if vm.definition.disks.iter().take(at).any(|before| excludes(before, disk)) {
+                let text = format!("disk \"{}\": given twice to vm \"{name}\"; name another image", disk.path);
+                return Err(Failure::new(Code::DiskMissing, text));
+            }
+            if let Some(other) = self.vms.iter().find(|other| other.id != id && has(other, disk)) {
+                let other = &other.definition.name;
+                let text =
+                    format!("disk \"{}\": already in use by vm \"{other}\"; stop it, or name another image", disk.path);
+                return Err(Failure::new(Code::DiskMissing, text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether it holds the disk now.
+fn has(vm: &Vm, disk: &Disk) -> bool {
+    !matches!(vm.life, Life::Stopped | Life::Waiting) && vm.definition.disks.iter().any(|other| excludes(other, disk))
+}
+
+/// Whether both can't be open at once: one image, and a writer.
+fn excludes(one: &Disk, other: &Disk) -> bool {
+    one.path == other.path && !(one.read_only && other.read_only)
+}
