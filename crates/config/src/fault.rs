@@ -207,12 +207,15 @@ impl Fault {
             Self::LladdrInvalid { .. } => "expected six octets such as \"fe:e1:bb:d1:12:34\"".to_owned(),
             Self::LladdrMulticast { .. } => "the first octet must be even".to_owned(),
             Self::ReservedName { .. } => "choose another name".to_owned(),
+            Self::PathNotFound { what: "disk", .. } => {
+                "correct the path, or make a disk with \"vmctl create\"".to_owned()
+            }
+            Self::PathNotFound { .. } => "correct the path".to_owned(),
             Self::MacroNameBlank => "letters, digits and \"_\" can be referred to".to_owned(),
             Self::NumberRange { .. }
             | Self::MacroNotUsed { .. }
             | Self::IncludeFailed { .. }
-            | Self::IncludeCircle { .. }
-            | Self::PathNotFound { .. } => return None,
+            | Self::IncludeCircle { .. } => return None,
         };
         Some(text)
     }
