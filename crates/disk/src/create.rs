@@ -11,13 +11,16 @@ use crate::SECTOR;
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// Something of that name is there already; it was not touched.
-    #[error("the file exists")]
+    #[error("the file exists; name another, or remove it first")]
     Exists,
     /// Not even a sector.
     #[error("a disk needs at least 512 bytes, not {0}")]
     Short(u64),
+    /// The directory that it is to be in is not there.
+    #[error("no such directory; make it first, or correct the path")]
+    NoDirectory,
     /// The file can't be made, or not as large; nothing is left.
-    #[error("{0}")]
+    #[error("{}", .0.to_string().split(" (os error").next().unwrap_or_default())]
     Io(io::Error),
 }
 
@@ -30,6 +33,7 @@ pub fn create_raw(path: &Path, bytes: u64) -> Result<(), CreateError> {
     let file = match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(CreateError::Exists),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(CreateError::NoDirectory),
         Err(error) => return Err(CreateError::Io(error)),
     };
     file.set_len(bytes).map_err(|error| {

@@ -34,7 +34,7 @@ pub fn run(arguments: &[OsString], socket: &Path, out: &mut dyn Write, err: &mut
     let invocation = match parse(arguments) {
         Ok(invocation) => invocation,
         Err(misuse) => {
-            let _ = writeln!(err, "{misuse}");
+            let _ = writeln!(err, "{}", perform::shown(&misuse.to_string()));
             return ExitCode::FAILURE;
         }
     };

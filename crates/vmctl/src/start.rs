@@ -154,7 +154,9 @@ fn boot_device(value: &OsString) -> Result<BootDevice, Wrong> {
 }
 
 fn nic_count(value: &OsString) -> Result<usize, Wrong> {
+    let most = i64::try_from(MAX_NICS).unwrap_or(i64::MAX);
     let count = words::count("count", value, 1, i64::from(i32::MAX))
+        .or_else(|_| words::count("count", value, 1, most))
         .map_err(|error| Wrong::Said(format!("{error}\nvmctl: invalid interface count: {}", words::shown(value))))?;
     Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }

@@ -19,10 +19,10 @@ pub enum WordError {
     #[error("invalid id: {0}: {1}")]
     Id(String, BadName),
     /// A new VM's name with a character that it may not have.
-    #[error("invalid VM name: \"{0}\": {1}")]
+    #[error("invalid VM name: \"{0}\": {1}; use letters, digits, \".\", \"-\" and \"_\", the first a letter or digit")]
     VmName(String, BadName),
     /// No size.
-    #[error("invalid {what} size: {word}: {reason}")]
+    #[error("invalid {what} size: {word}: {reason}; give a number with B, K, M, G or T")]
     Size {
         /// `memory` or `disk`.
         what: &'static str,
@@ -32,7 +32,7 @@ pub enum WordError {
         reason: SizeError,
     },
     /// A size below 1 MiB.
-    #[error("{what} size must be at least 1MB: {word}")]
+    #[error("{what} size must be at least 1MB: {word}; a number alone is bytes, so write it with M or G")]
     Small {
         /// `memory` or `disk`.
         what: &'static str,
@@ -43,7 +43,7 @@ pub enum WordError {
     #[error("memory size too large (limit is 128G): {0}")]
     Large(String),
     /// A count out of its range, or none.
-    #[error("{what} is {reason}: {word}")]
+    #[error("{what} is {reason}: {word}; give {least} to {most}")]
     Count {
         /// What is counted.
         what: &'static str,
@@ -51,15 +51,26 @@ pub enum WordError {
         reason: &'static str,
         /// As given.
         word: String,
+        /// The least.
+        least: i64,
+        /// The most.
+        most: i64,
     },
     /// A path that no message can carry.
     #[error("path too long or not UTF-8: {0}")]
     Path(String),
 }
 
+/// Characters of a word that are shown: more than any that is right has.
+const MAX_SHOWN: usize = 1100;
+
 /// A word as it is shown.
 pub fn shown(word: &OsStr) -> String {
-    word.to_string_lossy().into_owned()
+    let text = word.to_string_lossy();
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text.into_owned(),
+    }
 }
 
 /// An id as the original reads one: a number if the whole word converts, else a name.
@@ -114,7 +125,7 @@ pub fn disk(word: &OsStr) -> Result<(u64, Option<String>), WordError> {
 
 /// A decimal number as strtonum(3) takes it, with its three reasons.
 pub fn count(what: &'static str, word: &OsStr, least: i64, most: i64) -> Result<i64, WordError> {
-    let failed = |reason| WordError::Count { what, reason, word: shown(word) };
+    let failed = |reason| WordError::Count { what, reason, word: shown(word), least, most };
     let text = word.to_str().unwrap_or_default().trim_start();
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -171,10 +182,17 @@ mod tests {
         let memory = |word: &str| memory(OsStr::new(word)).map_err(|error| error.to_string());
         assert_eq!(memory("512M"), Ok((512 * MIB, None)));
         assert_eq!(memory("1.5m"), Ok((MIB, Some("memory size rounded to 1.0M".into()))));
-        assert_eq!(memory("x"), Err("invalid memory size: x: Invalid argument".into()));
-        assert_eq!(memory("9E"), Err("invalid memory size: 9E: Result too large".into()));
-        assert_eq!(memory("512"), Err("memory size must be at least 1MB: 512".into()));
-        assert_eq!(memory("-1G"), Err("memory size must be at least 1MB: -1G".into()));
+        assert_eq!(
+            memory("x"),
+            Err("invalid memory size: x: Invalid argument; give a number with B, K, M, G or T".into())
+        );
+        assert_eq!(
+            memory("9E"),
+            Err("invalid memory size: 9E: Result too large; give a number with B, K, M, G or T".into())
+        );
+        let small = |word: &str| Err(WordError::Small { what: "memory", word: word.to_owned() }.to_string());
+        assert_eq!(memory("512"), small("512"));
+        assert_eq!(memory("-1G"), small("-1G"));
         assert_eq!(memory("128G"), Ok((128 * 1024 * MIB, None)));
         assert_eq!(memory("129G"), Err("memory size too large (limit is 128G): 129G".into()));
     }
@@ -184,7 +202,10 @@ mod tests {
         let disk = |word: &str| disk(OsStr::new(word)).map_err(|error| error.to_string());
         assert_eq!(disk("4P"), Ok((4 << 50, None)));
         assert_eq!(disk("1048577"), Ok((MIB, Some("disk size rounded to 1.0M".into()))));
-        assert_eq!(disk("1B"), Err("disk size must be at least 1MB: 1B".into()));
+        assert_eq!(
+            disk("1B"),
+            Err("disk size must be at least 1MB: 1B; a number alone is bytes, so write it with M or G".into())
+        );
     }
 
     #[test]
@@ -199,9 +220,19 @@ mod tests {
             ("", "invalid"),
             ("1x", "invalid"),
         ] {
-            assert_eq!(count(word), Err(format!("count is {reason}: {word}")));
+            assert_eq!(count(word), Err(format!("count is {reason}: {word}; give 1 to 64")));
         }
-        assert_eq!(count(&"9".repeat(30)), Err(format!("count is too large: {}", "9".repeat(30))));
-        assert_eq!(count(&format!("-{}", "9".repeat(30))), Err(format!("count is too small: -{}", "9".repeat(30))));
+        assert_eq!(count(&"9".repeat(30)), Err(format!("count is too large: {}; give 1 to 64", "9".repeat(30))));
+        assert_eq!(
+            count(&format!("-{}", "9".repeat(30))),
+            Err(format!("count is too small: -{}; give 1 to 64", "9".repeat(30)))
+        );
+    }
+
+    #[test]
+    fn a_word_without_end_is_cut_where_it_is_shown() {
+        let word = "x".repeat(100_000);
+        let text = vm_ref(OsStr::new(&word)).expect_err("too long").to_string();
+        assert!(text.len() < 1200 && text.ends_with("x..."), "{} bytes", text.len());
     }
 }

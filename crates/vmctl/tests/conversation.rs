@@ -345,7 +345,10 @@ fn create_makes_a_sparse_raw_image_and_nothing_else() {
     ended(&outcome, true, "vmctl: disk size rounded to 3.0M\nvmctl: raw imagefile created\n");
     assert_eq!(std::fs::metadata(folder.path().join("disk.img")).expect("made").len(), 3 << 20);
     let again = vmctl(nowhere, &format!("create -s 1M {}", at("disk.img")));
-    let text = format!("vmctl: create imagefile operation failed: \"{}\": the file exists\n", at("disk.img"));
+    let text = format!(
+        "vmctl: create imagefile operation failed: \"{}\": the file exists; name another, or remove it first\n",
+        at("disk.img")
+    );
     ended(&again, false, &text);
     for options in ["-s 1M qcow2:", "-b base -s 1M qcow2:", "-i disk.img "] {
         let outcome = vmctl(nowhere, &format!("create {options}{}", at("other")));

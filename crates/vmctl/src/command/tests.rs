@@ -206,11 +206,14 @@ fn start_refuses_wrong_values() {
     let long = "x".repeat(64);
     for (options, message) in [
         ("-B hd".to_owned(), "unknown boot device hd: expected cdrom, disk or net".to_owned()),
-        ("-i 0".to_owned(), "count is too small: 0\nvmctl: invalid interface count: 0".to_owned()),
-        ("-i x".to_owned(), "count is invalid: x\nvmctl: invalid interface count: x".to_owned()),
-        ("-p 65".to_owned(), "cpu count is too large: 65".to_owned()),
-        ("-p 0".to_owned(), "cpu count is too small: 0".to_owned()),
-        ("-m 512".to_owned(), "memory size must be at least 1MB: 512".to_owned()),
+        ("-i 0".to_owned(), "count is too small: 0; give 1 to 8\nvmctl: invalid interface count: 0".to_owned()),
+        ("-i x".to_owned(), "count is invalid: x; give 1 to 8\nvmctl: invalid interface count: x".to_owned()),
+        ("-p 65".to_owned(), "cpu count is too large: 65; give 1 to 64".to_owned()),
+        ("-p 0".to_owned(), "cpu count is too small: 0; give 1 to 64".to_owned()),
+        (
+            "-m 512".to_owned(),
+            "memory size must be at least 1MB: 512; a number alone is bytes, so write it with M or G".to_owned(),
+        ),
         (format!("-n {long}"), format!("interface name too long: {long}")),
         (format!("-t {long}"), format!("instance vm name too long\nvmctl: invalid name: {long}")),
         ("-t a/b".to_owned(), "invalid name: a/b".to_owned()),
@@ -272,10 +275,13 @@ fn create_takes_its_format_from_prefix_or_extension() {
 #[test]
 fn create_refuses_in_the_order_of_the_specification() {
     for (line, message) in [
-        ("create -s 1 -b a -i b", "disk size must be at least 1MB: 1"),
+        (
+            "create -s 1 -b a -i b",
+            "disk size must be at least 1MB: 1; a number alone is bytes, so write it with M or G",
+        ),
         ("create -b a -i b x", "conflicting -b and -i arguments"),
         ("create -b a x", "base images require qcow2 disk format"),
-        ("create -s 1Q x", "invalid disk size: 1Q: Invalid argument"),
+        ("create -s 1Q x", "invalid disk size: 1Q: Invalid argument; give a number with B, K, M, G or T"),
     ] {
         assert_eq!(parsed(line), Err(format!("vmctl: {message}")), "{line}");
     }
