@@ -7,11 +7,16 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create, openat};
+use rustix::fs::{
+    AtFlags, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create, openat, unlinkat,
+};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 
 /// Where the host says whether programs may have huge pages at all.
 const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+/// What /proc/PID/maps calls it.
+const NAME: &str = "guest memory";
 
 /// Where guest memory comes from.
 #[derive(Debug)]
@@ -36,8 +41,9 @@ impl Pool {
         match self {
             // Its size is kept by whom it is given to: ftruncate(2) is in no promise of a vm process.
             Self::HugePages(root) => {
-                let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-                let file = openat(root.as_fd(), ".", flags, Mode::RUSR | Mode::WUSR)?;
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+                let file = openat(root, NAME, flags, Mode::RUSR | Mode::WUSR)?;
+                unlinkat(root, NAME, AtFlags::empty())?;
                 ftruncate(&file, bytes)?;
                 Ok(file)
             }
@@ -62,7 +68,7 @@ fn tmpfs() -> io::Result<OwnedFd> {
 
 /// An anonymous file that nobody can shrink, grow or unseal.
 fn sealed(bytes: u64) -> io::Result<OwnedFd> {
-    let fd = sealable("guest memory")?;
+    let fd = sealable(NAME)?;
     ftruncate(&fd, bytes)?;
     fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(fd)

@@ -1,6 +1,6 @@
 //! Which process this is: `vmd -x ROLE [-v]`, as its starter said, with its channel as descriptor 3.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fmt::Display;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -21,6 +21,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
             Err(error) => failed(&format!("descriptor {CHANNEL}: {error}; only vmd starts its roles")),
         };
     }
+    name_in_lists(role);
     let debug = arguments.iter().skip(1).any(|flag| flag == "-v");
     sys::log::init(role, sys::log::level_of(u8::from(debug)));
     match role {
@@ -33,6 +34,14 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         "vioblk" => with_channel(devices::blk::run),
         "vionet" => with_channel(devices::net::run),
         other => failed(&format!("unknown role \"{other}\": -x is for vmd's own use")),
+    }
+}
+
+/// What top(1) calls it: a program that is executed by descriptor would be called by that number.
+fn name_in_lists(role: &str) {
+    let name = CString::new(format!("vmd-{role}")).unwrap_or_default();
+    if let Err(error) = rustix::thread::set_name(&name) {
+        log::debug!("name of the process: {error}");
     }
 }
 

@@ -110,6 +110,7 @@ fn priv_is_confined_and_holds_what_its_page_says() {
     role.say(make_switch(3), vec![]);
     role.hear();
 
+    assert_eq!(role.status("Name"), "vmd-priv");
     assert_eq!(role.status("Uid"), "0 0 0 0");
     assert_eq!(role.status("CapEff"), format!("{:016x}", 1u64 << 12), "CAP_NET_ADMIN");
     assert_eq!((role.status("CapBnd"), role.status("NoNewPrivs")), ("0".repeat(16), "1".into()));

@@ -39,6 +39,8 @@ fn main() {
     let bare = traced.into_iter().zip(names).map(|(exits, name)| (name, exits));
     let with_devices = ours.with_devices().map(|it| (it.name(), count(&it)));
     println!("{}", table::devices(&bare.chain(with_devices).collect::<Vec<_>>()));
+    let memory = std::iter::once(ours.bare()).chain(ours.with_devices()).map(|it| (it.name(), boot::measure(&it)));
+    println!("{}", table::memory(&memory.map(|(name, sample)| (name, sample.private_kib)).collect::<Vec<_>>()));
     println!("{}", table::stages(&stages::of_a_start(&ours)));
 }
 

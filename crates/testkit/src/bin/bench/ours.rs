@@ -104,7 +104,7 @@ impl Running for Boot {
     }
 
     fn is_guest_memory(&self, mapping: &Mapping) -> bool {
-        mapping.name.starts_with("/memfd:guest")
+        mapping.name.starts_with("/guest memory")
     }
 }
 

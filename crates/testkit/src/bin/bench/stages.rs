@@ -32,8 +32,17 @@ const EVENTS: [&str; 4] =
 enum Event {
     Fork { parent: u32, child: u32 },
     Exec { pid: u32, file: String },
-    Ran { pid: u32, nanoseconds: u64 },
+    Ran { pid: u32, name: String, nanoseconds: u64 },
     Entry,
+}
+
+impl Event {
+    fn named(self) -> Option<(u32, String)> {
+        match self {
+            Self::Ran { pid, name, .. } => Some((pid, name)),
+            Self::Fork { .. } | Self::Exec { .. } | Self::Entry => None,
+        }
+    }
 }
 
 /// Boots the bare VM once under trace.
@@ -42,16 +51,15 @@ pub fn of_a_start(ours: &Ours) -> Vec<Stage> {
     let running = ours.bare().boot();
     let text = trace.stop();
     // The daemon's processes, the VM's own and the benchmark itself, which executes vmctl.
-    let mut known: BTreeMap<u32, String> =
-        ours.daemon().process().family().into_iter().map(|it| (it.pid, it.title())).collect();
-    known.extend(running.processes().into_iter().map(|it| (it.pid, it.title())));
-    stages(&text, &known, Process { pid: std::process::id() })
+    let mut family: Vec<u32> = ours.daemon().process().family().into_iter().map(|it| it.pid).collect();
+    family.extend(running.processes().into_iter().map(|it| it.pid));
+    stages(&text, family, Process { pid: std::process::id() })
 }
 
-/// Cuts the trace into stages. `known` names processes that still live; others are named by what they executed.
-fn stages(trace: &str, known: &BTreeMap<u32, String>, starter: Process) -> Vec<Stage> {
-    let mut family: Vec<u32> = known.keys().copied().collect();
+/// Cuts the trace into stages, which are named by what the processes called themselves in the end.
+fn stages(trace: &str, mut family: Vec<u32>, starter: Process) -> Vec<Stage> {
     family.push(starter.pid);
+    let names: BTreeMap<u32, String> = trace.lines().filter_map(line).filter_map(|(_, event)| event.named()).collect();
     let mut stages = Vec::new();
     let mut since = None;
     let mut ran = 0;
@@ -63,14 +71,14 @@ fn stages(trace: &str, known: &BTreeMap<u32, String>, starter: Process) -> Vec<S
                 }
                 continue;
             }
-            Event::Ran { pid, nanoseconds } => {
+            Event::Ran { pid, nanoseconds, .. } => {
                 if family.contains(&pid) && pid != starter.pid {
                     ran += nanoseconds;
                 }
                 continue;
             }
             Event::Exec { pid, file } if family.contains(&pid) => {
-                format!("{} executed", known.get(&pid).cloned().unwrap_or(file))
+                format!("{} executed", names.get(&pid).cloned().unwrap_or(file))
             }
             Event::Exec { .. } => continue,
             Event::Entry => "first guest instruction".to_owned(),
@@ -107,7 +115,11 @@ fn line(text: &str) -> Option<(f64, Event)> {
     let event = match name {
         "sched_process_fork" => Event::Fork { parent: number("pid")?, child: number("child_pid")? },
         "sched_process_exec" => Event::Exec { pid: number("pid")?, file: base_name(field("filename")?) },
-        "sched_stat_runtime" => Event::Ran { pid: number("pid")?, nanoseconds: field("runtime")?.parse().ok()? },
+        "sched_stat_runtime" => Event::Ran {
+            pid: number("pid")?,
+            name: field("comm")?.to_owned(),
+            nanoseconds: field("runtime")?.parse().ok()?,
+        },
         "kvm_entry" => Event::Entry,
         _ => return None,
     };
@@ -169,17 +181,16 @@ mod tests {
            other-99      [000] .....   100.002600: sched_process_exec: filename=/bin/ls pid=99 old_pid=99
              vmm-11      [000] d..3.   100.003000: sched_process_fork: comm=vmm pid=11 child_comm=vmm child_pid=30
              vmm-30      [000] .....   100.004000: sched_process_exec: filename=/dev/fd/4 pid=30 old_pid=30
-              vm-30      [000] d....   100.008000: sched_stat_runtime: comm=vm pid=30 runtime=2500000 [ns] vruntime=1 [ns]
+          vmd-vm-30      [000] d....   100.008000: sched_stat_runtime: comm=vmd-vm pid=30 runtime=2500000 [ns] vruntime=1 [ns]
               vm-30      [000] .....   100.009000: kvm_entry: vcpu 0, rip 0x1000
               vm-30      [000] .....   100.010000: kvm_entry: vcpu 0, rip 0x1000
 ";
 
     #[test]
     fn stages_end_at_each_execution_and_at_the_first_entry() {
-        let known = BTreeMap::from([(11, "vmd: vmm".to_owned()), (30, "vmd: vm bare".to_owned())]);
-        let stages = stages(TRACE, &known, Process { pid: 10 });
+        let stages = stages(TRACE, vec![11, 30], Process { pid: 10 });
         let names: Vec<&str> = stages.iter().map(|it| it.name.as_str()).collect();
-        assert_eq!(names, ["vmd: vm bare executed", "first guest instruction", "in all"]);
+        assert_eq!(names, ["vmd-vm executed", "first guest instruction", "in all"]);
         let rounded: Vec<(f64, f64)> =
             stages.iter().map(|it| ((it.wall_ms * 10.0).round() / 10.0, it.cpu_ms)).collect();
         assert_eq!(rounded, [(3.0, 1.0), (5.0, 2.5), (8.0, 3.5)]);

@@ -60,6 +60,15 @@ pub fn devices(boots: &[(String, Exits)]) -> String {
     text
 }
 
+/// Memory of VMs that differ in their devices.
+pub fn memory(vms: &[(String, u64)]) -> String {
+    let mut text = "| memory beyond the guest's, all processes of the VM, one boot | KiB |\n|---|--:|\n".to_owned();
+    for (name, kib) in vms {
+        let _ = writeln!(text, "| {name} | {kib} |");
+    }
+    text
+}
+
 /// The stages of a start.
 pub fn stages(stages: &[Stage]) -> String {
     let mut text =
