@@ -11,6 +11,9 @@ use sys::event::Interest;
 
 /// Bytes moved at once, either way: the FIFO's 16 several times, little enough for a small stack.
 const PIECE: usize = 512;
+/// Pieces moved in one go at most, either way: twice what the serial port's ring holds, so that one go empties it at the end.
+/// Without a limit a guest that writes as fast as its console is read would keep the event loop from everything else.
+const MAX_PIECES: usize = 2 * hw::uart::MAX_OUTPUT / PIECE;
 /// How long a pty that hung up is left alone.
 const HANGUP_PAUSE: Duration = Duration::from_secs(1);
 
@@ -56,6 +59,8 @@ pub struct Console {
     to_pty: Piece,
     to_guest: Piece,
     full: bool,
+    /// There may be more to move at once.
+    more: bool,
     quiet_until: Option<Instant>,
 }
 
@@ -64,7 +69,7 @@ impl Console {
     pub fn new(pty: OwnedFd) -> std::io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&pty)?;
         rustix::fs::fcntl_setfl(&pty, flags | rustix::fs::OFlags::NONBLOCK)?;
-        Ok(Self { pty, to_pty: Piece::EMPTY, to_guest: Piece::EMPTY, full: false, quiet_until: None })
+        Ok(Self { pty, to_pty: Piece::EMPTY, to_guest: Piece::EMPTY, full: false, more: false, quiet_until: None })
     }
 
     /// Moves what can be moved. To be called after news of the serial port or of the pty, and at [`Console::deadline`].
@@ -73,15 +78,16 @@ impl Console {
             return;
         }
         self.quiet_until = None;
+        self.more = false;
         let moved = self.pump_out(serial).and_then(|()| self.pump_in(serial));
         if moved.is_err() {
             self.quiet_until = Some(now + HANGUP_PAUSE);
         }
     }
 
-    /// When to pump again though nothing happened.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.quiet_until
+    /// When to pump again though nothing happened; `now`, if there was more than one go moves.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.quiet_until.or(self.more.then_some(now))
     }
 
     /// What to wait for; `None` while the pty is left alone. Without room for input only writing matters.
@@ -95,7 +101,7 @@ impl Console {
     }
 
     fn pump_out(&mut self, serial: &dyn Serial) -> Result<(), Errno> {
-        loop {
+        for _ in 0..MAX_PIECES {
             if self.to_pty.is_empty() {
                 self.to_pty.fill(|room| serial.output(room));
             }
@@ -113,10 +119,12 @@ impl Console {
                 Err(error) => return Err(error),
             }
         }
+        self.more = true;
+        Ok(())
     }
 
     fn pump_in(&mut self, serial: &dyn Serial) -> Result<(), Errno> {
-        loop {
+        for _ in 0..MAX_PIECES {
             if !self.to_guest.is_empty() {
                 let taken = serial.input(self.to_guest.left());
                 self.to_guest.advance(taken);
@@ -139,6 +147,8 @@ impl Console {
                 Err(error) => return Err(error),
             }
         }
+        self.more = true;
+        Ok(())
     }
 }
 
@@ -203,7 +213,11 @@ mod tests {
         let port = Port::default();
         let total = 4 << 20;
         port.output.borrow_mut().resize(total, b'x');
-        console.pump(&port, Instant::now());
+        let now = Instant::now();
+        console.pump(&port, now);
+        while console.deadline(now).is_some() {
+            console.pump(&port, now);
+        }
         assert_eq!(console.interest(), Some(Interest::ReadWrite));
         assert!(!port.output.borrow().is_empty());
         let mut got = 0;
@@ -236,9 +250,9 @@ mod tests {
         drop(writer);
         let now = Instant::now();
         console.pump(&Port::default(), now);
-        assert_eq!((console.interest(), console.deadline()), (None, Some(now + HANGUP_PAUSE)));
+        assert_eq!((console.interest(), console.deadline(now)), (None, Some(now + HANGUP_PAUSE)));
         console.pump(&Port::default(), now + HANGUP_PAUSE / 2);
-        assert_eq!(console.deadline(), Some(now + HANGUP_PAUSE));
+        assert_eq!(console.deadline(now), Some(now + HANGUP_PAUSE));
     }
 
     #[test]
@@ -248,6 +262,37 @@ mod tests {
         let port = Port::default();
         port.output.borrow_mut().extend(b"lost");
         console.pump(&port, Instant::now());
-        assert!(console.deadline().is_some());
+        assert!(console.deadline(Instant::now()).is_some());
+    }
+
+    /// A guest that writes and reads faster than anyone can move it.
+    #[derive(Default)]
+    struct Endless(RefCell<usize>);
+
+    impl Endless {
+        fn again(&self) {
+            *self.0.borrow_mut() += 1;
+            assert!(*self.0.borrow() < 10_000, "the loop came to nothing else");
+        }
+    }
+
+    impl Serial for Endless {
+        fn output(&self, into: &mut [u8]) -> usize {
+            self.again();
+            into.len()
+        }
+        fn input(&self, bytes: &[u8]) -> usize {
+            self.again();
+            bytes.len()
+        }
+    }
+
+    #[test]
+    fn a_console_without_end_leaves_the_loop_its_turn() {
+        let zeros = std::fs::File::options().read(true).write(true).open("/dev/zero").unwrap();
+        let mut console = Console::new(zeros.into()).unwrap();
+        let now = Instant::now();
+        console.pump(&Endless::default(), now);
+        assert_eq!(console.deadline(now), Some(now), "and it goes on at once");
     }
 }

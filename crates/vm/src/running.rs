@@ -86,10 +86,11 @@ impl<'a> Running<'a> {
 
     fn serve(&mut self) -> std::io::Result<u8> {
         loop {
-            let deadline = [self.console.deadline(), self.hold_back_until].into_iter().flatten().min();
+            let console = self.console.deadline(Instant::now());
+            let deadline = [console, self.hold_back_until].into_iter().flatten().min();
             let ready = self.events.wait(deadline)?;
             let now = Instant::now();
-            let mut pump = self.console.deadline().is_some_and(|at| at <= now);
+            let mut pump = console.is_some_and(|at| at <= now);
             if self.hold_back_until.is_some_and(|at| at <= now) {
                 self.hold_back_less();
             }
