@@ -24,6 +24,7 @@ pub mod procfs;
 pub mod pty;
 pub mod ring;
 pub mod seqpacket;
+pub mod signal;
 pub mod signals;
 pub mod spawn;
 pub mod tap;

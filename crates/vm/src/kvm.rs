@@ -12,8 +12,8 @@ use std::thread::JoinHandle;
 
 use crate::memory::GuestMemory;
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_INTERNAL_ERROR_EMULATION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
-    kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_INTERNAL_ERROR_EMULATION, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -85,6 +85,7 @@ impl Host {
         fd.create_irq_chip().map_err(Error::kvm("create interrupt controllers"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(Error::kvm("create interval timer"))?;
+        set_level_interrupts(&fd)?;
         let vm = Vm { fd, memory: memory.clone() };
         vm.set_memory_slots()?;
         if self.holds_back() {
@@ -120,6 +121,20 @@ impl Host {
     pub fn max_vcpus(&self) -> usize {
         self.kvm.get_max_vcpus()
     }
+}
+
+/// Makes levels of the interrupts that are, in the ELCRs of the two 8259s, as firmware does: a guest without ACPI takes them
+/// as it finds them. (The I/O APIC's are in its entries, which a guest writes.)
+fn set_level_interrupts(vm: &VmFd) -> Result<(), Error> {
+    let levels = boot::layout::INTX_IRQS.into_iter().chain([boot::layout::SCI]);
+    let levels = levels.fold(0u16, |levels, irq| levels | 1u16.checked_shl(irq.into()).unwrap_or(0));
+    for (chip_id, elcr) in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE].into_iter().zip(levels.to_le_bytes()) {
+        let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+        vm.get_irqchip(&mut chip).map_err(Error::kvm("read interrupt controller"))?;
+        chip.chip.pic.elcr = elcr;
+        vm.set_irqchip(&chip).map_err(Error::kvm("set interrupt controller"))?;
+    }
+    Ok(())
 }
 
 /// A VM and the memory that its slots lie in.
@@ -166,7 +181,7 @@ impl Vm {
 }
 
 /// Leaves guest memory out of core dumps, and asks for huge pages: each spares 511 faults at the guest's first touch, where
-/// the host gives any to shared memory (/sys/kernel/mm/transparent_hugepage/shmem_enabled is `advise` or more).
+/// the host gives any (`sys::memory`).
 pub fn advise(memory: &GuestMemory) -> std::io::Result<()> {
     for region in memory.iter() {
         let len = usize::try_from(region.len()).unwrap_or(usize::MAX);

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hw::{Activation, Delivery, Effect, Slot};
 use sys::guest_log;
+use sys::signal::Signal;
 
 use super::port::Port;
 use super::routes::{FIRST_GSI, Routes};
-use super::signal::Signal;
 use super::wiring::Wiring;
 use crate::outside;
 
@@ -62,9 +62,9 @@ impl FrontEnds {
         &self.wake
     }
 
-    /// The next job.
-    pub fn take_job(&self) -> Option<Job> {
-        self.jobs().pop_front()
+    /// The jobs that are there now, in order.
+    pub fn take_jobs(&self) -> VecDeque<Job> {
+        std::mem::take(&mut self.jobs())
     }
 
     fn ask(&self, job: Job) {

@@ -10,11 +10,11 @@
 //! Once a device is active, nothing of this runs: a kick goes from KVM to the back end's eventfd, a call from there to KVM.
 //! A masked vector's irqfd is taken away, so that its calls stay in the eventfd; given back, KVM delivers what waits.
 
+mod answer;
 mod entropy;
 mod front_ends;
 mod port;
 mod routes;
-mod signal;
 mod vhost_user;
 mod wiring;
 mod worker;
@@ -111,6 +111,9 @@ pub fn connect(devices: Vec<description::Device>, vm: &Arc<Vm>) -> Result<Device
         let (function, back_end) = connected.map_err(|failure| Error::Device { slot, cause: failure.to_string() })?;
         functions.push(function);
         back_ends.push(Box::new(back_end));
+    }
+    for (slot, function) in (1..).zip(&mut functions) {
+        function.irq_line = Some(boot::layout::intx_irq(slot));
     }
     let sizes: Vec<usize> = functions.iter().map(|function| function.queues.len()).collect();
     let front_ends = FrontEnds::new(vm.clone(), &sizes).map_err(Error::system("eventfds of devices"))?;

@@ -5,9 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hw::{Delivery, MsiMessage, Slot};
 use sys::guest_log;
+use sys::signal::Signal;
 
 use super::routes::Routes;
-use super::signal::Signal;
 use super::wiring::Wiring;
 
 /// Bytes between the notify registers of two queues (`hw::virtio::layout::NOTIFY_MULTIPLIER`).

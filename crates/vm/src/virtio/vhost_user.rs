@@ -17,11 +17,12 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::port::{Port, Queue};
-use super::{BackEnd, Failure};
+use super::{BackEnd, Failure, answer};
 use crate::memory::GuestMemory;
 
-/// How long a back end may take to answer. A reset waits for its requests under way, which the host's disk may hold up.
-const MAX_ANSWER: Duration = Duration::from_secs(10);
+/// How long a back end may take for all that it is asked in a row. A reset waits for its requests under way, which the
+/// host's disk may hold up.
+const MAX_ANSWERS: Duration = Duration::from_secs(10);
 /// Queues of a device at most.
 const MAX_QUEUES: u64 = 64;
 /// Largest size of a queue.
@@ -44,6 +45,7 @@ pub struct VhostUser {
     front_end: Frontend,
     /// The same socket, to see it hang up.
     watched: OwnedFd,
+    limit: Duration,
     memory: GuestMemory,
     memory_told: bool,
     active: Vec<usize>,
@@ -51,17 +53,25 @@ pub struct VhostUser {
 
 /// Asks a back end what it offers.
 pub fn connect(kind: Kind, stream: OwnedFd, memory: GuestMemory) -> Result<(Device, VhostUser), Failure> {
+    connect_within(MAX_ANSWERS, kind, stream, memory)
+}
+
+fn connect_within(
+    limit: Duration,
+    kind: Kind,
+    stream: OwnedFd,
+    memory: GuestMemory,
+) -> Result<(Device, VhostUser), Failure> {
     let stream = UnixStream::from(stream);
     let set_up = || {
         stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(MAX_ANSWER))?;
-        stream.set_write_timeout(Some(MAX_ANSWER))?;
         stream.try_clone()
     };
-    let watched = set_up().map_err(|error| Failure::Gone(error.to_string()))?.into();
+    let watched: OwnedFd = set_up().map_err(gone)?.into();
     let mut front_end = Frontend::from_stream(stream, MAX_QUEUES);
-    let device = negotiate(&mut front_end, kind).map_err(judge)?;
-    Ok((device, VhostUser { front_end, watched, memory, memory_told: false, active: Vec::new() }))
+    let device = answer::within(limit, watched.as_fd(), || negotiate(&mut front_end, kind)).map_err(gone)?;
+    let back_end = VhostUser { front_end, watched, limit, memory, memory_told: false, active: Vec::new() };
+    Ok((device.map_err(judge)?, back_end))
 }
 
 fn negotiate(front_end: &mut Frontend, kind: Kind) -> vhost::Result<Device> {
@@ -90,6 +100,33 @@ impl BackEnd for VhostUser {
     }
 
     fn activate(&mut self, activation: &Activation, port: &Port) -> Result<(), Failure> {
+        self.ask(|back_end| back_end.start(activation, port))
+    }
+
+    fn stop(&mut self) -> Result<(), Failure> {
+        if self.active.is_empty() {
+            return Ok(());
+        }
+        self.ask(Self::stop_queues)
+    }
+
+    fn takes_kicks(&self) -> bool {
+        false
+    }
+
+    fn kicked(&mut self, _: &Port) -> Result<bool, Failure> {
+        Ok(false)
+    }
+}
+
+impl VhostUser {
+    /// Asks, and does not wait for ever.
+    fn ask(&mut self, ask: impl FnOnce(&mut Self) -> Result<(), Failure>) -> Result<(), Failure> {
+        let (limit, socket) = (self.limit, self.watched.try_clone().map_err(gone)?);
+        answer::within(limit, socket.as_fd(), || ask(self)).map_err(gone)?
+    }
+
+    fn start(&mut self, activation: &Activation, port: &Port) -> Result<(), Failure> {
         self.tell_memory().map_err(judge)?;
         let features = activation.features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         self.front_end.set_features(features).map_err(judge)?;
@@ -105,7 +142,7 @@ impl BackEnd for VhostUser {
         Ok(())
     }
 
-    fn stop(&mut self) -> Result<(), Failure> {
+    fn stop_queues(&mut self) -> Result<(), Failure> {
         for index in std::mem::take(&mut self.active) {
             self.front_end.set_vring_enable(index, false).map_err(judge)?;
             self.front_end.get_vring_base(index).map_err(judge)?;
@@ -113,16 +150,6 @@ impl BackEnd for VhostUser {
         Ok(())
     }
 
-    fn takes_kicks(&self) -> bool {
-        false
-    }
-
-    fn kicked(&mut self, _: &Port) -> Result<bool, Failure> {
-        Ok(false)
-    }
-}
-
-impl VhostUser {
     /// Once: memory does not change while the VM runs.
     fn tell_memory(&mut self) -> vhost::Result<()> {
         if self.memory_told {
@@ -160,6 +187,10 @@ impl VhostUser {
     }
 }
 
+fn gone(error: std::io::Error) -> Failure {
+    Failure::Gone(error.to_string())
+}
+
 /// Only an answer that says no leaves the socket usable.
 fn judge(error: vhost::Error) -> Failure {
     match error {
@@ -167,3 +198,6 @@ fn judge(error: vhost::Error) -> Failure {
         other => Failure::Gone(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

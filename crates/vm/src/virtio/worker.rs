@@ -97,10 +97,8 @@ impl Worker {
         match token {
             Token::Wake => {
                 front_ends.wake().clear();
-                while let Some(job) = front_ends.take_job() {
-                    self.perform(job, registers)?;
-                }
-                Ok(())
+                // Those that come meanwhile set it again: a guest that resets one device on and on holds up no other.
+                front_ends.take_jobs().into_iter().try_for_each(|job| self.perform(job, registers))
             }
             Token::Socket(slot) => Err((slot, Failure::Gone("its process is gone".into()))),
             Token::Broken(slot) => {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hw::Activation;
+use hw::{Activation, Effect};
 
 use super::*;
+use crate::outside::FrontEnds as _;
 use crate::virtio::port::Port;
 use crate::virtio::tests::FakeKvm;
 
@@ -89,4 +90,34 @@ fn a_back_end_that_signals_while_it_is_not_active_is_not_heard() {
     worker.happened(Token::Broken(SLOT), &told).unwrap();
     assert_eq!(told.needs_reset.load(Ordering::SeqCst), 0);
     assert!(!front_ends.port(SLOT).unwrap().broken.is_set(), "else the loop would turn forever");
+}
+
+/// A guest that resets its device again as soon as it may.
+struct Restless {
+    front_ends: Arc<FrontEnds>,
+    resets: AtomicUsize,
+}
+
+impl Registers for Restless {
+    fn reset_done(&self, slot: Slot) {
+        assert!(self.resets.fetch_add(1, Ordering::SeqCst) < 100, "the loop came to nothing else");
+        self.front_ends.perform(Effect::ResetDevice { slot });
+    }
+    fn needs_reset(&self, _: Slot) {}
+    fn queue_interrupt(&self, _: Slot, _: u16) {}
+    fn device_gone(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_guest_that_resets_on_and_on_holds_up_no_other_device() {
+    let mut worker = worker();
+    let restless = Restless { front_ends: worker.front_ends.clone(), resets: AtomicUsize::new(0) };
+    worker.front_ends.perform(Effect::ResetDevice { slot: SLOT });
+    for turn in 1..=3 {
+        worker.happened(Token::Wake, &restless).unwrap();
+        assert_eq!(restless.resets.load(Ordering::SeqCst), turn);
+        assert!(worker.front_ends.wake().is_set(), "the next is not forgotten");
+    }
 }

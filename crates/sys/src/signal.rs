@@ -1,4 +1,4 @@
-//! An eventfd that both KVM's crates and the event loop can name.
+//! An eventfd that both the crates for KVM and vhost, which want vmm-sys-util's, and the event loop can name.
 #![allow(unsafe_code)] // vmm-sys-util's EventFd can't be borrowed as a descriptor
 
 use std::io;
@@ -46,5 +46,31 @@ impl AsFd for Signal {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open as long as the EventFd that owns it, which the borrow does not outlive.
         unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_set_until_it_is_cleared_and_never_blocks() {
+        let signal = Signal::new().unwrap();
+        assert!(!signal.is_set() && !signal.clear());
+        signal.set();
+        signal.set();
+        assert!(signal.is_set() && signal.clear());
+        assert!(!signal.is_set() && !signal.clear());
+        signal.write(u64::MAX - 1).unwrap(); // full
+        signal.set();
+        assert!(signal.clear());
+    }
+
+    #[test]
+    fn both_names_are_of_one_event() {
+        let signal = Signal::new().unwrap();
+        rustix::io::write(&signal, &1u64.to_ne_bytes()).unwrap();
+        assert!(signal.is_set());
+        assert_eq!(signal.as_fd().as_raw_fd(), EventFd::as_raw_fd(&signal));
     }
 }
