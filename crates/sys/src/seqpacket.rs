@@ -19,6 +19,8 @@ pub enum Packet {
     Whole(Vec<u8>, Vec<OwnedFd>),
     /// A packet longer than the limit, or with more descriptors than [`MAX_FDS`]; what it carried was closed.
     TooLong,
+    /// The process may have no more descriptors, so some that came were closed, and the rest of it with them.
+    NoRoom,
     /// Nothing there now.
     Empty,
     /// The peer is gone.
@@ -70,8 +72,12 @@ pub fn recv(socket: BorrowedFd<'_>, max: usize) -> io::Result<Packet> {
             fds.extend(rights);
         }
     }
-    if got.bytes > max || got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    if got.bytes > max || got.flags.contains(ReturnFlags::TRUNC) {
         return Ok(Packet::TooLong);
+    }
+    if got.flags.contains(ReturnFlags::CTRUNC) {
+        // More than there is space for here fill that space; fewer did not all get a number (unix(7)).
+        return Ok(if fds.len() < MAX_FDS { Packet::NoRoom } else { Packet::TooLong });
     }
     if got.bytes == 0 && fds.is_empty() {
         return Ok(Packet::Closed);
@@ -118,6 +124,23 @@ mod tests {
         send(a.as_fd(), &[8; 64], &[]).unwrap();
         assert!(matches!(recv(b.as_fd(), 64).unwrap(), Packet::TooLong));
         assert_eq!(whole(recv(b.as_fd(), 64).unwrap()).0, [8; 64]);
+    }
+
+    #[test]
+    fn descriptors_that_find_no_number_are_told_apart_from_too_many() {
+        crate::alone::alone("seqpacket::tests::descriptors_that_find_no_number_are_told_apart_from_too_many", || {
+            let (a, b) = pair().unwrap();
+            let many = vec![a.as_fd(); MAX_FDS];
+            send(a.as_fd(), b"two", &many[..2]).unwrap();
+            crate::limits::set(crate::limits::Resource::Nofile, 64).unwrap();
+            let mut full: Vec<_> = std::iter::from_fn(|| a.try_clone().ok()).collect();
+            full.pop();
+            assert!(matches!(recv(b.as_fd(), 64).unwrap(), Packet::NoRoom));
+            assert!(a.try_clone().is_ok(), "the one that found a number was closed");
+            full.truncate(full.len() - 1);
+            send(a.as_fd(), b"two", &many[..2]).unwrap();
+            assert_eq!(whole(recv(b.as_fd(), 64).unwrap()).1.len(), 2);
+        });
     }
 
     #[test]

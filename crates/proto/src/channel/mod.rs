@@ -34,6 +34,9 @@ pub enum ChannelError {
     /// More than the limit, in bytes or descriptors.
     #[error("message over {MAX_MESSAGE} bytes or {} descriptors", seqpacket::MAX_FDS)]
     TooLong,
+    /// The message's descriptors did not all get a number here, and it is lost.
+    #[error("no descriptor is free for those of a message")]
+    NoRoom,
     /// Another number of descriptors than the message has.
     #[error("message with {got} descriptors instead of {want}")]
     Descriptors {
@@ -123,6 +126,7 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
         let (bytes, fds) = match seqpacket::recv(self.socket.as_fd(), MAX_MESSAGE)? {
             Packet::Whole(bytes, fds) => (bytes, fds),
             Packet::TooLong => return Err(ChannelError::TooLong),
+            Packet::NoRoom => return Err(ChannelError::NoRoom),
             Packet::Empty => return Ok(Received::Empty),
             Packet::Closed => return Ok(Received::Closed),
         };

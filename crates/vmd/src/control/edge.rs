@@ -282,7 +282,10 @@ fn said(conn: ConnId, got: Result<Received<FromClient>, ChannelError>) -> (Optio
 /// Whether the peer said something wrong, and not the socket failed.
 fn is_peers_fault(error: &ChannelError) -> bool {
     match error {
-        ChannelError::Malformed(_) | ChannelError::TooLong | ChannelError::Descriptors { .. } => true,
+        ChannelError::Malformed(_)
+        | ChannelError::TooLong
+        | ChannelError::NoRoom
+        | ChannelError::Descriptors { .. } => true,
         ChannelError::Slow | ChannelError::Late(_) | ChannelError::Socket(_) => false,
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use proto::channel::Message;
+use proto::client::Reply;
 use proto::{
     Channel, Code, ConnId, Failure, IfName, Received, RequestId, SwitchName, VmId, control, opener, privileged, probe,
     vmm,
@@ -23,6 +24,7 @@ use super::peers::{Control, Peer, Privileged, Starter, Vmm};
 use super::pulse::{Beat, Pulse};
 use super::rate::Rate;
 use super::registry::{Asked, Event, File, Found, Registry, Run};
+use super::reserve::Reserve;
 
 /// Opener of one start.
 pub(super) type Opener = Peer<opener::ToOpener, opener::ToParent>;
@@ -75,6 +77,7 @@ pub(super) struct Edge {
     pub(super) logs: BTreeMap<u64, (String, LogPipe)>,
     pub(super) next_log: u64,
     pub(super) pulse: Pulse,
+    pub(super) reserve: Reserve,
     pub(super) quit: Option<Result<(), super::Fatal>>,
 }
 
@@ -146,8 +149,11 @@ impl Edge {
     fn control_ready(&mut self) {
         loop {
             let Some(peer) = &mut self.control else { return };
-            match receive(&mut peer.channel, "control") {
-                Got::Message(message, fds) => self.control_says(message, fds),
+            match receive(&mut peer.channel, "control", &mut self.reserve) {
+                Got::Message(message, fds) => {
+                    self.control_says(message, fds);
+                    self.reserve.fill();
+                }
                 Got::Nothing => break,
                 Got::Lost => return self.control_lost(),
             }
@@ -174,8 +180,12 @@ impl Edge {
                 let Some(who) = self.clients.get(&conn).cloned() else {
                     return self.tell_control(control::ToControl::Disconnect { conn });
                 };
-                if let Some(kernel) = fds.pop() {
-                    self.kernels.insert((conn, id), kernel);
+                match self.keep(fds) {
+                    Ok(kernel) => self.kernels.extend(kernel.map(|kernel| ((conn, id), kernel))),
+                    Err(failure) => {
+                        let reply = Reply::Failed(failure);
+                        return self.tell_control(control::ToControl::Answer { conn, id, reply });
+                    }
                 }
                 let random = u64::from_le_bytes(self.host.random());
                 self.event(Event::Ask { asked: Asked { conn, id }, who, request, random });
@@ -201,8 +211,11 @@ impl Edge {
     fn privileged_ready(&mut self) {
         loop {
             let Some(peer) = &mut self.privileged else { return };
-            match receive(&mut peer.channel, "priv") {
-                Got::Message(message, fds) => self.privileged_says(message, fds),
+            match receive(&mut peer.channel, "priv", &mut self.reserve) {
+                Got::Message(message, fds) => {
+                    self.privileged_says(message, fds);
+                    self.reserve.fill();
+                }
                 Got::Nothing => break,
                 Got::Lost => return self.privileged_lost(),
             }
@@ -211,7 +224,7 @@ impl Edge {
         rearm(&mut self.events, peer.map(|peer| &peer.channel));
     }
 
-    fn privileged_says(&mut self, message: privileged::ToParent, mut fds: Vec<OwnedFd>) {
+    fn privileged_says(&mut self, message: privileged::ToParent, fds: Vec<OwnedFd>) {
         let (request, answer) = match message {
             privileged::ToParent::SwitchMade { request, created } => {
                 if let (true, Some(Wish::Switch(_, bridge))) = (created, self.wishes.get(&request)) {
@@ -226,11 +239,14 @@ impl Edge {
         match (self.wishes.remove(&request), answer) {
             (Some(Wish::Switch(name, _)), answer) => self.event(Event::SwitchMade(name, answer.map(|_| ()))),
             (Some(Wish::Tap(run, nic)), Ok(Some((name, mac)))) => {
-                if let (Some(tap), Some(holdings)) = (fds.pop(), self.holdings.get_mut(&run.vm)) {
-                    holdings.taps.insert(nic, tap);
-                    holdings.tap_macs.insert(nic, mac);
-                }
-                self.event(Event::TapMade(run, nic, Ok(name)));
+                let kept = self.keep(fds).map(|tap| {
+                    if let (Some(tap), Some(holdings)) = (tap, self.holdings.get_mut(&run.vm)) {
+                        holdings.taps.insert(nic, tap);
+                        holdings.tap_macs.insert(nic, mac);
+                    }
+                    name
+                });
+                self.event(Event::TapMade(run, nic, kept));
             }
             (Some(Wish::Tap(run, nic)), Err(failure)) => self.event(Event::TapMade(run, nic, Err(failure))),
             (Some(Wish::Sweep), Err(failure)) => log::warn!("leftovers of an earlier daemon: {failure}"),
@@ -244,7 +260,7 @@ impl Edge {
     fn vmm_ready(&mut self) {
         loop {
             let Some(peer) = &mut self.vmm else { return };
-            match receive(&mut peer.channel, "vmm") {
+            match receive(&mut peer.channel, "vmm", &mut self.reserve) {
                 Got::Message(message, _) => self.vmm_says(message),
                 Got::Nothing => break,
                 Got::Lost => return self.vmm_lost(),
@@ -297,13 +313,15 @@ impl Edge {
     fn opener_ready(&mut self, run: Run) {
         loop {
             let Some((peer, files)) = self.openers.get_mut(&run) else { return };
-            match receive(&mut peer.channel, "opener") {
-                Got::Message(opener::ToParent::Opened { index, .. }, mut fds) => {
+            match receive(&mut peer.channel, "opener", &mut self.reserve) {
+                Got::Message(opener::ToParent::Opened { index, .. }, fds) => {
                     let Some(file) = take_file(files, index) else { continue };
-                    if let (Some(fd), Some(holdings)) = (fds.pop(), self.holdings.get_mut(&run.vm)) {
-                        holdings.files.insert(file, fd);
-                    }
-                    self.event(Event::Opened(run, file, Ok(())));
+                    let kept = self.keep(fds).map(|fd| {
+                        if let (Some(fd), Some(holdings)) = (fd, self.holdings.get_mut(&run.vm)) {
+                            holdings.files.insert(file, fd);
+                        }
+                    });
+                    self.event(Event::Opened(run, file, kept));
                 }
                 Got::Message(opener::ToParent::Failed { index, failure }, _) => {
                     let Some(file) = take_file(files, index) else { continue };
@@ -321,7 +339,7 @@ impl Edge {
 
     fn probe_ready(&mut self, run: Run, file: File) {
         let Some(peer) = self.probes.get_mut(&(run, file)) else { return };
-        let found = match receive(&mut peer.channel, "probe") {
+        let found = match receive(&mut peer.channel, "probe", &mut self.reserve) {
             Got::Nothing => return,
             Got::Message(probe::ToParent::Kernel { kind }, _) => Ok(Found::Kernel(kind)),
             Got::Message(probe::ToParent::Raw, _) => Ok(Found::RawDisk),
@@ -330,6 +348,16 @@ impl Edge {
         };
         self.end_probe(run, file);
         self.event(Event::Probed(run, file, found));
+    }
+
+    /// The descriptor of a message, to be kept if that leaves the reserve whole; else it is closed.
+    fn keep(&mut self, mut fds: Vec<OwnedFd>) -> Result<Option<OwnedFd>, Failure> {
+        if self.reserve.fill() {
+            return Ok(fds.pop());
+        }
+        drop(fds);
+        self.reserve.fill();
+        Err(Failure::new(Code::NoDescriptors, "vmd may have no more descriptors; stop a VM, or raise the limit"))
     }
 
     /// Prints what has been written to log pipes so far.
@@ -387,9 +415,15 @@ enum Got<Rx> {
     Lost,
 }
 
-/// One message of a peer. One that says nonsense is as good as lost.
-fn receive<Tx: Message, Rx: Message>(channel: &mut Channel<Tx, Rx>, role: &str) -> Got<Rx> {
-    match channel.flush().and_then(|()| channel.recv()) {
+/// One message of a peer. One that says nonsense is as good as lost. What comes with a message has the room of one of the
+/// reserve, which is to be filled again.
+fn receive<Tx: Message, Rx: Message>(channel: &mut Channel<Tx, Rx>, role: &str, reserve: &mut Reserve) -> Got<Rx> {
+    reserve.give_way();
+    let received = channel.flush().and_then(|()| channel.recv());
+    if !matches!(&received, Ok(Received::Message(_, fds)) if !fds.is_empty()) {
+        reserve.fill();
+    }
+    match received {
         Ok(Received::Message(message, fds)) => Got::Message(message, fds),
         Ok(Received::Empty) => Got::Nothing,
         Ok(Received::Closed) => Got::Lost,

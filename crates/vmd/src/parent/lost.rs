@@ -57,9 +57,11 @@ impl Edge {
             self.quit = Some(Err(Fatal::Restarts(role)));
             return;
         }
+        self.reserve.give_all();
         if let Err(error) = start(self) {
             self.quit = Some(Err(Fatal::Start(role, error)));
         }
+        self.reserve.fill();
     }
 
     pub(super) fn start_control(&mut self) -> Result<(), StartError> {

@@ -19,6 +19,7 @@ mod places;
 mod pulse;
 mod rate;
 mod registry;
+mod reserve;
 mod settings;
 mod startup;
 

@@ -27,6 +27,7 @@ use super::peers::Starter;
 use super::places::{PidFile, listen};
 use super::pulse::Pulse;
 use super::registry::{Event, Registry};
+use super::reserve::Reserve;
 use super::settings;
 
 /// Read where nothing else is said; it may be missing.
@@ -184,6 +185,7 @@ impl Edge {
     fn new(host: Host, starter: Starter, signals: Signals, listener: OwnedFd) -> io::Result<Self> {
         let mut events = Loop::new()?;
         events.add(&signals, Token::Signals, Interest::Read)?;
+        let reserve = Reserve::new(open_null()?)?;
         Ok(Self {
             registry: Registry::default(),
             events,
@@ -206,6 +208,7 @@ impl Edge {
             logs: BTreeMap::new(),
             next_log: 0,
             pulse: Pulse::new(std::time::Instant::now()),
+            reserve,
             quit: None,
         })
     }

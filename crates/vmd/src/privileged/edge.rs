@@ -275,7 +275,10 @@ fn failed(request: RequestId, failure: Failure) -> (ToParent, Vec<OwnedFd>) {
 /// Whether the conversation is over: a bad message costs only itself, a broken socket everything.
 fn ended(error: &ChannelError) -> Life {
     match error {
-        ChannelError::Malformed(_) | ChannelError::TooLong | ChannelError::Descriptors { .. } => {
+        ChannelError::Malformed(_)
+        | ChannelError::TooLong
+        | ChannelError::NoRoom
+        | ChannelError::Descriptors { .. } => {
             sys::guest_log!(Warn, "refused a message of the parent: {error}");
             Life::On
         }
