@@ -183,7 +183,7 @@ fn kind(target: &str) -> String {
         ("anon_inode:[io_uring]", "ring"),
         ("anon_inode:kvm-vcpu", "vcpu"),
         ("anon_inode:kvm-vm", "machine"),
-        ("/memfd:", "memory"),
+        ("/guest memory", "memory"),
         ("/sys/fs/cgroup", "cgroup"),
         ("/dev/pts/", "/dev/pts"),
     ];

@@ -17,8 +17,12 @@ pub struct Census {
     pub ptys: u32,
     /// Control groups.
     pub cgroups: usize,
-    /// Memory objects (memfd) that processes of vmd hold, by name.
+    /// Memory objects (a file of the daemon's tmpfs, or a memfd) that processes of vmd hold, by name.
     pub memory_objects: usize,
+}
+
+fn is_memory(target: &str) -> bool {
+    ["/memfd:", "/guest memory"].iter().any(|start| target.starts_with(start))
 }
 
 impl Census {
@@ -27,8 +31,7 @@ impl Census {
         let processes = Process::of_vmd();
         let held: Vec<(String, BTreeMap<u32, String>)> =
             processes.iter().map(|it| (it.title(), it.descriptors())).collect();
-        let memory_objects =
-            held.iter().flat_map(|(_, fds)| fds.values()).filter(|it| it.starts_with("/memfd:")).count();
+        let memory_objects = held.iter().flat_map(|(_, fds)| fds.values()).filter(|it| is_memory(it)).count();
         Self {
             descriptors: held.into_iter().map(|(title, fds)| (title, fds.len())).collect(),
             interfaces: interfaces(),
