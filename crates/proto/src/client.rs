@@ -11,7 +11,9 @@ use crate::{MAX_DISKS, MAX_NICS};
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 50,000.
+pub const MAX_LINES: usize = 200;
 
 /// What a client says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,7 +59,7 @@ pub enum ToClient {
 /// What a client can want.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
-    /// All VMs. Answered by a `Vm` each, then `Done`.
+    /// All VMs. Answered by `Vms`, as many as it takes, then `Done`.
     List,
     /// Start a VM. Answered by `Started` or `Failed`.
     Start(Box<Start>),
@@ -191,8 +193,8 @@ pub enum BootDevice {
 /// What a client gets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
-    /// One VM of a list.
-    Vm(Box<VmLine>),
+    /// Some VMs of a list.
+    Vms(List<VmLine, MAX_LINES>),
     /// Done; nothing more comes.
     Done,
     /// The VM runs.

@@ -80,7 +80,7 @@ fn replies() -> Vec<Reply> {
         macs: vec![MacAddr([1; 6])].try_into().unwrap(),
     };
     vec![
-        Reply::Vm(Box::new(line)),
+        Reply::Vms(vec![line].try_into().expect("one")),
         Reply::Done,
         Reply::Started { id: 1, tty: Text::cut("/dev/pts/3") },
         Reply::Accepted { id: 1 },
@@ -96,6 +96,27 @@ fn client_and_control() {
     let answers = replies().into_iter().map(|reply| ToClient::Answer { id: RequestId(3), reply });
     let first = [ToClient::Hello { version: VERSION }, ToClient::WrongVersion { daemon: 1, client: 2 }];
     travel(first.into_iter().chain(answers).collect());
+}
+
+#[test]
+fn an_answer_holds_as_many_of_the_longest_lines_as_it_may() {
+    let line = VmLine {
+        id: u32::MAX,
+        name: VmName::new(&"n".repeat(63)).unwrap(),
+        pid: Some(u32::MAX),
+        cpus: 255,
+        memory: u64::MAX,
+        used: Some(u64::MAX),
+        tty: Some(Text::new(&"t".repeat(64)).unwrap()),
+        uid: u32::MAX,
+        gid: Some(u32::MAX),
+        owner: Text::new(&"o".repeat(80)).unwrap(),
+        state: VmState::Stopped,
+        macs: vec![MacAddr([255; 6]); proto::MAX_NICS].try_into().unwrap(),
+    };
+    let reply = Reply::Vms(vec![line; client::MAX_LINES].try_into().unwrap());
+    let answer = control::ToControl::Answer { conn: ConnId(u64::MAX), id: RequestId(u32::MAX), reply };
+    travel(vec![answer]);
 }
 
 #[test]

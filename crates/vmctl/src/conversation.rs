@@ -109,7 +109,7 @@ impl Conversation {
         let mut vms = Vec::new();
         loop {
             match self.reply()? {
-                Reply::Vm(vm) => vms.push(*vm),
+                Reply::Vms(some) => vms.extend(some),
                 Reply::Done => return Ok(Ok(vms)),
                 Reply::Failed(failure) => return Ok(Err(failure)),
                 Reply::Started { .. } | Reply::Accepted { .. } | Reply::Ended { .. } => {

@@ -45,6 +45,10 @@ fn asks(command: &str, request: Request, answers: Vec<Reply>) -> Outcome {
     outcome
 }
 
+fn vms(lines: Vec<VmLine>) -> Reply {
+    Reply::Vms(lines.try_into().expect("few"))
+}
+
 fn failed(code: Code, text: &str) -> Vec<Reply> {
     vec![Reply::Failed(Failure::new(code, text))]
 }
@@ -57,8 +61,8 @@ fn ended(outcome: &Outcome, success: bool, err: &str) {
 #[test]
 fn status_prints_the_table_in_the_daemons_order() {
     let answers = vec![
-        Reply::Vm(Box::new(line(2, "running", Some(99)))),
-        Reply::Vm(Box::new(line(1, "idle", None))),
+        vms(vec![line(2, "running", Some(99))]),
+        vms(vec![line(1, "idle", None)]),
         Reply::Done,
     ];
     let table = "   ID   PID VCPUS  MAXMEM  CURMEM     TTY        OWNER    STATE NAME\n";
@@ -80,7 +84,7 @@ fn status_prints_the_table_in_the_daemons_order() {
 #[test]
 fn status_exits_1_when_there_is_no_vm_at_all() {
     assert!(!asks("status", Request::List, vec![Reply::Done]).success);
-    let idle = vec![Reply::Vm(Box::new(line(1, "idle", None))), Reply::Done];
+    let idle = vec![vms(vec![line(1, "idle", None)]), Reply::Done];
     assert!(!asks("status -r", Request::List, idle).success);
 }
 
@@ -116,9 +120,9 @@ fn stop_all_asks_for_each_running_vm_and_failures_do_not_change_the_exit() {
     let control = Control::listen();
     let serving = control.answer(|request| match request {
         Request::List => vec![
-            Reply::Vm(Box::new(line(3, "c", Some(30)))),
-            Reply::Vm(Box::new(line(1, "a", Some(10)))),
-            Reply::Vm(Box::new(line(2, "b", None))),
+            vms(vec![line(3, "c", Some(30))]),
+            vms(vec![line(1, "a", Some(10))]),
+            vms(vec![line(2, "b", None)]),
             Reply::Done,
         ],
         Request::Stop { vm, .. } if *vm == by_name("c") => failed(Code::NotPermitted, "no"),
@@ -267,7 +271,7 @@ fn receive_asks_with_its_input_and_never_reads_a_terminal() {
 
 #[test]
 fn console_of_a_vm_that_does_not_run_is_not_found() {
-    let answers = || vec![Reply::Vm(Box::new(line(1, "idle", None))), Reply::Done];
+    let answers = || vec![vms(vec![line(1, "idle", None)]), Reply::Done];
     let outcome = asks("console idle", Request::List, answers());
     ended(&outcome, false, "vmctl: console not found: \"idle\" does not run\n");
     let outcome = asks("console other", Request::List, answers());

@@ -245,8 +245,10 @@ impl Edge {
     }
 
     fn answer(&mut self, asked: Asked, mut reply: Reply) -> Vec<Event> {
-        if let Reply::Vm(line) = &mut reply {
-            line.used = line.pid.and_then(|pid| sys::procfs::resident(pid).ok());
+        if let Reply::Vms(lines) = &mut reply {
+            for line in lines.iter_mut() {
+                line.used = line.pid.and_then(|pid| sys::procfs::resident(pid).ok());
+            }
         }
         self.tell_control(control::ToControl::Answer { conn: asked.conn, id: asked.id, reply });
         vec![]

@@ -117,7 +117,7 @@ fn try_list() -> std::io::Result<usize> {
     loop {
         match client.recv_within(Duration::from_secs(5)).map_err(late)? {
             Received::Message(ToClient::Hello { .. }, _) => {}
-            Received::Message(ToClient::Answer { reply: Reply::Vm(_), .. }, _) => vms += 1,
+            Received::Message(ToClient::Answer { reply: Reply::Vms(some), .. }, _) => vms += some.len(),
             Received::Message(ToClient::Answer { reply: Reply::Done, .. }, _) => return Ok(vms),
             other => return Err(std::io::Error::other(format!("{other:?}"))),
         }

@@ -1,6 +1,6 @@
 //! What `vmctl status` is told: the running first, in order of start, then the others in order of registration.
 
-use proto::client::{Reply, VmLine, VmState};
+use proto::client::{MAX_LINES, Reply, VmLine, VmState};
 use proto::{List, MacAddr};
 
 use super::life::{Asked, Life, Vm};
@@ -10,8 +10,9 @@ impl Registry {
     pub(super) fn list(&self, asked: Asked, out: &mut Vec<Action>) {
         let mut vms: Vec<&Vm> = self.vms.iter().collect();
         vms.sort_by_key(|vm| if vm.pid().is_some() { (0, vm.started) } else { (1, 0) });
-        for vm in vms {
-            out.push(Action::Answer(asked, Reply::Vm(Box::new(line(vm)))));
+        for some in vms.chunks(MAX_LINES) {
+            let lines: Vec<VmLine> = some.iter().map(|vm| line(vm)).collect();
+            out.push(Action::Answer(asked, Reply::Vms(lines.try_into().unwrap_or_default())));
         }
         out.push(Action::Answer(asked, Reply::Done));
     }

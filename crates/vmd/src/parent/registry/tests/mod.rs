@@ -110,7 +110,7 @@ impl Fixture {
 
     fn line(&mut self, name: &str) -> Option<VmLine> {
         replies(&self.ask(Request::List)).into_iter().find_map(|reply| match reply {
-            Reply::Vm(line) if line.name.as_str() == name => Some(*line),
+            Reply::Vms(lines) => lines.into_iter().find(|line| line.name.as_str() == name),
             _ => None,
         })
     }
@@ -208,6 +208,17 @@ fn start_of_a_known_vm_with_devices_is_already() {
     let mut start = start_of(by_name("web"));
     start.memory = Some(1 << 30);
     assert_eq!(code(&f.ask(Request::Start(Box::new(start)))), Some(Code::Already));
+}
+
+#[test]
+fn ten_thousand_vms_are_told_in_fewer_messages_than_a_queue_holds() {
+    let vms = (0..10_000).map(|number| definition(&format!("vm{number}"))).collect();
+    let actions = Fixture::new(vms).ask(Request::List);
+    let answers = replies(&actions);
+    assert!(answers.len() < proto::channel::MAX_QUEUE / 2, "{} answers", answers.len());
+    let told = |reply: &Reply| if let Reply::Vms(lines) = reply { lines.len() } else { 0 };
+    assert_eq!(answers.iter().map(told).sum::<usize>(), 10_000);
+    assert_eq!(answers.last(), Some(&Reply::Done));
 }
 
 #[test]

@@ -21,7 +21,7 @@ impl World {
     fn see(&mut self, action: Action, fail: bool) {
         let failure = || Failure::new(Code::Io, "test");
         match &action {
-            Action::Answer(asked, Reply::Vm(_)) => {
+            Action::Answer(asked, Reply::Vms(_)) => {
                 assert!(self.owed.contains_key(&(asked.conn.0, asked.id.0)));
             }
             Action::Answer(asked, _) => {
