@@ -60,11 +60,7 @@ fn ended(outcome: &Outcome, success: bool, err: &str) {
 
 #[test]
 fn status_prints_the_table_in_the_daemons_order() {
-    let answers = vec![
-        vms(vec![line(2, "running", Some(99))]),
-        vms(vec![line(1, "idle", None)]),
-        Reply::Done,
-    ];
+    let answers = vec![vms(vec![line(2, "running", Some(99))]), vms(vec![line(1, "idle", None)]), Reply::Done];
     let table = "   ID   PID VCPUS  MAXMEM  CURMEM     TTY        OWNER    STATE NAME\n";
     let running = "    2    99     1    512M    100M  pts/77         root  running running\n";
     let idle = "    1     -     1    512M       -       -         root  stopped idle\n";

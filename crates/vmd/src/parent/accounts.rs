@@ -53,7 +53,7 @@ impl Users for HostAccounts {
 }
 
 impl Names for HostAccounts {
-    fn owner(&self, owner: Owner) -> String {
+    fn owner(&mut self, owner: Owner) -> String {
         let user = sys::users::user_by_id(owner.uid, LOOKUP_LIMIT).ok().flatten();
         let user = user.map_or_else(|| owner.uid.to_string(), |user| user.name);
         match owner.gid {

@@ -1,5 +1,6 @@
 //! From vm.conf's model to what the registry keeps; what this release does not carry out is refused here, by name.
 
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -17,13 +18,30 @@ const STAGGER_DELAY: Duration = Duration::from_secs(30);
 /// Names of accounts, for what users read.
 pub trait Names {
     /// `user[:group]`.
-    fn owner(&self, owner: Owner) -> String;
+    fn owner(&mut self, owner: Owner) -> String;
     /// Two random bytes.
     fn random(&mut self) -> [u8; 2];
 }
 
+/// Names that are asked for once: each question is a process, and there may be thousands of VMs.
+struct Known<'a> {
+    names: &'a mut dyn Names,
+    owners: BTreeMap<(u32, Option<u32>), String>,
+}
+
+impl Names for Known<'_> {
+    fn owner(&mut self, owner: Owner) -> String {
+        self.owners.entry((owner.uid, owner.gid)).or_insert_with(|| self.names.owner(owner)).clone()
+    }
+
+    fn random(&mut self) -> [u8; 2] {
+        self.names.random()
+    }
+}
+
 /// The settings that a configuration means, and what of it can't be carried out.
 pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Names) -> (Settings, Vec<Failure>) {
+    let mut names = Known { names, owners: BTreeMap::new() };
     let mut refused = Vec::new();
     let mut vms = Vec::new();
     let globals = &config.globals;
@@ -38,7 +56,7 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
         }
     }
     for vm in &config.vms {
-        match definition_of(vm, config, names) {
+        match definition_of(vm, config, &mut names) {
             Ok(definition) => vms.push(definition),
             Err(failure) => refused.push(Failure::new(failure.code, format!("vm \"{}\": {failure}", vm.name.as_str()))),
         }
