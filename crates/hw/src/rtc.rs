@@ -323,10 +323,11 @@ impl Rtc {
         let of_day = start.rem_euclid(DAY_S);
         let at = |h: i64, m: i64, s: i64| h.saturating_mul(3600).saturating_add(m.saturating_mul(60)).saturating_add(s);
         // Each field is one value or all, so the first match is in this second, or the first of a later minute, hour or day.
-        let today = hours
-            .clone()
-            .flat_map(|h| minutes.clone().map(move |m| (h, m)))
-            .find_map(|(h, m)| seconds.clone().map(|s| at(h, m, s)).find(|candidate| *candidate >= of_day));
+        let in_minute = |(h, m): (i64, i64)| {
+            let first = seconds.start.max(of_day.saturating_sub(at(h, m, 0)));
+            seconds.contains(&first).then(|| at(h, m, first))
+        };
+        let today = hours.clone().flat_map(|h| minutes.clone().map(move |m| (h, m))).find_map(in_minute);
         let first = at(hours.start, minutes.start, seconds.start);
         Some(midnight.saturating_add(today.unwrap_or_else(|| first.saturating_add(DAY_S))))
     }

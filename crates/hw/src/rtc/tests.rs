@@ -222,3 +222,23 @@ fn update_in_progress_is_seen_shortly_before_the_second() {
     clock.wait_ns(100_000);
     assert_eq!(clock.read(A) & A_UPDATE, 0);
 }
+
+proptest::proptest! {
+    #[test]
+    fn the_next_alarm_is_the_first_second_that_matches(
+        hour in 0_u8..28, minute in 0_u8..64, second in 0_u8..64, any in 0_u8..8, since in 0_i64..2 * DAY_S,
+    ) {
+        let mut clock = Clock::new();
+        clock.rtc.put(B, B_24_HOURS | B_BINARY);
+        let fields = [(HOURS_ALARM, hour, 24), (MINUTES_ALARM, minute, 60), (SECONDS_ALARM, second, 60)];
+        for (bit, (index, value, _)) in fields.into_iter().enumerate() {
+            clock.rtc.put(index, if any & 1 << bit != 0 { ANY } else { value });
+        }
+        let matches = |at: &i64| {
+            let now = [at / 3600 % 24, at / 60 % 60, at % 60];
+            fields.iter().zip(now).enumerate().all(|(bit, ((_, value, _), now))| any & 1 << bit != 0 || i64::from(*value) == now)
+        };
+        let expected = (since + 1..=since + DAY_S).find(matches);
+        proptest::prop_assert_eq!(clock.rtc.next_alarm(since), expected);
+    }
+}
