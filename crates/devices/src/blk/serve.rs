@@ -196,8 +196,9 @@ impl Blk {
         self.used.clear();
         let mut outside = false;
         for (slot, result) in done.drain(..) {
-            let Some(was) = self.under_way.get_mut(usize::from(slot)).and_then(Option::take) else { continue };
             self.free.push(slot);
+            let was = self.under_way.get_mut(usize::from(slot)).and_then(Option::take);
+            let Some(was) = was else { continue }; // forgotten
             let status = self.judge(was.operation, &result);
             let Some(on) = on.as_ref() else { continue };
             outside |= on.memory.write_obj(status.byte(), was.status).is_err();
@@ -236,6 +237,11 @@ impl Blk {
         on.notify()?;
         // Plain transfers are done by now, so that slots are free again.
         Ok(if self.starved && !self.free.is_empty() { Progress::More } else { progress })
+    }
+
+    /// What is under way is answered to nobody: its heads are of a ring that is gone. The slots come back as it completes.
+    fn forget(&mut self) {
+        self.under_way.iter_mut().for_each(|place| *place = None);
     }
 
     fn submit(&mut self) -> Result<(), RingFault> {
@@ -295,6 +301,7 @@ impl Device for Blk {
         while self.free.len() < self.under_way.len() {
             if let Err(error) = self.engine.wait() {
                 log::error!("io_uring: {error}: requests under way are lost");
+                self.forget();
                 return;
             }
             // A ring that breaks now is about to be forgotten.
@@ -318,4 +325,25 @@ impl Device for Blk {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_up_completes_to_nobody_and_frees_its_slot() {
+        let file: OwnedFd = tempfile::tempfile().unwrap().into();
+        let engine = Engine::Plain(sys::plain::Plain::new(file.try_clone().unwrap()), Vec::new());
+        let mut blk = Blk::new(file, engine, Disk { sectors: 1, read_only: false }, 512, b"");
+        let slot = blk.free.pop().unwrap();
+        let under_way = UnderWay { head: 3, status: GuestAddress(0), operation: Operation::Read, written: 512 };
+        blk.under_way[usize::from(slot)] = Some(under_way);
+        blk.forget();
+        assert!(blk.under_way.iter().all(Option::is_none), "its head is of a ring that is gone");
+        let Engine::Plain(_, done) = &mut blk.engine else { panic!("a plain engine") };
+        done.push((slot, Ok(())));
+        blk.reap(None).unwrap();
+        assert_eq!((blk.free.len(), blk.used.len()), (usize::from(MAX_IN_FLIGHT), 0));
+    }
 }

@@ -91,7 +91,8 @@ impl Device for Net {
         self.receive.offloads = offloads(VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6);
         self.receive.mergeable = accepted(features, VIRTIO_NET_F_MRG_RXBUF);
         if let Err(why) = self.tap.set_offloads(self.receive.offloads) {
-            log::warn!("tap's offloads: {why}");
+            // At each reset of the device, if the tap is gone.
+            sys::guest_log!(Warn, "tap's offloads: {why}");
         }
     }
 

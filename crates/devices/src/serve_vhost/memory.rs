@@ -1,7 +1,8 @@
 //! The guest memory that a front end shares: checked, mapped, and its ring addresses translated.
 //!
-//! A region can't shrink under us while the front end keeps its word: vm seals the memory object (devices.md, V21). One
-//! that does not can end its own device by SIGBUS, and nothing else.
+//! Whether a region's file can shrink later is not asked. Our vm process has no call that does it (docs/architecture.md,
+//! Guest memory), the files of other front ends need no seals, and one that does shrink its file ends its own device by
+//! SIGBUS, which serves nobody else: as by closing the socket (devices.md, V21).
 
 use std::fs::File;
 use std::sync::Arc;

@@ -207,7 +207,7 @@ impl<D: Device> Serving<'_, D> {
             Ok(()) => Ok(None),
             // The back end refused it, and said so if it was asked to.
             Err(Error::ReqHandlerError(why)) => {
-                log::debug!("front end's request refused: {why}");
+                sys::guest_log!(Debug, "front end's request refused: {why}");
                 Ok(None)
             }
             Err(Error::Disconnected | Error::SocketBroken(_)) => Ok(Some(Ended::FrontEnd)),
