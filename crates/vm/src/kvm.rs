@@ -43,6 +43,9 @@ const HELD_BACK: [(u16, u32); 4] = [(0x70, 1), (0x80, 1), (0x2E, 1), (0x4E, 1)];
 /// byte to 0xCF9 within it, a reset, would be held back too: so it is for a while only ([`Vm::hold_back_less`]).
 const HELD_BACK_AT_FIRST: (u16, u32) = (0xCF8, 4);
 
+/// Writes that the ring of those held back can hold, and more: it is a page of entries of 24 bytes.
+const MAX_HELD_BACK: usize = 256;
+
 /// /dev/kvm, until the VM and its vCPUs are made.
 pub struct Host {
     kvm: Kvm,
@@ -328,8 +331,10 @@ impl Vcpu {
 
     fn take_held_back(&mut self, turn: &Mutex<()>, write: &dyn Fn(u16, &[u8])) {
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        // An error means that there is no ring: nothing is held back.
-        while let Ok(Some(entry)) = self.fd.coalesced_mmio_read() {
+        // What this vCPU wrote is among those that the ring holds now; others may go on filling it.
+        for _ in 0..MAX_HELD_BACK {
+            // An error means that there is no ring: nothing is held back.
+            let Ok(Some(entry)) = self.fd.coalesced_mmio_read() else { return };
             let len = usize::try_from(entry.len).unwrap_or(0).min(entry.data.len());
             let port = u16::try_from(entry.phys_addr).unwrap_or(u16::MAX);
             write(port, entry.data.split_at(len).0);
