@@ -159,3 +159,42 @@ fn stops_gracefully(daemon: &Daemon) {
     let row = daemon.row("guest");
     assert_eq!((row.state.as_str(), row.pid), ("stopped", None));
 }
+
+#[test]
+fn a_guest_without_msi_has_its_interrupts_by_intx() {
+    Machine::default().run("a_guest_without_msi_has_its_interrupts_by_intx", || {
+        has_its_interrupts_by_intx("pci=nomsi", "IO-APIC");
+    });
+}
+
+#[test]
+fn a_guest_without_io_apic_has_its_interrupts_by_the_8259s() {
+    Machine::default().run("a_guest_without_io_apic_has_its_interrupts_by_the_8259s", || {
+        has_its_interrupts_by_intx("pci=nomsi noapic", "XT-PIC");
+    });
+}
+
+fn has_its_interrupts_by_intx(arguments: &str, controller: &str) {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let disk = dir.path().join("disk.img");
+    File::create(&disk).and_then(|file| file.set_len(DISK)).expect("an image can be made");
+    let vm = Vm::new("guest", Kernel::BzImage).disk(&disk).card("lan", LLADDR).arguments(arguments);
+    let daemon = Daemon::start(&(switch("lan", BRIDGE) + &vm.text()));
+    daemon.vmctl(&["start", "guest"]).success();
+    let mut guest = Guest::wait_up(daemon.console("guest"));
+    has_entropy(&mut guest);
+    let checksum = writes_its_disk(&mut guest);
+    pings_both_ways(&mut guest);
+    // The functions share three lines, so one of these has one to four names behind it.
+    let interrupts = guest.check("grep virtio /proc/interrupts");
+    for line in interrupts.lines() {
+        assert!(line.contains(controller), "{arguments}: {line}");
+    }
+    for device in ["virtio0", "virtio1", "virtio2"] {
+        assert!(interrupts.contains(device), "{arguments}: no {device} in {interrupts}");
+    }
+    drop(guest);
+    daemon.vmctl(&["stop", "-f", "-w", "guest"]).success();
+    assert_eq!(checksum_on_host(&disk), checksum, "the image holds what the guest wrote");
+    assert!(daemon.stop().success(), "vmd ends well");
+}
