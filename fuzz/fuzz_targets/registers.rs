@@ -1,0 +1,146 @@
+//! A guest that accesses any port and address, and a world that does anything meanwhile: no panic, few effects, and what a
+//! back end is started with was checked.
+#![no_main]
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use hw::virtio::{Device, Kind};
+use hw::{Chipset, Edge, Effect, Now, Setup, Slot, Timer};
+use libfuzzer_sys::fuzz_target;
+use vmd_fuzz::Script;
+
+const WINDOW: std::ops::Range<u64> = 0xC000_0000..0xE000_0000;
+const ECAM: u64 = 0xE000_0000;
+const RAM: u64 = 0x1000_0000;
+/// Most effects of one access: a message and a change of delivery for each queue, and a few.
+const MAX_EFFECTS: usize = 16;
+
+#[derive(Default)]
+struct World {
+    effects: RefCell<Vec<Effect>>,
+    ns: Cell<u64>,
+}
+
+impl Edge for World {
+    fn perform(&self, effect: Effect) {
+        self.effects.borrow_mut().push(effect);
+    }
+    fn now(&self) -> Now {
+        let ns = self.ns.get();
+        Now { monotonic_ns: ns, realtime_ns: ns.wrapping_add(1_700_000_000_000_000_000) }
+    }
+    fn call_pending(&self, _: Slot, queue: u16) -> bool {
+        queue == 0
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    let world = World::default();
+    let device = |kind, queues, irq| Device {
+        kind,
+        features: u64::MAX,
+        queues: vec![256; queues],
+        config: vec![1; 12],
+        irq_line: Some(irq),
+    };
+    let devices = vec![device(Kind::Entropy, 1, 10), device(Kind::Network, 2, 11), device(Kind::Block, 1, 11)];
+    let setup =
+        Setup { ram: std::iter::once(0..RAM).collect(), vcpus: 1, mmio: WINDOW, ecam: ECAM, devices, now: world.now() };
+    let chipset = Chipset::new(setup).expect("three devices");
+    // Where a guest has put the BARs, so that few bytes reach a register.
+    for slot in 1..4u64 {
+        let bar = WINDOW.start + (slot << 16);
+        chipset.mmio_write(ECAM + (slot << 15) + 0x10, &bar.to_le_bytes()[..4], &world);
+        chipset.mmio_write(ECAM + (slot << 15) + 4, &[6, 0], &world);
+    }
+    let (mut script, mut ends, mut lines, mut active) = (Script(input), 0, BTreeMap::new(), [false; 4]);
+    while !script.is_empty() {
+        act(&chipset, &mut script, &world);
+        let effects = world.effects.take();
+        assert!(effects.len() <= MAX_EFFECTS, "{effects:?}");
+        for effect in effects {
+            check(&effect, &mut lines, &mut active, &mut ends);
+        }
+    }
+    assert!(ends <= 1, "a machine ends once");
+});
+
+fn act(chipset: &Chipset, script: &mut Script<'_>, world: &World) {
+    let (what, slot) = (script.byte(), Slot(script.byte() % 5));
+    let width = [1, 2, 4, 8][usize::from(what >> 6)];
+    let mut data = [0; 8];
+    match what % 16 {
+        0 => chipset.mmio_read(address(script, slot), &mut data[..width], world),
+        1..=4 => {
+            let (at, value) = (address(script, slot), script.number());
+            chipset.mmio_write(at, &value.to_le_bytes()[..width], world);
+        }
+        5 => chipset.pio_read(port(script), &mut data[..width.min(4)], world),
+        6..=8 => {
+            let (port, value) = (port(script), script.number());
+            chipset.pio_write(port, &value.to_le_bytes()[..width.min(4)], world);
+        }
+        9 => world.ns.set(world.ns.get().saturating_add(script.number() << 10)),
+        10 => chipset.timer(if slot.0 & 1 == 0 { Timer::Rtc } else { Timer::Pm }, world),
+        11 => assert!(chipset.serial_input(&[1; 20], world) <= 16),
+        12 => {
+            chipset.serial_break(world);
+            chipset.power_button(world);
+        }
+        13 => chipset.reset_done(slot, world),
+        14 => chipset.needs_reset(slot, world),
+        _ => chipset.queue_interrupt(slot, script.word() % 4, world),
+    }
+}
+
+fn address(script: &mut Script<'_>, slot: Slot) -> u64 {
+    let (area, offset) = (script.byte() % 8, u64::from(script.word()));
+    let slot = u64::from(slot.0);
+    match area {
+        0 => ECAM + (slot << 15) + offset % 0x1000,
+        1 | 2 => WINDOW.start + (slot << 16) + offset % 0x40,
+        3 => WINDOW.start + (slot << 16) + offset,
+        4 => WINDOW.start + (slot << 16) + 0x8000 + offset % 0x60,
+        5 => ECAM + (slot << 15) + 0x40 + offset % 0x80,
+        _ => script.number(),
+    }
+}
+
+fn port(script: &mut Script<'_>) -> u16 {
+    let offset = script.word();
+    match script.byte() % 8 {
+        0 => 0x3F8 + offset % 8,
+        1 | 2 => 0x70 + offset % 2,
+        3 => 0x600 + offset % 12,
+        4 | 5 => 0xCF8 + offset % 8,
+        6 => [0x60, 0x64, 0x80, 0x92][usize::from(offset % 4)],
+        _ => offset,
+    }
+}
+
+fn check(effect: &Effect, lines: &mut BTreeMap<u32, bool>, active: &mut [bool; 4], ends: &mut u32) {
+    match effect {
+        Effect::Reset | Effect::PowerOff => *ends += 1,
+        // A line that two share is told of once.
+        Effect::Irq { gsi, level } if [10, 11].contains(gsi) => {
+            assert_ne!(lines.insert(*gsi, *level).unwrap_or(false), *level, "line {gsi} is {level} already");
+        }
+        Effect::Activate { slot, activation } => {
+            assert!(!std::mem::replace(&mut active[usize::from(slot.0)], true), "started twice");
+            assert!(activation.features & 1 << 32 != 0);
+            for queue in &activation.queues {
+                let inside = |at: u64, len: u64| at.checked_add(len).is_some_and(|end| at > 0 && end <= RAM);
+                let size = u64::from(queue.size);
+                assert!(queue.size.is_power_of_two() && queue.size <= 256);
+                assert!(inside(queue.desc, size * 16));
+                assert!(inside(queue.avail, size * 2 + 6) && inside(queue.used, size * 8 + 6));
+            }
+        }
+        Effect::ResetDevice { slot } => {
+            assert!(std::mem::replace(&mut active[usize::from(slot.0)], false), "stopped without a start");
+        }
+        Effect::NotifyBase { base: Some(base), .. } => assert!(WINDOW.contains(base)),
+        _ => {}
+    }
+}
