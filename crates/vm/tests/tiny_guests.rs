@@ -203,6 +203,16 @@ fn input_of_the_console_reaches_the_guest() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
+fn the_8259s_take_what_pci_functions_share_for_levels() {
+    // The ELCR of either (0x4D0, 0x4D1), as letters on the console: 5; 9, 10 and 11.
+    let elcr = |port: u8| vec![0x66, 0xBA, port, 0x04, 0xEC, 0x04, b'0', 0x66, 0xBA, 0xF8, 0x03, 0xEE]; // in; add; out
+    let mut tiny = start(&then_stop(&[elcr(0xD0), elcr(0xD1), out16(POWER_OFF.0, POWER_OFF.1)]));
+    tiny.reads("P>"); // b'0' + 0x20, b'0' + 0x0E
+    tiny.ends_with(false, exit::POWERED_OFF);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
 fn a_guest_that_only_writes_is_held_up_by_no_reader() {
     // 128 KiB of output to a console that nobody reads, more than all buffers on the way hold, then S5.
     let start_loop = vec![0xB9, 0, 0, 2, 0, 0x66, 0xBA, 0xF8, 0x03, 0xB0, b'x']; // mov ecx, 1 << 17; ...
