@@ -49,6 +49,7 @@ pub fn assemble(plan: Plan, narrow: impl FnOnce() -> Result<(), sandbox::Error>)
     let host = Host::new(plan.kvm)?;
     check_sizes(&host, &ram, description.cpus)?;
     let memory = memory::map(&ram, plan.memory)?;
+    kvm::advise(&memory).map_err(Error::Memory)?;
     let vm = Arc::new(host.make_vm(&memory)?);
     let vcpus: Vec<Vcpu> =
         (0..description.cpus).map(|id| host.make_vcpu(&vm, id, description.cpus)).collect::<Result<_, _>>()?;

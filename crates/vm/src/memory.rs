@@ -26,10 +26,8 @@ pub fn map(ram: &[Ram], object: OwnedFd) -> Result<GuestMemory, Error> {
         let len = usize::try_from(piece.len).map_err(|_| Error::Memory(std::io::ErrorKind::OutOfMemory.into()))?;
         ranges.push((GuestAddress(piece.gpa), len, Some(FileOffset::from_arc(object.clone(), piece.offset))));
     }
-    let memory = GuestMemory::from_ranges_with_files(&ranges)
-        .map_err(|error| Error::Memory(std::io::Error::other(error.to_string())))?;
-    crate::kvm::advise(&memory).map_err(Error::Memory)?;
-    Ok(memory)
+    GuestMemory::from_ranges_with_files(&ranges)
+        .map_err(|error| Error::Memory(std::io::Error::other(error.to_string())))
 }
 
 /// The memory of a test's guest.
