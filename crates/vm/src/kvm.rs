@@ -279,6 +279,14 @@ impl Vcpu {
         self.fd
     }
 
+    /// Tells the guest's watchdog that it was stopped and does not hang (Documentation/virt/kvm/api.rst, KVM_KVMCLOCK_CTRL).
+    /// A guest that has no kvmclock is told nothing.
+    pub fn was_paused(&self) {
+        if let Err(error) = self.fd.kvmclock_ctrl() {
+            log::debug!("vCPU {}: its guest is not told of the pause: {error}", self.id);
+        }
+    }
+
     /// Its registers in one line, for the log of a VM that failed.
     #[must_use]
     pub fn describe(&self) -> String {

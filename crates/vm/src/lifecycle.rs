@@ -5,7 +5,12 @@
 //!         ──guest powers off──► Ended(POWERED_OFF)   Leaving{reboot: false} is told first
 //!         ──vmm is gone───────► Ended(POWERED_OFF)   nobody is there to be told
 //!         ──vCPU or device fails─► Ended(FAILED)
+//!
+//! Running ──Pause──► Parking ──vCPUs wait──► Quieting ──devices quiet──► Paused ──Unpause──► Waking ──devices serve──► Running
 //! ```
+//!
+//! A paused guest does nothing and hears nothing: no vCPU runs, no device touches its memory or its disks, no timer of the
+//! chipset rings. Its clocks go on, as those of a machine that was busy elsewhere. Each of the states can end.
 
 use proto::vm::{ToVm, ToVmm};
 use proto::{Code, Failure, exit};
@@ -25,6 +30,12 @@ pub enum Event {
     VcpuFailed,
     /// A device's process is gone.
     DeviceGone,
+    /// All vCPUs wait outside the guest; or one does not leave it.
+    Parked(bool),
+    /// All devices have finished what was under way, and serve no queue.
+    Quiet,
+    /// All devices serve their queues again.
+    Awake,
 }
 
 /// What is to be done, in order.
@@ -32,6 +43,14 @@ pub enum Event {
 pub enum Action {
     /// Press the power button.
     PressPowerButton,
+    /// Have all vCPUs wait outside the guest; answered by `Parked`.
+    ParkVcpus,
+    /// Let them go on, with the chipset's timers that have rung meanwhile.
+    RunVcpus,
+    /// Have all devices finish and serve nothing; answered by `Quiet`.
+    QuietDevices,
+    /// Have them serve again; answered by `Awake`.
+    WakeDevices,
     /// Tell vmm.
     Tell(ToVmm),
     /// Log debug lines, or no more.
@@ -46,6 +65,18 @@ pub enum Action {
 #[derive(Debug, Default)]
 pub struct Lifecycle {
     ended: bool,
+    course: Course,
+}
+
+/// Whether the guest runs.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    #[default]
+    Running,
+    Parking,
+    Quieting,
+    Paused,
+    Waking,
 }
 
 impl Lifecycle {
@@ -55,24 +86,31 @@ impl Lifecycle {
             return Vec::new();
         }
         let actions = match event {
-            Event::Message(message) => Self::message(message),
+            Event::Message(message) => self.message(message),
             Event::VmmGone => vec![Action::End(exit::POWERED_OFF)],
             Event::GuestReset => vec![Action::Tell(ToVmm::Leaving { reboot: true }), Action::End(exit::REBOOTED)],
             Event::GuestPowerOff => {
                 vec![Action::Tell(ToVmm::Leaving { reboot: false }), Action::End(exit::POWERED_OFF)]
             }
             Event::VcpuFailed | Event::DeviceGone => vec![Action::End(exit::FAILED)],
+            Event::Parked(all) => self.parked(all),
+            Event::Quiet => self.quiet(),
+            Event::Awake => self.awake(),
         };
         self.ended = actions.iter().any(|action| matches!(action, Action::End(_)));
         actions
     }
 
-    fn message(message: ToVm) -> Vec<Action> {
-        let later = || Err(Failure::new(Code::Unsupported, "a VM can't be paused by this release"));
+    /// Whether a timer of the chipset may ring.
+    pub fn guest_runs(&self) -> bool {
+        self.course == Course::Running
+    }
+
+    fn message(&mut self, message: ToVm) -> Vec<Action> {
         match message {
             ToVm::PowerButton => vec![Action::PressPowerButton],
-            ToVm::Pause => vec![Action::Tell(ToVmm::Paused(later()))],
-            ToVm::Unpause => vec![Action::Tell(ToVmm::Unpaused(later()))],
+            ToVm::Pause => self.pause(),
+            ToVm::Unpause => self.unpause(),
             // For devices that live in this process; the card itself has it from vmm.
             ToVm::TapAddress { .. } => Vec::new(),
             ToVm::Verbose { debug } => vec![Action::SetDebug(debug)],
@@ -80,6 +118,63 @@ impl Lifecycle {
             ToVm::Device(_) => refuse("a device after the start"),
             ToVm::Begin => refuse("a second start"),
         }
+    }
+}
+
+impl Lifecycle {
+    fn pause(&mut self) -> Vec<Action> {
+        match self.course {
+            Course::Running => {
+                self.course = Course::Parking;
+                vec![Action::ParkVcpus]
+            }
+            Course::Paused => vec![Action::Tell(ToVmm::Paused(Ok(())))],
+            Course::Parking | Course::Quieting | Course::Waking => refuse("a pause before the last wish was answered"),
+        }
+    }
+
+    fn unpause(&mut self) -> Vec<Action> {
+        match self.course {
+            Course::Paused => {
+                self.course = Course::Waking;
+                vec![Action::WakeDevices]
+            }
+            Course::Running => vec![Action::Tell(ToVmm::Unpaused(Ok(())))],
+            Course::Parking | Course::Quieting | Course::Waking => {
+                refuse("an unpause before the last wish was answered")
+            }
+        }
+    }
+
+    fn parked(&mut self, all: bool) -> Vec<Action> {
+        match (self.course, all) {
+            (Course::Parking, true) => {
+                self.course = Course::Quieting;
+                vec![Action::QuietDevices]
+            }
+            (Course::Parking, false) => {
+                self.course = Course::Running;
+                let failure = Failure::new(Code::TimedOut, "a vCPU does not leave the guest");
+                vec![Action::RunVcpus, Action::Tell(ToVmm::Paused(Err(failure)))]
+            }
+            (Course::Running | Course::Quieting | Course::Paused | Course::Waking, _) => Vec::new(),
+        }
+    }
+
+    fn quiet(&mut self) -> Vec<Action> {
+        if self.course != Course::Quieting {
+            return Vec::new();
+        }
+        self.course = Course::Paused;
+        vec![Action::Tell(ToVmm::Paused(Ok(())))]
+    }
+
+    fn awake(&mut self) -> Vec<Action> {
+        if self.course != Course::Waking {
+            return Vec::new();
+        }
+        self.course = Course::Running;
+        vec![Action::RunVcpus, Action::Tell(ToVmm::Unpaused(Ok(())))]
     }
 }
 
@@ -146,9 +241,68 @@ mod tests {
     }
 
     #[test]
-    fn pause_is_answered() {
-        assert!(matches!(handle(Event::Message(ToVm::Pause))[..], [Action::Tell(ToVmm::Paused(Err(_)))]));
-        assert!(matches!(handle(Event::Message(ToVm::Unpause))[..], [Action::Tell(ToVmm::Unpaused(Err(_)))]));
+    fn a_pause_stops_vcpus_then_devices_and_an_unpause_the_other_way_round() {
+        let mut vm = Lifecycle::default();
+        let steps = [
+            (Event::Message(ToVm::Pause), vec![Action::ParkVcpus], false),
+            (Event::Parked(true), vec![Action::QuietDevices], false),
+            (Event::Quiet, vec![Action::Tell(ToVmm::Paused(Ok(())))], false),
+            (Event::Message(ToVm::Unpause), vec![Action::WakeDevices], false),
+            (Event::Awake, vec![Action::RunVcpus, Action::Tell(ToVmm::Unpaused(Ok(())))], true),
+        ];
+        assert!(vm.guest_runs());
+        for (event, actions, runs) in steps {
+            assert_eq!(vm.handle(event.clone()), actions, "{event:?}");
+            assert_eq!(vm.guest_runs(), runs, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn a_vm_is_paused_and_unpaused_only_once_and_each_wish_is_answered() {
+        let mut vm = Lifecycle::default();
+        assert_eq!(vm.handle(Event::Message(ToVm::Unpause)), [Action::Tell(ToVmm::Unpaused(Ok(())))]);
+        for event in [Event::Message(ToVm::Pause), Event::Parked(true), Event::Quiet] {
+            vm.handle(event);
+        }
+        assert_eq!(vm.handle(Event::Message(ToVm::Pause)), [Action::Tell(ToVmm::Paused(Ok(())))]);
+    }
+
+    #[test]
+    fn a_vcpu_that_does_not_leave_the_guest_fails_the_pause_and_the_guest_runs_on() {
+        let mut vm = Lifecycle::default();
+        vm.handle(Event::Message(ToVm::Pause));
+        let actions = vm.handle(Event::Parked(false));
+        assert!(matches!(actions[..], [Action::RunVcpus, Action::Tell(ToVmm::Paused(Err(_)))]), "{actions:?}");
+        assert!(vm.guest_runs());
+    }
+
+    #[test]
+    fn a_wish_before_the_last_was_answered_has_no_place() {
+        for second in [ToVm::Pause, ToVm::Unpause] {
+            let mut vm = Lifecycle::default();
+            vm.handle(Event::Message(ToVm::Pause));
+            assert!(matches!(vm.handle(Event::Message(second))[..], [Action::Refuse(_), Action::End(exit::FAILED)]));
+        }
+    }
+
+    #[test]
+    fn a_vm_ends_at_each_step_of_a_pause() {
+        let steps = [Event::Message(ToVm::Pause), Event::Parked(true), Event::Quiet, Event::Message(ToVm::Unpause)];
+        for count in 0..=steps.len() {
+            let mut vm = Lifecycle::default();
+            steps.iter().take(count).for_each(|event| drop(vm.handle(event.clone())));
+            assert_eq!(vm.handle(Event::VmmGone), [Action::End(exit::POWERED_OFF)]);
+            assert_eq!(vm.handle(Event::Parked(true)), [], "after the end");
+        }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_changes_nothing() {
+        let mut vm = Lifecycle::default();
+        for event in [Event::Parked(true), Event::Parked(false), Event::Quiet, Event::Awake] {
+            assert_eq!(vm.handle(event), []);
+            assert!(vm.guest_runs());
+        }
     }
 
     #[test]

@@ -20,6 +20,10 @@ use crate::lifecycle::Event;
 const SERIAL_OUTPUT: u8 = 1;
 /// The serial port takes input again.
 const SERIAL_ROOM: u8 = 2;
+/// All devices are quiet.
+const QUIET: u8 = 1;
+/// All devices serve again.
+const AWAKE: u8 = 2;
 
 /// What the front ends of devices do with the effects that concern them.
 pub trait FrontEnds: Send + Sync {
@@ -27,6 +31,10 @@ pub trait FrontEnds: Send + Sync {
     fn perform(&self, effect: Effect);
     /// Whether a queue's call waits while its delivery is held.
     fn call_pending(&self, slot: Slot, queue: u16) -> bool;
+    /// Has all back ends finish what is under way and serve nothing; told by [`Outside::devices_are`].
+    fn quiet(&self);
+    /// Has them serve again; told likewise.
+    fn wake_up(&self);
 }
 
 /// Performs effects.
@@ -37,6 +45,8 @@ pub struct Outside {
     pm: OwnedFd,
     wake: OwnedFd,
     serial: AtomicU8,
+    /// [`QUIET`] or [`AWAKE`], until the event loop has taken it.
+    devices: AtomicU8,
     ended: OnceLock<Event>,
 }
 
@@ -48,7 +58,8 @@ impl Outside {
                 .map_err(Error::system("timerfd"))
         };
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(Error::system("eventfd"))?;
-        Ok(Self { vm, front_ends, rtc: timer()?, pm: timer()?, wake, serial: AtomicU8::new(0), ended: OnceLock::new() })
+        let (serial, devices, ended) = (AtomicU8::new(0), AtomicU8::new(0), OnceLock::new());
+        Ok(Self { vm, front_ends, rtc: timer()?, pm: timer()?, wake, serial, devices, ended })
     }
 
     /// The VM.
@@ -56,7 +67,12 @@ impl Outside {
         &self.vm
     }
 
-    /// Readable when one of the three below has something new.
+    /// For a pause and its end.
+    pub fn front_ends(&self) -> &dyn FrontEnds {
+        &*self.front_ends
+    }
+
+    /// Readable when one of those below has something new.
     pub fn wake(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
@@ -84,6 +100,21 @@ impl Outside {
     /// Whether the serial port has output or takes input again since the last call.
     pub fn serial_news(&self) -> bool {
         self.serial.swap(0, Ordering::AcqRel) != 0
+    }
+
+    /// All devices are quiet, or serve again.
+    pub fn devices_are(&self, quiet: bool) {
+        self.devices.store(if quiet { QUIET } else { AWAKE }, Ordering::Release);
+        self.wake_up(0);
+    }
+
+    /// What was said of the devices since the last call.
+    pub fn devices_news(&self) -> Option<Event> {
+        match self.devices.swap(0, Ordering::AcqRel) {
+            QUIET => Some(Event::Quiet),
+            AWAKE => Some(Event::Awake),
+            _ => None,
+        }
     }
 
     fn wake_up(&self, serial: u8) {

@@ -1,5 +1,6 @@
 //! The event loop of a running VM: vmm's messages, the console, the chipset's timers, and the end.
 
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ struct Running<'a> {
     vcpus: Vcpus,
     /// When to hold back less; never, once that is done.
     hold_back_until: Option<Instant>,
+    /// Timers of the chipset that rang while the guest was paused.
+    rung: Vec<Timer>,
 }
 
 /// Starts the vCPUs, tells vmm, and serves until the VM ends. Gives the exit status.
@@ -79,6 +82,7 @@ impl<'a> Running<'a> {
             events,
             vcpus: Vcpus::default(),
             hold_back_until: Some(Instant::now() + HOLD_BACK),
+            rung: Vec::new(),
         };
         running.watch_console()?;
         Ok(running)
@@ -105,7 +109,7 @@ impl<'a> Running<'a> {
                     Token::Console => pump = true,
                     Token::Timer(timer) => {
                         drain(self.machine.outside.timer(timer));
-                        self.machine.chipset.timer(timer, &self.machine.outside);
+                        self.rang(timer);
                     }
                 }
             }
@@ -113,11 +117,21 @@ impl<'a> Running<'a> {
                 self.console.pump(&*self.machine, Instant::now());
                 self.watch_console()?;
             }
-            if let Some(event) = self.machine.outside.ended().cloned() {
+            let news = [self.machine.outside.devices_news(), self.machine.outside.ended().cloned()];
+            for event in news.into_iter().flatten() {
                 if let Some(status) = self.happened(event) {
                     return Ok(status);
                 }
             }
+        }
+    }
+
+    /// A timer of the chipset: the guest hears it when it runs.
+    fn rang(&mut self, timer: Timer) {
+        if self.lifecycle.guest_runs() {
+            self.machine.chipset.timer(timer, &self.machine.outside);
+        } else {
+            self.rung.push(timer); // each once: it is armed again by what its ringing does
         }
     }
 
@@ -152,8 +166,21 @@ impl<'a> Running<'a> {
 
     fn happened(&mut self, event: Event) -> Option<u8> {
         let mut status = None;
-        for action in self.lifecycle.handle(event) {
+        let mut actions = VecDeque::from(self.lifecycle.handle(event));
+        while let Some(action) = actions.pop_front() {
             match action {
+                Action::ParkVcpus => {
+                    let parked = self.vcpus.pause();
+                    actions.extend(self.lifecycle.handle(Event::Parked(parked)));
+                }
+                Action::RunVcpus => {
+                    for timer in std::mem::take(&mut self.rung) {
+                        self.machine.chipset.timer(timer, &self.machine.outside);
+                    }
+                    self.vcpus.unpause();
+                }
+                Action::QuietDevices => self.machine.outside.front_ends().quiet(),
+                Action::WakeDevices => self.machine.outside.front_ends().wake_up(),
                 Action::PressPowerButton => self.machine.chipset.power_button(&self.machine.outside),
                 Action::Tell(message) => self.tell(&message),
                 Action::SetDebug(debug) => crate::set_debug(debug),

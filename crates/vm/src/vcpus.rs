@@ -1,7 +1,9 @@
-//! The vCPUs' threads: run the guest, hand each exit to the chipset, and come back when the VM ends.
+//! The vCPUs' threads: run the guest, hand each exit to the chipset, wait outside it while the VM is paused, and come back
+//! when it ends.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,22 +14,33 @@ use crate::machine::Machine;
 
 /// Stack of a vCPU's thread. Register models and a log line need a small part of it.
 const STACK: usize = 128 << 10;
-/// How long the vCPUs may take to leave the guest at the end. They need microseconds; a kernel that does not let go of one
-/// may not keep the process.
+/// How long the vCPUs may take to leave the guest, for a pause or the end. They need microseconds; a kernel that does not
+/// let go of one may not keep the process.
 const MAX_STOP: Duration = Duration::from_secs(2);
 
 /// All vCPUs of the VM; none before the start.
 #[derive(Default)]
 pub struct Vcpus {
     threads: Vec<(JoinHandle<()>, Kick)>,
-    running: Arc<Running>,
+    gate: Arc<Gate>,
 }
 
-/// How many threads are in their loops.
+/// Where vCPUs wait while the VM is paused.
 #[derive(Default)]
-struct Running {
-    count: Mutex<usize>,
-    less: Condvar,
+struct Gate {
+    /// Whether it is shut, for the threads to see without the lock at each exit.
+    shut: AtomicBool,
+    threads: Mutex<Threads>,
+    changed: Condvar,
+}
+
+/// Where the threads are.
+#[derive(Default)]
+struct Threads {
+    /// In their loops, those that wait among them.
+    alive: usize,
+    /// At the gate.
+    waiting: usize,
 }
 
 impl Vcpus {
@@ -35,15 +48,15 @@ impl Vcpus {
     pub fn start(&mut self, vcpus: Vec<Vcpu>, machine: &Arc<Machine>) -> Result<(), Error> {
         for mut vcpu in vcpus {
             let kick = vcpu.kick();
-            let (machine, running) = (machine.clone(), self.running.clone());
-            *running.lock() += 1;
+            let (machine, gate) = (machine.clone(), self.gate.clone());
+            gate.lock().alive += 1;
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu-{}", vcpu.id()))
                 .stack_size(STACK)
                 .spawn(move || {
-                    run(&mut vcpu, &machine);
-                    *running.lock() -= 1;
-                    running.less.notify_all();
+                    run(&mut vcpu, &machine, &gate);
+                    gate.lock().alive -= 1;
+                    gate.changed.notify_all();
                 })
                 .map_err(Error::system("vCPU thread"))?;
             self.threads.push((thread, kick));
@@ -58,25 +71,72 @@ impl Vcpus {
         }
     }
 
+    /// Has all of them wait outside the guest. False: some are stuck in the kernel; `unpause` lets the others go on.
+    pub fn pause(&self) -> bool {
+        self.gate.shut.store(true, Ordering::SeqCst);
+        self.kick_all();
+        self.gate.wait_until(|threads| threads.waiting == threads.alive)
+    }
+
+    /// Lets them go on.
+    pub fn unpause(&self) {
+        self.gate.open();
+    }
+
     /// Brings all of them back, after the VM was ended. False: some are stuck in the kernel, and only exit helps.
     pub fn stop(&self) -> bool {
+        self.gate.open();
+        self.kick_all();
+        self.gate.wait_until(|threads| threads.alive == 0)
+    }
+
+    fn kick_all(&self) {
         for (thread, kick) in &self.threads {
             kick.kick(thread);
         }
-        let left = self.running.less.wait_timeout_while(self.running.lock(), MAX_STOP, |count| *count > 0);
-        *left.unwrap_or_else(PoisonError::into_inner).0 == 0
     }
 }
 
-impl Running {
-    fn lock(&self) -> std::sync::MutexGuard<'_, usize> {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+impl Gate {
+    fn lock(&self) -> MutexGuard<'_, Threads> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_until(&self, holds: impl Fn(&Threads) -> bool) -> bool {
+        let waited = self.changed.wait_timeout_while(self.lock(), MAX_STOP, |threads| !holds(threads));
+        holds(&waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    fn open(&self) {
+        let threads = self.lock(); // or a thread that is about to wait would miss it
+        self.shut.store(false, Ordering::SeqCst);
+        drop(threads);
+        self.changed.notify_all();
+    }
+
+    /// Waits while it is shut; true if it was.
+    fn pass(&self) -> bool {
+        if !self.shut.load(Ordering::SeqCst) {
+            return false;
+        }
+        let mut threads = self.lock();
+        threads.waiting += 1;
+        self.changed.notify_all();
+        while self.shut.load(Ordering::SeqCst) {
+            threads = self.changed.wait(threads).unwrap_or_else(PoisonError::into_inner);
+        }
+        threads.waiting -= 1;
+        true
     }
 }
 
-fn run(vcpu: &mut Vcpu, machine: &Machine) {
+fn run(vcpu: &mut Vcpu, machine: &Machine, gate: &Gate) {
     let held_back = |port, data: &[u8]| machine.chipset.pio_write(port, data, &machine.outside);
     while machine.outside.ended().is_none() {
+        if gate.pass() {
+            vcpu.was_paused();
+            continue; // the VM may have ended
+        }
         let handled = handle(vcpu.run(&machine.held_back, &held_back), machine);
         if let ControlFlow::Break(reason) = handled {
             log::error!("vCPU {} can't go on: {reason}; {}", vcpu.id(), vcpu.describe());
@@ -102,4 +162,52 @@ fn handle(exit: Exit<'_>, machine: &Machine) -> ControlFlow<String> {
         Exit::Failed(reason) => return ControlFlow::Break(reason),
     }
     ControlFlow::Continue(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    /// Threads that count instead of running a guest.
+    fn counting(gate: &Arc<Gate>, threads: usize) -> (Arc<AtomicUsize>, Arc<AtomicBool>, Vec<JoinHandle<()>>) {
+        let (count, end) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        gate.lock().alive = threads;
+        let run = |_| {
+            let (gate, count, end) = (gate.clone(), count.clone(), end.clone());
+            std::thread::spawn(move || {
+                while !end.load(Ordering::SeqCst) {
+                    gate.pass();
+                    count.fetch_add(1, Ordering::SeqCst);
+                    std::thread::yield_now();
+                }
+                gate.lock().alive -= 1;
+                gate.changed.notify_all();
+            })
+        };
+        let threads = (0..threads).map(run).collect();
+        (count, end, threads)
+    }
+
+    #[test]
+    fn nobody_passes_a_shut_gate_and_all_pass_it_when_it_opens() {
+        let gate = Arc::new(Gate::default());
+        let (count, end, threads) = counting(&gate, 4);
+        for _ in 0..50 {
+            gate.shut.store(true, Ordering::SeqCst);
+            assert!(gate.wait_until(|threads| threads.waiting == threads.alive));
+            let before = count.load(Ordering::SeqCst);
+            std::thread::yield_now();
+            assert_eq!(count.load(Ordering::SeqCst), before);
+            gate.open();
+            let start = std::time::Instant::now();
+            while count.load(Ordering::SeqCst) < before + 4 {
+                assert!(start.elapsed() < Duration::from_secs(20), "they do not go on");
+                std::thread::yield_now();
+            }
+        }
+        end.store(true, Ordering::SeqCst);
+        assert!(gate.wait_until(|threads| threads.alive == 0));
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
 }

@@ -54,6 +54,15 @@ impl BackEnd for InProcess {
         Ok(())
     }
 
+    /// It only serves when it is kicked, and the worker does not.
+    fn pause(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn unpause(&mut self, _: &Port) -> Result<(), Failure> {
+        Ok(())
+    }
+
     fn takes_kicks(&self) -> bool {
         true
     }

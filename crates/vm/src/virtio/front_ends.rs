@@ -14,7 +14,7 @@ use super::wiring::Wiring;
 use crate::outside;
 
 /// What the worker is to do. There are never more than three of a device: after an activation it gives a reset, and then
-/// nothing until the worker says that it is done; and one look.
+/// nothing until the worker says that it is done; and one look. Pause and end of it take turns.
 #[derive(Debug)]
 pub enum Job {
     /// Start a back end.
@@ -23,6 +23,10 @@ pub enum Job {
     Reset(Slot),
     /// Look again at where the device's calls go.
     Watch(Slot),
+    /// Have all back ends finish and serve nothing.
+    Quiet,
+    /// Have those that served serve again.
+    WakeUp,
 }
 
 /// The devices as vCPUs see them.
@@ -120,6 +124,14 @@ impl outside::FrontEnds for FrontEnds {
             | Effect::SerialOutput
             | Effect::SerialRoom => {}
         }
+    }
+
+    fn quiet(&self) {
+        self.ask(Job::Quiet);
+    }
+
+    fn wake_up(&self) {
+        self.ask(Job::WakeUp);
     }
 
     fn call_pending(&self, slot: Slot, queue: u16) -> bool {

@@ -52,6 +52,10 @@ trait BackEnd: Send {
     fn activate(&mut self, activation: &Activation, port: &Port) -> Result<(), Failure>;
     /// Serves no queue when it returns, and touches no guest memory.
     fn stop(&mut self) -> Result<(), Failure>;
+    /// The same, and remembers where its queues stood.
+    fn pause(&mut self) -> Result<(), Failure>;
+    /// Goes on where they stood.
+    fn unpause(&mut self, port: &Port) -> Result<(), Failure>;
     /// Whether kicks come to this thread, not to another process.
     fn takes_kicks(&self) -> bool;
     /// A queue was kicked; true: again, without a kick.
@@ -66,6 +70,8 @@ pub trait Registers {
     fn needs_reset(&self, slot: Slot);
     /// A call of a queue that has no vector of its own.
     fn queue_interrupt(&self, slot: Slot, queue: u16);
+    /// No back end serves a queue, or all serve theirs again.
+    fn devices_are(&self, quiet: bool);
     /// A device is gone: the VM ends. False if it was ending already.
     fn device_gone(&self) -> bool;
 }
@@ -81,6 +87,10 @@ impl Registers for Machine {
 
     fn queue_interrupt(&self, slot: Slot, queue: u16) {
         self.chipset.queue_interrupt(slot, queue, &self.outside);
+    }
+
+    fn devices_are(&self, quiet: bool) {
+        self.outside.devices_are(quiet);
     }
 
     fn device_gone(&self) -> bool {

@@ -149,6 +149,8 @@ struct Machine {
     memory: GuestMemory,
     kvm: Arc<FakeKvm>,
     gone: AtomicUsize,
+    /// How often the devices became quiet, and how often they served again.
+    paused: [AtomicUsize; 2],
 }
 
 impl Registers for Machine {
@@ -160,6 +162,9 @@ impl Registers for Machine {
     }
     fn queue_interrupt(&self, slot: Slot, queue: u16) {
         self.chipset.queue_interrupt(slot, queue, &self.edge);
+    }
+    fn devices_are(&self, quiet: bool) {
+        self.paused[usize::from(!quiet)].fetch_add(1, Ordering::SeqCst);
     }
     fn device_gone(&self) -> bool {
         self.gone.fetch_add(1, Ordering::SeqCst) == 0
@@ -182,7 +187,8 @@ fn machine(function: hw::virtio::Device, back_end: Box<dyn BackEnd>, memory: Gue
         now: edge.now(),
     };
     let chipset = Chipset::new(setup).unwrap();
-    let machine = Arc::new(Machine { chipset, edge, memory, kvm, gone: AtomicUsize::new(0) });
+    let machine =
+        Arc::new(Machine { chipset, edge, memory, kvm, gone: AtomicUsize::new(0), paused: Default::default() });
     worker.start(machine.clone()).unwrap();
     machine.write(machine.config(0x10), 4, BAR);
     machine.write(machine.config(0x04), 2, 6);
@@ -264,6 +270,40 @@ impl Machine {
             assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// The devices' part of a pause, or of its end.
+    fn pause(&self, quiet: bool) {
+        let told = &self.paused[usize::from(!quiet)];
+        let before = told.load(Ordering::SeqCst);
+        if quiet {
+            self.edge.front_ends.quiet()
+        } else {
+            self.edge.front_ends.wake_up()
+        };
+        self.wait("the devices", |_| told.load(Ordering::SeqCst) > before);
+    }
+
+    /// What is offered while the devices are quiet is served after it, and everything once.
+    fn is_served_around_pauses(&self) {
+        self.start();
+        self.offer(1);
+        self.wait("the answer", |machine| machine.used() == 1);
+        for round in 1..4u16 {
+            self.pause(true);
+            self.offer(round + 1);
+            for _ in 0..20 {
+                std::thread::sleep(Duration::from_millis(1)); // nobody may serve it, so there is nothing to wait for
+                assert_eq!(self.used(), round, "served while it was paused");
+            }
+            self.pause(false);
+            self.wait("the answer to what was offered meanwhile", |machine| machine.used() == round + 1);
+        }
+        self.reset();
+        self.start();
+        self.offer(1);
+        self.wait("the answer after a reset", |machine| machine.used() == 1);
+        assert_eq!(self.gone.load(Ordering::SeqCst), 0);
     }
 
     fn reset(&self) {
@@ -351,6 +391,29 @@ fn a_reset_stops_the_back_end_and_the_device_starts_again() {
     }
     machine.offer(2);
     assert_eq!(machine.gone.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_paused_back_end_serves_nothing_and_goes_on_where_it_stood() {
+    let (machine, _end, _) = served(false);
+    machine.is_served_around_pauses();
+}
+
+#[test]
+fn a_paused_entropy_device_serves_nothing_and_goes_on() {
+    let memory = guest_memory();
+    let (function, back_end) = entropy::make(memory.clone());
+    machine(function, Box::new(back_end), memory).is_served_around_pauses();
+}
+
+#[test]
+fn devices_that_no_driver_started_are_paused_too() {
+    let (machine, _end, _) = served(false);
+    machine.pause(true);
+    machine.pause(false);
+    machine.start();
+    machine.offer(1);
+    machine.wait("the answer", |machine| machine.used() == 1);
 }
 
 #[test]

@@ -48,7 +48,12 @@ pub struct VhostUser {
     limit: Duration,
     memory: GuestMemory,
     memory_told: bool,
+    /// Queues that are served.
     active: Vec<usize>,
+    /// What they were set up with.
+    activation: Option<Activation>,
+    /// Where each stood when it was paused.
+    bases: Vec<(u16, u16)>,
 }
 
 /// Asks a back end what it offers.
@@ -70,7 +75,16 @@ fn connect_within(
     let watched: OwnedFd = set_up().map_err(gone)?.into();
     let mut front_end = Frontend::from_stream(stream, MAX_QUEUES);
     let device = answer::within(limit, watched.as_fd(), || negotiate(&mut front_end, kind)).map_err(gone)?;
-    let back_end = VhostUser { front_end, watched, limit, memory, memory_told: false, active: Vec::new() };
+    let back_end = VhostUser {
+        front_end,
+        watched,
+        limit,
+        memory,
+        memory_told: false,
+        active: Vec::new(),
+        activation: None,
+        bases: Vec::new(),
+    };
     Ok((device.map_err(judge)?, back_end))
 }
 
@@ -100,14 +114,32 @@ impl BackEnd for VhostUser {
     }
 
     fn activate(&mut self, activation: &Activation, port: &Port) -> Result<(), Failure> {
+        self.activation = Some(activation.clone());
+        self.bases.clear(); // a driver starts its rings from nothing
         self.ask(|back_end| back_end.start(activation, port))
     }
 
     fn stop(&mut self) -> Result<(), Failure> {
+        self.activation = None;
         if self.active.is_empty() {
             return Ok(());
         }
-        self.ask(Self::stop_queues)
+        self.ask(|back_end| back_end.stop_queues().map(drop))
+    }
+
+    fn pause(&mut self) -> Result<(), Failure> {
+        if self.active.is_empty() {
+            return Ok(()); // it was refused
+        }
+        self.ask(|back_end| {
+            back_end.bases = back_end.stop_queues()?;
+            Ok(())
+        })
+    }
+
+    fn unpause(&mut self, port: &Port) -> Result<(), Failure> {
+        let Some(activation) = self.activation.clone().filter(|_| !self.bases.is_empty()) else { return Ok(()) };
+        self.ask(|back_end| back_end.start(&activation, port))
     }
 
     fn takes_kicks(&self) -> bool {
@@ -142,12 +174,18 @@ impl VhostUser {
         Ok(())
     }
 
-    fn stop_queues(&mut self) -> Result<(), Failure> {
+    /// Gives where each stood: the index of the next chain that it would have taken.
+    fn stop_queues(&mut self) -> Result<Vec<(u16, u16)>, Failure> {
+        let mut bases = Vec::new();
         for index in std::mem::take(&mut self.active) {
             self.front_end.set_vring_enable(index, false).map_err(judge)?;
-            self.front_end.get_vring_base(index).map_err(judge)?;
+            let base = self.front_end.get_vring_base(index).map_err(judge)?;
+            let short = |value: u64| {
+                u16::try_from(value).map_err(|_| Failure::Gone(format!("queue {index} stands at {value}")))
+            };
+            bases.push((short(index as u64)?, short(base.into())?));
         }
-        Ok(())
+        Ok(bases)
     }
 
     /// Once: memory does not change while the VM runs.
@@ -173,7 +211,8 @@ impl VhostUser {
             log_addr: None,
         };
         self.front_end.set_vring_num(index, setup.size)?;
-        self.front_end.set_vring_base(index, 0)?;
+        let base = self.bases.iter().find(|(of, _)| *of == setup.index).map_or(0, |(_, base)| *base);
+        self.front_end.set_vring_base(index, base)?;
         self.front_end.set_vring_addr(index, &config)?;
         self.front_end.set_vring_err(index, &port.broken)?;
         self.front_end.set_vring_call(index, &queue.call)?;

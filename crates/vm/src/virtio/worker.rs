@@ -44,6 +44,8 @@ pub struct Worker {
     front_ends: Arc<FrontEnds>,
     /// In order of slots from 1.
     served: Vec<Served>,
+    /// While the VM is paused no queue is served.
+    quiet: bool,
     events: Loop<Token>,
 }
 
@@ -63,7 +65,7 @@ impl Worker {
                 events.add(&queue.kick, Token::Kick(port.slot), Interest::Read)?;
             }
         }
-        Ok(Self { front_ends, served, events })
+        Ok(Self { front_ends, served, quiet: false, events })
     }
 
     /// Starts the thread; it tells what happens to `registers`.
@@ -128,7 +130,35 @@ impl Worker {
                 self.watch(slot);
                 Ok(())
             }
+            Job::Quiet => self.quiet(registers),
+            Job::WakeUp => self.wake_up(registers),
         }
+    }
+
+    /// A back end that can't be stopped is of no use afterwards either: the VM ends.
+    fn quiet(&mut self, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
+        self.quiet = true;
+        for (slot, served) in (1..).map(Slot).zip(&mut self.served) {
+            if served.active {
+                served.back_end.pause().map_err(|failure| (slot, failure))?;
+            }
+        }
+        registers.devices_are(true);
+        Ok(())
+    }
+
+    fn wake_up(&mut self, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
+        self.quiet = false;
+        let front_ends = self.front_ends.clone();
+        for port in front_ends.ports() {
+            let Some(served) = self.served(port.slot).filter(|served| served.active) else { continue };
+            match served.back_end.unpause(port) {
+                Ok(()) => self.kicked(port.slot, registers)?, // what was not served meanwhile
+                Err(failure) => self.failed(port.slot, failure, registers)?,
+            }
+        }
+        registers.devices_are(false);
+        Ok(())
     }
 
     fn activate(
@@ -161,13 +191,16 @@ impl Worker {
     }
 
     fn kicked(&mut self, slot: Slot, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
-        let front_ends = self.front_ends.clone();
+        let (front_ends, quiet) = (self.front_ends.clone(), self.quiet);
         let (Some(port), Some(served)) = (front_ends.port(slot), self.served(slot)) else { return Ok(()) };
         if !served.back_end.takes_kicks() {
             return Ok(());
         }
         let Some(queue) = port.queue(0) else { return Ok(()) };
         queue.kick.clear();
+        if quiet {
+            return Ok(());
+        }
         match served.back_end.kicked(port) {
             Ok(true) => {
                 queue.kick.set(); // the other descriptors come first

@@ -42,7 +42,9 @@ fn a_back_end_that_no_longer_answers_is_given_up() {
     let front_end = Frontend::from_stream(ours, MAX_QUEUES);
     front_end.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
     let (limit, active) = (LIMIT, vec![0]);
-    let mut back_end = VhostUser { front_end, watched, limit, memory: memory(), memory_told: true, active };
+    let (activation, bases) = (None, Vec::new());
+    let memory = memory();
+    let mut back_end = VhostUser { front_end, watched, limit, memory, memory_told: true, active, activation, bases };
     assert!(matches!(back_end.stop(), Err(Failure::Gone(_))));
     drop(theirs);
 }

@@ -25,6 +25,12 @@ impl BackEnd for Willing {
     fn stop(&mut self) -> Result<(), Failure> {
         Ok(())
     }
+    fn pause(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+    fn unpause(&mut self, _: &Port) -> Result<(), Failure> {
+        Ok(())
+    }
     fn takes_kicks(&self) -> bool {
         false
     }
@@ -48,6 +54,7 @@ impl Registers for Told {
         self.needs_reset.fetch_add(1, Ordering::SeqCst);
     }
     fn queue_interrupt(&self, _: Slot, _: u16) {}
+    fn devices_are(&self, _: bool) {}
     fn device_gone(&self) -> bool {
         true
     }
@@ -105,6 +112,7 @@ impl Registers for Restless {
     }
     fn needs_reset(&self, _: Slot) {}
     fn queue_interrupt(&self, _: Slot, _: u16) {}
+    fn devices_are(&self, _: bool) {}
     fn device_gone(&self) -> bool {
         true
     }
