@@ -25,7 +25,10 @@ use sys::child::Exit;
 
 mod asked;
 mod ending;
+pub mod pausing;
 mod starting;
+
+use pausing::{Pausing, Wish};
 
 /// A device process must be ready within this. It opens nothing and asks nobody, but hosts can be slow.
 pub const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -197,6 +200,7 @@ struct Vm {
     alive: BTreeSet<Member>,
     /// How often the guest changed its mind about shutting down.
     wishes: u8,
+    pausing: Pausing,
     life: Life,
 }
 
@@ -274,7 +278,7 @@ impl Running {
             Event::Shutdown => self.shutdown(out),
             Event::Spawned(process, pid) => self.spawned(process, pid, now, out),
             Event::SpawnFailed(process, failure) => self.spawn_failed(process, failure, out),
-            Event::Vm(run, message) => self.vm_said(run, message, out),
+            Event::Vm(run, message) => self.vm_said(run, message, now, out),
             Event::Device(process, message) => self.device_said(process, message, now, out),
             Event::Broken(process, why) => self.broken(process, &why, out),
             Event::Exited(process, exit) => self.exited(process, exit, now, out),
@@ -286,7 +290,8 @@ impl Running {
 
     /// When [`Event::Time`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.vms.values().filter_map(|vm| vm.life.deadline()).min()
+        let deadlines = self.vms.values().flat_map(|vm| [vm.life.deadline(), vm.pausing.deadline()]);
+        deadlines.flatten().min()
     }
 
     fn parent_said(&mut self, message: ToVmm, now: Instant, out: &mut Vec<Action>) {
@@ -302,12 +307,8 @@ impl Running {
             ToVmm::StartCancel { vm } => self.start_cancel(vm, out),
             ToVmm::Terminate { request, vm, how } => self.terminate(request, vm, how, now, out),
             ToVmm::Info { request } => self.info(request, out),
-            ToVmm::Pause { request, vm } => {
-                out.push(Action::Reply(ToParent::PauseDone { request, vm, result: Err(self.no_pause(vm)) }));
-            }
-            ToVmm::Unpause { request, vm } => {
-                out.push(Action::Reply(ToParent::UnpauseDone { request, vm, result: Err(self.no_pause(vm)) }));
-            }
+            ToVmm::Pause { request, vm } => self.wish(request, vm, Wish::Pause, now, out),
+            ToVmm::Unpause { request, vm } => self.wish(request, vm, Wish::Unpause, now, out),
             ToVmm::TapAddress { vm, nic, mac } => self.tap_address(vm, nic, mac, out),
             ToVmm::Reset { vms: true } => self.end_all("the daemon was reset", out),
             ToVmm::Reset { vms: false } => {} // vmm keeps no other state that could be forgotten
@@ -317,6 +318,7 @@ impl Running {
 
     /// Forgets the VMs whose last process is gone, and says so.
     fn settle(&mut self, out: &mut Vec<Action>) {
+        self.fail_wishes_of_ending(out);
         let over = |vm: &Vm| vm.alive.is_empty() && matches!(vm.life, Life::Ending { .. });
         let ids: Vec<VmId> = self.vms.iter().filter(|(_, vm)| over(vm)).map(|(id, _)| *id).collect();
         for id in ids {

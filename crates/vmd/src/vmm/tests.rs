@@ -14,6 +14,7 @@ use super::running::*;
 
 mod edge;
 mod ends;
+mod pauses;
 mod property;
 mod starts;
 mod stops;

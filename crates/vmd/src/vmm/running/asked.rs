@@ -58,8 +58,10 @@ impl Running {
                 *course = Course::Stopping(stage_of(before, how, now));
                 match (before, *course) {
                     (Course::Running, Course::Stopping(Stage::Asked(_))) => {
+                        vm.wake_to_stop(id, out);
                         out.push(Action::TellVm(vm.run, ToVm::PowerButton));
                     }
+                    (Course::Leaving, Course::Stopping(Stage::Asked(_))) => vm.wake_to_stop(id, out),
                     (Course::Stopping(stage), Course::Stopping(now)) if stage == now => {}
                     (_, Course::Stopping(Stage::Terminated(_))) => {
                         out.push(Action::Kill(vm.process(Member::Vm), Signal::TERM));
@@ -83,14 +85,6 @@ impl Running {
             }
         }
         out.push(Action::Reply(ToParent::InfoEnd { request }));
-    }
-
-    /// Known VMs and unknown ones differ; neither can be paused by this release.
-    pub(super) fn no_pause(&self, id: VmId) -> Failure {
-        match self.vms.contains_key(&id) {
-            true => Failure::new(Code::Unsupported, "pausing a vm is not supported by this release"),
-            false => Failure::new(Code::NotFound, format!("vm {id} does not run")),
-        }
     }
 
     /// Kept while the start's parts still come, else passed on; of an unknown VM or card it is dropped.

@@ -5,7 +5,7 @@ use proto::exit;
 use super::*;
 
 impl Running {
-    pub(super) fn vm_said(&mut self, run: Run, message: FromVm, out: &mut Vec<Action>) {
+    pub(super) fn vm_said(&mut self, run: Run, message: FromVm, now: Instant, out: &mut Vec<Action>) {
         match message {
             FromVm::Started => self.started(run, out),
             FromVm::Failed(failure) => {
@@ -14,11 +14,15 @@ impl Running {
                 vm.fail(Failure::new(failure.code, text), out);
             }
             FromVm::Leaving { reboot } => self.leaving(run, reboot, out),
-            FromVm::Paused(_) | FromVm::Unpaused(_) => {
-                let Some((_, vm)) = self.of_run(run) else { return };
-                vm.breach(Member::Vm, "answered what it was not asked", out);
-            }
+            FromVm::Paused(result) => self.vm_answered(run, Wish::Pause, result, now, out),
+            FromVm::Unpaused(result) => self.vm_answered(run, Wish::Unpause, result, now, out),
         }
+    }
+
+    fn vm_answered(&mut self, run: Run, wish: Wish, result: Result<(), Failure>, now: Instant, out: &mut Vec<Action>) {
+        let Some((id, vm)) = self.of_run(run) else { return };
+        let printable = |failure: Failure| Failure::new(failure.code, sys::logpipe::printable(failure.text.as_bytes()));
+        vm.answered(id, wish, result.map_err(printable), now, out);
     }
 
     /// The guest's own wish. One that was told to stop has none: its reset ends it (spec, daemon 2.4).
@@ -56,6 +60,7 @@ impl Running {
 
     pub(super) fn time(&mut self, now: Instant, out: &mut Vec<Action>) {
         for (id, vm) in &mut self.vms {
+            vm.pausing.late(*id, now, out);
             if vm.life.deadline().is_some_and(|deadline| deadline <= now) {
                 vm.late(*id, now, out);
             }

@@ -18,8 +18,17 @@ impl Running {
         slots.extend(start.initrd.then_some(Slot::Initrd));
         slots.extend(start.cgroup.then_some(Slot::Cgroup));
         out.push(Action::Hold(run, slots));
-        self.vms
-            .insert(id, Vm { run, start, alive: BTreeSet::new(), wishes: 0, life: Life::Described(Parts::default()) });
+        self.vms.insert(
+            id,
+            Vm {
+                run,
+                start,
+                alive: BTreeSet::new(),
+                wishes: 0,
+                pausing: Pausing::default(),
+                life: Life::Described(Parts::default()),
+            },
+        );
     }
 
     fn may_start(&self, start: &StartVm) -> Result<(), Failure> {

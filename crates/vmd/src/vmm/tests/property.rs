@@ -9,7 +9,12 @@ use super::*;
 /// What is done in one step; numbers choose among what there is.
 #[derive(Debug, Clone)]
 enum Step {
-    Start { id: u8, disks: u8, nics: u8, parts: u8 },
+    Start {
+        id: u8,
+        disks: u8,
+        nics: u8,
+        parts: u8,
+    },
     Cancel(u8),
     Stop(u8, bool),
     Reset(bool),
@@ -21,6 +26,8 @@ enum Step {
     Lost,
     Pass(u8),
     Info,
+    /// Pause or not.
+    Wish(u8, bool),
     Shutdown,
 }
 
@@ -31,7 +38,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..4u8, any::<bool>()).prop_map(|(id, force)| Step::Stop(id, force)),
         1 => any::<bool>().prop_map(Step::Reset),
         12 => (0..10u8).prop_map(|n| Step::Spawn(n > 0)),
-        6 => (any::<u8>(), 0..8u8).prop_map(|(which, what)| Step::SayVm(which, what)),
+        8 => (any::<u8>(), 0..10u8).prop_map(|(which, what)| Step::SayVm(which, what)),
+        3 => (0..4u8, any::<bool>()).prop_map(|(id, pause)| Step::Wish(id, pause)),
         6 => (any::<u8>(), any::<bool>()).prop_map(|(which, ready)| Step::SayDevice(which, ready)),
         1 => any::<u8>().prop_map(Step::Break),
         6 => (any::<u8>(), 0..6u8).prop_map(|(which, how)| Step::Exit(which, how)),
@@ -49,6 +57,8 @@ struct World {
     asked: Vec<Process>,
     owed: BTreeMap<VmId, u32>,
     up: BTreeSet<VmId>,
+    /// Pauses and unpauses that nobody has answered, and the next one's number.
+    wishes: (BTreeSet<RequestId>, u32),
     quit: bool,
 }
 
@@ -66,6 +76,9 @@ impl World {
                 }
                 Action::Reply(ToParent::Ended { vm, .. }) => {
                     assert!(self.up.remove(&vm), "vm {vm}: an end without a start");
+                }
+                Action::Reply(ToParent::PauseDone { request, .. } | ToParent::UnpauseDone { request, .. }) => {
+                    assert!(self.wishes.0.remove(&request), "{request:?}: answered twice, or never asked");
                 }
                 Action::Quit => {
                     assert!(self.alive.is_empty() && self.asked.is_empty(), "ends with processes left");
@@ -121,6 +134,8 @@ fn events(step: &Step, world: &mut World, vmm: &mut Machine) -> Vec<Event> {
                     4 => FromVm::Failed(Failure::new(Code::NoMemory, "no memory")),
                     5 => FromVm::Leaving { reboot: false },
                     6 => FromVm::Leaving { reboot: true },
+                    7 => FromVm::Unpaused(Ok(())),
+                    8 => FromVm::Paused(Err(Failure::new(Code::TimedOut, "a vCPU hangs"))),
                     _ => FromVm::Paused(Ok(())),
                 },
             )]
@@ -153,6 +168,13 @@ fn events(step: &Step, world: &mut World, vmm: &mut Machine) -> Vec<Event> {
             vmm.now += Duration::from_secs((*seconds).into());
             vec![Event::Time]
         }
+        Step::Wish(id, pause) => {
+            let request = RequestId(world.wishes.1);
+            world.wishes.1 += 1;
+            world.wishes.0.insert(request);
+            let vm = VmId((*id).into());
+            said(if *pause { ToVmm::Pause { request, vm } } else { ToVmm::Unpause { request, vm } })
+        }
         Step::Info => said(ToVmm::Info { request: REQUEST }),
         Step::Shutdown => vec![Event::Shutdown],
     }
@@ -177,6 +199,7 @@ proptest! {
         finish(&mut world, &mut vmm);
         prop_assert!(world.quit);
         prop_assert!(world.up.is_empty(), "an end was not told");
+        prop_assert!(world.wishes.0.is_empty(), "not answered: {:?}", world.wishes.0);
         prop_assert!(world.owed.values().all(|owed| *owed == 0), "a start was not answered: {:?}", world.owed);
     }
 }

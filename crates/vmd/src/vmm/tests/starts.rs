@@ -359,17 +359,6 @@ fn row_2_3_a_message_that_cannot_be_read_fails_the_starts_it_may_have_been_of_an
 }
 
 #[test]
-fn row_2_3_pause_and_unpause_of_an_unknown_vm_are_enoent() {
-    let mut vmm = machine();
-    let (request, vm) = (REQUEST, VmId(8));
-    let is_enoent = |result: &Result<(), Failure>| matches!(result, Err(failure) if failure.code == Code::NotFound);
-    let paused = answers(&vmm.parent(ToVmm::Pause { request, vm }));
-    assert!(matches!(paused.as_slice(), [ToParent::PauseDone { result, .. }] if is_enoent(result)));
-    let unpaused = answers(&vmm.parent(ToVmm::Unpause { request, vm }));
-    assert!(matches!(unpaused.as_slice(), [ToParent::UnpauseDone { result, .. }] if is_enoent(result)));
-}
-
-#[test]
 fn row_2_12_info_tells_each_vm_with_a_process_then_the_end() {
     let mut vmm = machine();
     vmm.up(2, "mail", 0, 0);

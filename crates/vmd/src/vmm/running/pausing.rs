@@ -1,0 +1,168 @@
+//! Pause and its end. A vm process is told one wish at a time; each is answered to who asked, also by a deadline or the
+//! VM's end.
+
+use std::collections::VecDeque;
+
+use super::*;
+
+/// How long a vm process may take. Its devices finish what is under way, for which a disk of the host may have to be waited.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// Wishes that may wait for one VM.
+pub const MAX_WAITING: usize = 16;
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    Pause,
+    Unpause,
+}
+
+/// What one VM was asked, and is to be asked.
+#[derive(Debug, Default)]
+pub(super) struct Pausing {
+    /// As its vm process last said.
+    paused: bool,
+    asked: Option<Asked>,
+    waiting: VecDeque<(RequestId, Wish)>,
+}
+
+/// What the vm process has not answered yet.
+#[derive(Debug)]
+struct Asked {
+    wish: Wish,
+    /// Who waits for it; nobody, where it is our own wish or was given up.
+    request: Option<RequestId>,
+    /// When it is given up.
+    deadline: Option<Instant>,
+}
+
+impl Wish {
+    fn message(self) -> ToVm {
+        match self {
+            Self::Pause => ToVm::Pause,
+            Self::Unpause => ToVm::Unpause,
+        }
+    }
+
+    fn answer(self, request: RequestId, vm: VmId, result: Result<(), Failure>) -> Action {
+        Action::Reply(match self {
+            Self::Pause => ToParent::PauseDone { request, vm, result },
+            Self::Unpause => ToParent::UnpauseDone { request, vm, result },
+        })
+    }
+}
+
+impl Running {
+    pub(super) fn wish(&mut self, request: RequestId, id: VmId, wish: Wish, now: Instant, out: &mut Vec<Action>) {
+        match self.may_wish(id) {
+            Ok(vm) => {
+                vm.pausing.waiting.push_back((request, wish));
+                vm.ask_next(now, out);
+            }
+            Err(failure) => out.push(wish.answer(request, id, Err(failure))),
+        }
+    }
+
+    fn may_wish(&mut self, id: VmId) -> Result<&mut Vm, Failure> {
+        let unknown = || Failure::new(Code::NotFound, format!("vm {id} does not run"));
+        let vm = self.vms.get_mut(&id).ok_or_else(unknown)?;
+        match &vm.life {
+            Life::Up { course: Course::Running | Course::Leaving, .. } => {}
+            Life::Up { course: Course::Stopping(_), .. } => {
+                return Err(Failure::new(Code::Invalid, format!("vm {id} is being stopped")));
+            }
+            Life::Described(_) | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
+                return Err(Failure::new(Code::Invalid, format!("the guest of vm {id} does not run yet")));
+            }
+            Life::Ending { .. } => return Err(unknown()),
+        }
+        let silent = vm.pausing.asked.as_ref().is_some_and(|asked| asked.request.is_none());
+        if silent || vm.pausing.waiting.len() >= MAX_WAITING {
+            return Err(Failure::new(Code::Busy, format!("vm {id} has not answered what it was asked before")));
+        }
+        Ok(vm)
+    }
+
+    /// Nobody will answer for VMs that end.
+    pub(super) fn fail_wishes_of_ending(&mut self, out: &mut Vec<Action>) {
+        for (id, vm) in &mut self.vms {
+            if matches!(vm.life, Life::Ending { .. }) {
+                vm.pausing.fail_all(*id, &Failure::new(Code::Io, format!("vm {id} ended")), out);
+            }
+        }
+    }
+}
+
+impl Vm {
+    fn ask_next(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if self.pausing.asked.is_some() {
+            return;
+        }
+        let Some((request, wish)) = self.pausing.waiting.pop_front() else { return };
+        self.pausing.asked = Some(Asked { wish, request: Some(request), deadline: Some(now + ANSWER_LIMIT) });
+        out.push(Action::TellVm(self.run, wish.message()));
+    }
+
+    /// The vm process has done it, or can't.
+    pub(super) fn answered(
+        &mut self,
+        id: VmId,
+        wish: Wish,
+        result: Result<(), Failure>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(asked) = self.pausing.asked.take_if(|asked| asked.wish == wish) else {
+            return self.breach(Member::Vm, "answered what it was not asked", out);
+        };
+        if result.is_ok() {
+            self.pausing.paused = wish == Wish::Pause;
+        }
+        out.extend(asked.request.map(|request| wish.answer(request, id, result)));
+        if matches!(self.life, Life::Up { course: Course::Stopping(_), .. }) {
+            self.wake(out);
+        }
+        self.ask_next(now, out);
+    }
+
+    /// It is to stop by itself, for which it must run: nobody else's wish counts any more.
+    pub(super) fn wake_to_stop(&mut self, id: VmId, out: &mut Vec<Action>) {
+        let failure = Failure::new(Code::Invalid, format!("vm {id} is being stopped"));
+        for (request, wish) in std::mem::take(&mut self.pausing.waiting) {
+            out.push(wish.answer(request, id, Err(failure.clone())));
+        }
+        self.wake(out);
+    }
+
+    fn wake(&mut self, out: &mut Vec<Action>) {
+        if self.pausing.paused && self.pausing.asked.is_none() {
+            self.pausing.asked = Some(Asked { wish: Wish::Unpause, request: None, deadline: None });
+            out.push(Action::TellVm(self.run, ToVm::Unpause));
+        }
+    }
+}
+
+impl Pausing {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.asked.as_ref().and_then(|asked| asked.deadline)
+    }
+
+    /// Gives up what was not answered in time, and what waits behind it. What the vm process still says to it is heard.
+    pub(super) fn late(&mut self, id: VmId, now: Instant, out: &mut Vec<Action>) {
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            let text = format!("vm {id} has not answered within {} s", ANSWER_LIMIT.as_secs());
+            out.push(Action::Log(Level::Warn, text.clone()));
+            self.fail_all(id, &Failure::new(Code::TimedOut, text), out);
+        }
+    }
+
+    fn fail_all(&mut self, id: VmId, failure: &Failure, out: &mut Vec<Action>) {
+        let asked = self.asked.as_mut().and_then(|asked| {
+            asked.deadline = None;
+            asked.request.take().map(|request| (request, asked.wish))
+        });
+        for (request, wish) in asked.into_iter().chain(std::mem::take(&mut self.waiting)) {
+            out.push(wish.answer(request, id, Err(failure.clone())));
+        }
+    }
+}
