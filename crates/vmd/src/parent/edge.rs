@@ -283,8 +283,11 @@ impl Edge {
             vmm::ToParent::Ended { vm, end } => self.event(Event::Ended(vm, end)),
             vmm::ToParent::Info { request, vm, pid, .. } => self.pulse.told(request, vm, pid),
             vmm::ToParent::InfoEnd { request } => self.compare(request),
-            vmm::ToParent::PauseDone { vm, .. } | vmm::ToParent::UnpauseDone { vm, .. } => {
-                log::error!("vmm: vm {vm} answers a pause that nobody asked for");
+            vmm::ToParent::PauseDone { request, vm, result } => {
+                self.event(Event::PauseDone(request, vm, true, result));
+            }
+            vmm::ToParent::UnpauseDone { request, vm, result } => {
+                self.event(Event::PauseDone(request, vm, false, result));
             }
         }
     }

@@ -40,6 +40,14 @@ impl Edge {
                 self.tell_vmm(ToVmm::Terminate { request, vm, how }, vec![]);
                 vec![]
             }
+            Action::Pause(request, vm) => {
+                self.tell_vmm(ToVmm::Pause { request, vm }, vec![]);
+                vec![]
+            }
+            Action::Unpause(request, vm) => {
+                self.tell_vmm(ToVmm::Unpause { request, vm }, vec![]);
+                vec![]
+            }
             Action::Answer(asked, reply) => self.answer(asked, reply),
             Action::Log(level, text) => {
                 log::log!(level, "{text}");

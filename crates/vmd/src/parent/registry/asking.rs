@@ -35,8 +35,8 @@ impl Registry {
             Request::Start(start) => self.ask_start(asker, &start, now, out),
             Request::Stop { vm, force, wait } => self.ask_stop(asked, who, &vm, force, wait, out),
             Request::Wait { vm } => self.ask_wait(asked, who, &vm),
-            Request::Pause { vm } => self.found(who, &vm).and(Err(unsupported("pause"))),
-            Request::Unpause { vm } => self.found(who, &vm).and(Err(unsupported("unpause"))),
+            Request::Pause { vm } => self.ask_pause(asked, who, &vm, true, out),
+            Request::Unpause { vm } => self.ask_pause(asked, who, &vm, false, out),
             Request::Send { vm } => {
                 root_only(who, "send").and_then(|()| self.found(who, &vm)).and(Err(unsupported("send")))
             }
@@ -58,7 +58,7 @@ impl Registry {
     }
 
     /// The VM that is meant, if there is one and the asker may use it.
-    fn found(&mut self, who: &Who, wanted: &VmRef) -> Result<VmId, Failure> {
+    pub(super) fn found(&mut self, who: &Who, wanted: &VmRef) -> Result<VmId, Failure> {
         let vm = self
             .vms
             .iter()
@@ -164,7 +164,7 @@ impl Registry {
                     out.push(Action::Answer(asked, Reply::Accepted { id: id.0 }));
                 }
             }
-            Life::Running { pid } | Life::Stopping { pid } => {
+            Life::Running { pid, .. } | Life::Stopping { pid } => {
                 vm.life = Life::Stopping { pid: *pid };
                 vm.waits.extend(wait.then_some(asked));
                 self.stops.insert(request, Stopper { asked, vm: id, wait });

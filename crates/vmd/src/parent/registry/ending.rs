@@ -27,8 +27,8 @@ impl Registry {
     pub(super) fn leaving(&mut self, id: VmId, reboot: bool) {
         let Some(vm) = self.vm(id) else { return };
         match (&vm.life, reboot) {
-            (Life::Running { pid }, false) => vm.life = Life::Stopping { pid: *pid },
-            (Life::Stopping { pid }, true) => vm.life = Life::Running { pid: *pid },
+            (Life::Running { pid, .. }, false) => vm.life = Life::Stopping { pid: *pid },
+            (Life::Stopping { pid }, true) => vm.life = Life::Running { pid: *pid, paused: false },
             _ => {}
         }
     }
@@ -92,6 +92,7 @@ impl Registry {
     pub(super) fn gone(&mut self, conn: ConnId) {
         self.forget_wait(conn, None);
         self.stops.retain(|_, stopper| stopper.asked.conn != conn);
+        self.pauses.retain(|_, asked| asked.conn != conn);
         for vm in &mut self.vms {
             if let Life::Preparing(preparation) = &mut vm.life {
                 preparation.starter = preparation.starter.filter(|asked| asked.conn != conn);

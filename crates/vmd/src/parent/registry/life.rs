@@ -62,6 +62,8 @@ pub enum Life {
     Running {
         /// Its vm process.
         pid: u32,
+        /// Its guest stands still until it is unpaused.
+        paused: bool,
     },
     /// Somebody, or the guest itself, wants it to end.
     Stopping {
@@ -102,7 +104,7 @@ impl Vm {
     /// Its vm process, while there is one.
     pub fn pid(&self) -> Option<u32> {
         match self.life {
-            Life::Running { pid } | Life::Stopping { pid } => Some(pid),
+            Life::Running { pid, .. } | Life::Stopping { pid } => Some(pid),
             Life::Waiting | Life::Stopped | Life::Preparing(_) | Life::Launching { .. } => None,
         }
     }

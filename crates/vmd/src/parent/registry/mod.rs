@@ -16,6 +16,7 @@ mod disks;
 mod ending;
 mod life;
 mod list;
+mod pausing;
 mod starting;
 #[cfg(test)]
 mod tests;
@@ -107,6 +108,8 @@ pub enum Event {
     StartDone(VmId, Result<u32, Failure>),
     /// vmm answers a stop.
     TerminateDone(RequestId, Result<(), Failure>),
+    /// vmm answers a pause, or an unpause.
+    PauseDone(RequestId, VmId, bool, Result<(), Failure>),
     /// The guest began to leave by itself.
     Leaving(VmId, bool),
     /// A VM is gone.
@@ -169,6 +172,10 @@ pub enum Action {
     Release(VmId, Keep),
     /// Ask vmm to end a VM; answered by `TerminateDone`, later `Ended`.
     Terminate(RequestId, VmId, Stop),
+    /// Ask vmm to have a guest stand still; answered by `PauseDone`.
+    Pause(RequestId, VmId),
+    /// Ask vmm to let it go on; the same.
+    Unpause(RequestId, VmId),
     /// Answer a client.
     Answer(Asked, Reply),
     /// Tell the log, at a level, about a VM.
@@ -238,6 +245,8 @@ pub struct Registry {
     next_request: u32,
     started: u64,
     stops: BTreeMap<RequestId, Stopper>,
+    /// Clients whose pause or unpause vmm has not answered yet.
+    pauses: BTreeMap<RequestId, Asked>,
     ending: bool,
     quit: bool,
 }
@@ -275,6 +284,7 @@ impl Registry {
             Event::ConsoleMade(run, result) => self.console_made(run, result, now, out),
             Event::StartDone(vm, result) => self.start_done(vm, result, out),
             Event::TerminateDone(request, result) => self.terminate_done(request, result, out),
+            Event::PauseDone(request, vm, pause, result) => self.pause_done(request, vm, pause, result, out),
             Event::Leaving(vm, reboot) => self.leaving(vm, reboot),
             Event::Ended(vm, end) => self.ended(vm, end, now, out),
             Event::VmmGone => self.vmm_gone(out),

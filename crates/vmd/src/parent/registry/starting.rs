@@ -215,7 +215,7 @@ impl Registry {
         };
         match result {
             Ok(pid) => {
-                vm.life = Life::Running { pid };
+                vm.life = Life::Running { pid, paused: false };
                 vm.started = started;
                 let tty = vm.tty.clone().unwrap_or_default();
                 let name = &vm.definition.name;
@@ -295,7 +295,7 @@ impl Registry {
                 self.fail_preparation(id, failure, out);
             }
             Life::Launching { stop, .. } => *stop = Some(how),
-            Life::Running { pid } | Life::Stopping { pid } => {
+            Life::Running { pid, .. } | Life::Stopping { pid } => {
                 vm.life = Life::Stopping { pid: *pid };
                 out.push(Action::Terminate(request, id, how));
             }

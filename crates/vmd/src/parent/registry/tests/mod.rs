@@ -1,5 +1,6 @@
 //! One test per rule of a VM's life; `world` drives it with everything in any order.
 
+mod pausing;
 mod world;
 
 use std::time::{Duration, Instant};
@@ -611,8 +612,6 @@ fn what_this_release_does_not_do_is_refused_by_name() {
     let mut f = Fixture::new(vec![definition("web")]);
     let vm = || by_name("web");
     for request in [
-        Request::Pause { vm: vm() },
-        Request::Unpause { vm: vm() },
         Request::Send { vm: vm() },
         Request::Receive { name: VmName::new("x").unwrap() },
         Request::Reload,

@@ -1,0 +1,90 @@
+//! Pause and unpause (spec, vmctl 7.3; daemon 4.4, 11.3 rows 5 and 6).
+
+use super::*;
+
+fn pause(name: &str) -> Request {
+    Request::Pause { vm: by_name(name) }
+}
+
+fn unpause(name: &str) -> Request {
+    Request::Unpause { vm: by_name(name) }
+}
+
+/// The number that vmm was asked with, and whether for a pause.
+fn asked_of_vmm(actions: &[Action]) -> (RequestId, VmId, bool) {
+    let found = actions.iter().find_map(|action| match action {
+        Action::Pause(request, vm) => Some((*request, *vm, true)),
+        Action::Unpause(request, vm) => Some((*request, *vm, false)),
+        _ => None,
+    });
+    found.unwrap_or_else(|| panic!("vmm was not asked: {actions:?}"))
+}
+
+/// As the client and then vmm do it.
+fn done(f: &mut Fixture, request: Request) {
+    let (asked, actions) = f.ask_as(root(), request);
+    let (request, vm, pause) = asked_of_vmm(&actions);
+    let actions = f.on(Event::PauseDone(request, vm, pause, Ok(())));
+    assert!(actions.contains(&Action::Answer(asked, Reply::Accepted { id: vm.0 })), "to who asked: {actions:?}");
+}
+
+#[test]
+fn a_pause_is_answered_to_who_asked_and_shows_until_the_unpause() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.running("web");
+    for _ in 0..2 {
+        done(&mut f, pause("web"));
+        assert_eq!(f.state("web"), Some(VmState::Paused), "a second one succeeds too");
+    }
+    for _ in 0..2 {
+        done(&mut f, unpause("web"));
+        assert_eq!(f.state("web"), Some(VmState::Running));
+    }
+}
+
+#[test]
+fn a_vm_that_does_not_run_is_not_paused() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    for request in [pause("web"), unpause("web")] {
+        assert_eq!(code(&f.ask(request)), Some(Code::Invalid));
+    }
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+    assert_eq!(code(&f.ask(pause("none"))), Some(Code::NotFound));
+}
+
+#[test]
+fn a_pause_that_fails_changes_nothing_and_says_why() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.running("web");
+    let (request, vm, _) = asked_of_vmm(&f.ask(pause("web")));
+    let failure = Failure::new(Code::TimedOut, "a vCPU does not leave the guest");
+    let actions = f.on(Event::PauseDone(request, vm, true, Err(failure)));
+    assert_eq!(code(&actions), Some(Code::TimedOut));
+    assert_eq!(f.state("web"), Some(VmState::Running));
+}
+
+#[test]
+fn a_client_that_leaves_gets_no_answer_and_the_vm_is_paused_all_the_same() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.running("web");
+    let (asked, actions) = f.ask_as(root(), pause("web"));
+    let (request, vm, _) = asked_of_vmm(&actions);
+    f.on(Event::Gone(asked.conn));
+    let actions = f.on(Event::PauseDone(request, vm, true, Ok(())));
+    assert!(replies(&actions).is_empty());
+    assert_eq!(f.state("web"), Some(VmState::Paused));
+}
+
+#[test]
+fn a_paused_vm_that_is_stopped_or_ends_is_paused_no_more() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.running("web");
+    done(&mut f, pause("web"));
+    f.ask(Request::Stop { vm: by_name("web"), force: false, wait: false });
+    assert_eq!(f.state("web"), Some(VmState::Stopping));
+    assert_eq!(code(&f.ask(pause("web"))), Some(Code::Invalid), "it is being stopped");
+    let id = VmId(f.line("web").unwrap().id);
+    f.on(Event::Ended(id, End::PoweredOff));
+    f.running("web");
+    assert_eq!(f.state("web"), Some(VmState::Running));
+}
