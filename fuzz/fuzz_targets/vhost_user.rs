@@ -105,8 +105,9 @@ fn request(socket: &UnixStream, script: &mut Script<'_>, fds: &Descriptors) {
             _ => fds.pipe.as_fd(),
         })
         .collect();
-    let size = if flags & 8 != 0 { script.word().into() } else { payload.len() as u32 };
-    let header = if flags & 7 == 7 { u32::from(script.byte()) } else { 1 | u32::from(flags & 1) << 3 };
+    // A wrong size costs the time in which the rest may come, so it is rare.
+    let size = if flags & 15 == 8 { script.word().into() } else { payload.len() as u32 };
+    let header = if flags & 15 == 15 { u32::from(script.byte()) } else { 1 | u32::from(flags & 1) << 3 };
     send(socket, &message(u32::from(code) % 48, header, size, &payload), &passed);
 }
 
