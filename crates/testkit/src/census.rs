@@ -14,7 +14,7 @@ pub struct Census {
     /// Network interfaces of this name space.
     pub interfaces: Vec<String>,
     /// Pseudo terminals in use.
-    pub ptys: u32,
+    pub ptys: usize,
     /// Control groups.
     pub cgroups: usize,
     /// Memory objects (a file of the daemon's tmpfs, or a memfd) that processes of vmd hold, by name.
@@ -35,7 +35,7 @@ impl Census {
         Self {
             descriptors: held.into_iter().map(|(title, fds)| (title, fds.len())).collect(),
             interfaces: interfaces(),
-            ptys: read_number("/proc/sys/kernel/pty/nr"),
+            ptys: terminals(),
             cgroups: folders_below(Path::new("/sys/fs/cgroup")),
             memory_objects,
         }
@@ -67,9 +67,10 @@ fn folders_below(dir: &Path) -> usize {
     folders.map(|entry| 1 + folders_below(&entry.path())).sum()
 }
 
-fn read_number(path: &str) -> u32 {
-    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    text.trim().parse().unwrap_or_else(|error| panic!("{path}: {error}"))
+/// Those of this name space; the kernel's own count is of all.
+fn terminals() -> usize {
+    let entries = fs::read_dir("/dev/pts").expect("/dev/pts is mounted");
+    entries.flatten().filter(|entry| entry.file_name() != "ptmx").count()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! helpers panic and say what was waited for: a test has no other way to fail.
 #![forbid(unsafe_code)]
 
+pub mod apart;
 pub mod artefacts;
 pub mod bridge;
 pub mod census;

@@ -40,39 +40,46 @@ pub fn on_kvm(test: &str, body: impl FnOnce()) {
 impl Machine {
     /// Runs `body` on such a machine. `test` is the test's path as libtest prints it.
     pub fn run(self, test: &str, body: impl FnOnce()) {
-        if env::var_os(INSIDE).is_some_and(|name| name == test) {
-            body();
-            println!("{DONE} {test}");
-            return;
-        }
-        let (success, output) = self.start_again(test);
-        assert!(success, "{test} failed on its machine, see above");
-        assert!(output.contains(&format!("{DONE} {test}")), "no test is called {test:?}: its body did not run");
+        let mut on_kvm = Command::new(artefacts::script("on-kvm"));
+        on_kvm.args(["-m", &self.memory_mib.to_string(), "-t", &self.limit_s.to_string(), "--"]);
+        again(&mut on_kvm, test, body);
     }
+}
 
-    fn start_again(self, test: &str) -> (bool, String) {
-        let mut child = Command::new("sh")
-            .args(["-c", "exec \"$@\" 2>&1", "sh"])
-            .arg(artefacts::script("on-kvm"))
-            .args(["-m", &self.memory_mib.to_string(), "-t", &self.limit_s.to_string(), "--"])
-            .arg(env::current_exe().expect("a test knows its own file"))
-            .args(["--exact", test, "--nocapture"])
-            .env(INSIDE, test)
-            .env("RUST_BACKTRACE", "0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("scripts/on-kvm can be run");
-        let mut all = String::new();
-        // Line by line: a test that hangs shows how far it came. Guests print anything, so not every line is UTF-8.
-        let mut output = BufReader::new(child.stdout.take().expect("its output is a pipe"));
-        let mut line = Vec::new();
-        while output.read_until(b'\n', &mut line).expect("a pipe can be read") > 0 {
-            let text = String::from_utf8_lossy(&line);
-            print!("{text}");
-            all.push_str(&text);
-            line.clear();
-        }
-        (child.wait().expect("it was started here").success(), all)
+/// Inside, runs the body; outside, starts the test's own binary again behind the words of `place`, for this test alone.
+pub(crate) fn again(place: &mut Command, test: &str, body: impl FnOnce()) {
+    if env::var_os(INSIDE).is_some_and(|name| name == test) {
+        body();
+        println!("{DONE} {test}");
+        return;
     }
+    let (success, output) = start_again(place, test);
+    assert!(success, "{test} failed on its machine, see above");
+    assert!(output.contains(&format!("{DONE} {test}")), "no test is called {test:?}: its body did not run");
+}
+
+fn start_again(place: &mut Command, test: &str) -> (bool, String) {
+    let (mut ours, theirs) = std::io::pipe().expect("a pipe");
+    place
+        .arg(env::current_exe().expect("a test knows its own file"))
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, test)
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .stdout(theirs.try_clone().expect("a copy"))
+        .stderr(theirs);
+    let mut child = place.spawn().unwrap_or_else(|error| panic!("{place:?}: {error}"));
+    // Our copies of its ends, so that its output ends with it.
+    place.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut all = String::new();
+    // Line by line: a test that hangs shows how far it came. Guests print anything, so not every line is UTF-8.
+    let mut output = BufReader::new(&mut ours);
+    let mut line = Vec::new();
+    while output.read_until(b'\n', &mut line).expect("a pipe can be read") > 0 {
+        let text = String::from_utf8_lossy(&line);
+        print!("{text}");
+        all.push_str(&text);
+        line.clear();
+    }
+    (child.wait().expect("it was started here").success(), all)
 }
