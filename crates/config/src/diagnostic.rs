@@ -8,6 +8,9 @@ use crate::input::{Input, Span};
 /// Characters of a source line that are shown; of a longer one, those around the caret.
 const MAX_SHOWN: usize = 160;
 
+/// Characters of a message: it may name a path, of 1023 bytes at most.
+const MAX_MESSAGE: usize = 1200;
+
 /// Characters shown before the caret when a line is cut.
 const SHOWN_BEFORE: usize = 60;
 
@@ -71,12 +74,13 @@ impl fmt::Display for Diagnostic {
         if self.severity == Severity::Warning {
             f.write_str("warning: ")?;
         }
-        write!(f, "{}", self.fault)?;
+        let fault: String = self.fault.to_string().chars().map(visible).take(MAX_MESSAGE).collect();
+        f.write_str(&fault)?;
         let Some(place) = &self.place else { return Ok(()) };
         write!(f, "\n{:>5} | {}", place.line, place.text)?;
         write!(f, "\n      | {}{}", place.indent, "^".repeat(place.width))?;
         match self.fault.hint() {
-            Some(hint) => write!(f, " {hint}"),
+            Some(hint) => write!(f, " {}", hint.chars().map(visible).collect::<String>()),
             None => Ok(()),
         }
     }

@@ -83,7 +83,7 @@ impl Registry {
                         .ok_or_else(|| {
                             Failure::new(
                                 Code::NotFound,
-                                format!("switch \"{wanted}\" of vm \"{name}\" not found; define it in vm.conf"),
+                                format!("switch \"{wanted}\" of vm \"{name}\" not found; define it in vm.conf, or see in the log why it was not made"),
                             )
                         })?,
                 ),
