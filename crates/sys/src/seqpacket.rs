@@ -57,7 +57,7 @@ pub fn recv(socket: BorrowedFd<'_>, max: usize) -> io::Result<Packet> {
     let mut packet = vec![0; length.min(max.saturating_add(1))];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let got = rustix::io::retry_on_intr(|| {
+    let got = past_reset(|| {
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut packet)], &mut control, flags)
     });
@@ -86,11 +86,19 @@ pub fn recv(socket: BorrowedFd<'_>, max: usize) -> io::Result<Packet> {
     Ok(Packet::Whole(packet, fds))
 }
 
+/// A peer that closed its end before it had read all of ours makes the next read fail, once: what it had said is still there.
+fn past_reset<T>(mut read: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    match rustix::io::retry_on_intr(&mut read) {
+        Err(rustix::io::Errno::CONNRESET) => rustix::io::retry_on_intr(read),
+        other => other,
+    }
+}
+
 /// Bytes of the next packet, 0 at the end; none where nothing is there (a read then could cut what just arrives).
 fn waiting(socket: BorrowedFd<'_>) -> io::Result<Option<usize>> {
     let flags = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
     let mut none: [u8; 0] = [];
-    match rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut none[..], flags)) {
+    match past_reset(|| rustix::net::recv(socket, &mut none[..], flags)) {
         Ok((_, length)) => Ok(Some(length)),
         Err(rustix::io::Errno::AGAIN) => Ok(None),
         Err(rustix::io::Errno::CONNRESET) => Ok(Some(0)),
@@ -124,6 +132,19 @@ mod tests {
         send(a.as_fd(), &[8; 64], &[]).unwrap();
         assert!(matches!(recv(b.as_fd(), 64).unwrap(), Packet::TooLong));
         assert_eq!(whole(recv(b.as_fd(), 64).unwrap()).0, [8; 64]);
+    }
+
+    #[test]
+    fn last_words_of_a_peer_that_did_not_read_ours_are_heard() {
+        let (a, b) = pair().unwrap();
+        send(b.as_fd(), b"never read", &[]).unwrap();
+        send(a.as_fd(), b"why", &[b.as_fd()]).unwrap();
+        send(a.as_fd(), b"bye", &[]).unwrap();
+        drop(a);
+        let (bytes, fds) = whole(recv(b.as_fd(), 64).unwrap());
+        assert_eq!((bytes.as_slice(), fds.len()), (&b"why"[..], 1));
+        assert_eq!(whole(recv(b.as_fd(), 64).unwrap()).0, b"bye");
+        assert!(matches!(recv(b.as_fd(), 64).unwrap(), Packet::Closed));
     }
 
     #[test]

@@ -145,7 +145,11 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
     pub fn recv_within(&mut self, limit: Duration) -> Result<Received<Rx>, ChannelError> {
         let end = Instant::now() + limit;
         loop {
-            self.flush()?;
+            match self.flush() {
+                // A peer that is gone takes nothing more; what it had said is still to be read.
+                Err(ChannelError::Socket(error)) if error.kind() == io::ErrorKind::BrokenPipe => self.queue.clear(),
+                other => other?,
+            }
             match self.recv()? {
                 Received::Empty => {}
                 other => return Ok(other),

@@ -96,3 +96,14 @@ fn waiting_ends_at_the_deadline() {
     let (mut a, _b) = ends();
     assert!(matches!(a.recv_within(Duration::from_millis(10)), Err(ChannelError::Late(_))));
 }
+
+#[test]
+fn last_words_of_a_peer_that_is_gone_are_heard_also_when_something_waits_to_be_sent() {
+    let (mut a, mut b) = ends();
+    a.send(&Say::Words(Text::new("why").unwrap()), vec![]).unwrap();
+    drop(a);
+    assert!(b.send(&Say::Words(Text::new("unread").unwrap()), vec![]).is_err());
+    let limit = std::time::Duration::from_secs(5);
+    assert!(matches!(b.recv_within(limit), Ok(Received::Message(..))));
+    assert!(matches!(b.recv_within(limit), Ok(Received::Closed)));
+}
