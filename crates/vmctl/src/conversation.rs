@@ -8,7 +8,7 @@ use std::time::Duration;
 use proto::channel::ChannelError;
 use proto::client::{Reply, Request, ToClient, ToControl, VERSION, VmLine};
 use proto::failure::plain;
-use proto::{Channel, Received, RequestId};
+use proto::{Channel, Failure, Received, RequestId};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// How long the daemon may take to greet. It answers from memory; longer means that it hangs.
@@ -26,6 +26,9 @@ pub enum TalkError {
     /// The daemon ended the connection.
     #[error("pipe closed: the daemon ended the connection; its log says why")]
     Closed,
+    /// The daemon takes no more clients, and says so.
+    #[error("{0}")]
+    TurnedAway(Failure),
     /// The daemon speaks another version.
     #[error(
         "the daemon speaks version {daemon} of the protocol, this vmctl version {client}: use the vmctl that came with it"
@@ -44,9 +47,24 @@ pub enum TalkError {
     Channel(#[from] ChannelError),
 }
 
+/// A socket that the daemon has closed is its end of the conversation, whatever it was used for.
+fn ended(error: ChannelError) -> TalkError {
+    match error {
+        ChannelError::Socket(cause)
+            if matches!(cause.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+        {
+            TalkError::Closed
+        }
+        error => error.into(),
+    }
+}
+
 fn connect_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "; is vmd running?",
+        _ if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::PROTOTYPE) => {
+            "; another program listens there: end it, then start vmd"
+        }
         io::ErrorKind::PermissionDenied => "; \"socket owner\" in vm.conf says who may use vmd",
         _ => "",
     }
@@ -67,11 +85,19 @@ impl Conversation {
         let address = SocketAddrUnix::new(path).map_err(failed)?;
         rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address)).map_err(failed)?;
         let mut channel = Channel::new(socket);
-        channel.send(&ToControl::Hello { version: VERSION }, Vec::new())?;
-        match channel.recv_within(GREETING)? {
+        // Who is turned away is told why before it has said a word, and its greeting meets a closed socket.
+        let sent = channel.send(&ToControl::Hello { version: VERSION }, Vec::new());
+        let greeting = channel.recv_within(GREETING).map_err(ended)?;
+        if !matches!(greeting, Received::Message(ToClient::Answer { .. }, _)) {
+            sent.map_err(ended)?;
+        }
+        match greeting {
             Received::Message(ToClient::Hello { .. }, _) => Ok(Self { channel, last: 0 }),
             Received::Message(ToClient::WrongVersion { daemon, client }, _) => {
                 Err(TalkError::Version { daemon, client })
+            }
+            Received::Message(ToClient::Answer { reply: Reply::Failed(failure), .. }, _) => {
+                Err(TalkError::TurnedAway(failure))
             }
             Received::Message(ToClient::Answer { .. }, _) => Err(TalkError::Unexpected),
             Received::Empty | Received::Closed => Err(TalkError::Closed),
@@ -81,7 +107,7 @@ impl Conversation {
     /// Sends a request; its answers are read with [`Conversation::reply`] before the next is sent.
     pub fn ask(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<(), TalkError> {
         self.last = self.last.wrapping_add(1);
-        Ok(self.channel.send(&ToControl::Ask { id: RequestId(self.last), request }, fds)?)
+        self.channel.send(&ToControl::Ask { id: RequestId(self.last), request }, fds).map_err(ended)
     }
 
     /// The next answer to the last request, however long it takes.
@@ -92,7 +118,7 @@ impl Conversation {
                 Ok(Received::Message(ToClient::Answer { .. }, _)) | Err(ChannelError::Late(_)) => {}
                 Ok(Received::Message(_, _)) => return Err(TalkError::Unexpected),
                 Ok(Received::Empty | Received::Closed) => return Err(TalkError::Closed),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(ended(error)),
             }
         }
     }
@@ -104,7 +130,7 @@ impl Conversation {
     }
 
     /// All VMs, in the daemon's order, or the daemon's reason for telling none.
-    pub fn list(&mut self) -> Result<Result<Vec<VmLine>, proto::Failure>, TalkError> {
+    pub fn list(&mut self) -> Result<Result<Vec<VmLine>, Failure>, TalkError> {
         self.ask(Request::List, Vec::new())?;
         let mut vms = Vec::new();
         loop {
