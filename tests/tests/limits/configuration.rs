@@ -1,0 +1,144 @@
+//! A vm.conf with any error: each is told at its place, or with the file's name, and vmd does not start.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::Instant;
+
+use testkit::apart::apart;
+use testkit::daemon::Daemon;
+
+use crate::world::{Quiet, ends, gone, refused, text, vmd};
+
+/// Longest line that a user gets to see, in characters.
+const MAX_LINE: usize = 300;
+
+/// Checked and started with this configuration, vmd ends with status 1; what it says.
+#[track_caller]
+fn told(configuration: &[u8]) -> String {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("vm.conf");
+    fs::write(&file, configuration).expect("it is ours");
+    let [checked, started] = ["-n", "-d"].map(|option| vmd(&[option, "-f", text(&file)]));
+    assert_eq!(checked, started, "the check says what the start says");
+    assert_eq!((checked.status, checked.stdout.as_str()), (Some(1), ""), "{}", checked.stderr);
+    gone();
+    checked.stderr.replace(text(&file), "vm.conf")
+}
+
+#[test]
+fn a_configuration_that_can_not_be_read_is_named() {
+    apart("configuration::a_configuration_that_can_not_be_read_is_named", || {
+        for (file, why) in [
+            ("/nowhere/vm.conf", "No such file or directory"),
+            ("", "No such file or directory"),
+            ("/etc", "Is a directory"),
+            ("/dev/zero", "more than 64 MiB: no configuration"),
+        ] {
+            let said = format!("vmd: failed to open \"{file}\": {why}; -f names the configuration\n");
+            for option in ["-n", "-d"] {
+                let reply = vmd(&[option, "-f", file]);
+                assert_eq!((reply.status, reply.stderr), (Some(1), said.clone()));
+            }
+        }
+        let said = told(b"include \"/etc\"\ninclude \"/dev/zero\"\n");
+        assert!(said.starts_with("vm.conf:1:9: failed to include file /etc: Is a directory\n"), "{said}");
+        assert!(said.contains("vm.conf:2:9: failed to include file /dev/zero: more than 64 MiB"), "{said}");
+        let usage = vmd(&["-n", "-z"]);
+        assert_eq!((usage.status, &*usage.stderr), (Some(1), "usage: vmd [-dnv] [-D macro=value] [-f file]\n"));
+    });
+}
+
+#[test]
+fn what_is_too_much_or_too_little_is_told_with_the_bounds() {
+    apart("configuration::what_is_too_much_or_too_little_is_told_with_the_bounds", || {
+        for (option, message, hint) in [
+            ("cpus 65", "invalid number of cpus: 65", "^^ expected 1 to 64"),
+            ("cpus 0", "invalid number of cpus: 0", "^ expected 1 to 64"),
+            ("memory 0", "failed to parse size: 0: memory size must be at least 1MB", "^ a number alone is bytes"),
+            ("memory 512", "failed to parse size: 512", "did you mean \"512M\"?"),
+            ("memory 200G", "memory size too large (limit is 128G)", "^^^^"),
+            ("interfaces 9", "too many interfaces: 9", "^ at most 8"),
+            ("boot \"/nowhere\"", "kernel path not found: \"/nowhere\": No such file", "^ correct the path"),
+            ("disk \"/nowhere\"", "disk path not found: \"/nowhere\"", "make a disk with \"vmctl create\""),
+        ] {
+            let said = told(format!("vm \"web\" {{\n\t{option}\n}}\n").as_bytes());
+            assert!(said.starts_with("vm.conf:2:") && said.contains(message), "{said}");
+            assert!(said.contains(&format!("    2 | \t{option}\n")) && said.contains(hint), "{option}: {said}");
+        }
+        let disks = "\tdisk \"/etc/passwd\"\n".repeat(17);
+        let said = told(format!("vm \"web\" {{\n{disks}}}\n").as_bytes());
+        assert!(said.starts_with("vm.conf:18:7: failed to parse disks: /etc/passwd: too many disks\n"), "{said}");
+    });
+}
+
+#[test]
+fn names_that_nothing_can_have_are_told() {
+    apart("configuration::names_that_nothing_can_have_are_told", || {
+        for name in ["", "a b", "-a", "a/b", "é", "a\u{1b}[31mb", "..", "a\u{202e}b"] {
+            let said = told(format!("vm \"{name}\" {{\n\tboot \"/etc/passwd\"\n}}\n").as_bytes());
+            assert!(said.starts_with("vm.conf:1:4: invalid VM name"), "{name:?}: {said}");
+            assert!(said.contains("expected letters, digits"), "{name:?}: {said}");
+            assert!(!said.chars().any(|letter| letter.is_control() && !matches!(letter, '\n' | '\t')), "{said:?}");
+        }
+        for (bridge, message, hint) in [
+            ("averyverylongbridge", "switch interface too long: averyverylongbridge", "at most 15 bytes"),
+            ("\"a/b\"", "invalid switch interface: a/b", "expected a bridge's name without blanks"),
+            ("\"a b\"", "invalid switch interface: a b", "expected a bridge's name without blanks"),
+        ] {
+            let said = told(format!("switch \"lan\" {{\n\tinterface {bridge}\n}}\n").as_bytes());
+            assert!(said.starts_with("vm.conf:2:12: ") && said.contains(message) && said.contains(hint), "{said}");
+        }
+        let said = told(b"switch \"lan\" {\n}\n");
+        assert!(said.contains("switch \"lan\" is missing interface name"), "{said}");
+    });
+}
+
+#[test]
+fn garbage_is_refused_line_by_line_and_can_not_command_a_terminal() {
+    apart("configuration::garbage_is_refused_line_by_line_and_can_not_command_a_terminal", || {
+        // A multiplicative sequence: every byte at every place, and the same each time.
+        let mut state = 1u32;
+        let garbage: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .take(100_000)
+        .collect();
+        let program = fs::read(testkit::artefacts::vmctl()).expect("a program");
+        let long = [b"vm \"".as_slice(), &b"x".repeat(1 << 20), b"\" {\n}\n"].concat();
+        for bytes in
+            [&*garbage, &program[..100_000], &long, b"vm \"a\" {\n\tboot \"/etc/pas\0swd\"\n}\n", &[0xff; 4096]]
+        {
+            let said = told(bytes);
+            assert!(said.starts_with("vm.conf:"), "{said:?}");
+            let control = said.chars().find(|letter| letter.is_control() && !matches!(letter, '\n' | '\t'));
+            assert_eq!(control, None);
+            assert!(said.lines().all(|line| line.chars().count() < MAX_LINE), "a line without end");
+        }
+        let crlf = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(crlf.path(), "vm \"web\" {\r\n\tdisable\r\n\tboot \"/etc/passwd\"\r\n}\r\n").expect("it is ours");
+        assert_eq!(vmd(&["-n", "-f", text(crlf.path())]).success().stderr, "configuration OK\n");
+    });
+}
+
+#[test]
+fn ten_thousand_vms_are_started_with_and_listed() {
+    apart("configuration::ten_thousand_vms_are_started_with_and_listed", || {
+        let mut configuration = String::new();
+        for number in 1..=10_000 {
+            let block = "{\n\tdisable\n\tboot \"/dev/null\"\n}";
+            writeln!(configuration, "vm \"vm{number}\" {block}").expect("a string can be written to");
+        }
+        let daemon = Daemon::start_quietly(&configuration);
+        let began = Instant::now();
+        let rows = daemon.status();
+        println!("10,000 VMs listed in {:?}", began.elapsed());
+        assert_eq!((rows.len(), &*rows[9_999].name, rows[9_999].id), (10_000, "vm10000", 10_000));
+        let quiet = Quiet::of(&daemon);
+        let said = "kernel \"/dev/null\": is a character device, kernel must be a regular file";
+        refused(&daemon, &["start", "vm9999"], &format!("vmctl: start \"vm9999\": {said}"));
+        refused(&daemon, &["start", "10001"], "vmctl: start vm 10001: vm 10001 not found");
+        quiet.again();
+        ends(daemon);
+    });
+}

@@ -1,0 +1,191 @@
+//! The control socket against clients that mean harm or mean nothing: each loses its own connection, nobody else anything.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use proto::client::{Reply, Request, ToClient, ToControl, VERSION, VmRef};
+use proto::{Channel, MAX_MESSAGE, Received, RequestId, VmName};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::{Gid, Uid};
+use testkit::apart::apart;
+use testkit::daemon::Daemon;
+use testkit::deadline::{self, DAEMON};
+
+use crate::world::{Quiet, ends, refused};
+
+type Client = Channel<ToControl, ToClient>;
+
+/// A VM that can't start, and a socket that nobody's group may use.
+const CONFIGURATION: &str = "socket owner root:nogroup\nvm \"web\" {\n\tdisable\n\tboot \"/dev/null\"\n}\n";
+
+fn connection() -> Client {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket");
+    let address = SocketAddrUnix::new("/run/vmd.sock").expect("an address");
+    connect(&socket, &address).expect("the daemon listens");
+    Channel::new(socket)
+}
+
+fn greeted() -> Client {
+    let mut client = connection();
+    client.send(&ToControl::Hello { version: VERSION }, vec![]).expect("sent");
+    let hello = client.recv_within(DAEMON);
+    assert!(matches!(hello, Ok(Received::Message(ToClient::Hello { .. }, _))), "{hello:?}");
+    client
+}
+
+fn ask(number: u32, request: Request) -> ToControl {
+    ToControl::Ask { id: RequestId(number), request }
+}
+
+fn web() -> VmRef {
+    VmRef::Name(VmName::new("web").expect("a name"))
+}
+
+/// Reads until the daemon ends the connection; panics if it does not.
+fn is_ended(client: &mut Client) {
+    loop {
+        match client.recv_within(DAEMON) {
+            Ok(Received::Message(..)) => {}
+            Ok(Received::Closed) => return,
+            Err(proto::channel::ChannelError::Socket(_)) => return, // reset: what we had sent was not all read
+            other => panic!("the connection is not ended: {other:?}"),
+        }
+    }
+}
+
+/// Another client is served.
+fn serves(daemon: &Daemon) {
+    assert_eq!(daemon.vmctl(&["status"]).success().stdout.lines().count(), 2);
+}
+
+fn sent(client: &Client, bytes: &[u8], fds: &[OwnedFd]) -> bool {
+    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+    sys::seqpacket::send(client.as_fd(), bytes, &fds).is_ok()
+}
+
+#[test]
+fn garbage_half_messages_and_what_is_too_long_end_their_connection_alone() {
+    apart("socket::garbage_half_messages_and_what_is_too_long_end_their_connection_alone", || {
+        let daemon = Daemon::start_quietly(CONFIGURATION);
+        let quiet = Quiet::of(&daemon);
+        let path = proto::Text::new(&"/x".repeat(500)).expect("a path");
+        let hello = postcard::to_stdvec(&ToControl::Hello { version: VERSION }).expect("encoded");
+        let whole = postcard::to_stdvec(&ask(1, Request::Load { path })).expect("encoded");
+        let mut witness = greeted();
+        for bytes in
+            [&[0xff; 9][..], b"GET / HTTP/1.0\r\n\r\n", &hello[..1], &[], &vec![0xa5; MAX_MESSAGE], &vec![1; 150_000]]
+        {
+            let mut client = connection();
+            assert!(sent(&client, bytes, &[]), "{} bytes", bytes.len());
+            is_ended(&mut client);
+            serves(&daemon);
+        }
+        for length in [1, 2, 3, 10, whole.len() / 2, whole.len() - 1] {
+            let mut client = greeted();
+            assert!(sent(&client, &whole[..length], &[]));
+            is_ended(&mut client);
+        }
+        // Descriptors that no message has, and a second greeting.
+        let null = || OwnedFd::from(File::open("/dev/null").expect("it is there"));
+        let mut client = connection();
+        assert!(sent(&client, &hello, &[null(), null(), null()]));
+        is_ended(&mut client);
+        let mut client = greeted();
+        assert!(sent(&client, &hello, &[]));
+        is_ended(&mut client);
+        serves(&daemon);
+        witness.send(&ask(1, Request::List), vec![]).expect("sent");
+        let answer = witness.recv_within(DAEMON);
+        assert!(
+            matches!(answer, Ok(Received::Message(ToClient::Answer { reply: Reply::Vms(_), .. }, _))),
+            "{answer:?}"
+        );
+        drop(witness);
+        quiet.again();
+        ends(daemon);
+    });
+}
+
+#[test]
+fn who_leaves_at_any_point_leaves_nothing() {
+    apart("socket::who_leaves_at_any_point_leaves_nothing", || {
+        let daemon = Daemon::start_quietly(CONFIGURATION);
+        let quiet = Quiet::of(&daemon);
+        let start = || proto::client::Start {
+            vm: web(),
+            instance_of: None,
+            memory: None,
+            cpus: None,
+            kernel: None,
+            disks: proto::List::default(),
+            cdrom: None,
+            nics: proto::List::default(),
+            boot_device: None,
+        };
+        drop(connection());
+        let half = connection();
+        assert!(sent(&half, &[0], &[]));
+        drop(half);
+        drop(greeted());
+        for request in [Request::List, Request::Start(Box::new(start())), Request::Wait { vm: web() }, Request::Reload]
+        {
+            let mut client = greeted();
+            client.send(&ask(1, request), vec![]).expect("sent");
+            drop(client);
+            serves(&daemon);
+        }
+        quiet.again();
+        ends(daemon);
+    });
+}
+
+#[test]
+fn who_floods_and_never_reads_is_cut_off_and_others_are_served() {
+    apart("socket::who_floods_and_never_reads_is_cut_off_and_others_are_served", || {
+        let daemon = Daemon::start_quietly(CONFIGURATION);
+        let quiet = Quiet::of(&daemon);
+        let list = postcard::to_stdvec(&ask(1, Request::List)).expect("encoded");
+        let flooders: Vec<Client> = (0..8).map(|_| greeted()).collect();
+        for round in 0..2000 {
+            for flooder in &flooders {
+                sent(flooder, &list, &[]); // full, or cut off: the next finds out
+            }
+            if round % 500 == 0 {
+                serves(&daemon);
+            }
+        }
+        serves(&daemon);
+        drop(flooders);
+        quiet.again();
+        ends(daemon);
+    });
+}
+
+#[test]
+fn a_thousand_connections_of_one_user_leave_room_for_others() {
+    apart("socket::a_thousand_connections_of_one_user_leave_room_for_others", || {
+        let daemon = Daemon::start_quietly(CONFIGURATION);
+        let quiet = Quiet::of(&daemon);
+        // A thread with that user's ids, as another process of theirs would have them.
+        let crowd = std::thread::spawn(|| {
+            let (uid, gid) = (Uid::from_raw(65534), Gid::from_raw(65534));
+            rustix::thread::set_thread_groups(&[gid]).expect("root may");
+            rustix::thread::set_thread_res_gid(gid, gid, gid).expect("root may");
+            rustix::thread::set_thread_res_uid(uid, uid, uid).expect("root may");
+            (0..1000).map(|_| connection()).collect::<Vec<Client>>()
+        });
+        let crowd = crowd.join().expect("all connect");
+        deadline::until("root to be served beside them", DAEMON, || {
+            daemon.vmctl(&["status"]).status.filter(|status| *status == 0)
+        });
+        serves(&daemon);
+        drop(crowd);
+        quiet.again();
+        // Root itself is told when no place is left.
+        let crowd: Vec<Client> = (0..256).map(|_| greeted()).collect();
+        refused(&daemon, &["status"], "vmctl: vmd serves 256 clients already; try again when one has left");
+        drop(crowd);
+        quiet.again();
+        ends(daemon);
+    });
+}

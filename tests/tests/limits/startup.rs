@@ -1,0 +1,116 @@
+//! What vmd can't start with: one line, in the background too, exit status 1, and a host as it was.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use rustix::process::{Pid, Signal, kill_process};
+use testkit::apart::{apart, mount, unmount};
+use testkit::artefacts;
+use testkit::daemon::Daemon;
+
+use crate::world::{as_nobody, gone, in_run, run, text, vmd};
+
+/// Neither in the foreground nor in the background does it start, and both say this.
+#[track_caller]
+fn does_not_start(why: &str) {
+    let conf = tempfile::NamedTempFile::new().expect("a file");
+    for options in [&["-d", "-f"][..], &["-f"]] {
+        let reply = vmd(&[options, &[text(conf.path())]].concat());
+        assert_eq!((reply.status, reply.stdout.as_str()), (Some(1), ""), "{options:?}: {reply:?}");
+        assert_eq!(reply.stderr, format!("vmd: {why}\n"), "{options:?}");
+    }
+}
+
+#[test]
+fn a_dev_kvm_that_is_none_is_told_before_anything_is_made() {
+    apart("startup::a_dev_kvm_that_is_none_is_told_before_anything_is_made", || {
+        let kvm = Path::new("/dev/kvm");
+        let said = |why: &str| {
+            does_not_start(&format!(
+                "/dev/kvm: {why}; is kvm_intel or kvm_amd loaded, and virtualization enabled in the firmware?"
+            ));
+            gone();
+        };
+        fs::remove_file(kvm).expect("it is ours");
+        said("No such file or directory");
+        fs::write(kvm, "no KVM").expect("it is ours");
+        said("not a character device");
+        fs::remove_file(kvm).and_then(|()| fs::create_dir(kvm)).expect("it is ours");
+        said("Is a directory");
+        fs::remove_dir(kvm).and_then(|()| symlink("kvm", kvm)).expect("it is ours");
+        said("Too many levels of symbolic links");
+        fs::remove_file(kvm).expect("it is ours");
+        run(std::process::Command::new("mkfifo").arg(kvm)).success();
+        said("not a character device");
+    });
+}
+
+#[test]
+fn a_run_that_can_not_be_used_is_told_with_the_name_that_can_not_be_had() {
+    apart("startup::a_run_that_can_not_be_used_is_told_with_the_name_that_can_not_be_had", || {
+        let said = |what: &str, why: &str| {
+            does_not_start(&format!("{what}: {why}; make /run writable, and remove what else has this name"));
+        };
+        mount("-t tmpfs -o ro tmpfs /run");
+        said("pid file /run/vmd.pid", "Read-only file system");
+        unmount("/run");
+        mount("-t tmpfs -o nr_inodes=2 tmpfs /run");
+        said("control socket /run/vmd.sock", "No space left on device");
+        assert_eq!(in_run(), Vec::<String>::new());
+        unmount("/run");
+        for (name, what) in [("vmd.pid", "pid file"), ("vmd.sock", "control socket")] {
+            let path = Path::new("/run").join(name);
+            fs::create_dir(&path).expect("it is ours");
+            said(&format!("{what} {}", path.display()), "Is a directory");
+            assert_eq!(in_run(), [name], "nothing but what was in the way");
+            fs::remove_dir(path).expect("it is ours");
+        }
+        symlink("/etc/passwd", "/run/vmd.pid").expect("it is ours");
+        said("pid file /run/vmd.pid", "Too many levels of symbolic links");
+    });
+}
+
+#[test]
+fn two_vmds_are_one_and_the_second_names_the_first() {
+    apart("startup::two_vmds_are_one_and_the_second_names_the_first", || {
+        let first = Daemon::start("vm \"web\" {\n\tdisable\n\tboot \"/dev/null\"\n}\n");
+        does_not_start(&format!("vmd already runs (pid {}): stop it first", first.process().pid));
+        assert_eq!(first.row("web").state, "stopped", "the first serves");
+        assert!(first.stop().success());
+        gone();
+        // In the background: it serves when the command returns.
+        let conf = tempfile::NamedTempFile::new().expect("a file");
+        assert_eq!(vmd(&["-f", text(conf.path())]).success().stderr, "");
+        let pid = fs::read_to_string("/run/vmd.pid").expect("its pid file");
+        does_not_start(&format!("vmd already runs (pid {}): stop it first", pid.trim()));
+        let pid = Pid::from_raw(pid.trim().parse().expect("a pid")).expect("a pid");
+        kill_process(pid, Signal::TERM).expect("it is ours");
+        gone();
+    });
+}
+
+#[test]
+fn who_may_not_and_a_host_without_the_user_are_told() {
+    apart("startup::who_may_not_and_a_host_without_the_user_are_told", || {
+        for options in [&["-d", "-f", "/dev/null"][..], &["-f", "/dev/null"]] {
+            let reply = as_nobody(&readable_vmd(), options);
+            assert_eq!(
+                (reply.status, reply.stderr.as_str()),
+                (Some(1), "vmd: need root privileges: start vmd as root\n")
+            );
+        }
+        fs::write("/mnt/passwd", "root:x:0:0::/root:/bin/sh\n").expect("it is ours");
+        does_not_start(
+            "unknown user _vmd: make it with \"useradd --system --no-create-home --shell /usr/sbin/nologin _vmd\"",
+        );
+        gone();
+    });
+}
+
+/// The program where everybody may execute it; where it was built, that may not be so.
+fn readable_vmd() -> std::path::PathBuf {
+    let copy = Path::new("/mnt/vmd").to_path_buf();
+    fs::copy(artefacts::vmd(), &copy).expect("it is ours");
+    copy
+}
