@@ -19,8 +19,8 @@ pub enum Packet {
     Whole(Vec<u8>, Vec<OwnedFd>),
     /// A packet longer than the limit, or with more descriptors than [`MAX_FDS`]; what it carried was closed.
     TooLong,
-    /// The process may have no more descriptors, so some that came were closed, and the rest of it with them.
-    NoRoom,
+    /// A packet whose descriptors did not all get a number here, as the process may have no more; all were closed.
+    NoRoom(Vec<u8>),
     /// Nothing there now.
     Empty,
     /// The peer is gone.
@@ -77,7 +77,8 @@ pub fn recv(socket: BorrowedFd<'_>, max: usize) -> io::Result<Packet> {
     }
     if got.flags.contains(ReturnFlags::CTRUNC) {
         // More than there is space for here fill that space; fewer did not all get a number (unix(7)).
-        return Ok(if fds.len() < MAX_FDS { Packet::NoRoom } else { Packet::TooLong });
+        packet.truncate(got.bytes);
+        return Ok(if fds.len() < MAX_FDS { Packet::NoRoom(packet) } else { Packet::TooLong });
     }
     if got.bytes == 0 && fds.is_empty() {
         return Ok(Packet::Closed);
@@ -156,7 +157,7 @@ mod tests {
             crate::limits::set(crate::limits::Resource::Nofile, 64).unwrap();
             let mut full: Vec<_> = std::iter::from_fn(|| a.try_clone().ok()).collect();
             full.pop();
-            assert!(matches!(recv(b.as_fd(), 64).unwrap(), Packet::NoRoom));
+            assert!(matches!(recv(b.as_fd(), 64).unwrap(), Packet::NoRoom(bytes) if bytes == b"two"));
             assert!(a.try_clone().is_ok(), "the one that found a number was closed");
             full.truncate(full.len() - 1);
             send(a.as_fd(), b"two", &many[..2]).unwrap();

@@ -46,15 +46,11 @@ pub fn descriptors(world: &mut World) {
     of_the_parent(world);
 }
 
-/// What comes with the first message of a start: log, kernel, memory, cgroup. Without room for these vmm does not learn which
-/// start it has lost, and the caller is told so only when the parent's patience ends, after 120 s.
-const FIRST: u64 = 4;
-
 fn of_vmm(world: &mut World) {
     let vmm = world.role("vmm");
-    let words = ["Too many open files", "no descriptor is free for those of a message"];
+    let words = ["Too many open files", "vmm has no descriptor free for what the start brings"];
     step_by_step(world, "a descriptor that vmm can't have", ROUNDS / 2, 12, &words, |world, name, step| {
-        let _few = Limited::softly(vmm, Resource::Nofile, full(vmm) + FIRST + step);
+        let _few = Limited::softly(vmm, Resource::Nofile, full(vmm) + step);
         world.start(name)
     });
 }

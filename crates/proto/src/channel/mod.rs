@@ -34,7 +34,7 @@ pub enum ChannelError {
     /// More than the limit, in bytes or descriptors.
     #[error("message over {MAX_MESSAGE} bytes or {} descriptors", seqpacket::MAX_FDS)]
     TooLong,
-    /// The message's descriptors did not all get a number here, and it is lost.
+    /// The message's descriptors did not all get a number here, and it is lost: see [`Channel::take_lost`].
     #[error("no descriptor is free for those of a message")]
     NoRoom,
     /// Another number of descriptors than the message has.
@@ -72,6 +72,8 @@ pub enum Received<Rx> {
 pub struct Channel<Tx, Rx> {
     socket: OwnedFd,
     queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    /// The message that [`ChannelError::NoRoom`] was about.
+    lost: Option<Vec<u8>>,
     types: PhantomData<fn(Tx) -> Rx>,
 }
 
@@ -84,7 +86,7 @@ pub fn pair<A: Message, B: Message>() -> io::Result<(Channel<A, B>, Channel<B, A
 impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
     /// The end that is `socket`, connected and of type SOCK_SEQPACKET.
     pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, queue: VecDeque::new(), types: PhantomData }
+        Self { socket, queue: VecDeque::new(), lost: None, types: PhantomData }
     }
 
     /// Sends now, or queues behind what waits. The descriptors are closed here once they are sent.
@@ -123,10 +125,14 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
 
     /// Reads one message without waiting. After an error of the peer's making the caller ends the conversation.
     pub fn recv(&mut self) -> Result<Received<Rx>, ChannelError> {
+        self.lost = None;
         let (bytes, fds) = match seqpacket::recv(self.socket.as_fd(), MAX_MESSAGE)? {
             Packet::Whole(bytes, fds) => (bytes, fds),
             Packet::TooLong => return Err(ChannelError::TooLong),
-            Packet::NoRoom => return Err(ChannelError::NoRoom),
+            Packet::NoRoom(bytes) => {
+                self.lost = Some(bytes);
+                return Err(ChannelError::NoRoom);
+            }
             Packet::Empty => return Ok(Received::Empty),
             Packet::Closed => return Ok(Received::Closed),
         };
@@ -138,6 +144,12 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
             return Err(ChannelError::Descriptors { got: fds.len(), want: message.fds() });
         }
         Ok(Received::Message(message, fds))
+    }
+
+    /// The message that the last read lost for want of descriptors, without any: so that who waits for it can be told.
+    pub fn take_lost(&mut self) -> Option<Rx> {
+        let bytes = self.lost.take()?;
+        postcard::take_from_bytes::<Rx>(&bytes).ok().filter(|(_, rest)| rest.is_empty()).map(|(message, _)| message)
     }
 
     /// Sends what waits, then reads one message, waiting at most `limit`: for roles with a single peer and no loop.

@@ -107,3 +107,19 @@ fn last_words_of_a_peer_that_is_gone_are_heard_also_when_something_waits_to_be_s
     assert!(matches!(b.recv_within(limit), Ok(Received::Message(..))));
     assert!(matches!(b.recv_within(limit), Ok(Received::Closed)));
 }
+
+#[test]
+fn what_was_lost_for_want_of_descriptors_is_known() {
+    let (_a, mut b) = ends();
+    assert!(b.take_lost().is_none());
+    b.lost = Some(postcard::to_stdvec(&Say::Thing).unwrap());
+    assert_eq!(b.take_lost(), Some(Say::Thing));
+    assert!(b.take_lost().is_none(), "once");
+    for bytes in [vec![], vec![9], vec![1, 0]] {
+        b.lost = Some(bytes);
+        assert!(b.take_lost().is_none(), "what is no message is none");
+    }
+    b.lost = Some(postcard::to_stdvec(&Say::Thing).unwrap());
+    assert!(matches!(b.recv().unwrap(), Received::Empty));
+    assert!(b.take_lost().is_none(), "it is of the last read alone");
+}

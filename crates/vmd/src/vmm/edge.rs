@@ -262,7 +262,10 @@ impl Edge {
                 Ok(Received::Empty) => return self.speak(),
                 Ok(Received::Closed) => return self.parent_gone("closed"),
                 Err(ChannelError::Socket(error)) => return self.parent_gone(&error.to_string()),
-                Err(error) => self.happened(Event::Lost(error.to_string()), Vec::new()),
+                Err(error) => {
+                    let lost = self.parent.take_lost().map(|message| Event::WithoutDescriptors(Box::new(message)));
+                    self.happened(lost.unwrap_or_else(|| Event::Lost(error.to_string())), Vec::new());
+                }
             }
         }
     }

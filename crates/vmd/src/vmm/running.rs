@@ -25,6 +25,7 @@ use sys::child::Exit;
 
 mod asked;
 mod ending;
+mod lost;
 pub mod pausing;
 mod starting;
 
@@ -120,8 +121,10 @@ pub enum HostFd {
 pub enum Event {
     /// The parent said this; its descriptors are the edge's until an action keeps them.
     Parent(ToVmm),
-    /// A message of the parent could not be read, or not with all its descriptors.
+    /// A message of the parent could not be read.
     Lost(String),
+    /// This one's descriptors found no number here: all of them are closed.
+    WithoutDescriptors(Box<ToVmm>),
     /// The parent is gone, or vmm shall end.
     Shutdown,
     /// A process was started.
@@ -275,6 +278,7 @@ impl Running {
         match event {
             Event::Parent(message) => self.parent_said(message, now, out),
             Event::Lost(why) => self.lost(&why, out),
+            Event::WithoutDescriptors(message) => self.without_descriptors(&message, out),
             Event::Shutdown => self.shutdown(out),
             Event::Spawned(process, pid) => self.spawned(process, pid, now, out),
             Event::SpawnFailed(process, failure) => self.spawn_failed(process, failure, out),

@@ -55,7 +55,7 @@ fn disk(id: u32, disk: u8) -> ToVmm {
 }
 
 fn nic(id: u32, nic: u8) -> ToVmm {
-    let description = NicDescription { mac: MacAddr([2, 0, 0, 0, 0, nic]), locked: false };
+    let description = NicDescription { mac: MacAddr([2, 0, 0, 0, 0, nic]), locked: false, local: None };
     ToVmm::StartNic { vm: VmId(id), nic, description }
 }
 

@@ -58,13 +58,13 @@ impl Running {
     }
 
     /// Answers a start that cannot be, once: what still comes of it until its end is dropped.
-    fn refuse(&mut self, id: VmId, failure: Failure, out: &mut Vec<Action>) {
+    pub(super) fn refuse(&mut self, id: VmId, failure: Failure, out: &mut Vec<Action>) {
         self.refused.insert(id);
         out.push(Action::Reply(ToParent::StartDone { vm: id, result: Err(failure) }));
     }
 
     /// The description that a part belongs to. None when the start was refused, or is refused now.
-    fn parts(&mut self, id: VmId, out: &mut Vec<Action>) -> Option<&mut Vm> {
+    pub(super) fn parts(&mut self, id: VmId, out: &mut Vec<Action>) -> Option<&mut Vm> {
         if self.refused.contains(&id) {
             return None;
         }
@@ -83,21 +83,11 @@ impl Running {
     }
 
     /// Forgets a description of which a part was wrong, and answers.
-    fn spoil(&mut self, id: VmId, code: Code, text: String, out: &mut Vec<Action>) {
+    pub(super) fn spoil(&mut self, id: VmId, code: Code, text: String, out: &mut Vec<Action>) {
         if let Some(vm) = self.vms.remove(&id) {
             out.push(Action::Release(vm.run));
         }
         self.refuse(id, Failure::new(code, text), out);
-    }
-
-    /// Whose message it was is not known, so all descriptions that were coming are given up, and answered.
-    pub(super) fn lost(&mut self, why: &str, out: &mut Vec<Action>) {
-        out.push(Action::Log(Level::Error, format!("message of the parent: {why}")));
-        let coming = |vm: &Vm| matches!(vm.life, Life::Described(_));
-        let ids: Vec<VmId> = self.vms.iter().filter(|(_, vm)| coming(vm)).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.spoil(id, Code::Io, format!("a message of the start was lost: {why}"), out);
-        }
     }
 
     pub(super) fn start_disk(&mut self, id: VmId, disk: u8, what: DiskDescription, out: &mut Vec<Action>) {

@@ -374,3 +374,25 @@ fn row_2_12_info_of_no_vm_is_the_end_alone() {
     let actions = machine().parent(ToVmm::Info { request: REQUEST });
     assert_eq!(actions, [Action::Reply(ToParent::InfoEnd { request: REQUEST })]);
 }
+
+#[test]
+fn row_2_11_a_message_that_finds_no_descriptor_free_fails_its_start_alone_and_at_once() {
+    let messages: [fn() -> ToVmm; 4] =
+        [|| ToVmm::StartVm(Box::new(start_of(3, "web", 1, 1))), || disk(3, 0), || nic(3, 0), || end(3)];
+    for lost in 0..messages.len() {
+        let mut vmm = machine();
+        vmm.up(1, "other", 0, 0);
+        let waiting = vmm.describe(start_of(4, "waiting", 0, 0));
+        for message in messages.iter().take(lost) {
+            assert_eq!(answers(&vmm.parent(message())), []);
+        }
+        let actions = vmm.event(Event::WithoutDescriptors(Box::new(messages[lost]())));
+        assert_eq!(refused(&actions, 3), Code::NoDescriptors, "message {lost}");
+        for message in messages.iter().skip(lost + 1) {
+            assert_eq!(answers(&vmm.parent(message())), [], "it is answered once");
+        }
+        assert_eq!(vmm.told(), [1]);
+        assert!(vmm.parent(end(4)).contains(&Action::Hold(waiting, vec![Slot::Console])), "the other start goes on");
+        vmm.up(3, "web", 1, 1);
+    }
+}
