@@ -6,7 +6,7 @@ mod support;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use devices::net::{Card, Net, Tap};
+use devices::net::{Card, Lease, Net, Tap};
 use devices::serve_vhost::Ended;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use support::{BUFFERS, Desc, Driver, EVENT_IDX, Guest, HOLE, LOW, NEXT, Part, VERSION_1, Vmm, WRITE, readable_within};
@@ -37,10 +37,27 @@ impl Fixture {
     }
 
     fn with(locked: bool, features: u64, size: u16) -> Fixture {
+        Fixture::of(locked, features, size, |net| net)
+    }
+
+    /// A card whose guest is told its address.
+    fn leasing(features: u64) -> Fixture {
+        let lease = Lease {
+            mac: MAC,
+            host_mac: OTHER,
+            host: [100, 64, 1, 2].into(),
+            address: [100, 64, 1, 3].into(),
+            name: None,
+            net_boot: false,
+        };
+        Fixture::of(true, features, 64, |net| net.leasing(lease))
+    }
+
+    fn of(locked: bool, features: u64, size: u16, change: impl FnOnce(Net) -> Net) -> Fixture {
         let (tap, wire) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         rustix::net::sockopt::set_socket_send_buffer_size(&tap, 1 << 20).unwrap();
         rustix::net::sockopt::set_socket_send_buffer_size(&wire, 1 << 20).unwrap();
-        let net = Net::new(Tap::new(tap).unwrap(), Card { mac: MAC, locked });
+        let net = change(Net::new(Tap::new(tap).unwrap(), Card { mac: MAC, locked }));
         let mut vmm = Vmm::new(net, features | VERSION_1 | F_MAC);
         let (rx, tx) = (Driver::new(&vmm.guest, 0, size), Driver::new(&vmm.guest, 1, size));
         vmm.start(RX, &rx, 0);
@@ -128,7 +145,65 @@ fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
     bytes
 }
 
+/// A DISCOVER of the guest; its UDP checksum is none.
+fn discover() -> Vec<u8> {
+    let mut bytes = [&[0xff; 6][..], &MAC, &[0x08, 0x00]].concat();
+    let mut ip = vec![0x45, 0, 1, 0x48, 0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255];
+    let words = ip.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+    let sum = words.sum::<u32>();
+    ip[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    bytes.extend(ip);
+    bytes.extend([0, 68, 0, 67, 1, 0x34, 0, 0, 1, 1, 6, 0, 1, 2, 3, 4]);
+    bytes.resize(14 + 20 + 8 + 28, 0);
+    bytes.extend(MAC);
+    bytes.resize(14 + 20 + 8 + 236, 0);
+    bytes.extend([0x63, 0x82, 0x53, 0x63, 53, 1, 1, 255]);
+    bytes.resize(14 + 20 + 8 + 300, 0);
+    bytes
+}
+
 // What a card is for
+
+#[test]
+fn a_request_is_answered_to_the_guest_and_not_sent_on() {
+    for features in [0, MRG_RXBUF, MRG_RXBUF | EVENT_IDX] {
+        let mut fixture = Fixture::leasing(features);
+        fixture.offer_buffers(1, 1600);
+        for cuts in [vec![], vec![12], vec![3, 30, 1, 200]] {
+            fixture.transmit([0; 12], &discover(), &cuts);
+            let (id, len) = fixture.rx.used_within(PATIENCE).expect("an answer");
+            let frame = fixture.guest().read(fixture.buffer(u64::from(id)), len as usize);
+            assert_eq!(&frame[12..18], MAC);
+            assert_eq!(&frame[12 + 58..12 + 62], [100, 64, 1, 3], "the address, {cuts:?}");
+            assert_eq!(fixture.heard(), None, "nothing goes out");
+            fixture.offer_buffers(1, 1600);
+        }
+        let other = frame(OTHER, MAC, 342);
+        fixture.transmit([0; 12], &other, &[]);
+        assert_eq!(fixture.heard().map(|(_, frame)| frame), Some(other), "what is no request goes out");
+    }
+}
+
+#[test]
+fn d9_requests_without_buffers_hold_nobody_up() {
+    let mut fixture = Fixture::leasing(MRG_RXBUF);
+    for _ in 0..10_000 {
+        fixture.transmit([0; 12], &discover(), &[]);
+    }
+    assert_eq!(fixture.heard(), None);
+    fixture.offer_buffers(32, 1600);
+    for _ in 0..16 {
+        fixture.rx.used_within(PATIENCE).expect("an answer");
+    }
+    assert_eq!(fixture.rx.used_within(Duration::from_millis(50)), None, "the rest was dropped");
+}
+
+#[test]
+fn a_card_that_is_not_local_sends_requests_on() {
+    let mut fixture = Fixture::new(true, 0);
+    fixture.transmit([0; 12], &discover(), &[]);
+    assert_eq!(fixture.heard().map(|(_, frame)| frame), Some(discover()));
+}
 
 #[test]
 fn frames_go_out_whole_however_they_are_cut() {

@@ -100,7 +100,7 @@ fn blk_description(format: DiskFormat, read_only: bool) -> ToDevice {
 }
 
 fn net_description() -> ToDevice {
-    let description = NicDescription { mac: MacAddr([0xfe, 0xe1, 0xbb, 0xd1, 2, 3]), locked: true };
+    let description = NicDescription { mac: MacAddr([0xfe, 0xe1, 0xbb, 0xd1, 2, 3]), locked: true, local: None };
     ToDevice::Net { vm: VmName::new("web").unwrap(), nic: 1, description, debug: true }
 }
 

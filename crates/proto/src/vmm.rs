@@ -1,6 +1,8 @@
 //! Parent and vmm. A start is a bounded sequence: `StartVm`, one `StartDisk` per disk, one `StartNic` per card,
 //! `StartEnd`; nothing happens before the last, and no message needs more descriptors than one thing has.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::MAX_CMDLINE;
@@ -165,6 +167,21 @@ pub struct NicDescription {
     pub mac: MacAddr,
     /// Frames from or to other addresses are dropped.
     pub locked: bool,
+    /// What its guest is told by DHCP, on a `local interface`.
+    pub local: Option<Local>,
+}
+
+/// The two ends of a `local interface`: the whole network is this pair (spec, daemon 3.12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Local {
+    /// Address of the host's side of the tap.
+    pub host_mac: MacAddr,
+    /// The host's: router and name server.
+    pub host: Ipv4Addr,
+    /// The guest's.
+    pub guest: Ipv4Addr,
+    /// Told the file that OpenBSD's installer boots by.
+    pub net_boot: bool,
 }
 
 /// What vmm says.

@@ -176,7 +176,13 @@ fn parent_and_vmm() {
         }))
     };
     let disk = DiskDescription { format: DiskFormat::Raw, read_only: true };
-    let nic = NicDescription { mac: MacAddr([1; 6]), locked: true };
+    let local = Local {
+        host_mac: MacAddr([2; 6]),
+        host: [100, 64, 1, 2].into(),
+        guest: [100, 64, 1, 3].into(),
+        net_boot: true,
+    };
+    let nic = NicDescription { mac: MacAddr([1; 6]), locked: true, local: Some(local) };
     travel(vec![
         ToVmm::Kvm,
         ToVmm::Psp,
@@ -252,7 +258,7 @@ fn vmm_and_vm() {
 fn vmm_and_device() {
     use device::{ToDevice, ToVmm};
     let description = vmm::DiskDescription { format: DiskFormat::Raw, read_only: false };
-    let nic = vmm::NicDescription { mac: MacAddr([1; 6]), locked: false };
+    let nic = vmm::NicDescription { mac: MacAddr([1; 6]), locked: false, local: None };
     travel(vec![
         ToDevice::Blk { vm: name(), disk: 0, description, serial: Text::cut("web-1-disk0"), debug: true },
         ToDevice::Net { vm: name(), nic: 0, description: nic, debug: true },

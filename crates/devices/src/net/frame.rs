@@ -96,6 +96,11 @@ pub fn check_header(header: Header, len: u64, offloads: Offloads) -> Result<Head
     Ok(Header { gso_type, gso_size, ..checked })
 }
 
+/// Whether a checked header leaves a checksum to the other side.
+pub fn leaves_checksum(header: Header) -> bool {
+    header.flags & NEEDS_CSUM != 0
+}
+
 /// A header that asks for nothing.
 pub const NO_OFFLOAD: Header = Header {
     flags: 0,

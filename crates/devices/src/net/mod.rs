@@ -2,10 +2,11 @@
 //!
 //! Offered: VERSION_1, MAC, MRG_RXBUF, INDIRECT_DESC, EVENT_IDX; on a tap also CSUM, GUEST_CSUM, HOST_TSO4/6 and
 //! GUEST_TSO4/6, carried by the virtio-net header that the kernel knows too. Not offered: a control queue, MQ, STATUS,
-//! MTU. Queue 0 receives, queue 1 transmits. Its peers: vmm, on descriptor 3, and the VM, a vhost-user front end. Its
+//! MTU. Queue 0 receives, queue 1 transmits. On a `local interface` the guest's DHCP requests are answered here (`dhcp/`). Its peers: vmm, on descriptor 3, and the VM, a vhost-user front end. Its
 //! promise: reads and writes on the tap, nothing else.
 
 mod config;
+mod dhcp;
 mod frame;
 mod receive;
 mod serve;
@@ -20,6 +21,7 @@ use virtio_bindings::bindings::virtio_net::{
 };
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
+pub use dhcp::{Lease, host_name};
 pub use frame::{Drop, Header, Offloads, check_header, may_receive, may_send};
 pub use serve::{Net, State};
 pub use start::run;

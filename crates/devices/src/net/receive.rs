@@ -8,7 +8,10 @@ use sys::guest_io::Extent;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Card;
-use super::frame::{Drop, ETHERNET, HEADER, Header, MAX_FRAME, Offloads, check_header, check_length, may_receive};
+use super::dhcp::Server;
+use super::frame::{
+    Drop, ETHERNET, HEADER, Header, MAX_FRAME, NO_OFFLOAD, Offloads, check_header, check_length, may_receive,
+};
 use super::tap::Tap;
 use crate::queue::{Chain, RingFault, fill_front};
 use crate::serve_vhost::{Active, Progress};
@@ -71,6 +74,11 @@ impl Receive {
         !self.full && self.quiet.is_none()
     }
 
+    /// Whether the guest has buffers, as far as is known.
+    pub(super) fn has_room(&self) -> bool {
+        !self.full
+    }
+
     /// When the tap is to be tried again.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.quiet
@@ -83,28 +91,46 @@ impl Receive {
 
     /// The driver has made buffers available: goes on with the frame that waits. One that still does not fit after the
     /// driver has added to its buffers is dropped, lest it be in the way for ever (devices.md, N6).
-    pub(super) fn kicked(&mut self, card: Card, tap: &Tap, on: &mut Active<'_>) -> Result<Progress, RingFault> {
+    pub(super) fn kicked(
+        &mut self,
+        card: Card,
+        tap: &Tap,
+        dhcp: Option<&mut Server>,
+        on: &mut Active<'_>,
+    ) -> Result<Progress, RingFault> {
         self.full = false;
         if let Some(len) = self.waiting.take() {
             if let Placed::NoRoom | Placed::TooLarge = self.place(len, on)? {
                 sys::guest_log!(Debug, "frame of {len} bytes dropped: the guest's buffers are too few");
             }
         }
-        self.serve(card, tap, on)
+        self.serve(card, tap, dhcp, on)
     }
 
-    /// Moves frames from the tap to the guest while there are both frames and buffers.
-    pub(super) fn serve(&mut self, card: Card, tap: &Tap, on: &mut Active<'_>) -> Result<Progress, RingFault> {
+    /// Moves answers of ours and frames from the tap to the guest while there are both these and buffers.
+    pub(super) fn serve(
+        &mut self,
+        card: Card,
+        tap: &Tap,
+        dhcp: Option<&mut Server>,
+        on: &mut Active<'_>,
+    ) -> Result<Progress, RingFault> {
         self.quiet = None;
         if self.full {
             return Ok(Progress::Idle);
         }
-        let progress = self.move_all(card, tap, on);
+        let progress = self.move_all(card, tap, dhcp, on);
         on.notify()?;
         progress
     }
 
-    fn move_all(&mut self, card: Card, tap: &Tap, on: &mut Active<'_>) -> Result<Progress, RingFault> {
+    fn move_all(
+        &mut self,
+        card: Card,
+        tap: &Tap,
+        mut dhcp: Option<&mut Server>,
+        on: &mut Active<'_>,
+    ) -> Result<Progress, RingFault> {
         on.ring.disable_kicks(on.memory)?;
         for _ in 0..MAX_BATCH {
             // A frame that finds no buffer at all stays where it is: in the tap, whose queue the host bounds.
@@ -112,7 +138,12 @@ impl Receive {
                 self.full = true;
                 return Ok(Progress::Idle);
             }
-            let len = match tap.read(&mut self.buffer) {
+            let answer = dhcp.as_deref_mut().and_then(Server::next);
+            let read = match answer {
+                Some(frame) => Ok(self.own(&frame)),
+                None => tap.read(&mut self.buffer),
+            };
+            let len = match read {
                 Ok(Some(len)) => len,
                 Ok(None) => return Ok(Progress::Idle),
                 Err(why) => {
@@ -135,6 +166,14 @@ impl Receive {
             }
         }
         Ok(Progress::More)
+    }
+
+    /// Puts a frame of ours into the buffer as the tap does; none, should it not fit.
+    fn own(&mut self, frame: &[u8]) -> Option<usize> {
+        let (header, rest) = self.buffer.split_first_chunk_mut::<HEADER>()?;
+        header.copy_from_slice(NO_OFFLOAD.as_bytes());
+        rest.get_mut(..frame.len())?.copy_from_slice(frame);
+        HEADER.checked_add(frame.len())
     }
 
     /// Whether the frame in the buffer is one for this guest; its header becomes what the guest may see.

@@ -11,6 +11,7 @@ use virtio_bindings::bindings::virtio_net::{
 use zerocopy::IntoBytes;
 
 use super::config::Config;
+use super::dhcp::{Lease, Server};
 use super::frame::Offloads;
 use super::receive::Receive;
 use super::tap::Tap;
@@ -37,6 +38,8 @@ pub struct Net {
     state: State,
     receive: Receive,
     transmit: Transmit,
+    /// A `local interface` has one.
+    dhcp: Option<Server>,
 }
 
 impl Net {
@@ -49,12 +52,25 @@ impl Net {
             state: State::default(),
             receive: Receive::new(),
             transmit: Transmit::default(),
+            dhcp: None,
         }
+    }
+
+    /// The same card, whose guest is told its address by DHCP.
+    pub fn leasing(self, lease: Lease) -> Net {
+        Net { dhcp: Some(Server::new(lease)), ..self }
     }
 
     /// What a successor needs to go on.
     pub fn save(&self) -> State {
         self.state
+    }
+
+    fn stop_receiving(&mut self) {
+        self.receive.stop();
+        if let Some(dhcp) = &mut self.dhcp {
+            dhcp.clear();
+        }
     }
 
     /// Goes on from a predecessor's state, before the first queue starts.
@@ -98,8 +114,8 @@ impl Device for Net {
 
     fn kicked(&mut self, queue: usize, on: &mut Active<'_>) -> Result<Progress, RingFault> {
         match queue {
-            RECEIVE => self.receive.kicked(self.card, &self.tap, on),
-            _ => self.transmit.serve(self.card, &mut self.tap, on),
+            RECEIVE => self.receive.kicked(self.card, &self.tap, self.dhcp.as_mut(), on),
+            _ => self.transmit.serve(self.card, &mut self.tap, self.dhcp.as_mut(), on),
         }
     }
 
@@ -109,19 +125,20 @@ impl Device for Net {
 
     fn ready(&mut self, on: Option<&mut Active<'_>>) -> Result<Progress, RingFault> {
         let Some(on) = on else {
-            self.receive.stop(); // the device is broken, and waits for a reset
+            self.stop_receiving(); // the device is broken, and waits for a reset
             return Ok(Progress::Idle);
         };
-        self.receive.serve(self.card, &self.tap, on)
+        self.receive.serve(self.card, &self.tap, self.dhcp.as_mut(), on)
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.receive.deadline()
+        let answer = self.dhcp.as_ref().and_then(Server::due).filter(|_| self.receive.has_room());
+        self.receive.deadline().into_iter().chain(answer).min()
     }
 
     fn stop(&mut self, queue: usize, _on: Option<&mut Active<'_>>) {
         if queue == RECEIVE {
-            self.receive.stop();
+            self.stop_receiving();
         }
     }
 

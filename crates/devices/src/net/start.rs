@@ -7,7 +7,7 @@ use proto::device::ToDevice;
 use proto::failure::Failure;
 use sandbox::promise;
 
-use super::{Card, Net, Tap};
+use super::{Card, Lease, Net, Tap, host_name};
 use crate::serve_vhost;
 use crate::start::{Fatal, Vmm, log_level};
 
@@ -26,8 +26,19 @@ pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
         Err(error) => return Err(vmm.failed(Failure::io("tap", &error))),
     };
     let card = Card { mac: description.mac.0, locked: description.locked };
+    let net = match description.local {
+        None => Net::new(tap, card),
+        Some(local) => Net::new(tap, card).leasing(Lease {
+            mac: card.mac,
+            host_mac: local.host_mac.0,
+            host: local.host,
+            address: local.guest,
+            name: host_name(vm.as_str()),
+            net_boot: local.net_boot,
+        }),
+    };
     vmm.ready()?;
-    let ended = serve_vhost::serve(UnixStream::from(front_end), Net::new(tap, card), Some(&mut vmm))?;
+    let ended = serve_vhost::serve(UnixStream::from(front_end), net, Some(&mut vmm))?;
     log::debug!("ended: {ended:?}");
     Ok(())
 }

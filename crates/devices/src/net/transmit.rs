@@ -5,7 +5,10 @@ use sys::tap::SendError;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Card;
-use super::frame::{Drop, ETHERNET, HEADER, Header, NO_OFFLOAD, Offloads, check_header, check_length, may_send};
+use super::dhcp::{self, Server};
+use super::frame::{
+    Drop, ETHERNET, HEADER, Header, NO_OFFLOAD, Offloads, check_header, check_length, leaves_checksum, may_send,
+};
 use super::tap::Tap;
 use crate::queue::{Chain, RingFault};
 use crate::serve_vhost::{Active, Progress};
@@ -20,13 +23,25 @@ pub(super) struct Transmit {
 
 impl Transmit {
     /// Sends what waits, at most as many frames as the ring has entries.
-    pub(super) fn serve(&mut self, card: Card, tap: &mut Tap, on: &mut Active<'_>) -> Result<Progress, RingFault> {
-        let progress = self.send_all(card, tap, on);
+    pub(super) fn serve(
+        &mut self,
+        card: Card,
+        tap: &mut Tap,
+        dhcp: Option<&mut Server>,
+        on: &mut Active<'_>,
+    ) -> Result<Progress, RingFault> {
+        let progress = self.send_all(card, tap, dhcp, on);
         on.notify()?;
         progress
     }
 
-    fn send_all(&mut self, card: Card, tap: &mut Tap, on: &mut Active<'_>) -> Result<Progress, RingFault> {
+    fn send_all(
+        &mut self,
+        card: Card,
+        tap: &mut Tap,
+        mut dhcp: Option<&mut Server>,
+        on: &mut Active<'_>,
+    ) -> Result<Progress, RingFault> {
         on.ring.disable_kicks(on.memory)?;
         for _ in 0..on.ring.size() {
             if !on.ring.pop(on.memory, &mut self.chain)? {
@@ -38,7 +53,7 @@ impl Transmit {
             if self.chain.writable_bytes() > 0 {
                 return Err(RingFault::Direction);
             }
-            if let Err(why) = self.send(card, tap, on)? {
+            if let Err(why) = self.send(card, tap, dhcp.as_deref_mut(), on)? {
                 sys::guest_log!(Debug, "frame not sent: {why}");
             }
             on.ring.push_used(on.memory, &[(self.chain.head, 0)])?; // nothing was written to the guest
@@ -47,7 +62,13 @@ impl Transmit {
     }
 
     /// Sends one frame, or says why it is dropped.
-    fn send(&mut self, card: Card, tap: &mut Tap, on: &Active<'_>) -> Result<Result<(), Drop>, RingFault> {
+    fn send(
+        &mut self,
+        card: Card,
+        tap: &mut Tap,
+        dhcp: Option<&mut Server>,
+        on: &Active<'_>,
+    ) -> Result<Result<(), Drop>, RingFault> {
         let mut head = [0; HEADER + ETHERNET];
         let (header, ethernet) = head.split_first_chunk_mut::<HEADER>().ok_or(RingFault::Host)?;
         self.chain.take_front(on.memory, header)?; // less than a header is a broken ring
@@ -67,6 +88,11 @@ impl Transmit {
                 return Ok(Err(why));
             }
         }
+        if let Some(dhcp) = dhcp {
+            if self.is_request(dhcp, ethernet, len, !leaves_checksum(checked), on)? {
+                return Ok(Ok(()));
+            }
+        }
         header.copy_from_slice(checked.as_bytes());
         match tap.send(&head, on.memory, &self.chain.readable) {
             Ok(()) => Ok(Ok(())),
@@ -77,5 +103,23 @@ impl Transmit {
                 Ok(Ok(()))
             }
         }
+    }
+
+    /// Whether the frame is a DHCP request that was taken. It is looked at as one copy.
+    fn is_request(
+        &self,
+        dhcp: &mut Server,
+        ethernet: &[u8],
+        len: u64,
+        checksum: bool,
+        on: &Active<'_>,
+    ) -> Result<bool, RingFault> {
+        let Some(len) = usize::try_from(len).ok().filter(|len| dhcp::FRAMES.contains(len)) else { return Ok(false) };
+        let mut copy = [0; *dhcp::FRAMES.end()];
+        let frame = copy.get_mut(..len).ok_or(RingFault::Host)?;
+        let (front, rest) = frame.split_at_mut_checked(ethernet.len()).ok_or(RingFault::Host)?;
+        front.copy_from_slice(ethernet);
+        self.chain.copy_front(on.memory, rest)?;
+        Ok(dhcp.take(frame, checksum))
     }
 }

@@ -74,6 +74,19 @@ impl Chain {
         if into.is_empty() { Ok(()) } else { Err(RingFault::TooShort) }
     }
 
+    /// Copies the first bytes of what is left of the readable part, and leaves them.
+    pub fn copy_front(&self, memory: &GuestMemory, mut into: &mut [u8]) -> Result<(), RingFault> {
+        for extent in &self.readable {
+            let count = into.len().min(usize::try_from(extent.len).unwrap_or(usize::MAX));
+            let (now, later) = into.split_at_mut_checked(count).ok_or(RingFault::TooShort)?;
+            if !now.is_empty() {
+                memory.read_slice(now, extent.addr).map_err(|_| RingFault::Outside)?;
+            }
+            into = later;
+        }
+        if into.is_empty() { Ok(()) } else { Err(RingFault::TooShort) }
+    }
+
     /// Takes the last writable byte off.
     pub fn take_last_byte(&mut self) -> Result<GuestAddress, RingFault> {
         let last = self.writable.iter_mut().rev().find(|extent| extent.len > 0).ok_or(RingFault::TooShort)?;

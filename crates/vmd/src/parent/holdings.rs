@@ -54,7 +54,7 @@ impl Holdings {
         }
         for (nic, (mac, locked)) in (0u8..).zip(&launch.nics) {
             let fd = copy(self.taps.get(&nic))?;
-            let description = proto::vmm::NicDescription { mac: *mac, locked: *locked };
+            let description = proto::vmm::NicDescription { mac: *mac, locked: *locked, local: None };
             messages.push((ToVmm::StartNic { vm, nic, description }, vec![fd]));
         }
         let console = copy(self.console.as_ref().map(|console| &console.master))?;
