@@ -98,7 +98,7 @@ struct Rule {
 }
 
 /// Rules that each section of the page has at least: the rows of the specification, and of the issue.
-const SECTIONS: [(&str, usize); 19] = [
+const SECTIONS: [(&str, usize); 20] = [
     ("2.1", 1),
     ("2.2", 5),
     ("2.3", 19),
@@ -116,6 +116,7 @@ const SECTIONS: [(&str, usize); 19] = [
     ("Processes that end", 5),
     ("Clients", 7),
     ("What it has", 22),
+    ("What programs read", 4),
     ("Limits and bad input", 15),
     ("Known past defects", 12),
 ];

@@ -11,6 +11,7 @@
 //! | `model`, `names`, `prefix`, `size` | the configuration, right by type |
 //! | `fault`, `diagnostic`, `suggest` | what can be wrong, and how it is shown |
 //! | `format` | the canonical text of a configuration |
+//! | `dump`, `json` | what a configuration means as JSON, and JSON itself, for vmctl too |
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -26,11 +27,13 @@
 )]
 
 mod diagnostic;
+pub mod dump;
 mod environment;
 mod fault;
 mod format;
 mod input;
 pub mod instance;
+pub mod json;
 mod keyword;
 mod lexer;
 mod macros;

@@ -69,6 +69,12 @@ pub fn group(name: &str, limit: Duration) -> Result<Option<Group>, LookupError> 
     Ok(found.filter(|group| group.name == name))
 }
 
+/// A group by number.
+pub fn group_by_id(gid: u32, limit: Duration) -> Result<Option<Group>, LookupError> {
+    let found = ask("group", &gid.to_string(), limit, entry::group)?;
+    Ok(found.filter(|group| group.gid == gid))
+}
+
 /// A user's supplementary groups, to give to a process that acts for it.
 pub fn groups_of(name: &str, limit: Duration) -> Result<Vec<u32>, LookupError> {
     if !entry::may_be_name(name) {
@@ -108,6 +114,7 @@ mod tests {
         assert_eq!(user_by_id(0, LIMIT).expect("getent"), Some(in_files));
         assert_eq!(group_in_files("root").expect("read").expect("root").gid, 0);
         assert_eq!(group("root", LIMIT).expect("getent").expect("root").gid, 0);
+        assert_eq!(group_by_id(0, LIMIT).expect("getent").expect("root").name, "root");
         groups_of("root", LIMIT).expect("getent");
     }
 
@@ -117,6 +124,7 @@ mod tests {
         assert_eq!(user("nobody-such", LIMIT).expect("getent"), None);
         assert_eq!(group("nobody-such", LIMIT).expect("getent"), None);
         assert_eq!(user_by_id(3_999_999_999, LIMIT).expect("getent"), None);
+        assert_eq!(group_by_id(3_999_999_999, LIMIT).expect("getent"), None);
     }
 
     #[test]

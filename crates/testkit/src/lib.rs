@@ -14,4 +14,5 @@ pub mod deadline;
 pub mod guest;
 pub mod machine;
 pub mod process;
+pub mod schema;
 pub mod status;

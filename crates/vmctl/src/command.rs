@@ -53,6 +53,8 @@ pub enum Command {
     Start(Box<Start>),
     /// Show VMs.
     Status {
+        /// `--json`: not as a table.
+        json: bool,
         /// `-r`: running ones only.
         running: bool,
         /// Only this one.
@@ -90,9 +92,9 @@ const COMMANDS: &[Entry] = &[
     Entry { name: "reload", syntax: "", parse: reload },
     Entry { name: "reset", syntax: "[all | switches | vms]", parse: reset },
     Entry { name: "send", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Send) },
-    Entry { name: "show", syntax: "[id]", parse: status },
+    Entry { name: "show", syntax: "[--json] [id]", parse: status },
     Entry { name: "start", syntax: start::SYNTAX, parse: start::parse },
-    Entry { name: "status", syntax: "[-r] [id]", parse: status },
+    Entry { name: "status", syntax: "[--json] [-r] [id]", parse: status },
     Entry { name: "stop", syntax: "[-fw] [id | -a]", parse: stop },
     Entry { name: "unpause", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Unpause) },
     Entry { name: "wait", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Wait) },
@@ -250,13 +252,13 @@ fn reset(arguments: &[OsString]) -> Result<Command, Wrong> {
 }
 
 fn status(arguments: &[OsString]) -> Result<Command, Wrong> {
-    let parsed = getopt::parse("r", arguments)?;
+    let parsed = getopt::parse_with("r", &["json"], arguments)?;
     let vm = match parsed.operands.as_slice() {
         [] => None,
         [word] => Some(words::vm_ref(word)?).filter(|vm| *vm != VmRef::Id(0)),
         _ => return Err(Wrong::Usage),
     };
-    Ok(Command::Status { running: !parsed.options.is_empty(), vm })
+    Ok(Command::Status { json: !parsed.words.is_empty(), running: !parsed.options.is_empty(), vm })
 }
 
 fn stop(arguments: &[OsString]) -> Result<Command, Wrong> {

@@ -1,5 +1,6 @@
 //! Options as getopt(3) takes them: clustered letters, arguments attached or apart, `--` ends them. Unlike the
-//! original's, options may also follow operands: no operand of vmctl begins with `-`, so nothing else can be meant.
+//! original's, options may also follow operands: no operand of vmctl begins with `-`, so nothing else can be meant. What
+//! the original does not have is a word: `--json`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,6 +14,9 @@ pub enum OptionError {
     /// A letter without the argument that it needs.
     #[error("option requires an argument -- {0}")]
     Argument(char),
+    /// A word behind two dashes that the command does not have.
+    #[error("unknown option -- {0}")]
+    Word(String),
 }
 
 /// Options in their order, and operands in theirs.
@@ -20,12 +24,19 @@ pub enum OptionError {
 pub struct Parsed {
     /// Letters with their arguments, empty for those that have none.
     pub options: Vec<(char, OsString)>,
+    /// Words behind two dashes.
+    pub words: Vec<&'static str>,
     /// What is left.
     pub operands: Vec<OsString>,
 }
 
 /// Takes the arguments apart. `letters` are those of the command, each with a `:` behind it if it has an argument.
 pub fn parse(letters: &str, arguments: &[OsString]) -> Result<Parsed, OptionError> {
+    parse_with(letters, &[], arguments)
+}
+
+/// The same for a command that has `words` too. They are written out: a beginning of one is none.
+pub fn parse_with(letters: &str, words: &[&'static str], arguments: &[OsString]) -> Result<Parsed, OptionError> {
     let mut parsed = Parsed::default();
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
@@ -33,6 +44,10 @@ pub fn parse(letters: &str, arguments: &[OsString]) -> Result<Parsed, OptionErro
             b"--" => {
                 parsed.operands.extend(arguments.by_ref().cloned());
             }
+            [b'-', b'-', word @ ..] => match words.iter().find(|known| known.as_bytes() == word) {
+                Some(known) => parsed.words.push(known),
+                None => return Err(OptionError::Word(String::from_utf8_lossy(word).into_owned())),
+            },
             [b'-', cluster @ ..] if !cluster.is_empty() => options(letters, cluster, &mut arguments, &mut parsed)?,
             _ => parsed.operands.push(argument.clone()),
         }
@@ -84,7 +99,7 @@ mod tests {
 
     fn parsed(letters: &str, line: &str) -> Result<(String, Vec<String>), OptionError> {
         let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-        let Parsed { options, operands } = parse(letters, &arguments)?;
+        let Parsed { options, operands, .. } = parse(letters, &arguments)?;
         let options = options.iter().map(|(letter, value)| format!("{letter}{} ", value.to_string_lossy())).collect();
         Ok((options, operands.iter().map(|operand| operand.to_string_lossy().into_owned()).collect()))
     }
@@ -110,6 +125,19 @@ mod tests {
         assert_eq!(parsed("m:", "-m"), Err(OptionError::Argument('m')));
         assert_eq!(OptionError::Unknown('x').to_string(), "unknown option -- x");
         assert_eq!(OptionError::Argument('m').to_string(), "option requires an argument -- m");
+    }
+
+    #[test]
+    fn words_are_written_out_and_stand_anywhere_before_two_dashes() {
+        let parse = |line: &str| {
+            let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            parse_with("r", &["json"], &arguments).map(|parsed| (parsed.words, parsed.operands.len()))
+        };
+        assert_eq!(parse("--json -r web"), Ok((vec!["json"], 1)));
+        assert_eq!(parse("web --json"), Ok((vec!["json"], 1)));
+        assert_eq!(parse("-- --json"), Ok((vec![], 1)));
+        assert_eq!(parse("--jso"), Err(OptionError::Word("jso".to_owned())));
+        assert_eq!(parsed("f", "--force"), Err(OptionError::Word("force".to_owned())));
     }
 
     #[test]

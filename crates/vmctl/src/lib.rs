@@ -7,7 +7,7 @@
 //! | `conversation` | the socket: handshake, a request, its answers |
 //! | `perform` | does a command: asks, prints, decides the exit status |
 //! | `image` | `create`: the one command that needs no daemon |
-//! | `table` | the lines of `status` |
+//! | `table`, `told` | the lines of `status`, and the same as JSON |
 //! | `console/` | a VM's console on this terminal |
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ mod image;
 mod perform;
 mod start;
 mod table;
+mod told;
 mod words;
 
 use std::ffi::OsString;

@@ -19,6 +19,7 @@ use crate::conversation::{Conversation, TalkError};
 use crate::image::{self, ImageError};
 use crate::start::Start;
 use crate::table;
+use crate::told;
 use crate::words::{self, WordError};
 
 /// Where a command talks and prints.
@@ -99,7 +100,7 @@ impl Run<'_> {
                 self.say(made)?;
             }
             Command::Start(start) => return self.start(*start),
-            Command::Status { running, vm } => return self.status(running, vm.as_ref()),
+            Command::Status { json, running, vm } => return self.status(json, running, vm.as_ref()),
             Command::Stop { vm: Some(vm), force, wait } => {
                 let request = Request::Stop { vm: vm.clone(), force, wait };
                 return self.end(&mut Conversation::open(self.socket)?, "stopping", &vm, request);
@@ -156,12 +157,15 @@ impl Run<'_> {
         }
     }
 
-    fn status(&mut self, running: bool, wanted: Option<&VmRef>) -> Result<ExitCode, RunError> {
+    fn status(&mut self, json: bool, running: bool, wanted: Option<&VmRef>) -> Result<ExitCode, RunError> {
         let vms = self.vms(&mut Conversation::open(self.socket)?)?;
         let vms: Vec<&VmLine> = vms.iter().filter(|vm| !running || table::runs(vm)).collect();
-        writeln!(self.out, "{}", table::header())?;
-        for vm in &vms {
-            if wanted.is_none_or(|wanted| table::is_meant(vm, wanted)) {
+        let meant = vms.iter().copied().filter(|vm| wanted.is_none_or(|wanted| table::is_meant(vm, wanted)));
+        if json {
+            writeln!(self.out, "{}", told::vms(meant))?;
+        } else {
+            writeln!(self.out, "{}", table::header())?;
+            for vm in meant {
                 writeln!(self.out, "{}", shown(&table::line(vm)))?;
             }
         }

@@ -45,7 +45,8 @@ fn row([id, pid, cpus, max, current, tty, owner, state, name]: [String; 9]) -> S
     format!("{id:>5} {pid:>5} {cpus:>5} {max:>7} {current:>7} {tty:>7} {owner:>12} {state:>8} {name}")
 }
 
-fn state(state: VmState) -> &'static str {
+/// A state's word.
+pub fn state(state: VmState) -> &'static str {
     match state {
         VmState::Waiting => "waiting",
         VmState::Starting => "starting",

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use control::{Control, Outcome, greet, vmctl};
 use proto::client::{DiskArg, DiskFormat, Reply, Request, Start, ToClient, ToControl, VmLine, VmRef, VmState};
-use proto::{Code, Failure, List, Received, RequestId, Text, VmName};
+use proto::{Code, Failure, List, MacAddr, Received, RequestId, Text, VmName};
+use testkit::schema;
 
 fn name(text: &str) -> VmName {
     VmName::new(text).expect("a name")
@@ -75,6 +76,44 @@ fn status_prints_the_table_in_the_daemons_order() {
         let outcome = asks(command, Request::List, answers.clone());
         assert_eq!((outcome.out, outcome.success), (expected, true), "{command}");
     }
+}
+
+#[test]
+fn status_as_json_has_the_same_vms_and_matches_its_schema() {
+    let schema = include_str!("../../../docs/schema/status.json");
+    let busy = VmLine {
+        gid: Some(7),
+        owner: Text::cut("a-long-user:a-long-group"),
+        macs: vec![MacAddr([0xfe, 0xe1, 0xbb, 0, 0, 1])].try_into().expect("one"),
+        ..line(2, "busy", Some(99))
+    };
+    let stale = VmLine { used: Some(5), tty: Some(Text::cut("/dev/pts/1")), ..line(1, "idle", None) };
+    let states = [VmState::Waiting, VmState::Starting, VmState::Paused, VmState::Stopping];
+    let others = states.map(|state| VmLine { state, ..line(3, "other", None) });
+    let answers = vec![vms(vec![busy]), vms(vec![stale]), vms(others.to_vec()), Reply::Done];
+    let told = |command: &str| {
+        let outcome = asks(command, Request::List, answers.clone());
+        assert!(outcome.success && outcome.err.is_empty(), "{command}: {}", outcome.err);
+        schema::holds(schema, &outcome.out);
+        let told: serde_json::Value = serde_json::from_str(&outcome.out).expect("JSON");
+        told["vms"].as_array().expect("a list").clone()
+    };
+    let all = told("status --json");
+    assert_eq!(all.len(), 6);
+    assert_eq!((&all[0]["pid"], &all[0]["resident_bytes"]), (&99.into(), &(100u64 << 20).into()));
+    assert_eq!((&all[0]["tty"], &all[0]["state"]), (&"/dev/pts/77".into(), &"running".into()));
+    assert_eq!(all[0]["owner"], serde_json::json!({"uid": 0, "gid": 7, "name": "a-long-user:a-long-group"}));
+    assert_eq!(all[0]["lladdrs"], serde_json::json!(["fe:e1:bb:00:00:01"]));
+    let nothing = &serde_json::Value::Null;
+    assert_eq!((&all[1]["pid"], &all[1]["resident_bytes"], &all[1]["tty"]), (nothing, nothing, nothing));
+    for (command, names) in [("show -r --json", "busy"), ("status --json idle", "idle"), ("status --json none", "")] {
+        let told: Vec<String> =
+            told(command).iter().map(|vm| vm["name"].as_str().expect("a name").to_owned()).collect();
+        assert_eq!(told.join(" "), names, "{command}");
+    }
+    let none = asks("status --json", Request::List, vec![Reply::Done]);
+    schema::holds(schema, &none.out);
+    assert!(!none.success, "as for the table");
 }
 
 #[test]

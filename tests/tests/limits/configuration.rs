@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use testkit::apart::apart;
 use testkit::daemon::Daemon;
+use testkit::schema;
 
 use crate::world::{Quiet, ends, gone, refused, text, vmd};
 
@@ -44,8 +45,48 @@ fn a_configuration_that_can_not_be_read_is_named() {
         assert!(said.starts_with("vm.conf:1:9: failed to include file /etc: Is a directory\n"), "{said}");
         assert!(said.contains("vm.conf:2:9: failed to include file /dev/zero: more than 64 MiB"), "{said}");
         let usage = vmd(&["-n", "-z"]);
-        assert_eq!((usage.status, &*usage.stderr), (Some(1), "usage: vmd [-dnv] [-D macro=value] [-f file]\n"));
+        assert_eq!(
+            (usage.status, &*usage.stderr),
+            (Some(1), "usage: vmd [-dnv] [--format | --json] [-D macro=value] [-f file]\n")
+        );
     });
+}
+
+#[test]
+fn what_a_file_means_is_told_as_json_and_as_its_canonical_text() {
+    let schema = include_str!("../../../docs/schema/config.json");
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("vm.conf");
+    let check = |configuration: &str, tell: &str| {
+        fs::write(&file, configuration).expect("it is ours");
+        vmd(&["-n", tell, "-f", text(&file)])
+    };
+    let told = |configuration: &str, status| {
+        let reply = check(configuration, "--json");
+        assert_eq!((reply.status, reply.stderr.as_str()), (Some(status), ""), "{}", reply.stdout);
+        schema::holds(schema, &reply.stdout);
+        reply.stdout
+    };
+    let right = "kernel = \"/etc/passwd\"\nvm \"web\" {\n\tboot $kernel\n\tmemory 1G\n\towner nobody:nogroup\n}\n";
+    let json = told(right, 0);
+    assert!(json.contains("\"memory_bytes\": 1073741824") && json.contains("\"boot\": \"/etc/passwd\""), "{json}");
+    let json = told("vm \"web\" {\n\tboot \"/etc/passwd\"\n\tmemory 200G\n\tcpus 0\n}\n", 1);
+    assert!(json.contains("\"line\": 3") && json.contains("\"line\": 4"), "each error: {json}");
+    assert!(json.contains("\"configuration\": null"), "{json}");
+    let json = told("vm \"web\" {\n\tboot \"/etc/passwd\"\n\tsev\n}\n", 1);
+    assert!(json.contains("\"sev\": \"sev\"") && json.contains("\"ok\": false"), "read, and not carried out: {json}");
+    fs::remove_file(&file).expect("it is ours");
+    let reply = vmd(&["-n", "--json", "-f", text(&file)]);
+    schema::holds(schema, &reply.stdout);
+    assert!(reply.status == Some(1) && reply.stdout.contains("No such file or directory"), "{}", reply.stdout);
+
+    let canonical = check(right, "--format").success().stdout;
+    assert!(
+        canonical.contains("\tmemory 1073741824\n") && canonical.contains("owner \"nobody:nogroup\""),
+        "{canonical}"
+    );
+    assert_eq!(check(&canonical, "--format").success().stdout, canonical, "it means itself");
+    assert_eq!(check("vm web {\n", "--format").stdout, "", "nothing of a wrong one");
 }
 
 #[test]

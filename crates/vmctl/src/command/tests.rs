@@ -100,8 +100,8 @@ fn wrong_operands_show_the_usage_of_the_command() {
         ("reset vm", "reset [all | switches | vms]"),
         ("reset all vms", "reset [all | switches | vms]"),
         ("send", "send id"),
-        ("show a b", "show [id]"),
-        ("status a b", "status [-r] [id]"),
+        ("show a b", "show [--json] [id]"),
+        ("status a b", "status [--json] [-r] [id]"),
         ("stop", "stop [-fw] [id | -a]"),
         ("stop -a x", "stop [-fw] [id | -a]"),
         ("stop x y", "stop [-fw] [id | -a]"),
@@ -143,8 +143,13 @@ fn reset_takes_whole_words_in_any_case() {
 
 #[test]
 fn status_number_0_is_all() {
-    assert_eq!(parsed("status 0"), Ok(Command::Status { running: false, vm: None }));
-    assert_eq!(parsed("show -r web"), Ok(Command::Status { running: true, vm: Some(named("web")) }));
+    assert_eq!(parsed("status 0"), Ok(Command::Status { json: false, running: false, vm: None }));
+    assert_eq!(parsed("show -r web"), Ok(Command::Status { json: false, running: true, vm: Some(named("web")) }));
+    assert_eq!(parsed("status --json"), Ok(Command::Status { json: true, running: false, vm: None }));
+    assert_eq!(
+        parsed("stop --json"),
+        Err("vmctl: unknown option -- json\nusage:\tvmctl [-v] stop [-fw] [id | -a]".to_owned())
+    );
     assert_eq!(parsed("status web -r"), parsed("status -r web"));
 }
 

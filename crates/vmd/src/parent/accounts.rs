@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::{Sources, Users};
+use config::{AccountNames, Sources, Users};
 
 use super::access::Owner;
 use super::settings::Names;
@@ -52,16 +52,22 @@ impl Users for HostAccounts {
     }
 }
 
+impl AccountNames for HostAccounts {
+    fn user(&self, uid: u32) -> Option<String> {
+        sys::users::user_by_id(uid, LOOKUP_LIMIT).ok().flatten().map(|user| user.name)
+    }
+
+    fn group(&self, gid: u32) -> Option<String> {
+        sys::users::group_by_id(gid, LOOKUP_LIMIT).ok().flatten().map(|group| group.name)
+    }
+}
+
 impl Names for HostAccounts {
     fn owner(&mut self, owner: Owner) -> String {
-        let user = sys::users::user_by_id(owner.uid, LOOKUP_LIMIT).ok().flatten();
-        let user = user.map_or_else(|| owner.uid.to_string(), |user| user.name);
+        let user = self.user(owner.uid).unwrap_or_else(|| owner.uid.to_string());
         match owner.gid {
             None => user,
-            Some(gid) => {
-                let group = sys::users::group(&gid.to_string(), LOOKUP_LIMIT).ok().flatten();
-                format!("{user}:{}", group.map_or_else(|| gid.to_string(), |group| group.name))
-            }
+            Some(gid) => format!("{user}:{}", self.group(gid).unwrap_or_else(|| gid.to_string())),
         }
     }
 
@@ -69,5 +75,18 @@ impl Names for HostAccounts {
         let mut bytes = [0; 2];
         let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()); // 2 bytes are never short
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_told_by_names_and_one_without_by_numbers() {
+        assert_eq!(HostAccounts.owner(Owner { uid: 0, gid: Some(0) }), "root:root");
+        assert_eq!(HostAccounts.owner(Owner { uid: 0, gid: None }), "root");
+        let nobody = Owner { uid: 3_999_999_999, gid: Some(3_999_999_998) };
+        assert_eq!(HostAccounts.owner(nobody), "3999999999:3999999998");
     }
 }

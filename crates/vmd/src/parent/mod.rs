@@ -7,6 +7,7 @@
 mod access;
 mod accounts;
 mod background;
+mod check;
 mod definition;
 mod edge;
 mod holdings;

@@ -4,7 +4,16 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 /// Shown for every mistake.
-pub const USAGE: &str = "usage: vmd [-dnv] [-D macro=value] [-f file]";
+pub const USAGE: &str = "usage: vmd [-dnv] [--format | --json] [-D macro=value] [-f file]";
+
+/// How a checked configuration is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tell {
+    /// As the canonical text of vm.conf(5).
+    Format,
+    /// As JSON.
+    Json,
+}
 
 /// What a user said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -13,6 +22,8 @@ pub struct Options {
     pub foreground: bool,
     /// `-n`: check the configuration only.
     pub check: bool,
+    /// `--format`, `--json`: with `-n`, what it means, on standard output.
+    pub tell: Option<Tell>,
     /// `-v`, how often.
     pub verbose: u8,
     /// `-f`: the configuration, instead of the default.
@@ -28,12 +39,17 @@ impl Options {
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             let letters = argument.as_bytes().strip_prefix(b"-").filter(|letters| !letters.is_empty())?;
-            if letters == b"-" {
-                return arguments.next().is_none().then_some(options);
+            match letters {
+                b"-" => {
+                    arguments.next().is_none().then_some(())?;
+                    break;
+                }
+                b"-format" if options.tell.is_none() => options.tell = Some(Tell::Format),
+                b"-json" if options.tell.is_none() => options.tell = Some(Tell::Json),
+                letters => options.cluster(letters, &mut arguments)?,
             }
-            options.cluster(letters, &mut arguments)?;
         }
-        Some(options)
+        (options.check || options.tell.is_none()).then_some(options)
     }
 
     /// `-dv`, `-fFILE`, `-f FILE`.
@@ -77,6 +93,17 @@ mod tests {
         assert_eq!((options.verbose, options.file), (2, Some("/a b".into())));
         assert_eq!(options.macros, ["x=1", "y=2"]);
         assert_eq!(parse(&["-df/x", "--"]).unwrap().file, Some("/x".into()));
+    }
+
+    #[test]
+    fn what_a_checked_file_means_is_told_in_one_way() {
+        assert_eq!(parse(&["-n", "--json"]).unwrap().tell, Some(Tell::Json));
+        assert_eq!(parse(&["--format", "-n", "-f", "/x"]).unwrap().tell, Some(Tell::Format));
+        for words in [&["--json"][..], &["-n", "--json", "--format"], &["-n", "--jso"], &["-n", "--"], &["-n", "-json"]]
+        {
+            assert_eq!(parse(words).and_then(|options| options.tell), None, "{words:?}");
+        }
+        assert_eq!(parse(&["--json"]), None, "without -n it means nothing");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use super::reserve::Reserve;
 use super::settings;
 
 /// Read where nothing else is said; it may be missing.
-const DEFAULT_FILE: &str = "/etc/vm.conf";
+pub const DEFAULT_FILE: &str = "/etc/vm.conf";
 /// Descriptors that the parent may need: a console, disks and taps of hundreds of VMs.
 const DESCRIPTORS: u64 = 65536;
 /// Owner of every process that needs no root.
@@ -47,7 +47,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     sys::log::set_form(if journal { Form::Syslog } else { Form::Plain });
     sys::log::init("vmd", sys::log::level_of(options.verbose));
     end(match (options.check, options.foreground) {
-        (true, _) => check(&options),
+        (true, _) => super::check::check(&options),
         (false, true) => daemon(&options, &mut None),
         (false, false) => fit(&options).and_then(|_| super::background::start(arguments)),
     })
@@ -87,21 +87,8 @@ fn end(result: Result<(), Fatal>) -> ExitCode {
     }
 }
 
-/// `-n`: says what is wrong, or `configuration OK`.
-fn check(options: &Options) -> Result<(), Fatal> {
-    let config = read_config(options)?;
-    let (_, refused) = settings::of_config(&config, 1, &mut HostAccounts);
-    for failure in &refused {
-        eprintln!("vmd: {failure}");
-    }
-    if !refused.is_empty() {
-        return Err(Fatal::Told);
-    }
-    eprintln!("configuration OK");
-    Ok(())
-}
-
-fn read_config(options: &Options) -> Result<Config, Fatal> {
+/// What vm.conf means; its errors and warnings are said.
+pub fn read_config(options: &Options) -> Result<Config, Fatal> {
     let mut macros = Macros::new();
     for argument in &options.macros {
         if let Err(error) = macros.define(argument.as_bytes()) {
