@@ -98,7 +98,7 @@ struct Rule {
 }
 
 /// Rules that each section of the page has at least: the rows of the specification, and of the issue.
-const SECTIONS: [(&str, usize); 20] = [
+const SECTIONS: [(&str, usize); 21] = [
     ("2.1", 1),
     ("2.2", 5),
     ("2.3", 19),
@@ -111,6 +111,7 @@ const SECTIONS: [(&str, usize); 20] = [
     ("2.10", 6),
     ("2.11", 13),
     ("2.12", 6),
+    ("3.11", 14),
     ("Isolation", 6),
     ("Switches and taps", 7),
     ("Processes that end", 5),

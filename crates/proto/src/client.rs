@@ -11,9 +11,11 @@ use crate::{MAX_DISKS, MAX_NICS};
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 50,000.
 pub const MAX_LINES: usize = 200;
+/// Bytes of one error of a configuration: a message, the line, a caret and a hint.
+pub const MAX_WRONG: usize = 4096;
 
 /// What a client says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,9 +104,9 @@ pub enum Request {
         /// Debug lines too.
         verbose: bool,
     },
-    /// Read the configuration again. Answered by `Done` or `Failed`.
+    /// Read the configuration again. Answered by `Done`, or by `Wrong` for each error and then `Failed`.
     Reload,
-    /// Read one more configuration file. Answered by `Done` or `Failed`.
+    /// Read one more configuration file. Answered as `Reload`.
     Load {
         /// As the daemon sees it.
         path: UserPath,
@@ -214,6 +216,8 @@ pub enum Reply {
         /// Its id.
         id: u32,
     },
+    /// An error of a configuration, with its place; `Failed` follows.
+    Wrong(Text<MAX_WRONG>),
     /// It could not be done.
     Failed(Failure),
 }

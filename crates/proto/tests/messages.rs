@@ -85,6 +85,7 @@ fn replies() -> Vec<Reply> {
         Reply::Started { id: 1, tty: Text::cut("/dev/pts/3") },
         Reply::Accepted { id: 1 },
         Reply::Ended { id: 1 },
+        Reply::Wrong(Text::cut("/etc/vm.conf:1:1: unknown word")),
         Reply::Failed(failure()),
     ]
 }

@@ -138,7 +138,7 @@ impl Conversation {
                 Reply::Vms(some) => vms.extend(some),
                 Reply::Done => return Ok(Ok(vms)),
                 Reply::Failed(failure) => return Ok(Err(failure)),
-                Reply::Started { .. } | Reply::Accepted { .. } | Reply::Ended { .. } => {
+                Reply::Wrong(_) | Reply::Started { .. } | Reply::Accepted { .. } | Reply::Ended { .. } => {
                     return Err(TalkError::Unexpected);
                 }
             }

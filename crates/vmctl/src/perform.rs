@@ -140,9 +140,15 @@ impl Run<'_> {
         warnings.into_iter().try_for_each(|warning| self.say(warning))
     }
 
-    /// A request that is answered by `Done`.
+    /// A request that is answered by `Done`; errors of a configuration are shown as they come.
     fn settle(&mut self, what: &str, request: Request) -> Result<(), RunError> {
-        match Conversation::open(self.socket)?.call(request)? {
+        let mut conversation = Conversation::open(self.socket)?;
+        let mut reply = conversation.call(request)?;
+        while let Reply::Wrong(error) = &reply {
+            writeln!(self.err, "{}", shown(error))?;
+            reply = conversation.reply()?;
+        }
+        match reply {
             Reply::Done => Ok(()),
             Reply::Failed(failure) => Err(RunError::Refused { what: what.to_owned(), failure }),
             _ => Err(TalkError::Unexpected.into()),

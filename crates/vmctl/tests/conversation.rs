@@ -216,6 +216,15 @@ fn refusal_is_shown_with_what_was_asked_and_nothing_that_commands_a_terminal() {
     ended(&asks("reload", Request::Reload, refused), false, "vmctl: reload: uid 7 is not root\u{fffd}[31m\n");
 }
 
+#[test]
+fn each_error_of_a_configuration_is_shown_before_the_refusal() {
+    let wrong = |text| Reply::Wrong(proto::Text::cut(text));
+    let failure = Reply::Failed(Failure::new(Code::Invalid, "2 errors; nothing was changed"));
+    let answers = vec![wrong("/c:1:1: one\n    1 | x\n      | ^"), wrong("/c:2:1: two"), failure];
+    let text = "/c:1:1: one\n    1 | x\n      | ^\n/c:2:1: two\nvmctl: reload: 2 errors; nothing was changed\n";
+    ended(&asks("reload", Request::Reload, answers), false, text);
+}
+
 fn start_of(vm: VmRef) -> Start {
     Start {
         vm,

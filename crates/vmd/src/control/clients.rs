@@ -277,7 +277,7 @@ fn kind(request: &Request) -> Kind {
 
 fn is_last(kind: Kind, reply: &Reply) -> bool {
     match reply {
-        Reply::Vms(_) => false,
+        Reply::Vms(_) | Reply::Wrong(_) => false,
         Reply::Accepted { .. } => kind == Kind::Short, // who waits hears of the end
         Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::Failed(_) => true,
     }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,10 +17,26 @@ const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of one file of a configuration: some 100,000 VMs. More is something else, a device without end perhaps.
 const MAX_TEXT: u64 = 64 << 20;
 
+/// Opening a pipe that has no writer does not wait.
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+
 /// Reads one file of a configuration whole.
 pub fn read_text(path: &Path) -> io::Result<Vec<u8>> {
+    read_whole(File::open(path)?)
+}
+
+/// The same of what can't make the daemon wait: no pipe, which may have no writer.
+pub fn read_at_once(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::options().read(true).custom_flags(NONBLOCK).open(path)?;
+    if file.metadata()?.file_type().is_fifo() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is a pipe; name a file"));
+    }
+    read_whole(file)
+}
+
+fn read_whole(file: File) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    let read = File::open(path)?.take(MAX_TEXT + 1).read_to_end(&mut text)?;
+    let read = file.take(MAX_TEXT + 1).read_to_end(&mut text)?;
     if u64::try_from(read).is_ok_and(|read| read <= MAX_TEXT) {
         return Ok(text);
     }
@@ -32,7 +49,7 @@ pub struct HostAccounts;
 
 impl Sources for HostAccounts {
     fn include(&self, path: &Path) -> io::Result<Vec<u8>> {
-        read_text(path)
+        read_at_once(path)
     }
 
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {

@@ -1,17 +1,19 @@
 //! What a VM is to be, whoever said so: a block of vm.conf, or a client's start request.
 
-use proto::client::{BootDevice, DiskFormat, NicArg, Start};
+use std::sync::Arc;
+
+use config::instance::Requester;
+use config::model;
+use config::register::{Refusal, VmRequest, register};
+use proto::client::{BootDevice, DiskArg, DiskFormat, NicArg, Start};
 use proto::names::BadName;
 use proto::{Code, Failure, IfName, MAX_CMDLINE, MacAddr, SwitchName, Text, UserPath, VmName};
 
 use super::access::Owner;
+use super::settings::{Names, definition_of};
 
-/// Guest memory where nothing is said (spec, daemon 3.1).
-pub const DEFAULT_MEMORY: u64 = 512 << 20;
 /// The least that a stock kernel finds room in.
 pub const MIN_MEMORY: u64 = 64 << 20;
-/// The most that the spec knows (daemon 9).
-pub const MAX_MEMORY: u64 = 128 << 30;
 /// Virtual CPUs of one VM (spec, daemon 9).
 pub const MAX_CPUS: u8 = 64;
 
@@ -44,6 +46,8 @@ pub struct Definition {
     pub boot_device: Option<BootDevice>,
     /// From vm.conf: it stays listed when it stops.
     pub from_config: bool,
+    /// The same in the words of vm.conf, for what may be made from it.
+    pub model: Arc<config::model::Vm>,
 }
 
 /// A disk as defined.
@@ -93,46 +97,99 @@ pub fn generated_mac(index: usize, random: [u8; 2]) -> MacAddr {
     MacAddr([0xfe, 0xe1, 0xbb, 0xd0 | low, random[0], random[1]])
 }
 
-/// The definition that a client's request makes (spec, vmctl 5); its own limits checked again, as a client may say
-/// anything. `macs` gives two random bytes a card.
-pub fn of_request(start: &Start, name: VmName, mut macs: impl FnMut() -> [u8; 2]) -> Result<Definition, Failure> {
-    let memory = checked_memory(start.memory)?;
-    let cpus = checked_cpus(start.cpus)?;
+/// The definition that a client's request makes (spec, vmctl 5), beside these switches; its own limits checked again, as
+/// a client may say anything.
+pub fn of_request(
+    start: &Start,
+    name: &VmName,
+    known: &config::Config,
+    names: &mut dyn Names,
+) -> Result<Definition, Failure> {
+    let request = request_of(start, name)?;
+    let find = |name: &config::names::SwitchName| known.switch(name);
+    let refused = |refusal: Refusal| Failure::new(code_of(&refusal), format!("vm \"{name}\" {refusal}"));
+    let vm = register(request, None, Requester::ROOT, find).map_err(refused)?;
+    made_by_client(vm, start, known, names)
+}
+
+/// A kernel came open with the request, for its first boot alone: its path is of no use afterwards, nor to others.
+fn made_by_client(
+    mut vm: config::model::Vm,
+    start: &Start,
+    known: &config::Config,
+    names: &mut dyn Names,
+) -> Result<Definition, Failure> {
+    vm.boot = vm.boot.filter(|_| start.kernel.is_none());
+    Ok(Definition { from_config: false, ..definition_of(&vm, known, names)? })
+}
+
+/// A request in the words of vm.conf.
+fn request_of(start: &Start, name: &VmName) -> Result<VmRequest, Failure> {
+    let name = config::names::VmName::new(name.as_str().as_bytes());
+    let name = name.map_err(|error| Failure::new(Code::Invalid, error.to_string()))?;
+    let path = |path: &UserPath| std::path::PathBuf::from(path.as_str());
     let mut nics = Vec::new();
-    for (index, nic) in start.nics.iter().enumerate() {
-        let switch = match nic {
-            NicArg::Plain => None,
-            NicArg::Switch(name) => Some(name.clone()),
-            NicArg::Local => return Err(unsupported("a local interface (-L)")),
-        };
-        nics.push(Nic { mac: generated_mac(index, macs()), tap: None, switch, up: true, locked: false });
+    for nic in &*start.nics {
+        nics.push(match nic {
+            NicArg::Plain => model::Nic::default(),
+            NicArg::Local => model::Nic { local: true, ..model::Nic::default() },
+            NicArg::Switch(name) => model::Nic { switch: Some(switch_name(name)?), ..model::Nic::default() },
+        });
     }
-    if start.cdrom.is_some() {
-        return Err(unsupported("a CD-ROM (-r)"));
-    }
-    Ok(Definition {
-        name,
-        memory,
-        cpus,
-        boot: None,
-        initrd: None,
-        cmdline: Text::default(),
-        disks: start.disks.iter().map(|disk| Disk::new(disk.path.clone(), disk.format)).collect(),
-        nics,
-        owner: Owner::default(),
-        owner_name: Text::cut("root"),
+    Ok(VmRequest {
         enabled: false,
-        boot_device: start.boot_device,
-        from_config: false,
+        memory: start.memory.map(checked_memory).transpose()?,
+        cpus: start.cpus.map(|cpus| checked_cpus(Some(cpus))).transpose()?,
+        boot: start.kernel.as_ref().map(path),
+        boot_device: start.boot_device.map(|device| match device {
+            BootDevice::Cdrom => model::BootDevice::Cdrom,
+            BootDevice::Disk => model::BootDevice::Disk,
+            BootDevice::Net => model::BootDevice::Net,
+        }),
+        cdrom: start.cdrom.as_ref().map(path),
+        disks: start.disks.iter().map(disk_of).collect(),
+        nics,
+        ..VmRequest::new(name)
     })
 }
 
-fn checked_memory(asked: Option<u64>) -> Result<u64, Failure> {
-    let memory = asked.unwrap_or(DEFAULT_MEMORY) & !((1 << 20) - 1);
-    match memory {
-        MIN_MEMORY..=MAX_MEMORY => Ok(memory),
-        _ => Err(Failure::new(Code::Invalid, format!("memory of {} MiB is not within 64M and 128G", memory >> 20))),
+fn switch_name(name: &SwitchName) -> Result<config::names::SwitchName, Failure> {
+    let bad = |error| Failure::new(Code::Invalid, format!("switch \"{name}\": {error}"));
+    config::names::SwitchName::new(name.as_bytes()).map_err(bad)
+}
+
+fn disk_of(disk: &DiskArg) -> model::Disk {
+    let path = std::path::PathBuf::from(disk.path.as_str());
+    let named = |kind| model::ImageFormat { kind, named: true };
+    let format = match disk.format {
+        Some(DiskFormat::Raw) => named(model::DiskFormat::Raw),
+        Some(DiskFormat::Qcow2) => named(model::DiskFormat::Qcow2),
+        None => model::ImageFormat { kind: model::DiskFormat::Raw, named: false }, // the extension still counts
+    };
+    model::Disk { path, format }
+}
+
+/// The kind of a refusal (spec, daemon 3.2; the odd codes of the original mended).
+fn code_of(refusal: &Refusal) -> Code {
+    match refusal {
+        Refusal::TemplateUnknown(_) => Code::ParentInvalid,
+        Refusal::MayNotCreate
+        | Refusal::MayNotSet(_)
+        | Refusal::UserMismatch
+        | Refusal::GroupMismatch
+        | Refusal::MayNotAllow => Code::NotPermitted,
+        Refusal::DiskReused(_) | Refusal::LladdrReused | Refusal::TapReused => Code::Busy,
+        Refusal::NoDevices => Code::DiskMissing,
+        Refusal::NothingToBoot | Refusal::TooManyDisks(_) | Refusal::TooManyInterfaces(_) => Code::Invalid,
     }
+}
+
+fn checked_memory(asked: u64) -> Result<model::MemorySize, Failure> {
+    let memory = asked & !((1 << 20) - 1);
+    let size = i64::try_from(memory).ok().and_then(|memory| model::MemorySize::from_bytes(memory).ok());
+    size.filter(|_| memory >= MIN_MEMORY).ok_or_else(|| {
+        Failure::new(Code::Invalid, format!("memory of {} MiB is not within 64M and 128G", memory >> 20))
+    })
 }
 
 /// The CPU count of a request.
@@ -180,10 +237,10 @@ mod tests {
 
     #[test]
     fn memory_is_whole_mebibytes_within_its_bounds() {
-        assert_eq!(checked_memory(None).unwrap(), DEFAULT_MEMORY);
-        assert_eq!(checked_memory(Some((100 << 20) + 5)).unwrap(), 100 << 20);
-        assert!(checked_memory(Some(MIN_MEMORY - 1)).is_err());
-        assert!(checked_memory(Some(u64::MAX)).is_err());
+        assert_eq!(checked_memory((100 << 20) + 5).unwrap().bytes(), 100 << 20);
+        assert!(checked_memory(MIN_MEMORY - 1).is_err());
+        assert!(checked_memory((128 << 30) + (1 << 20)).is_err());
+        assert!(checked_memory(u64::MAX).is_err());
         assert!(checked_cpus(Some(0)).is_err() && checked_cpus(Some(65)).is_err() && checked_cpus(Some(64)).is_ok());
     }
 }

@@ -25,6 +25,7 @@ use super::pulse::{Beat, Pulse};
 use super::rate::Rate;
 use super::registry::{Asked, Event, File, Found, Registry, Run};
 use super::reserve::Reserve;
+use super::source::Source;
 
 /// Opener of one start.
 pub(super) type Opener = Peer<opener::ToOpener, opener::ToParent>;
@@ -57,6 +58,7 @@ pub(super) enum Wish {
 /// The parent with all that it holds.
 pub(super) struct Edge {
     pub(super) registry: Registry,
+    pub(super) source: Source,
     pub(super) events: Loop<Token>,
     pub(super) host: Host,
     pub(super) starter: Starter,
@@ -134,7 +136,7 @@ impl Edge {
                     log::info!("terminating");
                     self.event(Event::Terminate);
                 }
-                Signal::Hangup => log::warn!("reload is not supported by this release; restart vmd to read vm.conf"),
+                Signal::Hangup => self.event(Event::Hangup),
                 Signal::Child => self.reap(),
                 Signal::Pipe | Signal::User1 | Signal::WindowChanged => {}
             }

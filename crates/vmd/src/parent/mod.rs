@@ -22,6 +22,7 @@ mod rate;
 mod registry;
 mod reserve;
 mod settings;
+mod source;
 mod startup;
 
 use std::io;

@@ -26,6 +26,16 @@ impl Edge {
     /// Does one thing. What it leads to at once comes back as events.
     pub(super) fn perform(&mut self, action: Action) -> Vec<Event> {
         match action {
+            Action::ReadConfig(reading) => {
+                let read = self.source.read_again(reading.load.as_deref(), &self.registry.known());
+                vec![Event::ConfigRead(reading, read.map(Box::new))]
+            }
+            Action::GiveSocket(owner) => {
+                if let Err(error) = super::places::give_socket(owner) {
+                    log::error!("socket owner: {}", proto::failure::plain(&error));
+                }
+                vec![]
+            }
             Action::MakeSwitch(switch) => self.make_switch(switch).into_iter().collect(),
             Action::Open { run, who, files } => self.open(run, &who, files),
             Action::Probe(run, file, question) => self.probe(run, file, question).into_iter().collect(),

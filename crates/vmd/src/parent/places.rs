@@ -11,6 +11,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::Fatal;
+use super::access::Owner;
 
 /// Held, locked, by the daemon that runs.
 const LOCK_PATH: &str = "/run/vmd.pid";
@@ -74,11 +75,16 @@ pub fn listen(config: &Config) -> Result<(OwnedFd, Name), Fatal> {
     bound.map_err(control_socket)?;
     let name = Name(SOCKET_PATH);
     let owner = config.globals.socket_owner;
-    let gid = owner.gid.map(Gid::from_raw);
-    rustix::fs::chown(SOCKET_PATH, Some(Uid::from_raw(owner.uid)), gid).map_err(control_socket)?;
-    rustix::fs::chmod(SOCKET_PATH, Mode::from_raw_mode(0o660)).map_err(control_socket)?;
+    give_socket(Owner { uid: owner.uid, gid: owner.gid }).map_err(control_socket)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok((socket, name))
+}
+
+/// Gives the control socket to who may reach it (`socket owner`). Without a group nobody's group may.
+pub fn give_socket(owner: Owner) -> io::Result<()> {
+    let gid = Gid::from_raw(owner.gid.unwrap_or(0));
+    rustix::fs::chown(SOCKET_PATH, Some(Uid::from_raw(owner.uid)), Some(gid))?;
+    Ok(rustix::fs::chmod(SOCKET_PATH, Mode::from_raw_mode(0o660))?)
 }
 
 fn pid_file(error: impl Into<io::Error>) -> Fatal {

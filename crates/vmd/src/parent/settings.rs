@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::client::{BootDevice, DiskFormat};
@@ -63,6 +64,7 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
     }
     let stagger = globals.staggered;
     let settings = Settings {
+        socket: Owner { uid: globals.socket_owner.uid, gid: globals.socket_owner.gid },
         switches,
         vms,
         parallel: stagger.map_or(cpus_online, |s| usize::try_from(s.parallel).unwrap_or(usize::MAX)),
@@ -84,14 +86,12 @@ fn switch_of(id: usize, switch: &config::model::Switch) -> Result<Switch, Failur
     })
 }
 
-fn definition_of(
+/// What a VM of the model is here, as if from vm.conf; or what of it can't be carried out.
+pub fn definition_of(
     vm: &config::model::Vm,
     config: &config::Config,
     names: &mut dyn Names,
 ) -> Result<Definition, Failure> {
-    if vm.template.is_some() {
-        return Err(unsupported("an instance"));
-    }
     if vm.cdrom.is_some() {
         return Err(unsupported("a CD-ROM"));
     }
@@ -127,6 +127,7 @@ fn definition_of(
             config::model::BootDevice::Net => BootDevice::Net,
         }),
         from_config: true,
+        model: Arc::new(vm.clone()),
     })
 }
 

@@ -1,14 +1,12 @@
 //! From the command line to a daemon that serves, in the order that users see (spec, daemon 1.2 and 1.3).
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::process::ExitCode;
 
-use config::{Config, Macros};
+use config::Config;
 use proto::privileged::ToPriv;
 use proto::vmm::{self, ToVmm};
 use rustix::fs::{Mode, OFlags};
@@ -29,6 +27,7 @@ use super::pulse::Pulse;
 use super::registry::{Event, Registry};
 use super::reserve::Reserve;
 use super::settings;
+use super::source::Source;
 
 /// Read where nothing else is said; it may be missing.
 pub const DEFAULT_FILE: &str = "/etc/vm.conf";
@@ -89,42 +88,22 @@ fn end(result: Result<(), Fatal>) -> ExitCode {
 
 /// What vm.conf means; its errors and warnings are said.
 pub fn read_config(options: &Options) -> Result<Config, Fatal> {
-    let mut macros = Macros::new();
-    for argument in &options.macros {
-        if let Err(error) = macros.define(argument.as_bytes()) {
-            eprintln!("vmd: {error}");
-        }
-    }
-    let file = options.file.as_deref().unwrap_or(OsStr::new(DEFAULT_FILE));
-    let text = match super::accounts::read_text(Path::new(file)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && options.file.is_none() => Vec::new(),
-        Err(error) => return Err(Fatal::File(file.to_string_lossy().into_owned(), error)),
-    };
-    let name = file.to_string_lossy();
-    match config::parse(&name, &text, &macros, &HostAccounts, &HostAccounts) {
-        Ok(parsed) => {
-            parsed.warnings.iter().for_each(|warning| eprintln!("{warning}"));
-            Ok(parsed.config)
-        }
-        Err(errors) => {
-            eprintln!("{errors}");
-            Err(Fatal::Told)
-        }
-    }
+    Source::new(options).read()
 }
 
 /// What can be told before anything is changed: the daemon's user and its configuration.
-fn fit(options: &Options) -> Result<(sys::users::User, Config), Fatal> {
+fn fit(options: &Options) -> Result<(sys::users::User, Source, Config), Fatal> {
     if !rustix::process::geteuid().is_root() {
         return Err(Fatal::NotRoot);
     }
     let user = sys::users::user_in_files(USER)?.ok_or(Fatal::NoUser)?;
-    Ok((user, read_config(options)?))
+    let source = Source::new(options);
+    let config = source.read()?;
+    Ok((user, source, config))
 }
 
 fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
-    let (user, config) = fit(options)?;
+    let (user, source, config) = fit(options)?;
     let kvm = Host::open_kvm().map_err(Fatal::Kvm)?;
     let _pid_file = PidFile::take()?;
     sys::limits::raise_descriptors(DESCRIPTORS);
@@ -143,7 +122,7 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     let host = Host { memory, tree: tree.ok(), vms: BTreeMap::new(), tty_gid };
     let starter = Starter { exe: Executable::own()?, null: open_null()?, debug: options.verbose > 1 };
     sandbox::enter(&sandbox::promise::PARENT)?;
-    let mut edge = Edge::new(host, starter, signals, listener)?;
+    let mut edge = Edge::new(source, host, starter, signals, listener)?;
     let result = edge.start(kvm, &config).and_then(|()| {
         tell_ready(ready)?;
         edge.serve()
@@ -169,12 +148,13 @@ fn open_null() -> io::Result<OwnedFd> {
 }
 
 impl Edge {
-    fn new(host: Host, starter: Starter, signals: Signals, listener: OwnedFd) -> io::Result<Self> {
+    fn new(source: Source, host: Host, starter: Starter, signals: Signals, listener: OwnedFd) -> io::Result<Self> {
         let mut events = Loop::new()?;
         events.add(&signals, Token::Signals, Interest::Read)?;
         let reserve = Reserve::new(open_null()?)?;
         Ok(Self {
             registry: Registry::default(),
+            source,
             events,
             host,
             starter,

@@ -8,6 +8,7 @@ use proto::{Code, Failure, VmId};
 
 use super::super::access::Who;
 use super::super::definition::{checked_cpus, of_request, unsupported};
+use super::known::Known;
 use super::life::{Asked, Life};
 use super::starting::ThisBoot;
 use super::{Action, GRACE_SECONDS, MAX_WAITS, Registry, Run, Stopper};
@@ -45,8 +46,8 @@ impl Registry {
                 out.push(Action::Verbose(verbose));
                 out.push(Action::Answer(asked, Reply::Done));
             }),
-            Request::Reload => root_only(who, "reload").and(Err(unsupported("reload"))),
-            Request::Load { .. } => root_only(who, "load").and(Err(unsupported("load"))),
+            Request::Reload => root_only(who, "reload").and_then(|()| self.ask_reading(asked, None, out)),
+            Request::Load { path } => root_only(who, "load").and_then(|()| self.ask_reading(asked, Some(path), out)),
             Request::Reset { vms, switches } => root_only(who, "reset").map(|()| {
                 self.reset(vms, switches, out);
                 out.push(Action::Answer(asked, Reply::Done));
@@ -124,13 +125,8 @@ impl Registry {
             let text = format!("vm \"{name}\" is not known, and nothing to start it from was given (-b, -d)");
             return Err(Failure::new(Code::NotFound, text));
         }
-        let mut random = asker.random;
-        let definition = of_request(start, name.clone(), || {
-            random = random.rotate_left(16);
-            let [a, b, ..] = random.to_le_bytes();
-            [a, b]
-        })?;
-        Ok(self.register(definition))
+        let definition = of_request(start, name, &self.known_switches(), &mut Known::new(&self.vms, asker))?;
+        self.register(definition)
     }
 
     fn ask_stop(
@@ -194,6 +190,7 @@ impl Registry {
     fn reset(&mut self, vms: bool, switches: bool, out: &mut Vec<Action>) {
         if vms {
             self.ids.clear();
+            self.last_id = 0;
             self.stagger.next = None;
             let ids: Vec<VmId> = self.vms.iter().map(|vm| vm.id).collect();
             for id in ids {
@@ -206,6 +203,7 @@ impl Registry {
         }
         if switches {
             self.switches.clear();
+            self.answer_reloads(out);
         }
     }
 

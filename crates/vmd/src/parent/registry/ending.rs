@@ -93,6 +93,7 @@ impl Registry {
         self.forget_wait(conn, None);
         self.stops.retain(|_, stopper| stopper.asked.conn != conn);
         self.pauses.retain(|_, asked| asked.conn != conn);
+        self.reloads.retain(|reload| reload.asked.conn != conn);
         for vm in &mut self.vms {
             if let Life::Preparing(preparation) = &mut vm.life {
                 preparation.starter = preparation.starter.filter(|asked| asked.conn != conn);

@@ -14,9 +14,11 @@
 mod asking;
 mod disks;
 mod ending;
+mod known;
 mod life;
 mod list;
 mod pausing;
+mod reload;
 mod starting;
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,7 @@ use proto::client::{Reply, Request};
 use proto::opener::What;
 use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{End, StartVm, Stop};
-use proto::{ConnId, Failure, IfName, MacAddr, RequestId, SwitchName, Text, UserPath, VmId};
+use proto::{Code, ConnId, Failure, IfName, MacAddr, RequestId, SwitchName, Text, UserPath, VmId};
 
 pub use life::Asked;
 use life::{Life, Vm};
@@ -81,6 +83,10 @@ impl std::fmt::Display for File {
 pub enum Event {
     /// The configuration was read, for the first time.
     Configured(Box<Settings>),
+    /// It was read again, or one more file beside it; or what is wrong, error by error, and then changes nothing.
+    ConfigRead(Reading, Result<Box<Settings>, Vec<String>>),
+    /// SIGHUP: read it again.
+    Hangup,
     /// A bridge is there, or not.
     SwitchMade(SwitchName, Result<(), Failure>),
     /// A client asks. With a kernel of its own the edge holds that for the run that begins.
@@ -134,6 +140,10 @@ pub enum Found {
 /// What is to be done. Nothing is asked back but by an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
+    /// Read the configuration whole; answered by `ConfigRead`.
+    ReadConfig(Reading),
+    /// Give the control socket to its owner.
+    GiveSocket(Owner),
     /// Make a bridge; answered by `SwitchMade`.
     MakeSwitch(Switch),
     /// Start an opener as this user for these files; each answered by `Opened`.
@@ -221,9 +231,20 @@ pub struct Switch {
     pub locked: bool,
 }
 
+/// A reading of vm.conf after the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Who wanted it; nobody after SIGHUP.
+    pub asked: Option<Asked>,
+    /// One more file, beside all that is known; else the daemon's own, in place of what does not run.
+    pub load: Option<UserPath>,
+}
+
 /// What vm.conf says.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Whom the control socket belongs to.
+    pub socket: Owner,
     /// In the file's order.
     pub switches: Vec<Switch>,
     /// In the file's order.
@@ -239,6 +260,7 @@ pub struct Settings {
 pub struct Registry {
     vms: Vec<Vm>,
     ids: BTreeMap<(String, u32), VmId>,
+    last_id: u32,
     switches: Vec<(Switch, bool)>,
     stagger: Stagger,
     next_run: u64,
@@ -247,6 +269,8 @@ pub struct Registry {
     stops: BTreeMap<RequestId, Stopper>,
     /// Clients whose pause or unpause vmm has not answered yet.
     pauses: BTreeMap<RequestId, Asked>,
+    /// Clients whose reload is answered when all switches are.
+    reloads: Vec<reload::Reload>,
     ending: bool,
     quit: bool,
 }
@@ -275,6 +299,8 @@ impl Registry {
         let out = &mut actions;
         match event {
             Event::Configured(settings) => self.configured(*settings, now, out),
+            Event::ConfigRead(reading, read) => self.config_read(reading, read, now, out),
+            Event::Hangup => self.hangup(out),
             Event::SwitchMade(name, result) => self.switch_made(&name, result, now, out),
             Event::Ask { asked, who, request, random } => self.ask(&Asker { asked, who, random }, request, now, out),
             Event::Gone(conn) => self.gone(conn),
@@ -312,32 +338,31 @@ impl Registry {
 
     fn configured(&mut self, settings: Settings, now: Instant, out: &mut Vec<Action>) {
         self.stagger = Stagger { parallel: settings.parallel, delay: settings.delay, next: None };
-        for switch in settings.switches {
-            out.push(Action::MakeSwitch(switch.clone()));
-            self.switches.push((switch, false));
-        }
-        for definition in settings.vms {
-            self.register(definition);
-        }
-        self.next_batch(now, out);
+        self.take_in(settings, now, out);
     }
 
     /// VMs start once each switch was answered for: a tap can only join what is there.
     fn switch_made(&mut self, name: &SwitchName, result: Result<(), Failure>, now: Instant, out: &mut Vec<Action>) {
         if let Err(failure) = result {
-            out.push(Action::Log(log::Level::Error, format!("switch \"{name}\": {failure}")));
+            let text = format!("switch \"{name}\": {failure}");
+            out.push(Action::Log(log::Level::Error, text.clone()));
             self.switches.retain(|(switch, _)| switch.name != *name);
+            self.reloads.iter_mut().for_each(|reload| reload.failed(failure.code, &text));
         }
         for (switch, made) in &mut self.switches {
             *made |= switch.name == *name;
         }
+        self.answer_reloads(out);
         self.next_batch(now, out);
     }
 
+    fn switches_pending(&self) -> bool {
+        self.switches.iter().any(|(_, made)| !made)
+    }
+
     fn next_batch(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let switches_pending = self.switches.iter().any(|(_, made)| !made);
         let early = self.stagger.next.is_some_and(|next| now < next);
-        if switches_pending || early || self.ending {
+        if self.switches_pending() || early || self.ending {
             return;
         }
         let waiting: Vec<VmId> =
@@ -358,13 +383,28 @@ impl Registry {
     }
 
     /// Puts a definition on the list. The same name for the same owner gets the same id again.
-    fn register(&mut self, definition: Definition) -> VmId {
+    fn register(&mut self, definition: Definition) -> Result<VmId, Failure> {
         let claimed = (definition.name.as_str().to_owned(), definition.owner.uid);
-        let next = VmId(u32::try_from(self.ids.len()).unwrap_or(u32::MAX).saturating_add(1));
-        let id = *self.ids.entry(claimed).or_insert(next);
+        let id = match self.ids.get(&claimed) {
+            Some(id) if self.vms.iter().all(|vm| vm.id != *id) => *id,
+            Some(_) | None => self.new_id()?,
+        };
+        self.ids.insert(claimed, id);
         let life = if definition.enabled { Life::Waiting } else { Life::Stopped };
         self.vms.push(Vm::new(id, definition, life));
-        id
+        Ok(id)
+    }
+
+    /// One that no VM has; after a reset some that end still have theirs.
+    fn new_id(&mut self) -> Result<VmId, Failure> {
+        loop {
+            let too_many =
+                || Failure::new(Code::TooMany, "too many vms: no number is left; \"vmctl reset vms\" frees all");
+            self.last_id = self.last_id.checked_add(1).ok_or_else(too_many)?;
+            if self.vms.iter().all(|vm| vm.id.0 != self.last_id) {
+                return Ok(VmId(self.last_id));
+            }
+        }
     }
 
     fn terminate(&mut self, out: &mut Vec<Action>) {

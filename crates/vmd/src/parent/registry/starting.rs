@@ -72,6 +72,9 @@ impl Registry {
         let files = files_of(&vm.definition, boot, rebooting)?;
         let mut taps = Vec::new();
         for (index, nic) in vm.definition.nics.iter().enumerate() {
+            if rebooting {
+                break; // its taps are held, whatever has become of their switches
+            }
             let index = u8::try_from(index).unwrap_or(u8::MAX);
             let bridge = match &nic.switch {
                 None => None,
@@ -88,10 +91,8 @@ impl Registry {
                         })?,
                 ),
             };
-            if !rebooting {
-                let alias = format!("vm{id}-if{index}-{name}");
-                taps.push(Tap { nic: index, name: nic.tap.clone(), alias, bridge, up: nic.up });
-            }
+            let alias = format!("vm{id}-if{index}-{name}");
+            taps.push(Tap { nic: index, name: nic.tap.clone(), alias, bridge, up: nic.up });
         }
         Ok(Plan { files, taps })
     }

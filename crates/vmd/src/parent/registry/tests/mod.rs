@@ -1,18 +1,29 @@
 //! One test per rule of a VM's life; `world` drives it with everything in any order.
 
 mod pausing;
+mod reload;
 mod world;
 
 use std::time::{Duration, Instant};
 
 use proto::client::{DiskArg, DiskFormat, Start, VmLine, VmRef, VmState};
-use proto::{Code, List, VmName};
+use proto::{List, VmName};
 
-use super::super::definition::{DEFAULT_MEMORY, Disk, Nic};
+use super::super::definition::{Disk, Nic};
 use super::*;
 
+/// Guest memory where nothing is said (spec, daemon 3.1).
+const DEFAULT_MEMORY: u64 = 512 << 20;
+
 pub(super) fn definition(name: &str) -> Definition {
+    let request = config::register::VmRequest {
+        boot: Some("/vmlinuz".into()),
+        owner: Some(config::model::Owner { uid: 1000, gid: None }),
+        ..config::register::VmRequest::new(config::names::VmName::new(name.as_bytes()).unwrap())
+    };
+    let model = config::register::register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
     Definition {
+        model: model.into(),
         name: VmName::new(name).unwrap(),
         memory: DEFAULT_MEMORY,
         cpus: 1,
@@ -47,8 +58,13 @@ pub(super) fn start_of(vm: VmRef) -> Start {
     }
 }
 
-fn by_name(name: &str) -> VmRef {
+pub(super) fn by_name(name: &str) -> VmRef {
     VmRef::Name(VmName::new(name).unwrap())
+}
+
+/// These VMs, two started at a time.
+pub(super) fn settings(vms: Vec<Definition>) -> Settings {
+    Settings { socket: Owner::default(), switches: vec![], vms, parallel: 2, delay: Duration::from_secs(30) }
 }
 
 /// A registry with these VMs, the time, and the number of the next request.
@@ -61,7 +77,7 @@ struct Fixture {
 impl Fixture {
     fn new(vms: Vec<Definition>) -> Self {
         let mut fixture = Self { registry: Registry::default(), now: Instant::now(), requests: 0 };
-        let settings = Settings { switches: vec![], vms, parallel: 2, delay: Duration::from_secs(30) };
+        let settings = settings(vms);
         fixture.on(Event::Configured(Box::new(settings)));
         fixture
     }
@@ -526,7 +542,7 @@ fn vms_wait_until_every_switch_was_answered_for() {
     let switch = Switch { id: 0, name: name.clone(), bridge: bridge.clone(), up: true, locked: false };
     let mut vm = Definition { enabled: true, ..definition("web") };
     vm.nics.push(Nic { mac: MacAddr([2; 6]), tap: None, switch: Some(name.clone()), up: true, locked: false });
-    let settings = Settings { switches: vec![switch], vms: vec![vm], parallel: 1, delay: Duration::ZERO };
+    let settings = Settings { switches: vec![switch], ..settings(vec![vm]) };
     let mut registry = Registry::default();
     let now = Instant::now();
     let first = registry.handle(Event::Configured(Box::new(settings)), now);
@@ -554,8 +570,10 @@ fn a_vm_on_a_switch_that_could_not_be_made_does_not_start() {
 fn the_same_name_and_owner_keep_their_id() {
     let mut f = Fixture::new(vec![definition("a"), definition("b")]);
     assert_eq!(f.line("b").unwrap().id, 2);
-    let id = f.registry.register(definition("a"));
-    assert_eq!(id, VmId(1));
+    f.registry.vms.remove(0);
+    assert_eq!(f.registry.register(definition("a")), Ok(VmId(1)));
+    let other = Definition { owner: Owner { uid: 2, gid: None }, ..definition("b") };
+    assert_eq!(f.registry.register(other), Ok(VmId(3)));
 }
 
 #[test]
@@ -611,12 +629,7 @@ fn a_request_may_bring_a_kernel_and_cpus_for_one_boot() {
 fn what_this_release_does_not_do_is_refused_by_name() {
     let mut f = Fixture::new(vec![definition("web")]);
     let vm = || by_name("web");
-    for request in [
-        Request::Send { vm: vm() },
-        Request::Receive { name: VmName::new("x").unwrap() },
-        Request::Reload,
-        Request::Load { path: UserPath::new("/x").unwrap() },
-    ] {
+    for request in [Request::Send { vm: vm() }, Request::Receive { name: VmName::new("x").unwrap() }] {
         assert_eq!(code(&f.ask(request.clone())), Some(Code::Unsupported), "{request:?}");
     }
 }

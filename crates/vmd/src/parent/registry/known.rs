@@ -1,0 +1,66 @@
+//! What is known, in the words of vm.conf: for a file that is loaded beside it, and for what is made from it.
+
+use config::names::{IfName, SwitchName};
+
+use super::super::access::Owner;
+use super::super::settings::Names;
+use super::asking::Asker;
+use super::life::Vm;
+use super::{Registry, Switch};
+
+impl Registry {
+    /// VMs and switches.
+    pub fn known(&self) -> config::Config {
+        let vms = self.vms.iter().map(|vm| (*vm.definition.model).clone()).collect();
+        config::Config { vms, ..self.known_switches() }
+    }
+
+    /// Switches alone.
+    pub(super) fn known_switches(&self) -> config::Config {
+        let switches = self.switches.iter().filter_map(|(switch, _)| model_of(switch)).collect();
+        config::Config { switches, ..config::Config::default() }
+    }
+}
+
+/// Names came from vm.conf, and so are what vm.conf may say.
+fn model_of(switch: &Switch) -> Option<config::model::Switch> {
+    Some(config::model::Switch {
+        name: SwitchName::new(switch.name.as_bytes()).ok()?,
+        enabled: true,
+        interface: IfName::new(switch.bridge.as_str().as_bytes()).ok()?,
+        locked_lladdr: switch.locked,
+        group: None,
+        rdomain: None,
+        up: switch.up,
+    })
+}
+
+/// Names of owners, as far as they are known from other VMs, and the request's random bytes.
+pub(super) struct Known<'a> {
+    pub(super) vms: &'a [Vm],
+    pub(super) random: u64,
+}
+
+impl<'a> Known<'a> {
+    pub(super) fn new(vms: &'a [Vm], asker: &Asker) -> Self {
+        Self { vms, random: asker.random }
+    }
+}
+
+impl Names for Known<'_> {
+    fn owner(&mut self, owner: Owner) -> String {
+        let same = self.vms.iter().find(|vm| vm.definition.owner == owner);
+        let numbers = || owner.gid.map_or_else(|| owner.uid.to_string(), |gid| format!("{}:{gid}", owner.uid));
+        match (owner, same) {
+            (Owner { uid: 0, gid: None }, _) => "root".to_owned(),
+            (_, Some(vm)) => vm.definition.owner_name.to_string(),
+            (_, None) => numbers(),
+        }
+    }
+
+    fn random(&mut self) -> [u8; 2] {
+        self.random = self.random.rotate_left(16);
+        let [a, b, ..] = self.random.to_le_bytes();
+        [a, b]
+    }
+}

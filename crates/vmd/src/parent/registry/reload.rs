@@ -1,0 +1,153 @@
+//! The configuration read again: what stays, starts and goes (spec, daemon 3.11; vm.conf 12). It comes here whole and
+//! without an error, or it changes nothing.
+//!
+//! | a VM | in the file | after a reload | after a load |
+//! |---|---|---|---|
+//! | runs, or starts or ends | as before, or otherwise | as it was; stays listed when it stops | as it was |
+//! | runs | no | as it was, until the first reload after its end | as it was |
+//! | does not run | yes | as the file says now; started if enabled | as it was |
+//! | does not run | no | gone; its id stays reserved | as it was |
+//! | is not known | yes | listed; started if enabled | the same |
+//!
+//! Switches are replaced by name, and made anew where they differ; one that the file no longer has stays known.
+
+use std::time::Instant;
+
+use proto::client::{MAX_WRONG, Reply};
+use proto::{Code, Failure, Text, UserPath};
+
+use super::life::{Asked, Life, Vm};
+use super::{Action, Reading, Registry, Settings, Switch};
+
+/// Errors of one file that a client is told; the log has all of them.
+const MAX_TOLD: usize = 100;
+
+/// A client whose configuration was taken; it waits for the switches.
+#[derive(Debug)]
+pub(super) struct Reload {
+    pub(super) asked: Asked,
+    /// The first switch that could not be made.
+    failure: Option<Failure>,
+}
+
+impl Reload {
+    pub(super) fn failed(&mut self, code: Code, why: &str) {
+        let text = || format!("{why}; all else of the configuration holds");
+        self.failure.get_or_insert_with(|| Failure::new(code, text()));
+    }
+}
+
+impl Registry {
+    /// An empty path means the daemon's own file (spec, daemon 3.11).
+    pub(super) fn ask_reading(
+        &mut self,
+        asked: Asked,
+        load: Option<UserPath>,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Failure> {
+        if self.ending {
+            return Err(Failure::new(Code::Invalid, "the daemon is shutting down"));
+        }
+        let load = load.filter(|path| !path.is_empty());
+        out.push(Action::ReadConfig(Reading { asked: Some(asked), load }));
+        Ok(())
+    }
+
+    pub(super) fn hangup(&mut self, out: &mut Vec<Action>) {
+        if !self.ending {
+            out.push(Action::ReadConfig(Reading { asked: None, load: None }));
+        }
+    }
+
+    pub(super) fn config_read(
+        &mut self,
+        reading: Reading,
+        read: Result<Box<Settings>, Vec<String>>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let settings = match read {
+            Ok(settings) => *settings,
+            Err(errors) => return refuse(&reading, &errors, out),
+        };
+        if reading.load.is_none() {
+            self.vms.retain(runs);
+            self.stagger.parallel = settings.parallel;
+            self.stagger.delay = settings.delay;
+            out.push(Action::GiveSocket(settings.socket));
+        }
+        self.stagger.next = None;
+        self.reloads.extend(reading.asked.map(|asked| Reload { asked, failure: None }));
+        self.take_in(settings, now, out);
+        self.answer_reloads(out);
+        let what = reading.load.map_or_else(|| "reloaded".to_owned(), |path| format!("\"{path}\" loaded"));
+        out.push(Action::Log(log::Level::Info, format!("configuration {what}")));
+    }
+
+    /// What is not known yet; who starts with the daemon, its turn is next.
+    pub(super) fn take_in(&mut self, settings: Settings, now: Instant, out: &mut Vec<Action>) {
+        for switch in settings.switches {
+            self.take_switch(switch, out);
+        }
+        for definition in settings.vms {
+            if let Some(vm) = self.vms.iter_mut().find(|vm| vm.definition.name == definition.name) {
+                vm.definition.from_config = true;
+            } else if let Err(failure) = self.register(definition) {
+                out.push(Action::Log(log::Level::Error, failure.to_string()));
+            }
+        }
+        self.next_batch(now, out);
+    }
+
+    fn take_switch(&mut self, switch: Switch, out: &mut Vec<Action>) {
+        let highest = self.switches.iter().map(|(switch, _)| switch.id).max().unwrap_or(0);
+        let switch = match self.switches.iter().position(|(known, _)| known.name == switch.name) {
+            None => Switch { id: highest.saturating_add(1), ..switch },
+            Some(at) => {
+                let (known, made) = self.switches.remove(at);
+                let switch = Switch { id: known.id, ..switch };
+                if switch == known {
+                    return self.switches.insert(at, (known, made));
+                }
+                switch
+            }
+        };
+        out.push(Action::MakeSwitch(switch.clone()));
+        self.switches.push((switch, false));
+    }
+
+    /// Once no switch is pending.
+    pub(super) fn answer_reloads(&mut self, out: &mut Vec<Action>) {
+        if self.switches_pending() {
+            return;
+        }
+        for Reload { asked, failure } in std::mem::take(&mut self.reloads) {
+            out.push(Action::Answer(asked, failure.map_or(Reply::Done, Reply::Failed)));
+        }
+    }
+}
+
+/// Nothing was changed; both log and client learn why.
+fn refuse(reading: &Reading, errors: &[String], out: &mut Vec<Action>) {
+    let count = match errors.len() {
+        1 => "1 error".to_owned(),
+        more => format!("{more} errors"),
+    };
+    let text = format!("{count} in the configuration; nothing was changed");
+    let what = if reading.load.is_some() { "load" } else { "reload" };
+    let lines = errors.iter().flat_map(|error| error.lines()).map(str::to_owned);
+    out.extend(lines.chain([format!("{what}: {text}")]).map(|line| Action::Log(log::Level::Error, line)));
+    let Some(asked) = reading.asked else { return };
+    let told = errors.iter().take(MAX_TOLD).map(|error| Reply::Wrong(Text::<MAX_WRONG>::cut(error)));
+    out.extend(told.map(|reply| Action::Answer(asked, reply)));
+    let text = match errors.len().checked_sub(MAX_TOLD) {
+        Some(rest @ 1..) => format!("{text} ({rest} of the errors are only in the log)"),
+        Some(0) | None => text,
+    };
+    out.push(Action::Answer(asked, Reply::Failed(Failure::new(Code::Invalid, text))));
+}
+
+/// It has processes, or is about to.
+fn runs(vm: &Vm) -> bool {
+    !matches!(vm.life, Life::Waiting | Life::Stopped)
+}

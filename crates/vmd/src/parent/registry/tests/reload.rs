@@ -1,0 +1,245 @@
+//! What a configuration that is read again changes, and what one that is wrong does not.
+
+use super::*;
+
+fn reading(asked: Option<Asked>) -> Reading {
+    Reading { asked, load: None }
+}
+
+fn enabled(name: &str) -> Definition {
+    Definition { enabled: true, ..definition(name) }
+}
+
+fn memory(name: &str, memory: u64) -> Definition {
+    Definition { memory, ..definition(name) }
+}
+
+fn lan(bridge: &str) -> Switch {
+    let bridge = IfName::new(bridge).unwrap();
+    Switch { id: 1, name: SwitchName::cut("lan"), bridge, up: true, locked: false }
+}
+
+impl Fixture {
+    /// Reads these VMs in place of what does not run.
+    fn reload(&mut self, vms: Vec<Definition>) -> Vec<Action> {
+        self.on(Event::ConfigRead(reading(None), Ok(Box::new(settings(vms)))))
+    }
+
+    fn names(&mut self) -> Vec<String> {
+        let replies = replies(&self.ask(Request::List));
+        let lines = replies.into_iter().filter_map(|reply| match reply {
+            Reply::Vms(lines) => Some(lines.into_iter().map(|line| line.name.to_string()).collect::<Vec<_>>()),
+            _ => None,
+        });
+        lines.flatten().collect()
+    }
+}
+
+#[test]
+fn a_reload_is_read_first_and_answered_when_it_is_done() {
+    let mut f = Fixture::new(vec![]);
+    let (asked, actions) = f.ask_as(root(), Request::Reload);
+    assert_eq!(actions, [Action::ReadConfig(reading(Some(asked)))]);
+    let done = f.on(Event::ConfigRead(reading(Some(asked)), Ok(Box::new(settings(vec![definition("web")])))));
+    assert!(done.contains(&Action::Answer(asked, Reply::Done)), "{done:?}");
+    assert_eq!(f.names(), ["web"]);
+}
+
+#[test]
+fn sighup_reads_the_daemons_file_and_an_empty_path_does_too() {
+    let mut f = Fixture::new(vec![]);
+    assert_eq!(f.on(Event::Hangup), [Action::ReadConfig(reading(None))]);
+    let (asked, actions) = f.ask_as(root(), Request::Load { path: UserPath::default() });
+    assert_eq!(actions, [Action::ReadConfig(reading(Some(asked)))]);
+    f.on(Event::Terminate);
+    assert_eq!(f.on(Event::Hangup), []);
+    assert_eq!(code(&f.ask(Request::Reload)), Some(Code::Invalid));
+}
+
+#[test]
+fn an_invalid_configuration_changes_nothing_and_every_error_is_told() {
+    let mut f = Fixture::new(vec![definition("web"), definition("db")]);
+    f.running("web");
+    let (asked, _) = f.ask_as(root(), Request::Reload);
+    let errors = vec!["/etc/vm.conf:1:1: one".to_owned(), "/etc/vm.conf:7:2: two".to_owned()];
+    let actions = f.on(Event::ConfigRead(reading(Some(asked)), Err(errors.clone())));
+    let answers = replies(&actions);
+    let text = "2 errors in the configuration; nothing was changed";
+    let expected = [
+        Reply::Wrong(Text::cut(&errors[0])),
+        Reply::Wrong(Text::cut(&errors[1])),
+        Reply::Failed(Failure::new(Code::Invalid, text)),
+    ];
+    assert_eq!(answers, expected);
+    let logged = |text: &str| actions.contains(&Action::Log(log::Level::Error, text.to_owned()));
+    assert!(logged(&errors[0]) && logged(&errors[1]) && logged(&format!("reload: {text}")));
+    assert_eq!((f.state("web"), f.state("db")), (Some(VmState::Running), Some(VmState::Stopped)));
+}
+
+#[test]
+fn a_thousand_errors_are_told_in_a_hundred_and_logged_all() {
+    let mut f = Fixture::new(vec![]);
+    let (asked, _) = f.ask_as(root(), Request::Reload);
+    let actions = f.on(Event::ConfigRead(reading(Some(asked)), Err(vec!["e".to_owned(); 1000])));
+    assert_eq!(replies(&actions).len(), 101);
+    assert!(format!("{:?}", replies(&actions).last()).contains("(900 of the errors are only in the log)"));
+    assert_eq!(actions.iter().filter(|action| matches!(action, Action::Log(..))).count(), 1001);
+}
+
+#[test]
+fn running_vms_stay_as_they_are_and_stopped_ones_are_as_the_file_says() {
+    let mut f = Fixture::new(vec![definition("web"), definition("db"), definition("old")]);
+    f.running("web");
+    f.reload(vec![memory("web", 1 << 30), memory("db", 1 << 30), definition("new")]);
+    assert_eq!(f.names(), ["web", "db", "new"]);
+    assert_eq!(f.line("web").unwrap().memory, DEFAULT_MEMORY);
+    assert_eq!(f.line("db").unwrap().memory, 1 << 30);
+    let web = f.line("web").map(|line| VmId(line.id)).unwrap();
+    f.on(Event::Ended(web, End::PoweredOff));
+    assert_eq!(f.line("web").unwrap().memory, DEFAULT_MEMORY, "as it was until the next reload");
+    f.reload(vec![memory("web", 1 << 30)]);
+    assert_eq!(f.line("web").unwrap().memory, 1 << 30);
+}
+
+#[test]
+fn a_skipped_block_does_not_replace_the_kernel_of_a_running_vm() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
+    f.reload(vec![Definition { boot: None, ..definition("web") }]);
+    let actions = f.on(Event::Ended(id, End::Rebooted));
+    assert_eq!(launched(&f.prepare(actions)), Some(id));
+}
+
+#[test]
+fn a_vm_that_starts_or_ends_counts_as_running() {
+    let mut f = Fixture::new(vec![definition("starts"), definition("ends")]);
+    f.start("starts");
+    f.running("ends");
+    f.stop("ends", false, false);
+    f.reload(vec![]);
+    assert_eq!((f.state("starts"), f.state("ends")), (Some(VmState::Starting), Some(VmState::Stopping)));
+}
+
+#[test]
+fn a_running_vm_that_the_file_no_longer_has_is_listed_until_the_first_reload_after_its_end() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
+    f.reload(vec![]);
+    f.on(Event::Ended(id, End::PoweredOff));
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+    f.reload(vec![]);
+    assert_eq!(f.state("web"), None);
+}
+
+#[test]
+fn a_clients_vm_whose_name_the_file_has_stays_listed_when_it_stops() {
+    let mut f = Fixture::new(vec![]);
+    let mut start = start_of(by_name("new"));
+    start.kernel = Some(UserPath::new("/k").unwrap());
+    let actions = f.ask(Request::Start(Box::new(start)));
+    let id = launched(&f.prepare(actions)).unwrap();
+    f.on(Event::StartDone(id, Ok(9)));
+    f.reload(vec![definition("new")]);
+    f.on(Event::Ended(id, End::PoweredOff));
+    assert_eq!(f.state("new"), Some(VmState::Stopped));
+}
+
+#[test]
+fn an_enabled_vm_that_does_not_run_is_started_by_reload_with_its_id() {
+    let mut f = Fixture::new(vec![definition("web"), definition("db")]);
+    let id = f.line("db").unwrap().id;
+    let actions = f.reload(vec![definition("first"), enabled("db")]);
+    assert_eq!(launched(&f.prepare(actions)), Some(VmId(id)));
+    assert_eq!(f.line("first").unwrap().id, 3);
+}
+
+#[test]
+fn a_reload_starts_in_batches_as_the_file_says_now() {
+    let mut f = Fixture::new(vec![]);
+    let vms = ["a", "b", "c"].map(enabled).to_vec();
+    let settings = Settings { parallel: 1, delay: Duration::from_secs(5), ..settings(vms) };
+    f.on(Event::ConfigRead(reading(None), Ok(Box::new(settings))));
+    let mut states = || ["a", "b", "c"].map(|name| f.state(name).unwrap());
+    use VmState::{Starting, Waiting};
+    assert_eq!(states(), [Starting, Waiting, Waiting]);
+    f.now += Duration::from_secs(5);
+    f.on(Event::Time);
+    assert_eq!(["a", "b", "c"].map(|name| f.state(name).unwrap()), [Starting, Starting, Waiting]);
+}
+
+#[test]
+fn a_load_adds_and_takes_nothing_away() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let path = UserPath::new("/more.conf").unwrap();
+    let (asked, actions) = f.ask_as(root(), Request::Load { path: path.clone() });
+    let reading = Reading { asked: Some(asked), load: Some(path) };
+    assert_eq!(actions, [Action::ReadConfig(reading.clone())]);
+    let actions = f.on(Event::ConfigRead(reading, Ok(Box::new(settings(vec![enabled("more")])))));
+    assert!(!actions.iter().any(|action| matches!(action, Action::GiveSocket(_))), "globals are the main file's");
+    assert_eq!(f.names(), ["web", "more"]);
+    assert_eq!(f.state("more"), Some(VmState::Starting));
+    assert_eq!(f.registry.known().vms.len(), 2, "for the next file");
+}
+
+#[test]
+fn a_reload_gives_the_socket_to_its_owner() {
+    let mut f = Fixture::new(vec![]);
+    let owner = Owner { uid: 0, gid: Some(7) };
+    let settings = Settings { socket: owner, ..settings(vec![]) };
+    let actions = f.on(Event::ConfigRead(reading(None), Ok(Box::new(settings))));
+    assert!(actions.contains(&Action::GiveSocket(owner)));
+}
+
+#[test]
+fn switches_are_replaced_by_name_and_one_that_is_gone_stays_known() {
+    let mut f = Fixture::new(vec![]);
+    let with = |bridge: &str| Box::new(Settings { switches: vec![lan(bridge)], ..settings(vec![]) });
+    let made = f.on(Event::ConfigRead(reading(None), Ok(with("br0"))));
+    assert!(made.contains(&Action::MakeSwitch(lan("br0"))));
+    f.on(Event::SwitchMade(SwitchName::cut("lan"), Ok(())));
+    let same = f.on(Event::ConfigRead(reading(None), Ok(with("br0"))));
+    assert!(!same.iter().any(|action| matches!(action, Action::MakeSwitch(_))), "nothing to do");
+    let changed = f.on(Event::ConfigRead(reading(None), Ok(with("br1"))));
+    assert!(changed.contains(&Action::MakeSwitch(lan("br1"))));
+    f.on(Event::SwitchMade(SwitchName::cut("lan"), Ok(())));
+    f.reload(vec![]);
+    let known = f.registry.known();
+    assert_eq!(known.switches.iter().map(|switch| switch.interface.as_str()).collect::<Vec<_>>(), ["br1"]);
+}
+
+#[test]
+fn a_switch_that_cannot_be_made_fails_the_reload_and_nothing_else() {
+    let mut f = Fixture::new(vec![]);
+    let (asked, _) = f.ask_as(root(), Request::Reload);
+    let settings = Settings { switches: vec![lan("br0")], ..settings(vec![definition("web")]) };
+    let actions = f.on(Event::ConfigRead(reading(Some(asked)), Ok(Box::new(settings))));
+    assert!(replies(&actions).is_empty(), "not before the switch is there");
+    let actions = f.on(Event::SwitchMade(SwitchName::cut("lan"), Err(Failure::new(Code::Exists, "no bridge"))));
+    let text = "switch \"lan\": no bridge; all else of the configuration holds";
+    assert_eq!(replies(&actions), [Reply::Failed(Failure::new(Code::Exists, text))]);
+    assert_eq!(f.names(), ["web"]);
+}
+
+#[test]
+fn a_reboot_does_not_ask_for_a_switch_that_is_forgotten() {
+    let mut vm = definition("web");
+    let switch = Some(SwitchName::cut("lan"));
+    vm.nics.push(Nic { mac: MacAddr([2; 6]), tap: None, switch, up: true, locked: false });
+    let mut f = Fixture::new(vec![]);
+    let settings = Settings { switches: vec![lan("br0")], ..settings(vec![vm]) };
+    f.on(Event::ConfigRead(reading(None), Ok(Box::new(settings))));
+    f.on(Event::SwitchMade(SwitchName::cut("lan"), Ok(())));
+    let id = f.running("web");
+    f.ask(Request::Reset { vms: false, switches: true });
+    let actions = f.on(Event::Ended(id, End::Rebooted));
+    assert_eq!(launched(&f.prepare(actions)), Some(id));
+}
+
+#[test]
+fn an_id_that_a_vm_still_has_after_a_reset_is_not_given_again() {
+    let mut f = Fixture::new(vec![definition("web"), definition("db")]);
+    f.running("web");
+    f.ask(Request::Reset { vms: true, switches: false });
+    f.reload(vec![definition("new")]);
+    assert_eq!((f.line("web").unwrap().id, f.line("new").unwrap().id), (1, 2));
+}

@@ -1,0 +1,98 @@
+//! Where the configuration comes from, and how it is read: whole, or not at all.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use config::{Config, Macros, Parsed};
+use proto::failure::plain;
+
+use super::Fatal;
+use super::accounts::{HostAccounts, read_at_once, read_text};
+use super::options::Options;
+use super::registry::Settings;
+use super::settings;
+use super::startup::DEFAULT_FILE;
+
+/// The daemon's file and what its command line defines, for all of its life.
+#[derive(Debug, Default)]
+pub struct Source {
+    file: Option<OsString>,
+    macros: Macros,
+}
+
+impl Source {
+    /// What the command line says; a macro that is none is told and passed over.
+    pub fn new(options: &Options) -> Self {
+        let mut macros = Macros::new();
+        for argument in &options.macros {
+            if let Err(error) = macros.define(argument.as_bytes()) {
+                eprintln!("vmd: {error}");
+            }
+        }
+        Self { file: options.file.clone(), macros }
+    }
+
+    /// The first time: errors and warnings are written for who starts the daemon.
+    pub fn read(&self) -> Result<Config, Fatal> {
+        let (name, path) = self.name();
+        let text = self.or_missing(read_text(Path::new(path))).map_err(|error| Fatal::File(name.clone(), error))?;
+        match config::parse(&name, &text, &self.macros, &HostAccounts, &HostAccounts) {
+            Ok(parsed) => {
+                parsed.warnings.iter().for_each(|warning| eprintln!("{warning}"));
+                Ok(parsed.config)
+            }
+            Err(errors) => {
+                eprintln!("{errors}");
+                Err(Fatal::Told)
+            }
+        }
+    }
+
+    /// Again, or one more file beside what is `known`. What `vmd -n` would refuse is refused: each error in the order of
+    /// the file.
+    pub fn read_again(&self, load: Option<&str>, known: &Config) -> Result<Settings, Vec<String>> {
+        let parsed = match load {
+            None => {
+                let (name, path) = self.name();
+                let text = self.or_missing(read_at_once(Path::new(path))).map_err(|error| unread(&name, &error))?;
+                config::parse(&name, &text, &self.macros, &HostAccounts, &HostAccounts)
+            }
+            Some(name) => {
+                let text = read_at_once(Path::new(name)).map_err(|error| unread(name, &error))?;
+                config::parse_onto(name, &text, &self.macros, &HostAccounts, &HostAccounts, known)
+            }
+        };
+        let Parsed { config, warnings } =
+            parsed.map_err(|errors| errors.errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        if let (Some(name), true) = (load, config.globals != config::model::Globals::default()) {
+            return Err(vec![format!(
+                "{name}: only vm and switch may be loaded; all else belongs into the daemon's own file"
+            )]);
+        }
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        match settings::of_config(&config, cpus, &mut HostAccounts) {
+            (settings, refused) if refused.is_empty() => Ok(settings),
+            (_, refused) => Err(refused.iter().map(ToString::to_string).collect()),
+        }
+    }
+
+    fn name(&self) -> (String, &OsStr) {
+        let file = self.file.as_deref().unwrap_or(OsStr::new(DEFAULT_FILE));
+        (file.to_string_lossy().into_owned(), file)
+    }
+
+    /// The default file may be missing; one that was named may not.
+    fn or_missing(&self, read: io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.file.is_none() => Ok(Vec::new()),
+            read => read,
+        }
+    }
+}
+
+fn unread(name: &str, error: &io::Error) -> Vec<String> {
+    vec![format!("failed to open \"{name}\": {}", plain(error))]
+}
