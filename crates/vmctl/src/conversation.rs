@@ -112,10 +112,16 @@ impl Conversation {
 
     /// The next answer to the last request, however long it takes.
     pub fn reply(&mut self) -> Result<Reply, TalkError> {
+        self.reply_within(LONG, || {})
+    }
+
+    /// The same; each time that none came within `tick`, `waits` is called.
+    pub fn reply_within(&mut self, tick: Duration, mut waits: impl FnMut()) -> Result<Reply, TalkError> {
         loop {
-            match self.channel.recv_within(LONG) {
+            match self.channel.recv_within(tick) {
                 Ok(Received::Message(ToClient::Answer { id, reply }, _)) if id.0 == self.last => return Ok(reply),
-                Ok(Received::Message(ToClient::Answer { .. }, _)) | Err(ChannelError::Late(_)) => {}
+                Ok(Received::Message(ToClient::Answer { .. }, _)) => {}
+                Err(ChannelError::Late(_)) => waits(),
                 Ok(Received::Message(_, _)) => return Err(TalkError::Unexpected),
                 Ok(Received::Empty | Received::Closed) => return Err(TalkError::Closed),
                 Err(error) => return Err(ended(error)),

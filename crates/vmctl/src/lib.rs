@@ -6,6 +6,7 @@
 //! | `command`, `start`, `create` | a command line to a [`Command`], or why not: pure |
 //! | `conversation` | the socket: handshake, a request, its answers |
 //! | `perform` | does a command: asks, prints, decides the exit status |
+//! | `progress` | what a terminal shows while a command waits |
 //! | `image` | `create`: the one command that needs no daemon |
 //! | `table`, `told` | the lines of `status`, and the same as JSON |
 //! | `console/` | a VM's console on this terminal |
@@ -18,6 +19,7 @@ mod create;
 mod getopt;
 mod image;
 mod perform;
+mod progress;
 mod start;
 mod table;
 mod told;
@@ -30,8 +32,19 @@ use std::process::ExitCode;
 
 pub use command::{Command, Misuse, parse};
 
+/// Where a command prints.
+pub struct Screen<'a> {
+    /// Standard output.
+    pub out: &'a mut dyn Write,
+    /// Standard error.
+    pub err: &'a mut dyn Write,
+    /// Whether standard error is a terminal that shows progress and colours.
+    pub lively: bool,
+}
+
 /// Does what the arguments (without the program's name) say. Success is 0, every kind of failure 1.
-pub fn run(arguments: &[OsString], socket: &Path, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
+pub fn run(arguments: &[OsString], socket: &Path, screen: Screen<'_>) -> ExitCode {
+    let Screen { out, err, lively } = screen;
     let invocation = match parse(arguments) {
         Ok(invocation) => invocation,
         Err(misuse) => {
@@ -39,11 +52,12 @@ pub fn run(arguments: &[OsString], socket: &Path, out: &mut dyn Write, err: &mut
             return ExitCode::FAILURE;
         }
     };
-    let mut run = perform::Run { socket, verbose: invocation.verbose, out, err };
+    let mut run = perform::Run { socket, verbose: invocation.verbose, lively, out, err };
     match run.perform(invocation.command) {
         Ok(code) => code,
         Err(failure) => {
-            let _ = writeln!(run.err, "vmctl: {}", perform::shown(&failure.to_string()));
+            let name = progress::coloured(lively, "vmctl:");
+            let _ = writeln!(run.err, "{name} {}", perform::shown(&failure.to_string()));
             ExitCode::FAILURE
         }
     }

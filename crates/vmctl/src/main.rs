@@ -1,11 +1,19 @@
 //! The command `vmctl`: see vmctl(8). All of it is in the library, which tests reach without a process.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
+
+use vmctl::Screen;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    vmctl::run(&arguments, Path::new(proto::client::SOCKET_PATH), &mut out, &mut err)
+    // A terminal that can do nothing says so by its name, and a user who wants no colours by NO_COLOR.
+    let plain = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|name| name.is_empty() || name == "dumb");
+    let lively = err.is_terminal() && !dumb && !plain("NO_COLOR");
+    let screen = Screen { out: &mut out, err: &mut err, lively };
+    vmctl::run(&arguments, Path::new(proto::client::SOCKET_PATH), screen)
 }

@@ -17,6 +17,7 @@ use crate::command::Command;
 use crate::console::{self, ConsoleError};
 use crate::conversation::{Conversation, TalkError};
 use crate::image::{self, ImageError};
+use crate::progress;
 use crate::start::Start;
 use crate::table;
 use crate::told;
@@ -26,6 +27,7 @@ use crate::words::{self, WordError};
 pub struct Run<'a> {
     pub socket: &'a Path,
     pub verbose: bool,
+    pub lively: bool,
     pub out: &'a mut dyn Write,
     pub err: &'a mut dyn Write,
 }
@@ -192,12 +194,18 @@ impl Run<'_> {
         vm: &VmRef,
         request: Request,
     ) -> Result<ExitCode, RunError> {
-        match vm {
-            VmRef::Id(_) => write!(self.err, "{doing} vm: ")?,
-            VmRef::Name(name) => write!(self.err, "{doing} vm {name}: ")?,
-        }
+        let line = match vm {
+            VmRef::Id(_) => format!("{doing} vm: "),
+            VmRef::Name(name) => format!("{doing} vm {name}: "),
+        };
+        write!(self.err, "{line}")?;
         self.err.flush()?;
-        let (text, code) = match conversation.call(request) {
+        let asked = conversation.ask(request, Vec::new());
+        let reply = asked.and_then(|()| progress::reply(conversation, self.lively, self.err, &line));
+        if self.lively {
+            write!(self.err, "{line}")?; // it was taken away with the seconds
+        }
+        let (text, code) = match reply {
             Ok(Reply::Accepted { id }) => (format!("requested to shutdown vm {id}"), ExitCode::SUCCESS),
             Ok(Reply::Ended { id }) => (format!("terminated vm {id}"), ExitCode::SUCCESS),
             Ok(Reply::Failed(failure)) => (how_it_failed(&failure), ExitCode::FAILURE),
@@ -259,7 +267,7 @@ impl Run<'_> {
             self.say(&format!("connected to {}", self.socket.display()))?;
         }
         conversation.ask(request, fds)?;
-        match conversation.reply()? {
+        match progress::reply(&mut conversation, self.lively, self.err, &format!("{what}: "))? {
             Reply::Started { id, tty } => Ok((id, tty.to_string())),
             Reply::Failed(failure) => Err(RunError::Refused { what, failure }),
             _ => Err(TalkError::Unexpected.into()),

@@ -2,13 +2,17 @@
 
 mod control;
 
-use std::io::IsTerminal;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use control::{Control, Outcome, greet, vmctl};
 use proto::client::{DiskArg, DiskFormat, Reply, Request, Start, ToClient, ToControl, VmLine, VmRef, VmState};
 use proto::{Code, Failure, List, MacAddr, Received, RequestId, Text, VmName};
 use testkit::schema;
+use vmctl::Screen;
 
 fn name(text: &str) -> VmName {
     VmName::new(text).expect("a name")
@@ -183,6 +187,58 @@ fn wait_says_when_the_vm_ended() {
     ended(&outcome, true, "waiting for vm web: terminated vm 4\n");
     let outcome = asks("wait 4", wait(VmRef::Id(4)), failed(Code::NotFound, "gone"));
     ended(&outcome, false, "waiting for vm: vm not found\n");
+}
+
+/// A terminal that tells when the first seconds were written.
+struct Terminal {
+    seen: Vec<u8>,
+    ticked: mpsc::Sender<()>,
+}
+
+impl Write for Terminal {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.seen.extend(bytes);
+        if self.seen.ends_with(b" s") {
+            let _ = self.ticked.send(()); // who listens has gone after the first
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a lively terminal gets of a command that is answered only after it has shown that it waits.
+fn lively(command: &str, answer: Reply) -> String {
+    let (ticked, ticks) = mpsc::channel();
+    let control = Control::listen();
+    let serving = control.answer(move |_| {
+        ticks.recv_timeout(Duration::from_secs(60)).expect("seconds on the terminal");
+        vec![answer.clone()]
+    });
+    let arguments: Vec<OsString> = command.split_whitespace().map(OsString::from).collect();
+    let mut terminal = Terminal { seen: Vec::new(), ticked };
+    let screen = Screen { out: &mut Vec::new(), err: &mut terminal, lively: true };
+    vmctl::run(&arguments, &control.path(), screen);
+    serving.join().expect("the peer");
+    String::from_utf8(terminal.seen).expect("text")
+}
+
+#[test]
+fn a_terminal_shows_how_long_a_command_waits_and_then_its_usual_line() {
+    let seen = lively("stop -w web", Reply::Ended { id: 7 });
+    assert!(seen.starts_with("stopping vm web: \r\x1b[Kstopping vm web: 1 s"), "{seen:?}");
+    assert!(seen.ends_with(" s\r\x1b[Kstopping vm web: terminated vm 7\n"), "{seen:?}");
+    let seen = lively("start web", Reply::Started { id: 7, tty: Text::cut("/dev/pts/9") });
+    assert!(seen.starts_with("\r\x1b[Kstart \"web\": 1 s"), "{seen:?}");
+    assert!(seen.ends_with("\r\x1b[Kvmctl: started vm 7 successfully, tty /dev/pts/9\n"), "{seen:?}");
+}
+
+#[test]
+fn a_terminal_shows_failures_in_colour_and_nothing_else_does() {
+    let seen = lively("start web", failed(Code::NotPermitted, "no\x1b[32m").remove(0));
+    assert!(seen.ends_with("\x1b[31mvmctl:\x1b[m start \"web\": no\u{fffd}[32m\n"), "{seen:?}");
 }
 
 #[test]
