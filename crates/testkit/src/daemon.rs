@@ -63,6 +63,8 @@ impl Daemon {
                 .starts_with(status::HEADER)
                 .then_some(())
         });
+        // Or a count of what there is would miss what vmm is still to be given.
+        deadline::until("vmm to have /dev/kvm", DAEMON, || self.in_role("vmm").into_iter().any(has_kvm).then_some(()));
         self
     }
 
@@ -166,6 +168,13 @@ impl Daemon {
             child.try_wait().expect("it was started here")
         })
     }
+}
+
+/// Where a world has no KVM, /dev/kvm leads to /dev/null, of which each process has two.
+fn has_kvm(vmm: Process) -> bool {
+    let held = vmm.descriptors();
+    held.values().any(|target| target == "/dev/kvm")
+        || held.values().filter(|target| *target == "/dev/null").count() > 2
 }
 
 impl Drop for Daemon {
