@@ -24,6 +24,7 @@ demo: build lab ## boot a Debian kernel under vmd and show it
 	scripts/demo "$(abspath $(OUT))"
 
 test: build lab ## every test, unit to end-to-end; at most 40 minutes on 2 processors
+	scripts/prepare test
 	$(TEST_ENV) scripts/rooted scripts/run-tests
 
 check: ## the quick loop: format, lints, unit tests
@@ -45,11 +46,18 @@ deny: ## licences and sources of all dependencies
 lab: ## prepare the machine and the guests of the end-to-end tests
 	scripts/lab setup
 
-install: ## vmd, vmctl and the example, below $(DESTDIR)$(PREFIX)
+install: ## programs, manuals, unit and the rest of a package, below $(DESTDIR)$(PREFIX)
 	install -D -m 755 $(OUT)/vmd $(DESTDIR)$(PREFIX)/sbin/vmd
 	install -D -m 755 $(OUT)/vmctl $(DESTDIR)$(PREFIX)/sbin/vmctl
 	install -D -m 644 examples/vm.conf $(DESTDIR)$(PREFIX)/share/vmd/examples/vm.conf
-	@echo 'vmd needs an account: useradd --system --no-create-home --shell /usr/sbin/nologin _vmd'
+	install -D -m 644 man/vmd.8 $(DESTDIR)$(PREFIX)/share/man/man8/vmd.8
+	install -D -m 644 man/vmctl.8 $(DESTDIR)$(PREFIX)/share/man/man8/vmctl.8
+	install -D -m 644 man/vm.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/vm.conf.5
+	install -D -m 644 packaging/vmd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/vmd.conf
+	install -D -m 644 packaging/vmd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/vmd.conf
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|' packaging/vmd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/vmd.service
+	@echo 'vmd needs an account: systemd-sysusers, or useradd --system --no-create-home --shell /usr/sbin/nologin _vmd'
 
 clean: ## what was built here; the lab's cache stays
 	cargo clean

@@ -98,7 +98,7 @@ struct Rule {
 }
 
 /// Rules that each section of the page has at least: the rows of the specification, and of the issue.
-const SECTIONS: [(&str, usize); 21] = [
+const SECTIONS: [(&str, usize); 22] = [
     ("2.1", 1),
     ("2.2", 5),
     ("2.3", 19),
@@ -118,6 +118,7 @@ const SECTIONS: [(&str, usize); 21] = [
     ("Clients", 7),
     ("What it has", 22),
     ("What programs read", 4),
+    ("As a service", 3),
     ("Limits and bad input", 15),
     ("Known past defects", 12),
 ];

@@ -1,16 +1,13 @@
 //! `vmd -n`: what a configuration means, or what is wrong with it, for a user who need not be root.
 
-use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use config::json::Value;
-use config::{Config, Diagnostic, Errors, Macros, Parsed, dump};
+use config::{Config, Diagnostic, dump};
 
-use super::accounts::{HostAccounts, read_text};
+use super::accounts::HostAccounts;
 use super::options::{Options, Tell};
-use super::startup::{DEFAULT_FILE, read_config};
+use super::source::Source;
 use super::{Fatal, settings};
 
 /// Of the host: without meaning for what is refused.
@@ -21,7 +18,7 @@ pub fn check(options: &Options) -> Result<(), Fatal> {
     match options.tell {
         Some(Tell::Json) => json(options),
         tell => {
-            let config = read_config(options)?;
+            let config = Source::new(options).read()?;
             let refused = refused(&config);
             refused.iter().for_each(|failure| eprintln!("vmd: {failure}"));
             if !refused.is_empty() {
@@ -47,7 +44,7 @@ fn refused(config: &Config) -> Vec<String> {
 /// All that is to be said stands in the JSON, whichever way the check ends.
 fn json(options: &Options) -> Result<(), Fatal> {
     let values = |notes: &[Diagnostic]| notes.iter().map(Value::from).collect::<Vec<_>>();
-    let (config, notes, right) = match parsed(options) {
+    let (config, notes, right) = match Source::new(options).parse() {
         Ok(Ok(parsed)) => {
             let refused: Vec<Value> = refused(&parsed.config).iter().map(dump::error).collect();
             let right = refused.is_empty();
@@ -58,21 +55,6 @@ fn json(options: &Options) -> Result<(), Fatal> {
     };
     print(format!("{}\n", dump::report(config, notes)).as_bytes())?;
     if right { Ok(()) } else { Err(Fatal::Told) }
-}
-
-/// The file as it is parsed, with nothing said yet.
-fn parsed(options: &Options) -> Result<Result<Parsed, Errors>, Fatal> {
-    let mut macros = Macros::new();
-    for argument in &options.macros {
-        macros.define(argument.as_bytes()).map_err(|error| Fatal::Said(error.to_string()))?;
-    }
-    let file = options.file.as_deref().unwrap_or(OsStr::new(DEFAULT_FILE));
-    let name = file.to_string_lossy();
-    let text = match read_text(Path::new(file)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && options.file.is_none() => Vec::new(),
-        read => read.map_err(|error| Fatal::File(name.clone().into_owned(), error))?,
-    };
-    Ok(config::parse(&name, &text, &macros, &HostAccounts, &HostAccounts))
 }
 
 fn print(bytes: &[u8]) -> Result<(), Fatal> {

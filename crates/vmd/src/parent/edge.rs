@@ -25,6 +25,7 @@ use super::pulse::{Beat, Pulse};
 use super::rate::Rate;
 use super::registry::{Asked, Event, File, Found, Registry, Run};
 use super::reserve::Reserve;
+use super::service::{self, Watchdog};
 use super::source::Source;
 
 /// Opener of one start.
@@ -79,6 +80,7 @@ pub(super) struct Edge {
     pub(super) logs: BTreeMap<u64, (String, LogPipe)>,
     pub(super) next_log: u64,
     pub(super) pulse: Pulse,
+    pub(super) watchdog: Option<Watchdog>,
     pub(super) reserve: Reserve,
     pub(super) quit: Option<Result<(), super::Fatal>>,
 }
@@ -90,13 +92,17 @@ impl Edge {
             if let Some(result) = self.quit.take() {
                 return result;
             }
-            let deadline = self.registry.next_deadline().into_iter().chain(self.pulse.deadline()).min();
+            let alive = self.watchdog.as_ref().map(Watchdog::deadline);
+            let deadline = self.registry.next_deadline().into_iter().chain(self.pulse.deadline()).chain(alive).min();
             let ready = self.events.wait(deadline)?;
             for ready in ready {
                 self.ready(ready);
             }
             if self.registry.next_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 self.event(Event::Time);
+            }
+            if self.watchdog.as_mut().is_some_and(|watchdog| watchdog.due(Instant::now())) {
+                service::tell("WATCHDOG=1");
             }
             match self.pulse.due(Instant::now()) {
                 None => {}
@@ -134,9 +140,14 @@ impl Edge {
             match signal {
                 Signal::Terminate | Signal::Interrupt => {
                     log::info!("terminating");
+                    service::tell("STOPPING=1");
                     self.event(Event::Terminate);
                 }
-                Signal::Hangup => self.event(Event::Hangup),
+                Signal::Hangup => {
+                    service::tell_reloading();
+                    self.event(Event::Hangup);
+                    service::tell("READY=1");
+                }
                 Signal::Child => self.reap(),
                 Signal::Pipe | Signal::User1 | Signal::WindowChanged => {}
             }

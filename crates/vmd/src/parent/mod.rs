@@ -21,6 +21,7 @@ mod pulse;
 mod rate;
 mod registry;
 mod reserve;
+mod service;
 mod settings;
 mod source;
 mod startup;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use config::{Config, Macros, Parsed};
+use config::{Config, Errors, Macros, Parsed};
 use proto::failure::plain;
 
 use super::Fatal;
@@ -13,7 +13,9 @@ use super::accounts::{HostAccounts, read_at_once, read_text};
 use super::options::Options;
 use super::registry::Settings;
 use super::settings;
-use super::startup::DEFAULT_FILE;
+
+/// Read where nothing else is said; it may be missing.
+const DEFAULT_FILE: &str = "/etc/vm.conf";
 
 /// The daemon's file and what its command line defines, for all of its life.
 #[derive(Debug, Default)]
@@ -36,9 +38,7 @@ impl Source {
 
     /// The first time: errors and warnings are written for who starts the daemon.
     pub fn read(&self) -> Result<Config, Fatal> {
-        let (name, path) = self.name();
-        let text = self.or_missing(read_text(Path::new(path))).map_err(|error| Fatal::File(name.clone(), error))?;
-        match config::parse(&name, &text, &self.macros, &HostAccounts, &HostAccounts) {
+        match self.parse()? {
             Ok(parsed) => {
                 parsed.warnings.iter().for_each(|warning| eprintln!("{warning}"));
                 Ok(parsed.config)
@@ -48,6 +48,13 @@ impl Source {
                 Err(Fatal::Told)
             }
         }
+    }
+
+    /// What the file means, or its errors, with nothing said.
+    pub fn parse(&self) -> Result<Result<Parsed, Errors>, Fatal> {
+        let (name, path) = self.name();
+        let text = self.or_missing(read_text(Path::new(path))).map_err(|error| Fatal::File(name.clone(), error))?;
+        Ok(config::parse(&name, &text, &self.macros, &HostAccounts, &HostAccounts))
     }
 
     /// Again, or one more file beside what is `known`. What `vmd -n` would refuse is refused: each error in the order of

@@ -29,8 +29,6 @@ use super::reserve::Reserve;
 use super::settings;
 use super::source::Source;
 
-/// Read where nothing else is said; it may be missing.
-pub const DEFAULT_FILE: &str = "/etc/vm.conf";
 /// Descriptors that the parent may need: a console, disks and taps of hundreds of VMs.
 const DESCRIPTORS: u64 = 65536;
 /// Owner of every process that needs no root.
@@ -86,11 +84,6 @@ fn end(result: Result<(), Fatal>) -> ExitCode {
     }
 }
 
-/// What vm.conf means; its errors and warnings are said.
-pub fn read_config(options: &Options) -> Result<Config, Fatal> {
-    Source::new(options).read()
-}
-
 /// What can be told before anything is changed: the daemon's user and its configuration.
 fn fit(options: &Options) -> Result<(sys::users::User, Source, Config), Fatal> {
     if !rustix::process::geteuid().is_root() {
@@ -134,9 +127,7 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
 /// Who started us may go on.
 fn tell_ready(waiting: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     log::info!("startup");
-    if let Err(error) = sys::notify::notify("READY=1") {
-        log::debug!("sd_notify: {error}");
-    }
+    super::service::tell("READY=1");
     if let Some(waiting) = waiting.take() {
         rustix::io::write(&waiting, super::background::READY)?;
     }
@@ -175,6 +166,7 @@ impl Edge {
             logs: BTreeMap::new(),
             next_log: 0,
             pulse: Pulse::new(std::time::Instant::now()),
+            watchdog: super::service::Watchdog::of_environment(std::time::Instant::now()),
             reserve,
             quit: None,
         })

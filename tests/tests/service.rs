@@ -1,0 +1,169 @@
+//! The daemon as a service: what it tells the manager that started it, and the files that make it one.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use testkit::apart::apart;
+use testkit::artefacts;
+
+/// The next state that begins so; those between are signs of life.
+fn told(socket: &UnixDatagram, state: &str) -> String {
+    loop {
+        let mut got = [0; 256];
+        let count = socket.recv(&mut got).unwrap_or_else(|error| panic!("{state}: {error}"));
+        let text = String::from_utf8_lossy(&got[..count]).into_owned();
+        match text.starts_with(state) {
+            true => return text,
+            false => assert_eq!(text, "WATCHDOG=1", "while {state} was waited for"),
+        }
+    }
+}
+
+#[test]
+fn the_manager_is_told_of_readiness_life_reload_and_end() {
+    apart("the_manager_is_told_of_readiness_life_reload_and_end", || {
+        let socket = UnixDatagram::bind("/run/notify").expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_secs(120))).expect("a deadline");
+        let conf = tempfile::NamedTempFile::new().expect("a file");
+        let mut vmd = Command::new(artefacts::vmd())
+            .args(["-d", "-f"])
+            .arg(conf.path())
+            .env("NOTIFY_SOCKET", "/run/notify")
+            .env("WATCHDOG_USEC", "100000")
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("vmd can be run");
+        let pid = Pid::from_child(&vmd);
+        told(&socket, "READY=1");
+        for _ in 0..3 {
+            told(&socket, "WATCHDOG=1");
+        }
+        kill_process(pid, Signal::HUP).expect("it runs");
+        let reloading = told(&socket, "RELOADING=1\n");
+        let (_, usec) = reloading.split_once("\nMONOTONIC_USEC=").expect("when");
+        assert!(usec.parse::<u64>().is_ok_and(|usec| usec > 0), "{reloading}");
+        told(&socket, "READY=1");
+        kill_process(pid, Signal::TERM).expect("it runs");
+        told(&socket, "STOPPING=1");
+        assert!(vmd.wait().expect("it ends").success());
+    });
+}
+
+/// `make install` below a directory, of the programs under test.
+fn installed() -> tempfile::TempDir {
+    let root = tempfile::tempdir().expect("a directory");
+    let programs = artefacts::vmd().parent().expect("a folder").to_owned();
+    let output = Command::new("make")
+        .current_dir(artefacts::project())
+        .arg("install")
+        .arg(format!("OUT={}", programs.display()))
+        .arg(format!("DESTDIR={}", root.path().display()))
+        .arg("PREFIX=/usr")
+        .output()
+        .expect("make can be run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    root
+}
+
+/// The values of a setting of the unit, in their order.
+fn settings(unit: &str, section: &str, name: &str) -> Vec<String> {
+    let mut inside = false;
+    let mut values = Vec::new();
+    for line in unit.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(title) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            inside = title == section;
+        } else {
+            let (key, value) = line.split_once('=').unwrap_or_else(|| panic!("no setting: {line}"));
+            if inside && key == name {
+                values.push(value.to_owned());
+            }
+        }
+    }
+    values
+}
+
+/// Seconds that the daemon gives its guests (vmd(8), SIGTERM).
+const GRACE_S: u64 = 120;
+
+#[test]
+fn the_unit_leaves_the_daemon_its_time_and_its_cgroups() {
+    let root = installed();
+    let unit = fs::read_to_string(root.path().join("usr/lib/systemd/system/vmd.service")).expect("a unit");
+    let one = |name| {
+        let values = settings(&unit, "Service", name);
+        assert_eq!(values.len(), 1, "{name}: {values:?}");
+        values.concat()
+    };
+    assert_eq!((one("Type"), one("KillMode"), one("Delegate")), ("notify".into(), "mixed".into(), "yes".into()));
+    assert_eq!((one("ExecStart"), one("OOMPolicy")), ("/usr/sbin/vmd -d".into(), "continue".into()));
+    assert!(one("TimeoutStopSec").parse::<u64>().expect("seconds") >= GRACE_S + 20, "and ten for force, twice");
+    assert!(one("WatchdogSec").parse::<u64>().expect("seconds") > 0);
+    let manual = fs::read_to_string(artefacts::project().join("man/vmd.8")).expect("a manual");
+    assert!(manual.contains(&format!("{GRACE_S} seconds")), "the manual gives another time than this test knows");
+    assert_eq!(settings(&unit, "Install", "WantedBy"), ["multi-user.target"]);
+    for line in unit.lines() {
+        assert!(!line.contains('@'), "a place that was not filled in: {line}");
+    }
+}
+
+#[test]
+fn everything_that_a_host_needs_is_installed() {
+    let root = installed();
+    for (file, contains) in [
+        ("usr/lib/sysusers.d/vmd.conf", "u _vmd "),
+        ("usr/lib/tmpfiles.d/vmd.conf", "r! /run/vmd.sock"),
+        ("usr/share/man/man8/vmd.8", ".Dt VMD 8"),
+        ("usr/share/man/man8/vmctl.8", ".Dt VMCTL 8"),
+        ("usr/share/man/man5/vm.conf.5", ".Dt VM.CONF 5"),
+        ("usr/share/vmd/examples/vm.conf", "vm \"small\""),
+    ] {
+        let text = fs::read_to_string(root.path().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(text.contains(contains), "{file}");
+    }
+    for program in ["usr/sbin/vmd", "usr/sbin/vmctl"] {
+        assert!(root.path().join(program).is_file(), "{program}");
+    }
+}
+
+/// Systemd's own words about the files, where it is installed: `make test` installs it.
+#[test]
+fn systemd_finds_no_fault_in_the_files() {
+    let root = installed();
+    let at = |file: &str| root.path().join(file);
+    if Path::new("/usr/bin/systemd-analyze").exists() {
+        // The programs are looked for on the host, so the unit names those that were installed.
+        let unit = fs::read_to_string(at("usr/lib/systemd/system/vmd.service")).expect("a unit");
+        let here = unit.replace("=/usr/sbin/", &format!("={}/", at("usr/sbin").display()));
+        fs::write(at("vmd.service"), here).expect("it is ours");
+        quiet(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(at("vmd.service")));
+    }
+    if Path::new("/usr/bin/systemd-sysusers").exists() {
+        fs::create_dir(at("etc")).expect("it is ours");
+        let file = at("usr/lib/sysusers.d/vmd.conf");
+        quiet(Command::new("systemd-sysusers").arg(format!("--root={}", root.path().display())).arg(file));
+        let accounts = fs::read_to_string(at("etc/passwd")).expect("an account was made");
+        assert!(accounts.contains("_vmd:"), "{accounts}");
+    }
+    if Path::new("/usr/bin/systemd-tmpfiles").exists() {
+        fs::create_dir(at("run")).expect("it is ours");
+        fs::write(at("run/vmd.sock"), "").expect("it is ours");
+        let file = at("usr/lib/tmpfiles.d/vmd.conf");
+        let root = format!("--root={}", root.path().display());
+        quiet(Command::new("systemd-tmpfiles").args(["--remove", "--boot", &root]).arg(file));
+        assert!(!at("run/vmd.sock").exists(), "a boot leaves it");
+    }
+}
+
+/// Runs it; it must succeed and find nothing to say of vmd.
+fn quiet(command: &mut Command) {
+    let output = command.output().expect("it can be run");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let ours: Vec<&str> =
+        said.lines().filter(|line| line.contains("vmd.service") || line.contains("vmd.conf")).collect();
+    assert!(output.status.success() && ours.is_empty(), "{command:?}: {said}");
+}
