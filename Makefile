@@ -55,6 +55,9 @@ install: ## programs, manuals, unit and the rest of a package, below $(DESTDIR)$
 	install -D -m 644 man/vm.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/vm.conf.5
 	install -D -m 644 packaging/vmd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/vmd.conf
 	install -D -m 644 packaging/vmd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/vmd.conf
+	install -D -m 644 packaging/completions/vmctl.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmctl
+	install -D -m 644 packaging/completions/vmctl.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vmctl
+	install -D -m 644 packaging/completions/vmctl.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vmctl.fish
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|@PREFIX@|$(PREFIX)|' packaging/vmd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/vmd.service
 	@echo 'vmd needs an account: systemd-sysusers, or useradd --system --no-create-home --shell /usr/sbin/nologin _vmd'

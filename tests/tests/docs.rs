@@ -118,7 +118,7 @@ const SECTIONS: [(&str, usize); 22] = [
     ("Clients", 7),
     ("What it has", 22),
     ("What programs read", 4),
-    ("As a service", 3),
+    ("As a service", 5),
     ("Limits and bad input", 15),
     ("Known past defects", 12),
 ];

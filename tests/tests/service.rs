@@ -117,6 +117,9 @@ fn everything_that_a_host_needs_is_installed() {
     for (file, contains) in [
         ("usr/lib/sysusers.d/vmd.conf", "u _vmd "),
         ("usr/lib/tmpfiles.d/vmd.conf", "r! /run/vmd.sock"),
+        ("usr/share/bash-completion/completions/vmctl", "complete -F _vmctl vmctl"),
+        ("usr/share/zsh/site-functions/_vmctl", "#compdef vmctl"),
+        ("usr/share/fish/vendor_completions.d/vmctl.fish", "complete -c vmctl"),
         ("usr/share/man/man8/vmd.8", ".Dt VMD 8"),
         ("usr/share/man/man8/vmctl.8", ".Dt VMCTL 8"),
         ("usr/share/man/man5/vm.conf.5", ".Dt VM.CONF 5"),

@@ -100,6 +100,11 @@ const COMMANDS: &[Entry] = &[
     Entry { name: "wait", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Wait) },
 ];
 
+/// Each command's name and arguments.
+pub fn commands() -> impl Iterator<Item = (&'static str, &'static str)> {
+    COMMANDS.iter().map(|entry| (entry.name, entry.syntax))
+}
+
 /// What is wrong with a command's arguments.
 #[derive(Debug)]
 pub(crate) enum Wrong {

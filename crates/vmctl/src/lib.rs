@@ -30,7 +30,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-pub use command::{Command, Misuse, parse};
+pub use command::{Command, Misuse, commands, parse};
 
 /// Where a command prints.
 pub struct Screen<'a> {

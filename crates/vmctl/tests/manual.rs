@@ -1,6 +1,8 @@
-//! man/vmctl.8 against the program: each command and option of a usage line has its place there.
+//! The manuals: each command and option of vmctl has its place in vmctl(8), and none of the three has a fault of form.
 
 use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
 
 const MANUAL: &str = include_str!("../../../man/vmctl.8");
 
@@ -12,8 +14,7 @@ fn usage(command: &str) -> String {
 
 #[test]
 fn every_command_and_option_is_in_the_manual() {
-    let commands = "console create load log pause receive reload reset send show start status stop unpause wait";
-    for command in commands.split(' ') {
+    for (command, _) in vmctl::commands() {
         let entry = MANUAL.split("\n.It ").find(|entry| {
             let words: Vec<&str> = entry.split_whitespace().filter(|word| *word != "Xo").collect();
             words.first().is_some_and(|first| first.ends_with("Cm")) && words.get(1) == Some(&command)
@@ -28,6 +29,26 @@ fn every_command_and_option_is_in_the_manual() {
                     && line.split("Fl ").skip(1).any(|fl| fl.split(' ').next().is_some_and(|f| f.contains(letter)))
             });
             assert!(marked, "{command} -{letter}");
+        }
+    }
+}
+
+/// What mandoc(1) finds: `make test` installs it. Whether other manuals are on this host is nothing of ours.
+#[test]
+fn the_manuals_lint_clean() {
+    for (manual, least) in [("vmctl.8", 250), ("vmd.8", 100), ("vm.conf.5", 250)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../man").join(manual);
+        let text = std::fs::read_to_string(&path).expect("a manual");
+        assert!(text.lines().count() > least, "{manual} is a stub");
+        assert!(text.lines().all(|line| line.len() <= 100 && line.trim_end() == line), "{manual}: form of its lines");
+        match Command::new("mandoc").args(["-Tlint", "-Wall"]).arg(&path).output() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            output => {
+                let said = String::from_utf8(output.expect("mandoc runs").stdout).expect("text");
+                let faults: Vec<&str> =
+                    said.lines().filter(|line| !line.contains("referenced manual not found")).collect();
+                assert!(faults.is_empty(), "{}", faults.join("\n"));
+            }
         }
     }
 }

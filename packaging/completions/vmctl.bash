@@ -1,0 +1,54 @@
+# Completion of vmctl(8) for bash.
+
+# VMs by name, as the daemon lists them to this user.
+_vmctl_vms() {
+	vmctl status "$@" 2>/dev/null | awk 'NR > 1 { print $NF }'
+}
+
+_vmctl() {
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command= at options= words=
+	for ((at = 1; at < COMP_CWORD; at++)); do
+		[[ ${COMP_WORDS[at]} == -* ]] && continue
+		command=${COMP_WORDS[at]}
+		break
+	done
+	COMPREPLY=()
+	case $command in
+	"")
+		if [[ $cur == -* ]]; then words=-v; else
+			words="console create load log pause receive reload reset send show start status stop unpause wait"
+		fi
+		;;
+	console | pause | send | wait) words=$(_vmctl_vms -r) ;;
+	create)
+		case $prev in
+		-s) return ;;
+		*) options="-b -i -s" ;;
+		esac
+		;;
+	load) ;;
+	log) words="brief verbose" ;;
+	receive | reload) return ;;
+	reset) words="all switches vms" ;;
+	show | status) options="--json -r" words=$(_vmctl_vms) ;;
+	start)
+		case $prev in
+		-B) words="cdrom disk net" ;;
+		-[bdr]) ;;
+		-[imnp]) return ;;
+		-t) words=$(_vmctl_vms) ;;
+		*) options="-B -b -c -d -i -L -m -n -p -r -t" words=$(_vmctl_vms) ;;
+		esac
+		;;
+	stop) options="-a -f -w" words=$(_vmctl_vms -r) ;;
+	unpause) words=$(_vmctl_vms -r) ;;
+	*) return ;;
+	esac
+	[[ $cur == -* ]] && words=$options${words:+ }$([[ $words == -* ]] && echo "$words")
+	case $command:$prev in
+	load:* | create:* | start:-[bdr]) [[ $cur == -* ]] || compopt -o default 2>/dev/null ;;
+	esac
+	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+}
+
+complete -F _vmctl vmctl
