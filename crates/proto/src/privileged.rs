@@ -3,6 +3,8 @@
 //! At its start the parent says `Sweep` before the first `MakeSwitch`. To a priv that is started again while VMs run it
 //! says no `Sweep` but `MakeSwitch` for each switch: what an earlier priv made is recognised and taken over.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::Text;
@@ -51,12 +53,23 @@ pub enum ToPriv {
         bridge: Option<IfName>,
         /// Up, else down.
         up: bool,
+        /// The host's end of a `local interface`.
+        local: Option<LocalEnd>,
     },
     /// How much to log.
     Verbose {
         /// Debug lines too.
         debug: bool,
     },
+}
+
+/// The host's addresses on the tap of a `local interface` (spec, daemon 3.12). They go with the tap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalEnd {
+    /// One of the two of a /31.
+    pub inet: Ipv4Addr,
+    /// In a /96, with `local inet6`.
+    pub inet6: Option<Ipv6Addr>,
 }
 
 /// What priv says.

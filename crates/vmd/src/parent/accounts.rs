@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use config::{AccountNames, Sources, Users};
@@ -93,6 +94,16 @@ impl Names for HostAccounts {
         let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()); // 2 bytes are never short
         bytes
     }
+}
+
+/// Seven random bytes, the same ones each time in the daemon's life.
+pub fn drawn() -> [u8; 7] {
+    static DRAWN: OnceLock<[u8; 7]> = OnceLock::new();
+    *DRAWN.get_or_init(|| {
+        let mut bytes = [0; 7];
+        let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()); // 7 bytes are never short
+        bytes
+    })
 }
 
 #[cfg(test)]

@@ -76,6 +76,8 @@ pub struct Nic {
     pub up: bool,
     /// Frames from or to other addresses are dropped.
     pub locked: bool,
+    /// A network of its own with the host, which tells it its address.
+    pub local: bool,
 }
 
 impl Disk {

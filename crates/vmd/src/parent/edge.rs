@@ -252,6 +252,7 @@ impl Edge {
         match (self.wishes.remove(&request), answer) {
             (Some(Wish::Switch(name, _)), answer) => self.event(Event::SwitchMade(name, answer.map(|_| ()))),
             (Some(Wish::Tap(run, nic)), Ok(Some((name, mac)))) => {
+                self.host.ignore_routers_on(&name);
                 let kept = self.keep(fds).map(|tap| {
                     if let (Some(tap), Some(holdings)) = (tap, self.holdings.get_mut(&run.vm)) {
                         holdings.taps.insert(nic, tap);

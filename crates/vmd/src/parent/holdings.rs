@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use proto::MacAddr;
-use proto::vmm::{StartVm, ToVmm};
+use proto::vmm::{Local, NicDescription, StartVm, ToVmm};
 use sys::pty::Pty;
 
 use super::registry::{File, Launch};
@@ -52,9 +52,15 @@ impl Holdings {
             let fd = copy(self.files.get(&File::Disk(disk)))?;
             messages.push((ToVmm::StartDisk { vm, disk, description: description.clone() }, vec![fd]));
         }
-        for (nic, (mac, locked)) in (0u8..).zip(&launch.nics) {
+        for (nic, card) in (0u8..).zip(&launch.nics) {
             let fd = copy(self.taps.get(&nic))?;
-            let description = proto::vmm::NicDescription { mac: *mac, locked: *locked, local: None };
+            let local = card.local.map(|pair| Local {
+                host_mac: self.tap_macs.get(&nic).copied().unwrap_or_default(),
+                host: pair.host.inet,
+                guest: pair.guest,
+                net_boot: card.net_boot,
+            });
+            let description = NicDescription { mac: card.mac, locked: card.locked, local };
             messages.push((ToVmm::StartNic { vm, nic, description }, vec![fd]));
         }
         let console = copy(self.console.as_ref().map(|console| &console.master))?;

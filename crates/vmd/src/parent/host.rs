@@ -45,10 +45,10 @@ impl Host {
         Ok(kvm)
     }
 
-    /// Keeps the host from taking routes and addresses from guests on a bridge of ours: where it forwards nothing,
+    /// Keeps the host from taking routes and addresses from guests on a bridge or tap of ours: where it forwards nothing,
     /// Linux believes every router advertisement (sysctl accept_ra). Without IPv6 there is nothing to keep.
-    pub fn ignore_routers_on(&self, bridge: &IfName) {
-        let path = format!("/proc/sys/net/ipv6/conf/{bridge}/accept_ra");
+    pub fn ignore_routers_on(&self, interface: &IfName) {
+        let path = format!("/proc/sys/net/ipv6/conf/{interface}/accept_ra");
         match std::fs::write(&path, "0") {
             Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("{path}: {error}"),
             Ok(()) | Err(_) => {}

@@ -12,6 +12,7 @@ mod definition;
 mod edge;
 mod holdings;
 mod host;
+mod local;
 mod lost;
 mod options;
 mod peers;

@@ -9,7 +9,7 @@ use proto::opener::{Asker, ToOpener, What};
 use proto::privileged::{Alias, ToPriv};
 use proto::probe::ToProbe;
 use proto::vmm::ToVmm;
-use proto::{Code, Failure, IfName, List, RequestId, Text, UserPath, VmId, control};
+use proto::{Code, Failure, List, RequestId, Text, UserPath, VmId, control};
 use sys::event::Interest;
 use sys::logpipe::LogPipe;
 use sys::pty::Pty;
@@ -39,8 +39,9 @@ impl Edge {
             Action::MakeSwitch(switch) => self.make_switch(switch).into_iter().collect(),
             Action::Open { run, who, files } => self.open(run, &who, files),
             Action::Probe(run, file, question) => self.probe(run, file, question).into_iter().collect(),
-            Action::MakeTap { run, nic, name, alias, bridge, up } => {
-                self.make_tap(run, nic, name, &alias, bridge, up).into_iter().collect()
+            Action::MakeTap { run, nic, name, alias, bridge, up, local } => {
+                let tap = |request| ToPriv::MakeTap { request, name, alias: Alias::cut(&alias), bridge, up, local };
+                self.make_tap(run, nic, tap).into_iter().collect()
             }
             Action::MakeConsole(run, owner) => vec![Event::ConsoleMade(run, self.console(run.vm, owner))],
             Action::Launch(run, launch) => self.launch(run, &launch).into_iter().collect(),
@@ -86,23 +87,14 @@ impl Edge {
         RequestId(self.next_wish)
     }
 
-    fn make_tap(
-        &mut self,
-        run: Run,
-        nic: u8,
-        name: Option<IfName>,
-        alias: &str,
-        bridge: Option<IfName>,
-        up: bool,
-    ) -> Option<Event> {
+    fn make_tap(&mut self, run: Run, nic: u8, tap: impl FnOnce(RequestId) -> ToPriv) -> Option<Event> {
         self.holdings.entry(run.vm).or_default();
         let request = self.wish(Wish::Tap(run, nic));
-        let alias = Alias::cut(alias);
         let sent = self
             .host
             .open_tun()
             .map_err(|error| Failure::io("/dev/net/tun (is the module tun loaded?)", &error))
-            .and_then(|tun| self.tell_priv(ToPriv::MakeTap { request, name, alias, bridge, up }, vec![tun]));
+            .and_then(|tun| self.tell_priv(tap(request), vec![tun]));
         let failure = sent.err()?;
         self.wishes.remove(&request);
         Some(Event::TapMade(run, nic, Err(failure)))

@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use config::model::LocalInet6;
 use proto::client::{BootDevice, DiskFormat};
 use proto::{Code, Failure, IfName, MacAddr, SwitchName, Text, UserPath, VmName};
 
 use super::access::Owner;
 use super::definition::{Definition, Disk, MIN_MEMORY, Nic, bad_name, generated_mac, unsupported};
+use super::local::{Locals, random_network};
 use super::registry::{Settings, Switch};
 
 /// Time between two batches of starts where vm.conf says nothing (spec, daemon 3.8).
@@ -66,11 +68,20 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
     let settings = Settings {
         socket: Owner { uid: globals.socket_owner.uid, gid: globals.socket_owner.gid },
         switches,
+        locals: locals_of(globals),
         vms,
         parallel: stagger.map_or(cpus_online, |s| usize::try_from(s.parallel).unwrap_or(usize::MAX)),
         delay: stagger.map_or(STAGGER_DELAY, |s| Duration::from_secs(s.delay_s.into())),
     };
     (settings, refused)
+}
+
+fn locals_of(globals: &config::model::Globals) -> Locals {
+    let inet6 = globals.local_inet6.map(|inet6| match inet6 {
+        LocalInet6::Random => random_network(super::accounts::drawn()),
+        LocalInet6::Prefix(prefix) => prefix.address(),
+    });
+    Locals { inet: globals.local_prefix, inet6 }
 }
 
 fn switch_of(id: usize, switch: &config::model::Switch) -> Result<Switch, Failure> {
@@ -145,8 +156,11 @@ fn nic_of(
     config: &config::Config,
     names: &mut dyn Names,
 ) -> Result<Nic, Failure> {
-    if nic.local {
-        return Err(unsupported("local interface"));
+    if nic.local && nic.switch.is_some() {
+        return Err(unsupported("a local interface on a switch"));
+    }
+    if nic.local && config.globals.local_nat {
+        return Err(unsupported("NAT of local interfaces (\"local nat no\" does without)"));
     }
     if nic.rdomain.is_some() {
         return Err(unsupported("rdomain of an interface"));
@@ -159,6 +173,7 @@ fn nic_of(
         switch: nic.switch.as_ref().map(|name| SwitchName::cut(name.as_str())),
         up: nic.up,
         locked: nic.locked || switch.is_some_and(|switch| switch.locked_lladdr),
+        local: nic.local,
     })
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use proto::channel::ChannelError;
-use proto::privileged::{ToParent, ToPriv};
+use proto::privileged::{LocalEnd, ToParent, ToPriv};
 use proto::{Channel, Code, Failure, IfName, MacAddr, Received, RequestId};
 use sys::event::{Interest, Loop};
 use sys::netlink::{Link, NetlinkError, Route};
@@ -110,8 +110,8 @@ impl Edge {
                 let removed = self.remove_switch(&bridge);
                 (request, removed.map(|()| (ToParent::Removed { request }, vec![])))
             }
-            ToPriv::MakeTap { request, name, alias, bridge, up } => {
-                let wanted = Tap { name: name.as_ref(), alias: &alias, bridge: bridge.as_ref(), up };
+            ToPriv::MakeTap { request, name, alias, bridge, up, local } => {
+                let wanted = Tap { name: name.as_ref(), alias: &alias, bridge: bridge.as_ref(), up, local };
                 let made = self.make_tap(&wanted, fds);
                 let answer = |(name, mac, fd)| (ToParent::TapMade { request, name, mac }, vec![fd]);
                 (request, made.map(answer))
@@ -194,14 +194,16 @@ impl Edge {
         let refused = |error| refused(format_args!("tap \"{name}\""), &error);
         let gone = || Failure::new(Code::Io, format!("tap \"{name}\" vanished"));
         let tap = self.route.link(name.as_str()).map_err(refused)?.ok_or_else(gone)?;
-        let steps = switches::tap_steps(wanted.alias, &tap, master.as_ref(), wanted.up);
+        let steps = switches::tap_steps(wanted.alias, &tap, master.as_ref(), wanted.up, wanted.local.as_ref());
         // A step that fails ends the tap: it goes with its descriptor, and here should another hold that too.
         if let Err(failure) = steps.and_then(|steps| self.set(tap.index, &steps).map_err(refused)) {
             self.abandon(Some(tap.index));
             return Err(failure);
         }
         let port = wanted.bridge.map(|bridge| format!(", port of \"{bridge}\"")).unwrap_or_default();
-        log::info!("tap \"{name}\" made for {}{port}", wanted.alias);
+        let local = wanted.local.map(|local| format!(", {}", local.inet)).unwrap_or_default();
+        let inet6 = wanted.local.and_then(|local| local.inet6).map(|inet6| format!(" {inet6}")).unwrap_or_default();
+        log::info!("tap \"{name}\" made for {}{port}{local}{inet6}", wanted.alias);
         Ok((name, MacAddr(tap.mac.unwrap_or_default()), fd))
     }
 
@@ -220,6 +222,7 @@ impl Edge {
                 Step::Mtu(mtu) => self.route.set_mtu(index, *mtu)?,
                 Step::Master(bridge) => self.route.set_master(index, Some(*bridge))?,
                 Step::Up(up) => self.route.set_up(index, *up)?,
+                Step::Address(address, bits) => self.route.add_address(index, *address, *bits)?,
             }
         }
         Ok(())
@@ -241,6 +244,7 @@ struct Tap<'a> {
     alias: &'a str,
     bridge: Option<&'a IfName>,
     up: bool,
+    local: Option<LocalEnd>,
 }
 
 /// Makes the descriptor a tap under the first of its names that is free.

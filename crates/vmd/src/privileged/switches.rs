@@ -11,7 +11,9 @@
 //! started again, or the next daemon, knows what an earlier one made. Only what was changed on others' bridges is kept here.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use proto::privileged::LocalEnd;
 use proto::{Code, Failure, IfName};
 use sys::netlink::{Link, LinkKind};
 
@@ -19,6 +21,8 @@ use sys::netlink::{Link, LinkKind};
 pub const GROUP: u32 = 0x0076_6d64;
 /// `tap0` to `tap255` are tried (spec, daemon 2.10: MAX_TAP).
 const MAX_TAP: u32 = 256;
+/// Bits of the network of a `local interface` (spec, daemon 3.12): a pair of addresses, and 32 bits of IPv6.
+const LOCAL_BITS: (u8, u8) = (31, 96);
 
 /// One change of an interface, in the order they are carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,8 @@ pub enum Step {
     Master(u32),
     /// Switched on or off.
     Up(bool),
+    /// An address of the host, and the bits of its network.
+    Address(IpAddr, u8),
 }
 
 /// How to come to a bridge of some name.
@@ -156,7 +162,13 @@ pub fn master<'a>(bridge: &IfName, found: Option<&'a Link>) -> Result<&'a Link, 
 }
 
 /// What to set of a new tap, in the order of the spec (daemon 3.14).
-pub fn tap_steps(alias: &str, tap: &Link, master: Option<&Link>, up: bool) -> Result<Vec<Step>, Failure> {
+pub fn tap_steps(
+    alias: &str,
+    tap: &Link,
+    master: Option<&Link>,
+    up: bool,
+    local: Option<&LocalEnd>,
+) -> Result<Vec<Step>, Failure> {
     if !is_tap_alias(alias) {
         return Err(Failure::new(Code::Invalid, format!("\"{alias}\" is no description of a tap")));
     }
@@ -168,6 +180,14 @@ pub fn tap_steps(alias: &str, tap: &Link, master: Option<&Link>, up: bool) -> Re
         steps.push(Step::Master(bridge.index));
     }
     steps.push(Step::Up(up));
+    if let Some(local) = local {
+        if let Some(bridge) = master {
+            let text = format!("a port of \"{}\" can't have addresses of its own", bridge.name);
+            return Err(Failure::new(Code::Invalid, text));
+        }
+        steps.push(Step::Address(local.inet.into(), LOCAL_BITS.0));
+        steps.extend(local.inet6.map(|inet6| Step::Address(inet6.into(), LOCAL_BITS.1)));
+    }
     Ok(steps)
 }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use proto::privileged::{Alias, ToParent, ToPriv};
+use proto::privileged::{Alias, LocalEnd, ToParent, ToPriv};
 use proto::{Channel, Code, IfName, MacAddr, Received, RequestId};
 use rustix::thread::{UnshareFlags, unshare};
 use sys::netlink::{Link, LinkKind, Route};
@@ -65,7 +65,7 @@ impl Priv {
     fn try_tap(&mut self, tap: Option<&str>, bridge: Option<&str>) -> (ToParent, Vec<OwnedFd>) {
         let alias = Alias::new("vm1-if0-web").unwrap();
         let (tap, bridge) = (tap.map(name), bridge.map(name));
-        let message = |request| ToPriv::MakeTap { request, name: tap, alias, bridge, up: true };
+        let message = |request| ToPriv::MakeTap { request, name: tap, alias, bridge, up: true, local: None };
         self.ask(message, vec![control_device()])
     }
 
@@ -206,7 +206,7 @@ fn a_descriptor_that_is_no_tun_fails_the_request() {
     let mut privileged = Priv::start();
     let null = File::open("/dev/null").unwrap().into();
     let alias = Alias::new("vm1-if0-web").unwrap();
-    let message = |request| ToPriv::MakeTap { request, name: None, alias, bridge: None, up: true };
+    let message = |request| ToPriv::MakeTap { request, name: None, alias, bridge: None, up: true, local: None };
     let (answer, fds) = privileged.ask(message, vec![null]);
     assert!(matches!(answer, ToParent::Failed { .. }));
     assert_eq!((fds.len(), privileged.links()), (0, 1));
@@ -219,7 +219,7 @@ fn a_step_that_fails_takes_the_tap_with_it_even_if_another_holds_its_descriptor(
     let device = control_device();
     let held = device.try_clone().unwrap();
     let alias = Alias::new("no description of ours").unwrap();
-    let message = |request| ToPriv::MakeTap { request, name: None, alias, bridge: None, up: true };
+    let message = |request| ToPriv::MakeTap { request, name: None, alias, bridge: None, up: true, local: None };
     let (answer, _) = privileged.ask(message, vec![device]);
     assert_eq!((code(&answer), privileged.links()), (Code::Invalid, 1));
     drop(held);
@@ -334,4 +334,48 @@ fn another_program_that_makes_and_removes_the_bridge_meanwhile_is_survived() {
         over.store(true, Ordering::Relaxed);
     });
     assert_eq!(privileged.end().links().unwrap().len(), 1, "only lo");
+}
+
+/// A tap with the host's end of a local interface.
+fn local_tap(privileged: &mut Priv, bridge: Option<&str>) -> (ToParent, Vec<OwnedFd>) {
+    let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6: Some([0xfd00, 0, 0, 1, 0x6440, 0x103, 0, 1].into()) };
+    let (alias, bridge) = (Alias::new("vm1-if0-web").unwrap(), bridge.map(name));
+    let message = |request| ToPriv::MakeTap { request, name: None, alias, bridge, up: true, local: Some(local) };
+    privileged.ask(message, vec![control_device()])
+}
+
+#[test]
+fn a_local_tap_has_the_hosts_addresses_and_they_go_with_it() {
+    own_namespace();
+    let mut privileged = Priv::start();
+    let addresses = [("100.64.1.2", "100.64.1.3"), ("fd00:0:0:1:6440:103:0:1", "fd00:0:0:1:6440:103:0:2")];
+    // Routed, not only bound: from the pair's one end to its other.
+    let route = |from: &str, to: &str| {
+        let socket = std::net::UdpSocket::bind((from, 0)).map_err(|error| error.kind())?;
+        socket.connect((to, 9)).map_err(|error| error.kind())
+    };
+    let (answer, fds) = local_tap(&mut privileged, None);
+    assert!(matches!(answer, ToParent::TapMade { .. }), "{answer:?}");
+    let until = std::time::Instant::now() + SOON;
+    for (from, to) in addresses {
+        // An IPv6 address is bound once its uniqueness was found out.
+        while let Err(why) = route(from, to) {
+            assert!(std::time::Instant::now() < until, "{from} to {to}: {why}");
+            std::thread::yield_now();
+        }
+    }
+    drop(fds);
+    privileged.settle();
+    for (from, to) in addresses {
+        assert!(route(from, to).is_err(), "{from} is gone with its tap");
+    }
+}
+
+#[test]
+fn a_port_of_a_bridge_can_not_be_local() {
+    own_namespace();
+    let mut privileged = Priv::start();
+    privileged.switch("br0", true);
+    assert_eq!(code(&local_tap(&mut privileged, Some("br0")).0), Code::Invalid);
+    assert_eq!(privileged.link("tap0"), None, "nothing is left");
 }

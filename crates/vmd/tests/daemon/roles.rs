@@ -94,7 +94,10 @@ fn make_tap(request: u32) -> (ToPriv, Vec<OwnedFd>) {
     let alias = Alias::new("vm1-if0-web").expect("an alias");
     let bridge = Some(IfName::new("bridge0").expect("a name"));
     let tun = File::options().read(true).write(true).open("/dev/net/tun").expect("/dev/net/tun");
-    (ToPriv::MakeTap { request: RequestId(request), name: None, alias, bridge, up: true }, vec![tun.into()])
+    (
+        ToPriv::MakeTap { request: RequestId(request), name: None, alias, bridge, up: true, local: None },
+        vec![tun.into()],
+    )
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! One VM and what it does now. A state carries what only that state has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use proto::probe::KernelKind;
 use proto::{ConnId, IfName, RequestId, Text, UserPath, VmId};
 
 use super::super::definition::Definition;
+use super::super::local::Pair;
 use super::super::rate::Rate;
 use super::{File, Run};
 
@@ -34,6 +35,8 @@ pub struct Vm {
     pub rate: Rate,
     /// Its console, from the first start until it is released.
     pub tty: Option<Text<64>>,
+    /// The ends of its local interfaces, by index: those of the start that made its taps.
+    pub locals: BTreeMap<u8, Pair>,
     /// Order among the started, for the list.
     pub started: u64,
     /// Who waits for its end.
@@ -98,7 +101,17 @@ pub struct Preparation {
 impl Vm {
     /// One that has never started.
     pub fn new(id: VmId, definition: Definition, life: Life) -> Self {
-        Self { id, definition, life, run: None, rate: Rate::default(), tty: None, started: 0, waits: Vec::new() }
+        Self {
+            id,
+            definition,
+            life,
+            run: None,
+            rate: Rate::default(),
+            tty: None,
+            locals: BTreeMap::new(),
+            started: 0,
+            waits: Vec::new(),
+        }
     }
 
     /// Its vm process, while there is one.

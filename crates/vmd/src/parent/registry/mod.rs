@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use proto::client::{Reply, Request};
 use proto::opener::What;
+use proto::privileged::LocalEnd;
 use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{End, StartVm, Stop};
 use proto::{Code, ConnId, Failure, IfName, MacAddr, RequestId, SwitchName, Text, UserPath, VmId};
@@ -38,6 +39,7 @@ use life::{Life, Vm};
 use self::asking::Asker;
 use super::access::{Owner, Who};
 use super::definition::Definition;
+use super::local::{Locals, Pair};
 
 /// Opener, probe and priv have this long for one start.
 pub const PREPARE_LIMIT: Duration = Duration::from_secs(30);
@@ -171,6 +173,8 @@ pub enum Action {
         bridge: Option<IfName>,
         /// Up, else down.
         up: bool,
+        /// The host's addresses on it, on a local interface.
+        local: Option<LocalEnd>,
     },
     /// Make the console, unless the VM still has it; answered by `ConsoleMade`.
     MakeConsole(Run, Owner),
@@ -213,7 +217,20 @@ pub struct Launch {
     /// Read-only disks.
     pub disks: Vec<proto::vmm::DiskDescription>,
     /// Cards.
-    pub nics: Vec<(MacAddr, bool)>,
+    pub nics: Vec<Card>,
+}
+
+/// A card of a start. The address of the host's side of its tap the edge knows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Card {
+    /// The guest's address.
+    pub mac: MacAddr,
+    /// Frames from or to other addresses are dropped.
+    pub locked: bool,
+    /// The two ends of a local interface.
+    pub local: Option<Pair>,
+    /// It boots from the network.
+    pub net_boot: bool,
 }
 
 /// A switch of vm.conf.
@@ -247,6 +264,8 @@ pub struct Settings {
     pub socket: Owner,
     /// In the file's order.
     pub switches: Vec<Switch>,
+    /// Where addresses of local interfaces come from.
+    pub locals: Locals,
     /// In the file's order.
     pub vms: Vec<Definition>,
     /// VMs that are started at once.
@@ -262,6 +281,7 @@ pub struct Registry {
     ids: BTreeMap<(String, u32), VmId>,
     last_id: u32,
     switches: Vec<(Switch, bool)>,
+    locals: Locals,
     stagger: Stagger,
     next_run: u64,
     next_request: u32,
@@ -338,6 +358,7 @@ impl Registry {
 
     fn configured(&mut self, settings: Settings, now: Instant, out: &mut Vec<Action>) {
         self.stagger = Stagger { parallel: settings.parallel, delay: settings.delay, next: None };
+        self.locals = settings.locals;
         self.take_in(settings, now, out);
     }
 

@@ -74,6 +74,7 @@ impl Registry {
             self.vms.retain(runs);
             self.stagger.parallel = settings.parallel;
             self.stagger.delay = settings.delay;
+            self.locals = settings.locals;
             out.push(Action::GiveSocket(settings.socket));
         }
         self.stagger.next = None;

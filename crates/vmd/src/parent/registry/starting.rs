@@ -1,18 +1,19 @@
 //! From the wish to run to vmm's answer. Files, taps and console are made side by side; the first failure undoes all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use proto::client::{DiskFormat, Reply};
+use proto::client::{BootDevice, DiskFormat, Reply};
 use proto::opener::What;
+use proto::privileged::LocalEnd;
 use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{DiskDescription, StartVm, Stop};
 use proto::{Code, Failure, IfName, Text, UserPath, VmId};
 
 use super::super::access::Who;
-use super::super::definition::Definition;
+use super::super::definition::{Definition, Nic};
 use super::life::{Asked, Life, Preparation, Vm};
-use super::{Action, File, Found, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};
+use super::{Action, Card, File, Found, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};
 
 /// What a client gave for this boot alone.
 #[derive(Debug, Default)]
@@ -56,6 +57,7 @@ impl Registry {
     /// What a start needs, or why it can't begin.
     fn plan(&mut self, id: VmId, boot: &ThisBoot, now: Instant) -> Result<Plan, Failure> {
         let switches: Vec<_> = self.switches.iter().map(|(switch, _)| (switch.name.clone(), switch.clone())).collect();
+        let locals = self.locals;
         let gone = || Failure::new(Code::NotFound, "vm not found");
         self.disks_are_free(id)?;
         let vm = self.vm(id).ok_or_else(gone)?;
@@ -71,6 +73,7 @@ impl Registry {
         let rebooting = vm.tty.is_some();
         let files = files_of(&vm.definition, boot, rebooting)?;
         let mut taps = Vec::new();
+        let mut pairs = BTreeMap::new();
         for (index, nic) in vm.definition.nics.iter().enumerate() {
             if rebooting {
                 break; // its taps are held, whatever has become of their switches
@@ -92,7 +95,13 @@ impl Registry {
                 ),
             };
             let alias = format!("vm{id}-if{index}-{name}");
-            taps.push(Tap { nic: index, name: nic.tap.clone(), alias, bridge, up: nic.up });
+            let pair = nic.local.then(|| locals.pair(id, index)).transpose()?;
+            pairs.extend(pair.map(|pair| (index, pair)));
+            let local = pair.map(|pair| pair.host);
+            taps.push(Tap { nic: index, name: nic.tap.clone(), alias, bridge, up: nic.up, local });
+        }
+        if !rebooting {
+            vm.locals = pairs;
         }
         Ok(Plan { files, taps })
     }
@@ -316,6 +325,7 @@ struct Tap {
     alias: String,
     bridge: Option<IfName>,
     up: bool,
+    local: Option<LocalEnd>,
 }
 
 impl Plan {
@@ -343,8 +353,8 @@ impl Plan {
         if kernel_given {
             out.push(Action::Probe(run, File::Kernel, ToProbe::Kernel));
         }
-        for Tap { nic, name, alias, bridge, up } in self.taps {
-            out.push(Action::MakeTap { run, nic, name, alias, bridge, up });
+        for Tap { nic, name, alias, bridge, up, local } in self.taps {
+            out.push(Action::MakeTap { run, nic, name, alias, bridge, up, local });
         }
     }
 }
@@ -428,7 +438,16 @@ fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
             nics: count(definition.nics.len()),
         },
         disks: disks.map(|d| DiskDescription { format: d.format, read_only: d.read_only }).collect(),
-        nics: definition.nics.iter().map(|nic| (nic.mac, nic.locked)).collect(),
+        nics: (0u8..).zip(&definition.nics).map(|(index, nic)| card_of(vm, index, nic)).collect(),
+    }
+}
+
+fn card_of(vm: &Vm, index: u8, nic: &Nic) -> Card {
+    Card {
+        mac: nic.mac,
+        locked: nic.locked,
+        local: vm.locals.get(&index).copied(),
+        net_boot: index == 0 && vm.definition.boot_device == Some(BootDevice::Net),
     }
 }
 

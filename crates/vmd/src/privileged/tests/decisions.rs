@@ -103,7 +103,7 @@ fn a_description_by_which_we_would_not_know_our_own_is_refused() {
         assert_eq!(refused.code, Code::Invalid, "{alias:?}");
     }
     for alias in ["", "web", "vm", "vm1", "vm1-if", "vm1-if0", "vm-if0-web", "vm1-ifx-web", "switch1-lan"] {
-        let refused = switches::tap_steps(alias, &link(3, "tap0", LinkKind::Tun), None, true).unwrap_err();
+        let refused = switches::tap_steps(alias, &link(3, "tap0", LinkKind::Tun), None, true, None).unwrap_err();
         assert_eq!(refused.code, Code::Invalid, "{alias:?}");
     }
 }
@@ -112,15 +112,15 @@ fn a_description_by_which_we_would_not_know_our_own_is_refused() {
 fn a_tap_gets_description_then_bridge_then_state() {
     let tap = link(3, "tap0", LinkKind::Tun);
     let mark = Step::Mark("vm1-if0-web".into());
-    let steps = switches::tap_steps("vm1-if0-web", &tap, Some(&bridge(7, "br0")), false).unwrap();
+    let steps = switches::tap_steps("vm1-if0-web", &tap, Some(&bridge(7, "br0")), false, None).unwrap();
     assert_eq!(steps, [mark.clone(), Step::Master(7), Step::Up(false)]);
-    assert_eq!(switches::tap_steps("vm1-if0-web", &tap, None, true).unwrap(), [mark, Step::Up(true)]);
+    assert_eq!(switches::tap_steps("vm1-if0-web", &tap, None, true, None).unwrap(), [mark, Step::Up(true)]);
 }
 
 #[test]
 fn a_tap_takes_its_bridges_frame_length_first() {
     let jumbo = Link { mtu: 9000, ..bridge(7, "br0") };
-    let steps = switches::tap_steps("vm1-if0-web", &link(3, "tap0", LinkKind::Tun), Some(&jumbo), true).unwrap();
+    let steps = switches::tap_steps("vm1-if0-web", &link(3, "tap0", LinkKind::Tun), Some(&jumbo), true, None).unwrap();
     assert_eq!(steps.get(1..3), Some(&[Step::Mtu(9000), Step::Master(7)][..]));
 }
 

@@ -1,5 +1,6 @@
 //! One test per rule of a VM's life; `world` drives it with everything in any order.
 
+mod local;
 mod pausing;
 mod reload;
 mod world;
@@ -64,7 +65,14 @@ pub(super) fn by_name(name: &str) -> VmRef {
 
 /// These VMs, two started at a time.
 pub(super) fn settings(vms: Vec<Definition>) -> Settings {
-    Settings { socket: Owner::default(), switches: vec![], vms, parallel: 2, delay: Duration::from_secs(30) }
+    Settings {
+        socket: Owner::default(),
+        switches: vec![],
+        locals: Locals::default(),
+        vms,
+        parallel: 2,
+        delay: Duration::from_secs(30),
+    }
 }
 
 /// A registry with these VMs, the time, and the number of the next request.
@@ -449,7 +457,7 @@ fn waits_of_one_connection_are_bounded_and_end_with_it() {
 fn a_reboot_keeps_disks_and_taps_and_reads_the_kernel_anew() {
     let mut vm = definition("web");
     let mac = MacAddr([2; 6]);
-    vm.nics.push(Nic { mac, tap: None, switch: None, up: true, locked: false });
+    vm.nics.push(Nic { mac, tap: None, switch: None, up: true, locked: false, local: false });
     let mut f = Fixture::new(vec![vm]);
     let id = f.running("web");
     f.now += Duration::from_secs(60);
@@ -541,7 +549,14 @@ fn vms_wait_until_every_switch_was_answered_for() {
     let bridge = IfName::new("br0").unwrap();
     let switch = Switch { id: 0, name: name.clone(), bridge: bridge.clone(), up: true, locked: false };
     let mut vm = Definition { enabled: true, ..definition("web") };
-    vm.nics.push(Nic { mac: MacAddr([2; 6]), tap: None, switch: Some(name.clone()), up: true, locked: false });
+    vm.nics.push(Nic {
+        mac: MacAddr([2; 6]),
+        tap: None,
+        switch: Some(name.clone()),
+        up: true,
+        locked: false,
+        local: false,
+    });
     let settings = Settings { switches: vec![switch], ..settings(vec![vm]) };
     let mut registry = Registry::default();
     let now = Instant::now();
@@ -561,6 +576,7 @@ fn a_vm_on_a_switch_that_could_not_be_made_does_not_start() {
         switch: Some(SwitchName::cut("lan")),
         up: true,
         locked: false,
+        local: false,
     });
     let mut f = Fixture::new(vec![vm]);
     assert_eq!(code(&f.start("web")), Some(Code::NotFound));
