@@ -98,7 +98,7 @@ struct Rule {
 }
 
 /// Rules that each section of the page has at least: the rows of the specification, and of the issue.
-const SECTIONS: [(&str, usize); 22] = [
+const SECTIONS: [(&str, usize); 25] = [
     ("2.1", 1),
     ("2.2", 5),
     ("2.3", 19),
@@ -111,7 +111,10 @@ const SECTIONS: [(&str, usize); 22] = [
     ("2.10", 6),
     ("2.11", 13),
     ("2.12", 6),
+    ("3.1", 9),
+    ("3.2", 17),
     ("3.11", 14),
+    ("5.4", 1),
     ("Isolation", 6),
     ("Switches and taps", 7),
     ("Processes that end", 5),

@@ -23,14 +23,20 @@ impl Requester<'_> {
     }
 }
 
+/// Whether the requester may make instances of the template at all.
+pub fn may_create(template: &Vm, requester: Requester<'_>) -> Result<(), Refusal> {
+    match requester.uid == 0 || template.allow.owner.is_some_and(|owner| requester.is(owner)) {
+        true => Ok(()),
+        false => Err(Refusal::MayNotCreate),
+    }
+}
+
 /// Checks what an instance wants against what its template allows, and fills in what it inherits.
 ///
 /// Kernel, initrd and command line belong together: who names a kernel inherits none of the three.
 pub fn derive(request: &mut VmRequest, template: &Vm, requester: Requester<'_>) -> Result<(), Refusal> {
+    may_create(template, requester)?;
     let root = requester.uid == 0;
-    if !root && !template.allow.owner.is_some_and(|owner| requester.is(owner)) {
-        return Err(Refusal::MayNotCreate);
-    }
     let may = |right, differs: bool| match !differs || root || template.allow.rights.contains(&right) {
         true => Ok(()),
         false => Err(Refusal::MayNotSet(right)),
@@ -44,6 +50,9 @@ pub fn derive(request: &mut VmRequest, template: &Vm, requester: Requester<'_>) 
     }
     may(Right::Interface, !request.nics.is_empty())?;
     check_nics(&request.nics, &template.nics)?;
+    if !root {
+        request.nics.iter_mut().try_for_each(|nic| resemble(nic, &template.nics))?;
+    }
     let kernel = request.boot.is_some() || request.initrd.is_some() || request.cmdline.is_some();
     may(Right::Boot, kernel)?;
     may(Right::Cdrom, request.cdrom.is_some())?;
@@ -65,6 +74,19 @@ fn check_nics(wanted: &[Nic], theirs: &[Nic]) -> Result<(), Refusal> {
             return Err(Refusal::TapReused);
         }
     }
+    Ok(())
+}
+
+/// A user's card is on nothing, or it is as one of the template's: on the same switch, as locked, in the same group and
+/// routing domain. Which of the host's networks a guest sees is not for users to choose.
+fn resemble(nic: &mut Nic, theirs: &[Nic]) -> Result<(), Refusal> {
+    let lladdr = nic.lladdr;
+    let like = match theirs.iter().find(|their| their.switch == nic.switch && their.local == nic.local) {
+        Some(their) => their.clone(),
+        None if nic.switch.is_none() && !nic.local => Nic::default(),
+        None => return Err(Refusal::NetworkForeign),
+    };
+    *nic = Nic { lladdr, tap: None, ..like };
     Ok(())
 }
 
@@ -193,6 +215,20 @@ mod tests {
             assert_eq!(made(request.clone(), &[], ANN), Err(Refusal::MayNotSet(right)));
             assert!(made(request.clone(), &[right], ANN).is_ok(), "{right:?}");
             assert!(made(request, &[], Requester::ROOT).is_ok(), "{right:?}");
+        }
+    }
+
+    #[test]
+    fn a_users_cards_are_on_the_templates_networks_and_as_locked() {
+        let on = |switch: &str| Nic { switch: crate::names::SwitchName::new(switch.as_bytes()).ok(), ..Nic::default() };
+        let mut base = template(&[Right::Interface]);
+        base.nics = vec![Nic { locked: true, rdomain: Some(3), tap: IfName::new(b"tap7").ok(), ..on("lan") }];
+        let made = |nics, requester| register(VmRequest { nics, ..request() }, Some(&base), requester, |_| None);
+        let nics = made(vec![on("lan"), Nic::default()], ANN).expect("an instance").nics;
+        assert_eq!(nics, [Nic { locked: true, rdomain: Some(3), ..on("lan") }, Nic::default()]);
+        for foreign in [on("dmz"), Nic { local: true, ..Nic::default() }, Nic { local: true, ..on("lan") }] {
+            assert_eq!(made(vec![foreign.clone()], ANN), Err(Refusal::NetworkForeign));
+            assert!(made(vec![foreign], Requester::ROOT).is_ok());
         }
     }
 

@@ -77,6 +77,9 @@ pub enum Refusal {
     /// A tap of the template (EBUSY).
     #[error("interface cannot be reused")]
     TapReused,
+    /// A switch that no card of the template is on, or a local interface where it has none (EPERM).
+    #[error("no permission to use a network that its template does not")]
+    NetworkForeign,
     /// An owner who is neither the requester nor the template's (EPERM).
     #[error("user mismatch")]
     UserMismatch,

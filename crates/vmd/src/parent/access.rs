@@ -31,6 +31,11 @@ impl Who {
         self.is_root() || self.uid == owner.uid || owner.gid.is_some_and(|gid| self.is_in(gid))
     }
 
+    /// All its groups.
+    pub fn gids(&self) -> Vec<u32> {
+        [&[self.gid], self.groups.as_slice()].concat()
+    }
+
     fn is_in(&self, gid: u32) -> bool {
         self.gid == gid || self.groups.contains(&gid)
     }

@@ -9,7 +9,7 @@ use proto::client::{BootDevice, DiskArg, DiskFormat, NicArg, Start};
 use proto::names::BadName;
 use proto::{Code, Failure, IfName, MAX_CMDLINE, MacAddr, SwitchName, Text, UserPath, VmName};
 
-use super::access::Owner;
+use super::access::{Owner, Who};
 use super::settings::{Names, definition_of};
 
 /// The least that a stock kernel finds room in.
@@ -46,6 +46,8 @@ pub struct Definition {
     pub boot_device: Option<BootDevice>,
     /// From vm.conf: it stays listed when it stops.
     pub from_config: bool,
+    /// The user who made it, and whose rights open its disks; nobody where root did.
+    pub user: Option<Who>,
     /// The same in the words of vm.conf, for what may be made from it.
     pub model: Arc<config::model::Vm>,
 }
@@ -108,10 +110,35 @@ pub fn of_request(
     names: &mut dyn Names,
 ) -> Result<Definition, Failure> {
     let request = request_of(start, name)?;
-    let find = |name: &config::names::SwitchName| known.switch(name);
-    let refused = |refusal: Refusal| Failure::new(code_of(&refusal), format!("vm \"{name}\" {refusal}"));
-    let vm = register(request, None, Requester::ROOT, find).map_err(refused)?;
+    let vm = register(request, None, Requester::ROOT, |name| known.switch(name)).map_err(|why| refused(name, &why))?;
     made_by_client(vm, start, known, names)
+}
+
+/// The definition of an instance of this template for who asks; that it may be made was asked before (spec, daemon 3.2).
+pub fn of_instance(
+    start: &Start,
+    name: &VmName,
+    template: &model::Vm,
+    who: &Who,
+    known: &config::Config,
+    names: &mut dyn Names,
+) -> Result<Definition, Failure> {
+    let request = VmRequest {
+        template: Some(template.name.clone()),
+        owner: Some(model::Owner { uid: who.uid, gid: None }),
+        ..request_of(start, name)?
+    };
+    let gids = who.gids();
+    let requester = Requester { uid: who.uid, gids: &gids };
+    let vm = register(request, Some(template), requester, |name| known.switch(name));
+    let vm = vm.map_err(|why| refused(name, &why))?;
+    let user = Some(who.clone()).filter(|who| !who.is_root());
+    Ok(Definition { user, ..made_by_client(vm, start, known, names)? })
+}
+
+/// The failure of a VM that can't be made.
+pub fn refused(name: &VmName, why: &Refusal) -> Failure {
+    Failure::new(code_of(why), format!("vm \"{name}\": {why}"))
 }
 
 /// A kernel came open with the request, for its first boot alone: its path is of no use afterwards, nor to others.
@@ -177,6 +204,7 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::TemplateUnknown(_) => Code::ParentInvalid,
         Refusal::MayNotCreate
         | Refusal::MayNotSet(_)
+        | Refusal::NetworkForeign
         | Refusal::UserMismatch
         | Refusal::GroupMismatch
         | Refusal::MayNotAllow => Code::NotPermitted,

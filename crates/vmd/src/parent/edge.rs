@@ -33,6 +33,9 @@ pub(super) type Opener = Peer<opener::ToOpener, opener::ToParent>;
 /// Probe of one file.
 pub(super) type Probe = Peer<probe::ToProbe, probe::ToParent>;
 
+/// What one opener is for: the files of a start that this user may open.
+pub(super) type Errand = (Run, u32);
+
 /// Connections of one user, root apart. Control has places for 256 in all.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -43,7 +46,7 @@ pub(super) enum Token {
     Control,
     Privileged,
     Vmm,
-    Opener(Run),
+    Opener(Errand),
     Probe(Run, File),
     Log(u64),
 }
@@ -69,7 +72,7 @@ pub(super) struct Edge {
     pub(super) privileged: Option<Privileged>,
     pub(super) vmm: Option<Vmm>,
     pub(super) restarts: BTreeMap<&'static str, Rate>,
-    pub(super) openers: BTreeMap<Run, (Opener, Vec<File>)>,
+    pub(super) openers: BTreeMap<Errand, (Opener, Vec<File>)>,
     pub(super) probes: BTreeMap<(Run, File), Probe>,
     pub(super) buried: Vec<Child>,
     pub(super) holdings: BTreeMap<VmId, Holdings>,
@@ -129,7 +132,7 @@ impl Edge {
             Token::Control => self.control_ready(),
             Token::Privileged => self.privileged_ready(),
             Token::Vmm => self.vmm_ready(),
-            Token::Opener(run) => self.opener_ready(run),
+            Token::Opener(errand) => self.opener_ready(errand),
             Token::Probe(run, file) => self.probe_ready(run, file),
             Token::Log(number) => self.log_ready(number),
         }
@@ -327,9 +330,10 @@ impl Edge {
         }
     }
 
-    fn opener_ready(&mut self, run: Run) {
+    fn opener_ready(&mut self, errand: Errand) {
+        let run = errand.0;
         loop {
-            let Some((peer, files)) = self.openers.get_mut(&run) else { return };
+            let Some((peer, files)) = self.openers.get_mut(&errand) else { return };
             match receive(&mut peer.channel, "opener", &mut self.reserve) {
                 Got::Message(opener::ToParent::Opened { index, .. }, fds) => {
                     let Some(file) = take_file(files, index) else { continue };
@@ -348,7 +352,7 @@ impl Edge {
                 Got::Lost => break,
             }
         }
-        for file in self.end_opener(run) {
+        for file in self.end_opener(errand) {
             let failure = Failure::new(Code::Io, "the opener ended before it answered; see the log");
             self.event(Event::Opened(run, file, Err(failure)));
         }

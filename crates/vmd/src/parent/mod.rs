@@ -15,6 +15,7 @@ mod host;
 mod local;
 mod lost;
 mod options;
+mod owners;
 mod peers;
 mod perform;
 mod places;

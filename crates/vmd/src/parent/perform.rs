@@ -15,7 +15,7 @@ use sys::logpipe::LogPipe;
 use sys::pty::Pty;
 
 use super::access::{Owner, Who};
-use super::edge::{Edge, Token, Wish, rearm};
+use super::edge::{Edge, Errand, Token, Wish, rearm};
 use super::peers::StartError;
 use super::registry::{Action, Asked, Event, File, Keep, Launch, Run, Switch};
 
@@ -35,6 +35,9 @@ impl Edge {
                     log::error!("socket owner: {}", proto::failure::plain(&error));
                 }
                 vec![]
+            }
+            Action::NameOwner(vm, owner) => {
+                vec![Event::OwnerNamed(vm, Text::cut(&super::owners::name(owner)))]
             }
             Action::MakeSwitch(switch) => self.make_switch(switch).into_iter().collect(),
             Action::Open { run, who, files } => self.open(run, &who, files),
@@ -106,7 +109,7 @@ impl Edge {
         match self.start_opener(run, who, files) {
             Ok(()) => vec![],
             Err(error) => {
-                self.end_opener(run);
+                self.end_opener((run, who.uid));
                 let failure = Failure::new(Code::Io, format!("start the opener: {error}"));
                 names.into_iter().map(|file| Event::Opened(run, file, Err(failure.clone()))).collect()
             }
@@ -123,18 +126,18 @@ impl Edge {
         }
         messages.push(ToOpener::End);
         let sent = messages.iter().try_for_each(|message| opener.channel.send(message, vec![]));
-        let watched = self.events.add(&opener.channel, Token::Opener(run), Interest::Read);
-        self.openers.insert(run, (opener, names));
+        let watched = self.events.add(&opener.channel, Token::Opener((run, who.uid)), Interest::Read);
+        self.openers.insert((run, who.uid), (opener, names));
         sent.map_err(io::Error::other)?;
         Ok(watched?)
     }
 
     /// Ends an opener; the files that it still owed.
-    pub(super) fn end_opener(&mut self, run: Run) -> Vec<File> {
-        let Some((opener, files)) = self.openers.remove(&run) else { return vec![] };
+    pub(super) fn end_opener(&mut self, errand: Errand) -> Vec<File> {
+        let Some((opener, files)) = self.openers.remove(&errand) else { return vec![] };
         self.events.remove(&opener.channel);
         self.bury(opener.child);
-        let held = self.holdings.get(&run.vm);
+        let held = self.holdings.get(&errand.0.vm);
         files.into_iter().filter(|file| !held.is_some_and(|held| held.files.contains_key(file))).collect()
     }
 
@@ -225,7 +228,10 @@ impl Edge {
     }
 
     fn abandon(&mut self, run: Run) -> Vec<Event> {
-        self.end_opener(run);
+        let errands: Vec<Errand> = self.openers.keys().filter(|(of, _)| *of == run).copied().collect();
+        for errand in errands {
+            self.end_opener(errand);
+        }
         let probes: Vec<File> = self.probes.keys().filter(|(of, _)| *of == run).map(|(_, file)| *file).collect();
         for file in probes {
             self.end_probe(run, file);

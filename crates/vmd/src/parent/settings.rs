@@ -138,6 +138,7 @@ pub fn definition_of(
             config::model::BootDevice::Net => BootDevice::Net,
         }),
         from_config: true,
+        user: None,
         model: Arc::new(vm.clone()),
     })
 }

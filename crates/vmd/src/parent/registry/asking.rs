@@ -81,13 +81,11 @@ impl Registry {
         if self.ending {
             return Err(Failure::new(Code::Invalid, "the daemon is shutting down"));
         }
-        if start.instance_of.is_some() {
-            return Err(unsupported("an instance (-t)"));
-        }
-        let id = match self.found(&asker.who, &start.vm) {
-            Ok(id) => self.existing(id, start)?,
-            Err(failure) if failure.code == Code::NotFound => self.created(asker, start)?,
-            Err(failure) => return Err(failure),
+        let id = match (&start.instance_of, self.found(&asker.who, &start.vm)) {
+            (Some(template), _) => self.instance(asker, start, template, out)?,
+            (None, Ok(id)) => self.existing(id, start)?,
+            (None, Err(failure)) if failure.code == Code::NotFound => self.created(asker, start)?,
+            (None, Err(failure)) => return Err(failure),
         };
         let cpus = start.cpus.map(|cpus| checked_cpus(Some(cpus))).transpose()?;
         let boot = ThisBoot { kernel: start.kernel.clone(), cpus };
@@ -224,7 +222,7 @@ fn root_only(who: &Who, command: &str) -> Result<(), Failure> {
     Err(Failure::new(Code::NotPermitted, format!("{command} is root's alone, and uid {} is not root", who.uid)))
 }
 
-fn not_found(wanted: &VmRef) -> Failure {
+pub(super) fn not_found(wanted: &VmRef) -> Failure {
     let text = match wanted {
         VmRef::Id(id) => format!("vm {id} not found"),
         VmRef::Name(name) => format!("vm \"{name}\" not found"),

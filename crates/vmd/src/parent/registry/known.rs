@@ -37,19 +37,22 @@ fn model_of(switch: &Switch) -> Option<config::model::Switch> {
 
 /// Names of owners, as far as they are known from other VMs, and the request's random bytes.
 pub(super) struct Known<'a> {
-    pub(super) vms: &'a [Vm],
-    pub(super) random: u64,
+    vms: &'a [Vm],
+    random: u64,
+    /// An owner was asked for whom no other VM has.
+    pub(super) unnamed: bool,
 }
 
 impl<'a> Known<'a> {
     pub(super) fn new(vms: &'a [Vm], asker: &Asker) -> Self {
-        Self { vms, random: asker.random }
+        Self { vms, random: asker.random, unnamed: false }
     }
 }
 
 impl Names for Known<'_> {
     fn owner(&mut self, owner: Owner) -> String {
         let same = self.vms.iter().find(|vm| vm.definition.owner == owner);
+        self.unnamed |= same.is_none();
         let numbers = || owner.gid.map_or_else(|| owner.uid.to_string(), |gid| format!("{}:{gid}", owner.uid));
         match (owner, same) {
             (Owner { uid: 0, gid: None }, _) => "root".to_owned(),

@@ -31,6 +31,8 @@ pub struct Vm {
     pub life: Life,
     /// The start that its life is of.
     pub run: Option<Run>,
+    /// CPUs of that start.
+    pub cpus: u8,
     /// Its starts.
     pub rate: Rate,
     /// Its console, from the first start until it is released.
@@ -101,11 +103,13 @@ pub struct Preparation {
 impl Vm {
     /// One that has never started.
     pub fn new(id: VmId, definition: Definition, life: Life) -> Self {
+        let cpus = definition.cpus;
         Self {
             id,
             definition,
             life,
             run: None,
+            cpus,
             rate: Rate::default(),
             tty: None,
             locals: BTreeMap::new(),

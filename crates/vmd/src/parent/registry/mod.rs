@@ -14,6 +14,7 @@
 mod asking;
 mod disks;
 mod ending;
+mod instances;
 mod known;
 mod life;
 mod list;
@@ -104,6 +105,8 @@ pub enum Event {
     },
     /// A client left.
     Gone(ConnId),
+    /// What users call an owner.
+    OwnerNamed(VmId, Text<80>),
     /// A file of a start is open and held, or not.
     Opened(Run, File, Result<(), Failure>),
     /// What the probe found in a file.
@@ -148,6 +151,8 @@ pub enum Action {
     GiveSocket(Owner),
     /// Make a bridge; answered by `SwitchMade`.
     MakeSwitch(Switch),
+    /// Look up what users call the owner of a VM; answered by `OwnerNamed`.
+    NameOwner(VmId, Owner),
     /// Start an opener as this user for these files; each answered by `Opened`.
     Open {
         /// For which start.
@@ -324,6 +329,9 @@ impl Registry {
             Event::SwitchMade(name, result) => self.switch_made(&name, result, now, out),
             Event::Ask { asked, who, request, random } => self.ask(&Asker { asked, who, random }, request, now, out),
             Event::Gone(conn) => self.gone(conn),
+            Event::OwnerNamed(id, name) => {
+                self.vm(id).into_iter().for_each(|vm| vm.definition.owner_name = name.clone());
+            }
             Event::Opened(run, file, result) => self.opened(run, file, result, now, out),
             Event::Probed(run, file, result) => self.probed(run, file, result, now, out),
             Event::TapMade(run, nic, result) => self.tap_made(run, nic, result, now, out),

@@ -40,6 +40,7 @@ impl Registry {
         let planned = self.plan(id, &boot, now);
         let vm = self.vm(id)?;
         vm.run = Some(run);
+        vm.cpus = boot.cpus.unwrap_or(vm.definition.cpus);
         match planned {
             Ok(plan) => {
                 let given = boot.kernel.is_some();
@@ -60,6 +61,7 @@ impl Registry {
         let locals = self.locals;
         let gone = || Failure::new(Code::NotFound, "vm not found");
         self.disks_are_free(id)?;
+        self.within_limits(id, boot.cpus)?;
         let vm = self.vm(id).ok_or_else(gone)?;
         let name = vm.definition.name.clone();
         if !vm.rate.start(now) {
@@ -313,9 +315,11 @@ impl Registry {
     }
 }
 
+type Files = Vec<(File, What, UserPath)>;
+
 /// What one start has to make.
 struct Plan {
-    files: Vec<(File, What, UserPath)>,
+    files: Files,
     taps: Vec<Tap>,
 }
 
@@ -347,8 +351,11 @@ impl Plan {
 
     fn act(self, run: Run, vm: &Vm, kernel_given: bool, out: &mut Vec<Action>) {
         out.push(Action::MakeConsole(run, vm.definition.owner));
-        if !self.files.is_empty() {
-            out.push(Action::Open { run, who: Who::default(), files: self.files });
+        // What vm.conf names root may open; what a user named, that user.
+        let user = vm.definition.user.clone().unwrap_or_default();
+        let (theirs, ours) = self.files.into_iter().partition(|(file, ..)| matches!(file, File::Disk(_)));
+        for (who, files) in by_opener([(Who::default(), ours), (user, theirs)]) {
+            out.push(Action::Open { run, who, files });
         }
         if kernel_given {
             out.push(Action::Probe(run, File::Kernel, ToProbe::Kernel));
@@ -359,8 +366,17 @@ impl Plan {
     }
 }
 
+/// One opener for each user, none for nothing.
+fn by_opener([ours, theirs]: [(Who, Files); 2]) -> Vec<(Who, Files)> {
+    let openers = match ours.0 == theirs.0 {
+        true => vec![(ours.0, [ours.1, theirs.1].concat())],
+        false => vec![ours, theirs],
+    };
+    openers.into_iter().filter(|(_, files)| !files.is_empty()).collect()
+}
+
 /// Files to open. A reboot still holds its disks; its kernel is read anew, as it may have been upgraded.
-fn files_of(definition: &Definition, boot: &ThisBoot, rebooting: bool) -> Result<Vec<(File, What, UserPath)>, Failure> {
+fn files_of(definition: &Definition, boot: &ThisBoot, rebooting: bool) -> Result<Files, Failure> {
     let mut files = Vec::new();
     match (&definition.boot, &boot.kernel) {
         (_, Some(_)) => {}

@@ -1,5 +1,6 @@
 //! One test per rule of a VM's life; `world` drives it with everything in any order.
 
+mod instances;
 mod local;
 mod pausing;
 mod reload;
@@ -38,6 +39,7 @@ pub(super) fn definition(name: &str) -> Definition {
         enabled: false,
         boot_device: None,
         from_config: true,
+        user: None,
     }
 }
 
