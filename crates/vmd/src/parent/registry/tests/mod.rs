@@ -2,6 +2,7 @@
 
 mod instances;
 mod local;
+mod model;
 mod pausing;
 mod reload;
 mod world;

@@ -69,7 +69,7 @@ impl World {
     }
 }
 
-fn failed(event: Event) -> Event {
+pub(super) fn failed(event: Event) -> Event {
     let failure = || Failure::new(Code::Io, "test");
     match event {
         Event::Opened(run, file, _) => Event::Opened(run, file, Err(failure())),
