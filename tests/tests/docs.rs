@@ -98,7 +98,7 @@ struct Rule {
 }
 
 /// Rules that each section of the page has at least: the rows of the specification, and of the issue.
-const SECTIONS: [(&str, usize); 25] = [
+const SECTIONS: [(&str, usize); 28] = [
     ("2.1", 1),
     ("2.2", 5),
     ("2.3", 19),
@@ -114,6 +114,9 @@ const SECTIONS: [(&str, usize); 25] = [
     ("3.1", 9),
     ("3.2", 17),
     ("3.11", 14),
+    ("5.1", 4),
+    ("5.2", 8),
+    ("5.3", 3),
     ("5.4", 1),
     ("Isolation", 6),
     ("Switches and taps", 7),

@@ -4,6 +4,7 @@ mod instances;
 mod local;
 mod model;
 mod pausing;
+mod permissions;
 mod reload;
 mod world;
 
