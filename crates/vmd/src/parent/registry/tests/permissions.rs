@@ -128,12 +128,12 @@ fn what_concerns_the_whole_daemon_is_roots_and_status_everybodys() {
         Request::Reset { vms: true, switches: false },
         Request::Reset { vms: false, switches: true },
     ];
-    for who in 0..CALLERS.len() {
+    for (who, (name, ..)) in CALLERS.iter().enumerate() {
         for request in &requests {
             check(true, who, request, caller(who).is_root());
         }
         let (_, actions) = world(true).ask_as(caller(who), Request::List);
-        assert_eq!(replies(&actions).last(), Some(&Reply::Done), "{}", CALLERS[who].0);
+        assert_eq!(replies(&actions).last(), Some(&Reply::Done), "{name}");
     }
 }
 
