@@ -70,6 +70,8 @@ pub struct LocalEnd {
     pub inet: Ipv4Addr,
     /// In a /96, with `local inet6`.
     pub inet6: Option<Ipv6Addr>,
+    /// Its guest reaches the outside.
+    pub nat: bool,
 }
 
 /// What priv says.

@@ -4,7 +4,9 @@
 //! deadline is told by its sequence number and dropped. Never `ip` or `brctl`, never a name where the index is known.
 
 mod error;
+mod forward;
 mod link;
+pub mod nft;
 #[cfg(test)]
 mod tests;
 mod wire;

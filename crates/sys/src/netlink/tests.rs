@@ -204,3 +204,105 @@ fn any_bytes_parse_to_a_link_or_an_error() {
     }
     assert!(matches!(link::parse(&bytes[..16]), Err(NetlinkError::Malformed)), "a link without a name");
 }
+
+#[test]
+fn forwarding_is_told_and_set_of_each_interface_alone() {
+    in_namespace(|route| {
+        let bridges = ["br0", "br1"].map(|name| route.create_bridge(name, 0).unwrap().index);
+        let of = |route: &mut Route| {
+            let all = route.forwarding().unwrap();
+            bridges.map(|index| all[&index])
+        };
+        assert_eq!(of(route), [false, false]);
+        route.set_forwarding(bridges[1], true).unwrap();
+        assert_eq!(of(route), [false, true]);
+        route.set_forwarding(bridges[1], false).unwrap();
+        assert_eq!(of(route), [false, false]);
+        assert!(route.set_forwarding(9999, true).unwrap_err().is_missing());
+    });
+}
+
+fn sample(name: &'static str) -> nft::Table {
+    use nft::{Chain, Expr, Fact, Hook, Table};
+    let group = 7_u32.to_ne_bytes().to_vec();
+    let rules = vec![
+        vec![
+            Expr::Load(Fact::OutGroup),
+            Expr::Is(group.clone()),
+            Expr::Load(Fact::State),
+            Expr::Mask(6),
+            Expr::IsNot(vec![0; 4]),
+            Expr::Accept,
+        ],
+        vec![Expr::Load(Fact::InName), Expr::Is(b"eth0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()), Expr::Drop],
+    ];
+    let back = vec![vec![
+        Expr::Load(Fact::InGroup),
+        Expr::Is(group),
+        Expr::Load(Fact::WayBack),
+        Expr::Is(vec![0; 4]),
+        Expr::Drop,
+    ]];
+    let out = vec![vec![Expr::Load(Fact::Family), Expr::Is(vec![2]), Expr::Masquerade]];
+    let chain = |name: &str, base, rules| Chain { name: name.to_owned(), base, rules };
+    Table {
+        name,
+        chains: vec![
+            chain("back", Some((Hook::PreRouting, "filter", -150)), back),
+            chain("forward", Some((Hook::Forward, "filter", 0)), rules),
+            chain("out", Some((Hook::PostRouting, "nat", 100)), out),
+            chain("only-a-name", None, vec![]),
+        ],
+    }
+}
+
+#[test]
+fn a_table_is_made_replaced_listed_and_removed() {
+    in_namespace(|_| {
+        let mut filter = nft::Nft::open(Duration::from_secs(5)).unwrap();
+        filter.delete("vmd").unwrap();
+        for _ in 0..2 {
+            filter.replace(&sample("vmd")).unwrap();
+            let chains = filter.chains().unwrap();
+            let names: Vec<_> =
+                chains.iter().map(|chain| (chain.table.as_str(), chain.name.as_str(), chain.hook)).collect();
+            let hooks = [("back", Some(0)), ("forward", Some(2)), ("out", Some(4)), ("only-a-name", None)];
+            assert_eq!(names, hooks.map(|(name, hook)| ("vmd", name, hook)));
+            assert!(chains.iter().all(|chain| !chain.drops));
+        }
+        filter.replace(&nft::Table { chains: vec![], ..sample("other") }).unwrap();
+        filter.delete("vmd").unwrap();
+        assert_eq!(filter.chains().unwrap(), []);
+    });
+}
+
+#[test]
+fn a_batch_with_an_error_changes_nothing() {
+    in_namespace(|_| {
+        let mut filter = nft::Nft::open(Duration::from_secs(5)).unwrap();
+        filter.replace(&sample("vmd")).unwrap();
+        let before = filter.chains().unwrap();
+        let mut bad = sample("vmd");
+        bad.chains.remove(0);
+        bad.chains[0].rules.push(vec![nft::Expr::Masquerade]); // in a chain of filters
+        assert!(filter.replace(&bad).unwrap_err().errno().is_some());
+        assert_eq!(filter.chains().unwrap(), before);
+        filter.replace(&sample("vmd")).unwrap();
+    });
+}
+
+#[test]
+fn tagged_rules_are_put_first_and_removed_alone() {
+    in_namespace(|_| {
+        let mut filter = nft::Nft::open(Duration::from_secs(5)).unwrap();
+        filter.replace(&sample("others")).unwrap();
+        let chain = filter.chains().unwrap().into_iter().find(|chain| chain.name == "only-a-name").unwrap();
+        for tag in ["vmd", "vmd", "other"] {
+            filter.insert(&chain, &[nft::Expr::Accept], tag).unwrap();
+        }
+        assert_eq!(filter.tagged(&chain, "vmd").unwrap(), 2);
+        filter.remove(&chain, "vmd").unwrap();
+        filter.remove(&chain, "vmd").unwrap();
+        assert_eq!((filter.tagged(&chain, "vmd").unwrap(), filter.tagged(&chain, "other").unwrap()), (0, 1));
+    });
+}

@@ -40,7 +40,11 @@ enum Step {
 
 impl Wire {
     pub(super) fn open(deadline: Duration) -> Result<Self, NetlinkError> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        Self::open_for(NETLINK_ROUTE, deadline)
+    }
+
+    pub(super) fn open_for(protocol: isize, deadline: Duration) -> Result<Self, NetlinkError> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
         // The reason in words, without the request's bytes repeated before it.
@@ -60,11 +64,36 @@ impl Wire {
         kind: u16,
         flags: u16,
         body: &impl Emitable,
+        each: impl FnMut(u16, &[u8]) -> Result<(), NetlinkError>,
+    ) -> Result<bool, NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.exchange(&encode(kind, flags, self.sequence, body)?, each)
+    }
+
+    /// Messages (type, flags, payload) that nftables carries out together, or none of them.
+    pub(super) fn batch(&mut self, messages: Vec<(u16, u16, Vec<u8>)>) -> Result<(), NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        for (kind, flags, payload) in super::nft::framed(messages) {
+            let length = u32::try_from(NETLINK_HEADER_LEN.saturating_add(payload.len()));
+            let length = length.map_err(|_| NetlinkError::Malformed)?;
+            let mut head = [0; NETLINK_HEADER_LEN];
+            header(length, kind, flags, self.sequence).emit(&mut head);
+            bytes.extend(head);
+            bytes.extend(payload);
+            bytes.resize(bytes.len().next_multiple_of(usize::from(NLMSG_ALIGNTO)), 0);
+        }
+        // One number for all: the first error, or the acknowledgement of the last, is the answer.
+        self.exchange(&bytes, |_, _| Ok(())).map(|_| ())
+    }
+
+    fn exchange(
+        &mut self,
+        bytes: &[u8],
         mut each: impl FnMut(u16, &[u8]) -> Result<(), NetlinkError>,
     ) -> Result<bool, NetlinkError> {
         let until = Instant::now() + self.deadline;
-        self.sequence = self.sequence.wrapping_add(1);
-        self.send(&encode(kind, flags, self.sequence, body)?, until)?;
+        self.send(bytes, until)?;
         let mut whole = true;
         let mut datagram = vec![0; MAX_DATAGRAM];
         loop {

@@ -19,11 +19,13 @@ pub struct Locals {
     pub inet: Prefix4,
     /// Where IPv6 addresses come from, if there are any: the first 64 bits count.
     pub inet6: Option<Ipv6Addr>,
+    /// Guests reach the outside.
+    pub nat: bool,
 }
 
 impl Default for Locals {
     fn default() -> Self {
-        Self { inet: Prefix4::DEFAULT, inet6: None }
+        Self { inet: Prefix4::DEFAULT, inet6: None, nat: true }
     }
 }
 
@@ -54,7 +56,10 @@ impl Locals {
         let offset = u32::try_from(offset).ok().filter(|_| offset <= beyond).ok_or_else(exceeded)?;
         let host = Ipv4Addr::from(u32::from(self.inet.address()) | offset);
         let guest = Ipv4Addr::from(u32::from(host) | 1);
-        Ok(Pair { host: LocalEnd { inet: host, inet6: self.inet6.map(|prefix| host6(prefix, guest)) }, guest })
+        Ok(Pair {
+            host: LocalEnd { inet: host, inet6: self.inet6.map(|prefix| host6(prefix, guest)), nat: self.nat },
+            guest,
+        })
     }
 }
 
@@ -76,7 +81,7 @@ mod tests {
     use super::*;
 
     fn locals(prefix: &str) -> Locals {
-        Locals { inet: Prefix4::parse(prefix.as_bytes()).unwrap(), inet6: None }
+        Locals { inet: Prefix4::parse(prefix.as_bytes()).unwrap(), ..Locals::default() }
     }
 
     #[test]

@@ -81,7 +81,7 @@ fn locals_of(globals: &config::model::Globals) -> Locals {
         LocalInet6::Random => random_network(super::accounts::drawn()),
         LocalInet6::Prefix(prefix) => prefix.address(),
     });
-    Locals { inet: globals.local_prefix, inet6 }
+    Locals { inet: globals.local_prefix, inet6, nat: globals.local_nat }
 }
 
 fn switch_of(id: usize, switch: &config::model::Switch) -> Result<Switch, Failure> {
@@ -159,9 +159,6 @@ fn nic_of(
 ) -> Result<Nic, Failure> {
     if nic.local && nic.switch.is_some() {
         return Err(unsupported("a local interface on a switch"));
-    }
-    if nic.local && config.globals.local_nat {
-        return Err(unsupported("NAT of local interfaces (\"local nat no\" does without)"));
     }
     if nic.rdomain.is_some() {
         return Err(unsupported("rdomain of an interface"));

@@ -7,12 +7,13 @@ use proto::channel::ChannelError;
 use proto::privileged::{LocalEnd, ToParent, ToPriv};
 use proto::{Channel, Code, Failure, IfName, MacAddr, Received, RequestId};
 use sys::event::{Interest, Loop};
+use sys::netlink::nft::Nft;
 use sys::netlink::{Link, NetlinkError, Route};
 use sys::signals::{Signal, Signals};
 use sys::tun::{self, TunError};
 
-use super::Fatal;
 use super::switches::{self, GROUP, Make, Step, Switches, Undo};
+use super::{Fatal, nat};
 
 /// What the kernel may take for one request. It answers at once, unless another holds the interfaces' lock.
 const KERNEL_DEADLINE: Duration = Duration::from_secs(10);
@@ -23,6 +24,8 @@ const MAX_TRIES: usize = 16;
 pub(super) struct Edge {
     channel: Channel<ToParent, ToPriv>,
     route: Route,
+    /// Opened when it is first needed: a kernel may lack it.
+    filter: Option<Nft>,
     switches: Switches,
 }
 
@@ -43,7 +46,7 @@ impl Edge {
     /// In the network namespace of the calling thread.
     pub(super) fn new(channel: OwnedFd) -> Result<Self, Fatal> {
         let route = Route::open(KERNEL_DEADLINE)?;
-        Ok(Self { channel: Channel::new(channel), route, switches: Switches::default() })
+        Ok(Self { channel: Channel::new(channel), route, filter: None, switches: Switches::default() })
     }
 
     /// Serves until the parent is gone or a signal ends it; then removes what was made.
@@ -165,6 +168,8 @@ impl Edge {
             let done = self.undo(&undo);
             first = first.and(done);
         }
+        let closed = self.leave_outside().map_err(|error| refused(format_args!("NAT of local interfaces"), &error));
+        first = first.and(closed);
         first
     }
 
@@ -200,11 +205,83 @@ impl Edge {
             self.abandon(Some(tap.index));
             return Err(failure);
         }
+        if wanted.local.is_some_and(|local| local.nat) {
+            if let Err(error) = self.reach_outside(tap.index) {
+                self.abandon(Some(tap.index));
+                return Err(self::refused(
+                    format_args!("NAT of tap \"{name}\" (\"local nat no\" does without)"),
+                    &error,
+                ));
+            }
+        }
         let port = wanted.bridge.map(|bridge| format!(", port of \"{bridge}\"")).unwrap_or_default();
         let local = wanted.local.map(|local| format!(", {}", local.inet)).unwrap_or_default();
         let inet6 = wanted.local.and_then(|local| local.inet6).map(|inet6| format!(" {inet6}")).unwrap_or_default();
         log::info!("tap \"{name}\" made for {}{port}{local}{inet6}", wanted.alias);
         Ok((name, MacAddr(tap.mac.unwrap_or_default()), fd))
+    }
+
+    /// Has a local tap reach the outside: our table first, which keeps the host from being a router for others, then
+    /// forwarding, then the chains of others that would drop it all.
+    fn reach_outside(&mut self, tap: u32) -> Result<(), NetlinkError> {
+        let chains = self.filter()?.chains()?;
+        let links = self.route.links()?;
+        self.route.set_forwarding(tap, true)?;
+        let idle = nat::to_switch_on(&links, &self.route.forwarding()?);
+        let mut forwards = nat::remembered(&chains);
+        forwards.extend(idle.iter().map(|link| link.name.clone()));
+        self.filter()?.replace(&nat::table(&forwards))?;
+        for link in idle {
+            match self.route.set_forwarding(link.index, true) {
+                Err(error) if !error.is_missing() => return Err(error),
+                _ => {}
+            }
+            log::info!(
+                "\"{}\" forwards IPv4 packets now, for local interfaces; what is for others that it brings is dropped",
+                link.name
+            );
+        }
+        for blocking in nat::blocking(&chains) {
+            let place = nat::place(&blocking.chain);
+            let Some(door) = blocking.door else {
+                log::error!("{place} drops what local interfaces send: let their taps through there");
+                continue;
+            };
+            let filter = self.filter()?;
+            filter.remove(&door, nat::TAG)?;
+            for pass in nat::passes(&links) {
+                filter.insert(&door, &pass, nat::TAG)?;
+            }
+            log::info!("{place} drops: taps of local interfaces are let through in {}", door.name);
+        }
+        Ok(())
+    }
+
+    /// Undoes it, for this priv and for one that was killed.
+    fn leave_outside(&mut self) -> Result<(), NetlinkError> {
+        let Ok(filter) = self.filter() else { return Ok(()) }; // a kernel without: nothing to undo
+        let chains = filter.chains()?;
+        for door in nat::doors(&chains) {
+            filter.remove(&door, nat::TAG)?;
+        }
+        for name in nat::remembered(&chains) {
+            let Some(link) = self.route.link(&name)? else { continue };
+            match self.route.set_forwarding(link.index, false) {
+                Err(error) if !error.is_missing() => return Err(error),
+                _ => log::info!("\"{name}\" forwards no more"),
+            }
+        }
+        let done = self.filter()?.delete(nat::TABLE);
+        self.filter = None;
+        done
+    }
+
+    fn filter(&mut self) -> Result<&mut Nft, NetlinkError> {
+        let open = match self.filter.take() {
+            Some(filter) => filter,
+            None => Nft::open(KERNEL_DEADLINE)?,
+        };
+        Ok(self.filter.insert(open))
     }
 
     fn master(&mut self, bridge: Option<&IfName>) -> Result<Option<Link>, Failure> {
@@ -217,7 +294,7 @@ impl Edge {
     fn set(&mut self, index: u32, steps: &[Step]) -> Result<(), NetlinkError> {
         for step in steps {
             match step {
-                Step::Mark(alias) => self.route.set_mark(index, alias, GROUP)?,
+                Step::Mark(alias, group) => self.route.set_mark(index, alias, *group)?,
                 Step::Mac(mac) => self.route.set_mac(index, *mac)?,
                 Step::Mtu(mtu) => self.route.set_mtu(index, *mtu)?,
                 Step::Master(bridge) => self.route.set_master(index, Some(*bridge))?,

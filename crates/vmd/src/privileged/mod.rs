@@ -1,14 +1,16 @@
-//! priv: makes the bridges and taps that the parent names, and removes all of them at the end.
+//! priv: makes the bridges and taps that the parent names, lets local interfaces reach the outside (`nat.rs`), and undoes
+//! all of it at the end.
 //!
 //! Its one peer is the parent ([`proto::privileged`]). It runs as root with CAP_NET_ADMIN alone, in the host's network
 //! and an empty root: it can open no file, so that /dev/net/tun comes with each request for a tap. It knows no VM.
 //!
-//! It holds the parent's channel, one netlink socket and its signals; a tap's descriptor only while its request is
-//! carried out. A request that can't be carried out is answered so and leaves nothing behind; nothing the parent says
+//! It holds the parent's channel, a netlink socket, with local interfaces another one for nftables, and its signals; a
+//! tap's descriptor only while its request is carried out. A request that can't be carried out is answered so and leaves nothing behind; nothing the parent says
 //! ends priv. It ends when the parent does, or on SIGTERM and SIGINT, and first removes what it made. What a killed one
 //! left is recognised by the next (`switches.rs`).
 
 mod edge;
+mod nat;
 mod switches;
 #[cfg(test)]
 mod tests;

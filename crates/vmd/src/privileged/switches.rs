@@ -19,6 +19,8 @@ use sys::netlink::{Link, LinkKind};
 
 /// The group of every interface that vmd made, "vmd" in ASCII: `ip link show group 7761252`.
 pub const GROUP: u32 = 0x0076_6d64;
+/// The group of the taps of local interfaces that reach the outside (`nat.rs`).
+pub const LOCAL_GROUP: u32 = GROUP + 1;
 /// `tap0` to `tap255` are tried (spec, daemon 2.10: MAX_TAP).
 const MAX_TAP: u32 = 256;
 /// Bits of the network of a `local interface` (spec, daemon 3.12): a pair of addresses, and 32 bits of IPv6.
@@ -27,8 +29,8 @@ const LOCAL_BITS: (u8, u8) = (31, 96);
 /// One change of an interface, in the order they are carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Description, and our group.
-    Mark(String),
+    /// Description, and a group of ours.
+    Mark(String, u32),
     /// A fixed address: a bridge without one takes its ports', which come and go.
     Mac([u8; 6]),
     /// The master's frame length: a shorter port would shorten its bridge.
@@ -105,7 +107,7 @@ impl Switches {
         let mut steps = Vec::new();
         let ours = is_ours(link);
         if ours {
-            steps.push(Step::Mark(alias.to_owned()));
+            steps.push(Step::Mark(alias.to_owned(), GROUP));
             steps.extend(link.mac.map(Step::Mac));
         }
         if link.up != up {
@@ -172,7 +174,8 @@ pub fn tap_steps(
     if !is_tap_alias(alias) {
         return Err(Failure::new(Code::Invalid, format!("\"{alias}\" is no description of a tap")));
     }
-    let mut steps = vec![Step::Mark(alias.to_owned())];
+    let group = if local.is_some_and(|local| local.nat) { LOCAL_GROUP } else { GROUP };
+    let mut steps = vec![Step::Mark(alias.to_owned(), group)];
     if let Some(bridge) = master {
         if bridge.mtu != tap.mtu {
             steps.push(Step::Mtu(bridge.mtu));
@@ -198,7 +201,7 @@ fn is_ours(link: &Link) -> bool {
         LinkKind::Tun => is_tap_alias(&link.alias),
         LinkKind::Other => return false,
     };
-    link.group == GROUP && (described || link.alias.is_empty())
+    [GROUP, LOCAL_GROUP].contains(&link.group) && (described || link.alias.is_empty())
 }
 
 fn is_ours_of(link: &Link, kind: LinkKind) -> bool {

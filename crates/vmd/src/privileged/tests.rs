@@ -20,6 +20,7 @@ fn name(name: &str) -> IfName {
 }
 
 mod decisions;
+mod outside;
 
 /// A priv in a network namespace of its own, and this end of its channel.
 struct Priv {
@@ -338,7 +339,11 @@ fn another_program_that_makes_and_removes_the_bridge_meanwhile_is_survived() {
 
 /// A tap with the host's end of a local interface.
 fn local_tap(privileged: &mut Priv, bridge: Option<&str>) -> (ToParent, Vec<OwnedFd>) {
-    let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6: Some([0xfd00, 0, 0, 1, 0x6440, 0x103, 0, 1].into()) };
+    let local = LocalEnd {
+        inet: [100, 64, 1, 2].into(),
+        inet6: Some([0xfd00, 0, 0, 1, 0x6440, 0x103, 0, 1].into()),
+        nat: false,
+    };
     let (alias, bridge) = (Alias::new("vm1-if0-web").unwrap(), bridge.map(name));
     let message = |request| ToPriv::MakeTap { request, name: None, alias, bridge, up: true, local: Some(local) };
     privileged.ask(message, vec![control_device()])

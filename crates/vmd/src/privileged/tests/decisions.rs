@@ -41,7 +41,7 @@ fn a_free_name_is_created_and_what_was_created_is_ours() {
     let mut switches = Switches::default();
     assert_eq!(make(&mut switches, true, None).unwrap(), Make::Create);
     let created = Link { group: GROUP, ..bridge(7, "br0") };
-    let mark = Step::Mark("switch1-lan".into());
+    let mark = Step::Mark("switch1-lan".into(), GROUP);
     let steps = vec![mark, Step::Mac([2, 0, 0, 0, 0, 7]), Step::Up(true)];
     assert_eq!(make(&mut switches, true, Some(&created)).unwrap(), Make::Set { index: 7, steps, ours: true });
 }
@@ -111,7 +111,7 @@ fn a_description_by_which_we_would_not_know_our_own_is_refused() {
 #[test]
 fn a_tap_gets_description_then_bridge_then_state() {
     let tap = link(3, "tap0", LinkKind::Tun);
-    let mark = Step::Mark("vm1-if0-web".into());
+    let mark = Step::Mark("vm1-if0-web".into(), GROUP);
     let steps = switches::tap_steps("vm1-if0-web", &tap, Some(&bridge(7, "br0")), false, None).unwrap();
     assert_eq!(steps, [mark.clone(), Step::Master(7), Step::Up(false)]);
     assert_eq!(switches::tap_steps("vm1-if0-web", &tap, None, true, None).unwrap(), [mark, Step::Up(true)]);

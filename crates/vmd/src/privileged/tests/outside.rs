@@ -1,0 +1,268 @@
+//! What goes between a guest and the outside, packet by packet: both are played here, each on a tap of a namespace.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::super::nat;
+use super::*;
+
+const GUEST: Ipv4Addr = Ipv4Addr::new(100, 64, 1, 3);
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+/// Behind the other interface.
+const BEYOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
+const HEADER: usize = 12;
+
+/// A UDP packet: from where to where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Packet {
+    from: (Ipv4Addr, u16),
+    to: (Ipv4Addr, u16),
+}
+
+/// Somebody at the far end of a tap, who has every address that the host asks for there.
+struct End {
+    fd: OwnedFd,
+    mac: [u8; 6],
+    host: [u8; 6],
+}
+
+impl End {
+    fn send(&self, packet: Packet) {
+        let mut ip = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
+        ip.extend(packet.from.0.octets());
+        ip.extend(packet.to.0.octets());
+        let sum: u32 = ip.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
+        let sum = (sum & 0xffff) + (sum >> 16);
+        ip[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+        let ports = [packet.from.1.to_be_bytes(), packet.to.1.to_be_bytes(), [0, 8], [0, 0]].concat();
+        self.write(&[&[8, 0], ip.as_slice(), &ports].concat(), self.host);
+    }
+
+    fn write(&self, rest: &[u8], to: [u8; 6]) {
+        let frame = [&[0; HEADER][..], &to, &self.mac, rest].concat();
+        rustix::io::write(&self.fd, &frame).unwrap();
+    }
+
+    /// The next UDP packet; requests for addresses are answered meanwhile.
+    fn next(&self) -> Packet {
+        let until = Instant::now() + SOON;
+        loop {
+            let left = Timespec::try_from(until.saturating_duration_since(Instant::now())).unwrap();
+            assert!(poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&left)).unwrap() > 0, "nothing came");
+            let mut bytes = [0; 2048];
+            let len = rustix::io::read(&self.fd, &mut bytes).unwrap();
+            let frame = &bytes[HEADER..len];
+            match frame[12..14] {
+                [8, 6] if frame[20..22] == [0, 1] => self.answer(frame),
+                [8, 0] if frame[23] == 17 => {
+                    let address = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
+                    let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+                    return Packet { from: (address(26), port(34)), to: (address(30), port(36)) };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// ARP: "I have it".
+    fn answer(&self, frame: &[u8]) {
+        let head = [8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
+        let rest = [&head[..], &self.mac, &frame[38..42], &frame[22..28], &frame[28..32]].concat();
+        self.write(&rest, self.host);
+    }
+}
+
+/// A tap of the test's own, up, with this address of the host.
+fn outside(privileged: &mut Priv, name: &str, address: Ipv4Addr) -> End {
+    let device = control_device();
+    sys::tun::attach(device.as_fd(), name).unwrap();
+    sys::tap::set_header_length(device.as_fd(), sys::tap::VNET_HEADER_LENGTH).unwrap();
+    let link = privileged.link(name).unwrap();
+    privileged.route.set_up(link.index, true).unwrap();
+    privileged.route.add_address(link.index, address.into(), 24).unwrap();
+    End { fd: device, mac: [2, 0, 0, 0, 0, 9], host: link.mac.unwrap() }
+}
+
+fn guest(privileged: &mut Priv, nat: bool) -> End {
+    let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6: None, nat };
+    let alias = Alias::new("vm1-if0-web").unwrap();
+    let message = |request| ToPriv::MakeTap { request, name: None, alias, bridge: None, up: true, local: Some(local) };
+    match privileged.ask(message, vec![control_device()]) {
+        (ToParent::TapMade { mac, .. }, mut fds) => {
+            let fd = fds.pop().unwrap();
+            sys::tap::set_header_length(fd.as_fd(), sys::tap::VNET_HEADER_LENGTH).unwrap();
+            End { fd, mac: [0xfe, 0xe1, 0xbb, 0xd1, 0, 1], host: mac.0 }
+        }
+        (other, _) => panic!("no tap: {other:?}"),
+    }
+}
+
+/// A guest, and the outside behind two interfaces.
+fn world(nat: bool) -> (Priv, End, End, End) {
+    own_namespace();
+    let mut privileged = Priv::start();
+    let near = outside(&mut privileged, "up0", HOST);
+    let far = outside(&mut privileged, "up1", Ipv4Addr::new(198, 51, 100, 1));
+    let guest = guest(&mut privileged, nat);
+    (privileged, guest, near, far)
+}
+
+fn packet(from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Packet {
+    Packet { from: (from, 7000), to: (to, port) }
+}
+
+fn forwarding(route: &mut Route) -> BTreeMap<String, bool> {
+    let all = route.forwarding().unwrap();
+    route.links().unwrap().into_iter().map(|link| (link.name, all[&link.index])).collect()
+}
+
+fn chains() -> Vec<sys::netlink::nft::Listed> {
+    sys::netlink::nft::Nft::open(SOON).unwrap().chains().unwrap()
+}
+
+#[test]
+fn a_guest_reaches_the_outside_as_the_host_and_is_answered() {
+    let (_privileged, guest, near, far) = world(true);
+    for (server, end, host) in [(SERVER, &near, HOST), (BEYOND, &far, Ipv4Addr::new(198, 51, 100, 1))] {
+        guest.send(packet(GUEST, server, 53));
+        let seen = end.next();
+        assert_eq!((seen.from.0, seen.to), (host, (server, 53)), "it comes from the host");
+        end.send(Packet { from: seen.to, to: seen.from });
+        assert_eq!(guest.next(), Packet { from: (server, 53), to: (GUEST, 7000) });
+    }
+}
+
+#[test]
+fn a_guest_sends_only_as_itself() {
+    let (_privileged, guest, near, _) = world(true);
+    for from in [Ipv4Addr::new(100, 64, 9, 9), SERVER, BEYOND, Ipv4Addr::new(203, 0, 113, 7)] {
+        guest.send(packet(from, SERVER, 1));
+    }
+    guest.send(packet(GUEST, SERVER, 2));
+    assert_eq!(near.next().to, (SERVER, 2), "the first ones went nowhere");
+}
+
+#[test]
+fn the_host_is_no_router_for_others() {
+    let (_privileged, guest, near, far) = world(true);
+    near.send(packet(SERVER, BEYOND, 1));
+    near.send(packet(SERVER, GUEST, 1));
+    far.send(packet(BEYOND, GUEST, 1));
+    guest.send(packet(GUEST, BEYOND, 2));
+    let seen = far.next();
+    assert_eq!(seen.to, (BEYOND, 2), "what came from outside did not go on");
+    far.send(Packet { from: seen.to, to: seen.from });
+    assert_eq!(guest.next().from, (BEYOND, 2), "nor to the guest");
+}
+
+#[test]
+fn a_host_that_was_a_router_stays_one() {
+    own_namespace();
+    let mut privileged = Priv::start();
+    let near = outside(&mut privileged, "up0", HOST);
+    let far = outside(&mut privileged, "up1", Ipv4Addr::new(198, 51, 100, 1));
+    let index = privileged.link("up0").unwrap().index;
+    privileged.route.set_forwarding(index, true).unwrap();
+    let _guest = guest(&mut privileged, true);
+    near.send(packet(SERVER, BEYOND, 1));
+    assert_eq!(far.next(), packet(SERVER, BEYOND, 1));
+    let now = forwarding(&mut privileged.end());
+    assert_eq!((now["up0"], now["up1"]), (true, false), "each as it was");
+}
+
+#[test]
+fn without_nat_nothing_is_changed() {
+    let (mut privileged, _guest, _near, _far) = world(false);
+    assert!(forwarding(&mut privileged.route).values().all(|on| !on));
+    assert_eq!(chains(), []);
+}
+
+#[test]
+fn the_end_takes_table_and_forwarding_back() {
+    let (mut privileged, _guest, _near, _far) = world(true);
+    let now = forwarding(&mut privileged.route);
+    assert_eq!((now["up0"], now["up1"], now["tap0"], now["lo"]), (true, true, true, false));
+    assert!(!chains().is_empty());
+    assert!(forwarding(&mut privileged.end()).values().all(|on| !on));
+    assert_eq!(chains(), []);
+}
+
+#[test]
+fn a_sweep_takes_back_what_a_killed_priv_left() {
+    let (mut first, guest, _near, _far) = world(true);
+    drop(guest);
+    first.settle();
+    let mut second = Priv::start();
+    let swept = second.ask(|request| ToPriv::Sweep { request }, vec![]).0;
+    assert!(matches!(swept, ToParent::Removed { .. }), "{swept:?}");
+    assert!(forwarding(&mut second.route).values().all(|on| !on));
+    assert_eq!(chains(), []);
+}
+
+#[test]
+fn a_second_guest_and_a_new_priv_remember_what_forwards() {
+    let (mut first, _guest, near, _far) = world(true);
+    let _late = outside(&mut first, "up2", Ipv4Addr::new(203, 0, 113, 1));
+    let mut second = Priv::start();
+    let again = self::guest(&mut second, true);
+    assert!(forwarding(&mut second.route)["up2"]);
+    assert_eq!(nat::remembered(&chains()).into_iter().collect::<Vec<_>>(), ["up0", "up1", "up2"]);
+    drop((again, near));
+    assert!(forwarding(&mut second.end()).values().all(|on| !on), "those of the first too");
+}
+
+/// Makes tables as an administrator does, in the namespace of this thread.
+fn nft(rules: &str) -> String {
+    let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let child = child.as_mut().map_err(|error| format!("nft: {error}")).unwrap();
+    let lines = rules.replace('}', "\n}\n"); // each brace on a line of its own
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(child.stdout.as_mut().unwrap(), &mut text).unwrap();
+    assert!(child.wait().unwrap().success(), "{rules}");
+    text
+}
+
+#[test]
+fn a_policy_of_drop_is_passed_by_the_door_that_its_tool_has() {
+    for door in ["DOCKER-USER", "ufw-user-forward"] {
+        std::thread::spawn(move || {
+            own_namespace();
+            nft(&format!(
+                "table ip filter {{ chain {door} {{ }}
+                 chain FORWARD {{ type filter hook forward priority 0; policy drop; jump {door}; }} }}"
+            ));
+            let mut privileged = Priv::start();
+            let near = outside(&mut privileged, "up0", HOST);
+            let guest = guest(&mut privileged, true);
+            guest.send(packet(GUEST, SERVER, 53));
+            let seen = near.next();
+            near.send(Packet { from: seen.to, to: seen.from });
+            assert_eq!(guest.next().from, (SERVER, 53));
+            assert!(nft("list ruleset").contains("iifname \"tap0\" accept comment \"vmd\""));
+            privileged.end();
+            assert!(!nft("list ruleset").contains("vmd"), "nothing of ours is left");
+        })
+        .join()
+        .unwrap();
+    }
+}
+
+#[test]
+fn what_blocks_is_named() {
+    own_namespace();
+    nft("table ip mine { chain fw { type filter hook forward priority 5; policy drop; } }
+         table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; policy accept; } }
+         table ip6 six { chain fw { type filter hook forward priority 5; policy drop; } }
+         table ip filter { chain INPUT { type filter hook input priority 0; policy drop; } }");
+    let found = nat::blocking(&chains());
+    let places: Vec<String> = found.iter().map(|blocking| nat::place(&blocking.chain)).collect();
+    assert_eq!(places, ["chain fw of table ip mine", "chain filter_FORWARD of table inet firewalld"]);
+    assert!(found.iter().all(|blocking| blocking.door.is_none()));
+}
