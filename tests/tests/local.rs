@@ -1,9 +1,11 @@
-//! Local interfaces with a stock guest: it gets its one address by DHCP and reaches the host.
+//! Local interfaces with a stock guest: it gets its one address by DHCP, reaches the host, and by NAT what is beyond. Two
+//! guests on one switch reach each other, and not under a false address.
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::process::{Child, Command};
 
-use e2e::vm_conf::Vm;
+use e2e::vm_conf::{Vm, switch};
 use testkit::artefacts::Kernel;
 use testkit::bridge;
 use testkit::census::Census;
@@ -48,5 +50,131 @@ fn a_guest_gets_its_address_by_dhcp_and_reaches_the_host() {
         assert!(!bridge::exists("tap0"), "the tap is gone, and its addresses with it");
         assert!(daemon.stop().success(), "vmd ends well");
         before.wait_same();
+    });
+}
+
+/// Another network namespace, joined to this one by a pair of interfaces. It knows no way to a guest.
+struct Elsewhere(Child);
+
+const BEYOND: &str = "192.0.2.9";
+
+impl Elsewhere {
+    fn new() -> Self {
+        let child = Command::new("unshare").args(["--net", "sleep", "100000"]).spawn().expect("unshare can be run");
+        let there = format!("/proc/{}/ns/net", child.id());
+        let here = fs::read_link("/proc/self/ns/net").expect("a namespace");
+        while fs::read_link(&there).ok().is_none_or(|link| link == here) {
+            std::thread::yield_now();
+        }
+        let inside = format!("nsenter --net={there}");
+        for command in [
+            &format!("ip link add out0 type veth peer name in0 netns {}", child.id()),
+            "ip addr add 192.0.2.1/24 dev out0",
+            "ip link set out0 up",
+            &format!("{inside} ip addr add {BEYOND}/24 dev in0"),
+            &format!("{inside} ip link set in0 up"),
+        ] {
+            run(command);
+        }
+        Self(child)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // the pair of interfaces ends with its namespace
+        let _ = self.0.wait();
+    }
+}
+
+fn run(command: &str) -> String {
+    let output = Command::new("sh").args(["-c", command]).output().expect("sh can be run");
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn forwards(interface: &str) -> String {
+    run(&format!("cat /proc/sys/net/ipv4/conf/{interface}/forwarding"))
+}
+
+/// As docker does it.
+const POLICY_OF_DROP: &str = "nft 'add table ip filter; add chain ip filter DOCKER-USER; \
+    add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; \
+    add rule ip filter FORWARD jump DOCKER-USER'";
+
+#[test]
+fn a_guest_reaches_another_namespace_by_nat_through_a_policy_of_drop_too() {
+    on_kvm("a_guest_reaches_another_namespace_by_nat_through_a_policy_of_drop_too", || {
+        let _elsewhere = Elsewhere::new();
+        let before = forwards("out0");
+        let daemon = Daemon::start(&local(&Vm::new("web", Kernel::BzImage), ""));
+        let ping = format!("ping -c 3 -W 10 {BEYOND}");
+
+        daemon.vmctl(&["start", "web"]).success();
+        let mut guest = Guest::wait_up(daemon.console("web"));
+        asks_for_its_address(&mut guest);
+        guest.check(&ping);
+        assert_eq!((before.as_str(), forwards("out0").as_str()), ("0", "1"), "forwarding, where it was not");
+        run(POLICY_OF_DROP);
+        guest.check(&format!("! ping -c 1 -W 2 {BEYOND}"));
+        drop(guest);
+        daemon.vmctl(&["stop", "-f", "-w", "web"]).success();
+
+        daemon.vmctl(&["start", "web"]).success();
+        let mut guest = Guest::wait_up(daemon.console("web"));
+        asks_for_its_address(&mut guest);
+        guest.check(&ping);
+        drop(guest);
+        daemon.vmctl(&["stop", "-f", "-w", "web"]).success();
+
+        assert!(daemon.stop().success(), "vmd ends well");
+        assert_eq!(forwards("out0"), "0", "as it was");
+        let left = run("nft list ruleset");
+        assert!(left.contains("policy drop") && !left.contains("vmd"), "nothing of vmd is left: {left}");
+    });
+}
+
+/// Has a frame from that address come to the bridge? Its table has 16 bytes an entry, the address first.
+fn learned(bridge: &str, lladdr: [u8; 6]) -> bool {
+    let table = fs::read(format!("/sys/class/net/{bridge}/brforward")).expect("a bridge");
+    table.chunks(16).any(|entry| entry.starts_with(&lladdr))
+}
+
+const SECOND: &str = "fe:e1:bb:d1:00:02";
+
+#[test]
+fn two_guests_on_one_switch_reach_each_other_but_not_under_a_false_address() {
+    on_kvm("two_guests_on_one_switch_reach_each_other_but_not_under_a_false_address", || {
+        let vm = |name: &str, lladdr: &str| Vm::new(name, Kernel::BzImage).size(1, "128M").card("lan", lladdr).text();
+        let locked = vm("one", LLADDR).replace("lladdr", "locked lladdr");
+        let daemon = Daemon::start(&(switch("lan", "bridge0") + &locked + &vm("two", SECOND)));
+        let mut up = ["one", "two"].map(|name| {
+            daemon.vmctl(&["start", name]).success();
+            Guest::wait_up(daemon.console(name))
+        });
+        for (guest, number) in up.iter_mut().zip(1..) {
+            guest.check(&format!("ip addr add 10.9.0.{number}/24 dev eth0 && ip link set eth0 up"));
+        }
+        let [one, two] = &mut up;
+        one.check("ping -c 3 -W 10 10.9.0.2");
+        two.check("ping -c 3 -W 10 10.9.0.1");
+
+        let becomes = |guest: &mut Guest, lladdr: &str| {
+            guest.check(&format!("ip link set eth0 down && ip link set eth0 address {lladdr} && ip link set eth0 up"));
+        };
+        becomes(one, "fe:e1:bb:d1:00:03");
+        one.check("! ping -c 3 -W 2 10.9.0.2");
+        assert!(learned("bridge0", [0xfe, 0xe1, 0xbb, 0xd1, 0, 1]), "the bridge knows the guest");
+        assert!(!learned("bridge0", [0xfe, 0xe1, 0xbb, 0xd1, 0, 3]), "and no frame of its false address");
+        becomes(one, LLADDR);
+        one.check("ping -c 3 -W 10 10.9.0.2");
+        // Only a locked card is held to its address.
+        becomes(two, "fe:e1:bb:d1:00:04");
+        two.check("ping -c 3 -W 10 10.9.0.1");
+        drop(up);
+        for name in ["one", "two"] {
+            daemon.vmctl(&["stop", "-f", "-w", name]).success();
+        }
+        assert!(daemon.stop().success(), "vmd ends well");
     });
 }
