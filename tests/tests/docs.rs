@@ -98,7 +98,7 @@ struct Rule {
 }
 
 /// Rules that each section of the page has at least: the rows of the specification, and of the issue.
-const SECTIONS: [(&str, usize); 28] = [
+const SECTIONS: [(&str, usize); 32] = [
     ("2.1", 1),
     ("2.2", 5),
     ("2.3", 19),
@@ -113,6 +113,10 @@ const SECTIONS: [(&str, usize); 28] = [
     ("2.12", 6),
     ("3.1", 9),
     ("3.2", 17),
+    ("3.3", 5),
+    ("3.6", 2),
+    ("3.7", 10),
+    ("3.8", 4),
     ("3.11", 14),
     ("5.1", 4),
     ("5.2", 8),

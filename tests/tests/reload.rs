@@ -109,3 +109,19 @@ fn reload_gives_the_control_socket_to_its_new_owner() {
         assert!(Process::of_vmd().is_empty());
     });
 }
+
+#[test]
+fn the_same_names_have_the_same_ids_when_the_daemon_is_started_again() {
+    apart("the_same_names_have_the_same_ids_when_the_daemon_is_started_again", || {
+        let ids = |daemon: &Daemon| ["a", "b"].map(|name| daemon.row(name).id);
+        let daemon = Daemon::start_quietly(&(vm("a", "128M") + &vm("b", "128M")));
+        let before = ids(&daemon);
+        assert!(daemon.stop().success());
+        let daemon = Daemon::start_quietly(&(vm("new", "128M") + &vm("b", "128M") + &vm("a", "128M")));
+        assert_eq!(ids(&daemon), before);
+        daemon.vmctl(&["reset", "vms"]).success();
+        daemon.vmctl(&["reload"]).success();
+        assert_eq!(daemon.row("new").id, before[0], "numbering begins again");
+        assert!(daemon.stop().success());
+    });
+}

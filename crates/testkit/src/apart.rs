@@ -29,6 +29,7 @@ fn make() {
     mount("-t proc proc /proc");
     mount("-t sysfs sysfs /sys");
     mount("-t tmpfs tmpfs /run");
+    mount("-t tmpfs tmpfs /var/lib");
     mount(&format!("-t tmpfs -o mode=755 tmpfs {PLACE}"));
     for (file, line) in [("passwd", "_vmd:x:990:990:vmd:/nonexistent:/usr/sbin/nologin"), ("group", "_vmd:x:990:")] {
         account(file, line);

@@ -27,6 +27,7 @@ mod service;
 mod settings;
 mod source;
 mod startup;
+mod state;
 
 use std::io;
 

@@ -30,6 +30,10 @@ impl Edge {
                 let read = self.source.read_again(reading.load.as_deref(), &self.registry.known());
                 vec![Event::ConfigRead(reading, read.map(Box::new))]
             }
+            Action::KeepIds(ids) => {
+                super::state::keep_ids(&ids);
+                vec![]
+            }
             Action::GiveSocket(owner) => {
                 if let Err(error) = super::places::give_socket(owner) {
                     log::error!("socket owner: {}", proto::failure::plain(&error));

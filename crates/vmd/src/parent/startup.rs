@@ -144,7 +144,7 @@ impl Edge {
         events.add(&signals, Token::Signals, Interest::Read)?;
         let reserve = Reserve::new(open_null()?)?;
         Ok(Self {
-            registry: Registry::default(),
+            registry: Registry::knowing(super::state::ids()),
             source,
             events,
             host,

@@ -34,6 +34,7 @@ pub fn own_world(with_user: bool) -> tempfile::TempDir {
     mount(&["--make-rprivate", "/"]);
     mount(&["--bind", passwd.to_str().expect("UTF-8"), "/etc/passwd"]);
     mount(&["-t", "tmpfs", "tmpfs", "/run"]);
+    mount(&["-t", "tmpfs", "tmpfs", "/var/lib"]);
     dir
 }
 

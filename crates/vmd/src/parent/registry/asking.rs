@@ -187,8 +187,7 @@ impl Registry {
     /// Forgets: VMs are ended at once and off the list when they are gone.
     fn reset(&mut self, vms: bool, switches: bool, out: &mut Vec<Action>) {
         if vms {
-            self.ids.clear();
-            self.last_id = 0;
+            self.forget_ids();
             self.stagger.next = None;
             let ids: Vec<VmId> = self.vms.iter().map(|vm| vm.id).collect();
             for id in ids {

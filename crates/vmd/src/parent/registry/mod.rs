@@ -14,6 +14,7 @@
 mod asking;
 mod disks;
 mod ending;
+mod ids;
 mod instances;
 mod known;
 mod life;
@@ -32,8 +33,9 @@ use proto::opener::What;
 use proto::privileged::LocalEnd;
 use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{End, StartVm, Stop};
-use proto::{Code, ConnId, Failure, IfName, MacAddr, RequestId, SwitchName, Text, UserPath, VmId};
+use proto::{ConnId, Failure, IfName, MacAddr, RequestId, SwitchName, Text, UserPath, VmId};
 
+pub use ids::Ids;
 pub use life::Asked;
 use life::{Life, Vm};
 
@@ -147,6 +149,8 @@ pub enum Found {
 pub enum Action {
     /// Read the configuration whole; answered by `ConfigRead`.
     ReadConfig(Reading),
+    /// Keep the numbers of names across the daemon's restarts.
+    KeepIds(Ids),
     /// Give the control socket to its owner.
     GiveSocket(Owner),
     /// Make a bridge; answered by `SwitchMade`.
@@ -283,8 +287,10 @@ pub struct Settings {
 #[derive(Debug, Default)]
 pub struct Registry {
     vms: Vec<Vm>,
-    ids: BTreeMap<(String, u32), VmId>,
+    ids: Ids,
     last_id: u32,
+    /// They are not kept yet.
+    ids_changed: bool,
     switches: Vec<(Switch, bool)>,
     locals: Locals,
     stagger: Stagger,
@@ -344,6 +350,9 @@ impl Registry {
             Event::VmmGone => self.vmm_gone(out),
             Event::Time => self.time(now, out),
             Event::Terminate => self.terminate(out),
+        }
+        if std::mem::take(&mut self.ids_changed) {
+            out.push(Action::KeepIds(self.ids.clone()));
         }
         self.perhaps_quit(out);
         actions
@@ -411,29 +420,12 @@ impl Registry {
         }
     }
 
-    /// Puts a definition on the list. The same name for the same owner gets the same id again.
+    /// Puts a definition on the list.
     fn register(&mut self, definition: Definition) -> Result<VmId, Failure> {
-        let claimed = (definition.name.as_str().to_owned(), definition.owner.uid);
-        let id = match self.ids.get(&claimed) {
-            Some(id) if self.vms.iter().all(|vm| vm.id != *id) => *id,
-            Some(_) | None => self.new_id()?,
-        };
-        self.ids.insert(claimed, id);
+        let id = self.claim(definition.name.as_str(), definition.owner.uid)?;
         let life = if definition.enabled { Life::Waiting } else { Life::Stopped };
         self.vms.push(Vm::new(id, definition, life));
         Ok(id)
-    }
-
-    /// One that no VM has; after a reset some that end still have theirs.
-    fn new_id(&mut self) -> Result<VmId, Failure> {
-        loop {
-            let too_many =
-                || Failure::new(Code::TooMany, "too many vms: no number is left; \"vmctl reset vms\" frees all");
-            self.last_id = self.last_id.checked_add(1).ok_or_else(too_many)?;
-            if self.vms.iter().all(|vm| vm.id.0 != self.last_id) {
-                return Ok(VmId(self.last_id));
-            }
-        }
     }
 
     fn terminate(&mut self, out: &mut Vec<Action>) {

@@ -11,7 +11,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 use proto::client::{DiskArg, DiskFormat, Start, VmLine, VmRef, VmState};
-use proto::{List, VmName};
+use proto::{Code, List, VmName};
 
 use super::super::definition::{Disk, Nic};
 use super::*;
@@ -565,7 +565,7 @@ fn vms_wait_until_every_switch_was_answered_for() {
     let mut registry = Registry::default();
     let now = Instant::now();
     let first = registry.handle(Event::Configured(Box::new(settings)), now);
-    assert!(matches!(first.as_slice(), [Action::MakeSwitch(_)]));
+    assert!(matches!(first.as_slice(), [Action::MakeSwitch(_), Action::KeepIds(_)]));
     let then = registry.handle(Event::SwitchMade(name, Ok(())), now);
     let joined = then.iter().any(|a| matches!(a, Action::MakeTap { bridge: Some(b), .. } if *b == bridge));
     assert!(joined, "{then:?}");
@@ -594,6 +594,39 @@ fn the_same_name_and_owner_keep_their_id() {
     assert_eq!(f.registry.register(definition("a")), Ok(VmId(1)));
     let other = Definition { owner: Owner { uid: 2, gid: None }, ..definition("b") };
     assert_eq!(f.registry.register(other), Ok(VmId(3)));
+}
+
+#[test]
+fn ids_are_kept_when_they_change_and_known_at_the_next_start() {
+    let mut registry = Registry::default();
+    let configured = |vms| Event::Configured(Box::new(settings(vms)));
+    let kept = |actions: Vec<Action>| {
+        let kept = actions.into_iter().filter_map(|a| if let Action::KeepIds(ids) = a { Some(ids) } else { None });
+        kept.collect::<Vec<Ids>>()
+    };
+    let all = kept(registry.handle(configured(vec![definition("a"), definition("b")]), Instant::now()));
+    let [ids] = all.as_slice() else { panic!("{all:?}") };
+    let mut f = Fixture { registry: Registry::knowing(ids.clone()), now: Instant::now(), requests: 0 };
+    let again = f.on(configured(vec![definition("c"), definition("b"), definition("a")]));
+    assert_eq!(["a", "b", "c"].map(|name| f.line(name).unwrap().id), [1, 2, 3]);
+    assert_eq!(kept(again).first().map(Ids::len), Some(3));
+    assert!(kept(f.start("a")).is_empty(), "nothing is new");
+    assert_eq!(kept(f.ask(Request::Reset { vms: true, switches: false })), [Ids::new()]);
+}
+
+#[test]
+fn names_of_users_are_forgotten_when_they_are_too_many_and_numbers_come_back() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.registry.last_id = 12_000;
+    for number in 0..5_000 {
+        let id = f.registry.claim(&format!("vm{number}"), 2000).unwrap();
+        assert!(id.0 <= 16_383, "{id}");
+        assert!(f.registry.ids.len() <= 4098, "{}", f.registry.ids.len());
+    }
+    assert_eq!(f.line("web").unwrap().id, 1);
+    assert_eq!(f.registry.ids.get(&("web".to_owned(), 1000)), Some(&VmId(1)), "it is on the list");
+    let ids: std::collections::BTreeSet<VmId> = f.registry.ids.values().copied().collect();
+    assert_eq!(ids.len(), f.registry.ids.len(), "no number twice");
 }
 
 #[test]
