@@ -8,6 +8,7 @@ use proto::{Code, Failure, VmId};
 
 use super::super::access::Who;
 use super::super::definition::{checked_cpus, of_request, unsupported};
+use super::super::local::Locals;
 use super::known::Known;
 use super::life::{Asked, Life};
 use super::starting::ThisBoot;
@@ -184,8 +185,10 @@ impl Registry {
         Ok(())
     }
 
-    /// Forgets: VMs are ended at once and off the list when they are gone.
+    /// Forgets: VMs are ended at once and off the list when they are gone. Addresses of local interfaces come from the
+    /// default in every case (spec, daemon 3.11).
     fn reset(&mut self, vms: bool, switches: bool, out: &mut Vec<Action>) {
+        self.locals = Locals::default();
         if vms {
             self.forget_ids();
             self.stagger.next = None;

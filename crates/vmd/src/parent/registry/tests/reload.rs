@@ -236,6 +236,18 @@ fn a_reboot_does_not_ask_for_a_switch_that_is_forgotten() {
 }
 
 #[test]
+fn any_reset_brings_the_default_networks_back_until_the_next_reload() {
+    let locals = Locals { inet6: Some(std::net::Ipv6Addr::LOCALHOST), nat: false, ..Locals::default() };
+    let mut f = Fixture::new(vec![]);
+    for (vms, switches) in [(true, false), (false, true)] {
+        f.on(Event::ConfigRead(reading(None), Ok(Box::new(Settings { locals, ..settings(vec![]) }))));
+        assert_eq!(f.registry.locals, locals);
+        f.ask(Request::Reset { vms, switches });
+        assert_eq!(f.registry.locals, Locals::default());
+    }
+}
+
+#[test]
 fn an_id_that_a_vm_still_has_after_a_reset_is_not_given_again() {
     let mut f = Fixture::new(vec![definition("web"), definition("db")]);
     f.running("web");
