@@ -169,9 +169,14 @@ fn a_host_that_was_a_router_stays_one() {
     let far = outside(&mut privileged, "up1", Ipv4Addr::new(198, 51, 100, 1));
     let index = privileged.link("up0").unwrap().index;
     privileged.route.set_forwarding(index, true).unwrap();
-    let _guest = guest(&mut privileged, true);
+    let guest = guest(&mut privileged, true);
     near.send(packet(SERVER, BEYOND, 1));
     assert_eq!(far.next(), packet(SERVER, BEYOND, 1));
+    near.send(packet(SERVER, GUEST, 1));
+    guest.send(packet(GUEST, SERVER, 53));
+    let seen = near.next();
+    near.send(Packet { from: seen.to, to: seen.from });
+    assert_eq!(guest.next().from, (SERVER, 53), "but none to the guest, who had not asked before");
     let now = forwarding(&mut privileged.end());
     assert_eq!((now["up0"], now["up1"]), (true, false), "each as it was");
 }
