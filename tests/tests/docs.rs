@@ -98,7 +98,7 @@ struct Rule {
 }
 
 /// Rules that each section of the page has at least: the rows of the specification, and of the issue.
-const SECTIONS: [(&str, usize); 32] = [
+const SECTIONS: [(&str, usize); 36] = [
     ("2.1", 1),
     ("2.2", 5),
     ("2.3", 19),
@@ -114,9 +114,13 @@ const SECTIONS: [(&str, usize); 32] = [
     ("3.1", 9),
     ("3.2", 17),
     ("3.3", 5),
+    ("3.4", 2),
+    ("3.5", 10),
     ("3.6", 2),
     ("3.7", 10),
     ("3.8", 4),
+    ("3.9", 2),
+    ("3.10", 2),
     ("3.11", 15),
     ("5.1", 4),
     ("5.2", 8),

@@ -108,3 +108,17 @@ impl Host {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_is_its_owners_and_of_the_owner_group_or_for_writing_of_tty() {
+        let host = |tty_gid| Host { memory: Pool::SmallPages, tree: None, vms: BTreeMap::new(), tty_gid };
+        let owner = |gid| Owner { uid: 1000, gid };
+        assert_eq!(host(Some(5)).console_rights(owner(Some(7))), (7, 0o660));
+        assert_eq!(host(Some(5)).console_rights(owner(None)), (5, 0o620));
+        assert_eq!(host(None).console_rights(owner(None)), (0, 0o600));
+    }
+}

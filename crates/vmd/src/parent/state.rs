@@ -9,7 +9,7 @@ use proto::{VmId, VmName};
 
 use super::registry::Ids;
 
-/// Root's alone.
+/// Whoever likes may keep images there too.
 const PLACE: &str = "/var/lib/vmd";
 /// A line for each name: number, owner, name.
 const IDS: &str = "/var/lib/vmd/ids";
@@ -32,7 +32,7 @@ pub fn ids() -> Ids {
 
 /// Keeps them. A daemon that can't does without.
 pub fn keep_ids(ids: &Ids) {
-    let made = match DirBuilder::new().mode(0o700).create(PLACE) {
+    let made = match DirBuilder::new().mode(0o755).create(PLACE) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     };
