@@ -89,12 +89,12 @@ impl Registry {
             (None, Err(failure)) => return Err(failure),
         };
         let cpus = start.cpus.map(|cpus| checked_cpus(Some(cpus))).transpose()?;
-        let boot = ThisBoot { kernel: start.kernel.clone(), cpus };
+        let boot = ThisBoot { kernel: start.kernel.clone(), cpus, device: start.boot_device };
         self.begin(id, Some(asker.asked), Some(boot), now, out);
         Ok(())
     }
 
-    /// A VM that is known takes a kernel and a CPU count for this boot, nothing else.
+    /// A VM that is known takes a kernel, a CPU count and a boot device for this boot, nothing else.
     fn existing(&mut self, id: VmId, start: &Start) -> Result<VmId, Failure> {
         let vm = self.vm(id).ok_or_else(|| not_found(&start.vm))?;
         let name = vm.definition.name.clone();
@@ -105,9 +105,6 @@ impl Registry {
         if devices || start.memory.is_some() {
             let text = format!("vm \"{name}\" exists: its memory, disks and interfaces are those it was defined with");
             return Err(Failure::new(Code::Already, text));
-        }
-        if start.boot_device.is_some() {
-            return Err(unsupported("a boot device (-B)"));
         }
         Ok(id)
     }

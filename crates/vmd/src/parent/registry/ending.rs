@@ -48,7 +48,7 @@ impl Registry {
             End::Failed(failure) => (log::Level::Error, format!("failed: {failure}")),
         };
         out.push(Action::Log(level, format!("vm \"{name}\" (vm {id}) {how}")));
-        let again = end == End::Rebooted && !stopping && !ending && vm.definition.boot_device.is_none();
+        let again = end == End::Rebooted && !stopping && !ending && vm.boot_device.is_none();
         if again && vm.definition.boot.is_some() {
             return self.reboot(id, now, out);
         }

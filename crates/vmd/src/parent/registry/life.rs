@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use proto::client::BootDevice;
 use proto::probe::KernelKind;
 use proto::{ConnId, IfName, RequestId, Text, UserPath, VmId};
 
@@ -33,6 +34,8 @@ pub struct Vm {
     pub run: Option<Run>,
     /// CPUs of that start.
     pub cpus: u8,
+    /// What that start was told to boot from.
+    pub boot_device: Option<BootDevice>,
     /// Its starts.
     pub rate: Rate,
     /// Its console, from the first start until it is released.
@@ -110,6 +113,7 @@ impl Vm {
             life,
             run: None,
             cpus,
+            boot_device: None,
             rate: Rate::default(),
             tty: None,
             locals: BTreeMap::new(),

@@ -22,6 +22,8 @@ pub(super) struct ThisBoot {
     pub(super) kernel: Option<UserPath>,
     /// CPUs.
     pub(super) cpus: Option<u8>,
+    /// What to boot from; with one, a reboot of the guest is its end.
+    pub(super) device: Option<BootDevice>,
 }
 
 impl Registry {
@@ -41,6 +43,7 @@ impl Registry {
         let vm = self.vm(id)?;
         vm.run = Some(run);
         vm.cpus = boot.cpus.unwrap_or(vm.definition.cpus);
+        vm.boot_device = boot.device.or(vm.definition.boot_device);
         match planned {
             Ok(plan) => {
                 let given = boot.kernel.is_some();
@@ -463,7 +466,7 @@ fn card_of(vm: &Vm, index: u8, nic: &Nic) -> Card {
         mac: nic.mac,
         locked: nic.locked,
         local: vm.locals.get(&index).copied(),
-        net_boot: index == 0 && vm.definition.boot_device == Some(BootDevice::Net),
+        net_boot: index == 0 && vm.boot_device == Some(BootDevice::Net),
     }
 }
 

@@ -501,6 +501,22 @@ fn with_a_boot_device_a_reboot_is_an_end() {
 }
 
 #[test]
+fn a_boot_device_that_is_asked_for_holds_for_that_boot_alone() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let start = Start { boot_device: Some(proto::client::BootDevice::Disk), ..start_of(by_name("web")) };
+    let actions = f.ask(Request::Start(Box::new(start)));
+    let id = launched(&f.prepare(actions)).unwrap();
+    f.on(Event::StartDone(id, Ok(42)));
+    f.on(Event::Ended(id, End::Rebooted));
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+    f.now += Duration::from_secs(60);
+    f.running("web");
+    f.now += Duration::from_secs(60);
+    let actions = f.on(Event::Ended(id, End::Rebooted));
+    assert_eq!(launched(&f.prepare(actions)), Some(id), "the next boot is an ordinary one");
+}
+
+#[test]
 fn a_guest_that_reboots_without_pause_is_stopped() {
     let mut f = Fixture::new(vec![definition("web")]);
     let id = f.running("web");
