@@ -178,3 +178,28 @@ fn two_guests_on_one_switch_reach_each_other_but_not_under_a_false_address() {
         assert!(daemon.stop().success(), "vmd ends well");
     });
 }
+
+#[test]
+fn routing_domains_are_vrfs_of_bridges_and_taps_and_go_at_the_end() {
+    on_kvm("routing_domains_are_vrfs_of_bridges_and_taps_and_go_at_the_end", || {
+        let vm = Vm::new("web", Kernel::BzImage).card("lan", LLADDR).text();
+        let alone = format!("interface {{ lladdr {SECOND} rdomain 4 }}\n}}");
+        let conf = "switch \"lan\" {\n\tinterface bridge0\n\trdomain 3\n}\n".to_owned();
+        let daemon = Daemon::start(&(conf + vm.trim_end().trim_end_matches('}') + &alone));
+        daemon.vmctl(&["start", "web"]).success();
+        let master = |of: &str| {
+            let link = fs::read_link(format!("/sys/class/net/{of}/master")).expect("a master");
+            link.file_name().expect("a name").to_string_lossy().into_owned()
+        };
+        let taps = ["tap0", "tap1"].map(|tap| (run(&format!("cat /sys/class/net/{tap}/ifalias")), master(tap)));
+        let pair = |alias: &str, master: &str| (alias.to_owned(), master.to_owned());
+        assert!(taps.contains(&pair("vm1-if0-web", "bridge0")), "{taps:?}");
+        assert!(taps.contains(&pair("vm1-if1-web", "rdomain4")), "{taps:?}");
+        assert_eq!(master("bridge0"), "rdomain3");
+        daemon.vmctl(&["stop", "-f", "-w", "web"]).success();
+        assert!(daemon.stop().success(), "vmd ends well");
+        for gone in ["bridge0", "rdomain3", "rdomain4"] {
+            assert!(!bridge::exists(gone), "{gone} is gone");
+        }
+    });
+}

@@ -33,6 +33,8 @@ pub enum ToPriv {
         alias: Alias,
         /// Up, else down.
         up: bool,
+        /// The routing domain that it is in; 0 as none.
+        rdomain: Option<u8>,
     },
     /// Remove a bridge if it was made by us, else leave it as it was found. Answered by `Removed` or `Failed`.
     RemoveSwitch {
@@ -53,6 +55,8 @@ pub enum ToPriv {
         bridge: Option<IfName>,
         /// Up, else down.
         up: bool,
+        /// The routing domain that it is in, without a bridge; 0 as none.
+        rdomain: Option<u8>,
         /// The host's end of a `local interface`.
         local: Option<LocalEnd>,
     },

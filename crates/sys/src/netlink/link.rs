@@ -18,6 +18,8 @@ pub enum LinkKind {
     Bridge,
     /// A tun or tap device.
     Tun,
+    /// A VRF: a routing table of its own for its ports.
+    Vrf,
     /// Hardware, or another virtual kind.
     Other,
 }
@@ -91,6 +93,7 @@ fn kind(nested: &[u8]) -> Result<LinkKind, NetlinkError> {
             return Ok(match text(attribute.value()).as_str() {
                 "bridge" => LinkKind::Bridge,
                 "tun" => LinkKind::Tun,
+                "vrf" => LinkKind::Vrf,
                 _ => LinkKind::Other,
             });
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
 pub use error::NetlinkError;
 pub use link::{Link, LinkKind};
@@ -97,7 +97,18 @@ impl Route {
         self.link(name)?.ok_or(NetlinkError::Unsteady)
     }
 
-    /// Removes a bridge or a tap.
+    /// Makes a VRF with this routing table in `group`, down, and gives its link; as with a bridge.
+    pub fn create_vrf(&mut self, name: &str, table: u32, group: u32) -> Result<Link, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::Group(group));
+        let data = LinkInfo::Data(InfoData::Vrf(vec![InfoVrf::TableId(table)]));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vrf), data]));
+        self.wire.command(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)?;
+        self.link(name)?.ok_or(NetlinkError::Unsteady)
+    }
+
+    /// Removes a bridge, a tap or a VRF.
     pub fn delete(&mut self, index: u32) -> Result<(), NetlinkError> {
         self.wire.command(libc::RTM_DELLINK, 0, &at(index))
     }

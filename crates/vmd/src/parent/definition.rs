@@ -78,6 +78,8 @@ pub struct Nic {
     pub up: bool,
     /// Frames from or to other addresses are dropped.
     pub locked: bool,
+    /// Its routing domain, where it is on no switch.
+    pub rdomain: Option<u8>,
     /// A network of its own with the host, which tells it its address.
     pub local: bool,
 }

@@ -46,8 +46,9 @@ impl Edge {
             Action::MakeSwitch(switch) => self.make_switch(switch).into_iter().collect(),
             Action::Open { run, who, files } => self.open(run, &who, files),
             Action::Probe(run, file, question) => self.probe(run, file, question).into_iter().collect(),
-            Action::MakeTap { run, nic, name, alias, bridge, up, local } => {
-                let tap = |request| ToPriv::MakeTap { request, name, alias: Alias::cut(&alias), bridge, up, local };
+            Action::MakeTap { run, nic, name, alias, bridge, up, rdomain, local } => {
+                let alias = Alias::cut(&alias);
+                let tap = |request| ToPriv::MakeTap { request, name, alias, bridge, up, rdomain, local };
                 self.make_tap(run, nic, tap).into_iter().collect()
             }
             Action::MakeConsole(run, owner) => vec![Event::ConsoleMade(run, self.console(run.vm, owner))],
@@ -82,7 +83,8 @@ impl Edge {
     fn make_switch(&mut self, switch: Switch) -> Option<Event> {
         let request = self.wish(Wish::Switch(switch.name.clone(), switch.bridge.clone()));
         let alias = Alias::cut(&format!("switch{}-{}", switch.id, switch.name));
-        let message = ToPriv::MakeSwitch { request, bridge: switch.bridge, alias, up: switch.up };
+        let message =
+            ToPriv::MakeSwitch { request, bridge: switch.bridge, alias, up: switch.up, rdomain: switch.rdomain };
         let failure = self.tell_priv(message, vec![]).err()?;
         self.wishes.remove(&request);
         Some(Event::SwitchMade(switch.name, Err(failure)))

@@ -85,15 +85,13 @@ fn locals_of(globals: &config::model::Globals) -> Locals {
 }
 
 fn switch_of(id: usize, switch: &config::model::Switch) -> Result<Switch, Failure> {
-    if switch.rdomain.is_some() {
-        return Err(unsupported("rdomain of a switch"));
-    }
     Ok(Switch {
         id: u32::try_from(id).unwrap_or(u32::MAX),
         name: SwitchName::cut(switch.name.as_str()),
         bridge: interface(switch.interface.as_str())?,
         up: switch.up,
         locked: switch.locked_lladdr,
+        rdomain: switch.rdomain,
     })
 }
 
@@ -160,10 +158,11 @@ fn nic_of(
     if nic.local && nic.switch.is_some() {
         return Err(unsupported("a local interface on a switch"));
     }
-    if nic.rdomain.is_some() {
-        return Err(unsupported("rdomain of an interface"));
-    }
     let switch = nic.switch.as_ref().and_then(|name| config.switch(name));
+    let rdomain = rdomain_of(nic, switch)?;
+    if nic.local && config.globals.local_nat && rdomain.is_some_and(|rdomain| rdomain != 0) {
+        return Err(unsupported("NAT of a local interface in a routing domain"));
+    }
     let mac = nic.lladdr.map(|mac| MacAddr(mac.octets()));
     Ok(Nic {
         mac: mac.unwrap_or_else(|| generated_mac(index, names.random())),
@@ -171,8 +170,26 @@ fn nic_of(
         switch: nic.switch.as_ref().map(|name| SwitchName::cut(name.as_str())),
         up: nic.up,
         locked: nic.locked || switch.is_some_and(|switch| switch.locked_lladdr),
+        rdomain,
         local: nic.local,
     })
+}
+
+/// An interface has one master on Linux: on a switch that is the bridge, whose routing domain it then has (spec, daemon
+/// 3.14).
+fn rdomain_of(nic: &config::model::Nic, switch: Option<&config::model::Switch>) -> Result<Option<u8>, Failure> {
+    let Some(switch) = switch else { return Ok(nic.rdomain) };
+    match nic.rdomain {
+        Some(own) if own != switch.rdomain.unwrap_or(0) => {
+            let text = format!(
+                "an interface in rdomain {own} can't be on switch \"{}\" in rdomain {}: an interface has one master",
+                switch.name.as_str(),
+                switch.rdomain.unwrap_or(0)
+            );
+            Err(Failure::new(Code::Invalid, text))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn interface(name: &str) -> Result<IfName, Failure> {
@@ -183,4 +200,52 @@ fn path(path: &Path) -> Result<UserPath, Failure> {
     let bad = |why: String| Failure::new(Code::Invalid, format!("path \"{}\": {why}", path.display()));
     let text = std::str::from_utf8(path.as_os_str().as_bytes()).map_err(|_| bad("not UTF-8".to_owned()))?;
     UserPath::new(text).map_err(|error| bad(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use config::model;
+
+    use super::*;
+
+    #[test]
+    fn an_interface_on_a_switch_has_the_switchs_routing_domain_and_no_other() {
+        let switch = |rdomain| model::Switch {
+            name: config::names::SwitchName::new(b"lan").unwrap(),
+            enabled: true,
+            interface: config::names::IfName::new(b"br0").unwrap(),
+            locked_lladdr: false,
+            group: None,
+            rdomain,
+            up: true,
+        };
+        let of = |own, switch: Option<model::Switch>| {
+            rdomain_of(&model::Nic { rdomain: own, ..model::Nic::default() }, switch.as_ref())
+                .map_err(|failure| failure.code)
+        };
+        assert_eq!((of(None, None), of(Some(4), None)), (Ok(None), Ok(Some(4))));
+        for (own, switchs, good) in [
+            (None, Some(3), true),
+            (Some(3), Some(3), true),
+            (Some(0), None, true),
+            (Some(4), Some(3), false),
+            (Some(0), Some(3), false),
+            (Some(4), None, false),
+        ] {
+            let expected = if good { Ok(None) } else { Err(Code::Invalid) };
+            assert_eq!(of(own, Some(switch(switchs))), expected, "{own:?} on {switchs:?}: the bridge is the master");
+        }
+    }
+
+    #[test]
+    fn nat_of_a_local_interface_in_a_routing_domain_is_refused_by_name() {
+        let refused = |local_nat, rdomain| {
+            let mut config = config::Config::default();
+            config.globals.local_nat = local_nat;
+            let nic = model::Nic { local: true, rdomain, ..model::Nic::default() };
+            nic_of(0, &nic, &config, &mut super::super::accounts::HostAccounts).err().map(|failure| failure.code)
+        };
+        assert_eq!(refused(true, Some(3)), Some(Code::Unsupported));
+        assert_eq!((refused(true, None), refused(true, Some(0)), refused(false, Some(3))), (None, None, None));
+    }
 }

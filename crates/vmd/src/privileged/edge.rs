@@ -8,7 +8,7 @@ use proto::privileged::{LocalEnd, ToParent, ToPriv};
 use proto::{Channel, Code, Failure, IfName, MacAddr, Received, RequestId};
 use sys::event::{Interest, Loop};
 use sys::netlink::nft::Nft;
-use sys::netlink::{Link, NetlinkError, Route};
+use sys::netlink::{Link, LinkKind, NetlinkError, Route};
 use sys::signals::{Signal, Signals};
 use sys::tun::{self, TunError};
 
@@ -105,16 +105,17 @@ impl Edge {
                 return None;
             }
             ToPriv::Sweep { request } => (request, self.remove_all().map(|()| (ToParent::Removed { request }, vec![]))),
-            ToPriv::MakeSwitch { request, bridge, alias, up } => {
-                let made = self.make_switch(&bridge, &alias, up);
+            ToPriv::MakeSwitch { request, bridge, alias, up, rdomain } => {
+                let vrf = self.vrf(rdomain);
+                let made = vrf.and_then(|vrf| self.make_switch(&bridge, &alias, up, vrf.as_ref()));
                 (request, made.map(|created| (ToParent::SwitchMade { request, created }, vec![])))
             }
             ToPriv::RemoveSwitch { request, bridge } => {
                 let removed = self.remove_switch(&bridge);
                 (request, removed.map(|()| (ToParent::Removed { request }, vec![])))
             }
-            ToPriv::MakeTap { request, name, alias, bridge, up, local } => {
-                let wanted = Tap { name: name.as_ref(), alias: &alias, bridge: bridge.as_ref(), up, local };
+            ToPriv::MakeTap { request, name, alias, bridge, up, rdomain, local } => {
+                let wanted = Tap { name: name.as_ref(), alias: &alias, bridge: bridge.as_ref(), up, rdomain, local };
                 let made = self.make_tap(&wanted, fds);
                 let answer = |(name, mac, fd)| (ToParent::TapMade { request, name, mac }, vec![fd]);
                 (request, made.map(answer))
@@ -124,12 +125,12 @@ impl Edge {
     }
 
     /// True: the bridge is ours.
-    fn make_switch(&mut self, bridge: &IfName, alias: &str, up: bool) -> Result<bool, Failure> {
+    fn make_switch(&mut self, bridge: &IfName, alias: &str, up: bool, vrf: Option<&Link>) -> Result<bool, Failure> {
         let refused = |error| refused(format_args!("bridge \"{bridge}\""), &error);
         let mut created = None;
         for _ in 0..MAX_TRIES {
             let found = self.route.link(bridge.as_str()).map_err(refused)?;
-            match self.switches.make(bridge, alias, up, found.as_ref())? {
+            match self.switches.make(bridge, alias, up, vrf, found.as_ref())? {
                 Make::Create => match self.route.create_bridge(bridge.as_str(), GROUP) {
                     Ok(link) => created = Some(link.index),
                     Err(error) if error.is_taken() => {}
@@ -181,7 +182,7 @@ impl Edge {
             }
             Undo::Restore { index, name, up } => (name, self.route.set_up(*index, *up)),
             Undo::Keep { name, port } => {
-                log::warn!("bridge \"{name}\" was made by vmd and stays: \"{port}\" is still a port of it");
+                log::warn!("\"{name}\" was made by vmd and stays: \"{port}\" is still a port of it");
                 return Ok(());
             }
         };
@@ -194,7 +195,10 @@ impl Edge {
     fn make_tap(&mut self, wanted: &Tap<'_>, fds: Vec<OwnedFd>) -> Result<(IfName, MacAddr, OwnedFd), Failure> {
         let no_fd = || Failure::new(Code::Invalid, "a request for a tap came without /dev/net/tun");
         let fd = fds.into_iter().next().ok_or_else(no_fd)?;
-        let master = self.master(wanted.bridge)?;
+        let master = match wanted.bridge {
+            Some(_) => self.master(wanted.bridge)?,
+            None => self.vrf(wanted.rdomain)?,
+        };
         let name = attach(&fd, wanted.name)?;
         let refused = |error| refused(format_args!("tap \"{name}\""), &error);
         let gone = || Failure::new(Code::Io, format!("tap \"{name}\" vanished"));
@@ -284,6 +288,24 @@ impl Edge {
         Ok(self.filter.insert(open))
     }
 
+    /// The VRF of a routing domain, made if there is none.
+    fn vrf(&mut self, rdomain: Option<u8>) -> Result<Option<Link>, Failure> {
+        let Some((name, table)) = switches::vrf(rdomain) else { return Ok(None) };
+        let refused = |error| refused(format_args!("VRF \"{name}\" (is the module vrf there?)"), &error);
+        if let Some(found) = self.route.link(&name).map_err(refused)? {
+            let other = || Failure::new(Code::Invalid, format!("\"{name}\" is an interface, but no VRF"));
+            return if found.kind == LinkKind::Vrf { Ok(Some(found)) } else { Err(other()) };
+        }
+        let made = self.route.create_vrf(&name, table, GROUP).map_err(refused)?;
+        let marked = self.route.set_mark(made.index, &name, GROUP).and_then(|()| self.route.set_up(made.index, true));
+        if let Err(error) = marked {
+            self.abandon(Some(made.index));
+            return Err(refused(error));
+        }
+        log::info!("VRF \"{name}\" made, with routing table {table}");
+        Ok(Some(made))
+    }
+
     fn master(&mut self, bridge: Option<&IfName>) -> Result<Option<Link>, Failure> {
         let Some(bridge) = bridge else { return Ok(None) };
         let found = self.route.link(bridge.as_str());
@@ -321,6 +343,7 @@ struct Tap<'a> {
     alias: &'a str,
     bridge: Option<&'a IfName>,
     up: bool,
+    rdomain: Option<u8>,
     local: Option<LocalEnd>,
 }
 

@@ -21,6 +21,10 @@ use sys::netlink::{Link, LinkKind};
 pub const GROUP: u32 = 0x0076_6d64;
 /// The group of the taps of local interfaces that reach the outside (`nat.rs`).
 pub const LOCAL_GROUP: u32 = GROUP + 1;
+/// Before the number of a routing domain, in the name of its VRF.
+const VRF: &str = "rdomain";
+/// The routing tables of VRFs that vmd makes: this, "vm" in ASCII, and the number of the domain.
+const VRF_TABLES: u32 = 0x766d_0000;
 /// `tap0` to `tap255` are tried (spec, daemon 2.10: MAX_TAP).
 const MAX_TAP: u32 = 256;
 /// Bits of the network of a `local interface` (spec, daemon 3.12): a pair of addresses, and 32 bits of IPv6.
@@ -35,7 +39,7 @@ pub enum Step {
     Mac([u8; 6]),
     /// The master's frame length: a shorter port would shorten its bridge.
     Mtu(u32),
-    /// Port of this bridge.
+    /// Port of this bridge, or in this VRF.
     Master(u32),
     /// Switched on or off.
     Up(bool),
@@ -96,7 +100,14 @@ pub struct Switches {
 
 impl Switches {
     /// The way to the bridge of a switch, `found` being what has its name now.
-    pub fn make(&mut self, bridge: &IfName, alias: &str, up: bool, found: Option<&Link>) -> Result<Make, Failure> {
+    pub fn make(
+        &mut self,
+        bridge: &IfName,
+        alias: &str,
+        up: bool,
+        vrf: Option<&Link>,
+        found: Option<&Link>,
+    ) -> Result<Make, Failure> {
         if !is_switch_alias(alias) {
             return Err(Failure::new(Code::Invalid, format!("\"{alias}\" is no description of a switch")));
         }
@@ -109,6 +120,14 @@ impl Switches {
         if ours {
             steps.push(Step::Mark(alias.to_owned(), GROUP));
             steps.extend(link.mac.map(Step::Mac));
+        }
+        if let Some(vrf) = vrf.filter(|vrf| link.master != Some(vrf.index)) {
+            if !ours {
+                let text =
+                    format!("bridge \"{bridge}\" is not in \"{}\": put it there, or let vmd make the bridge", vrf.name);
+                return Err(Failure::new(Code::Invalid, text));
+            }
+            steps.push(Step::Master(vrf.index));
         }
         if link.up != up {
             steps.push(Step::Up(up));
@@ -134,8 +153,10 @@ impl Switches {
         let bridges = links.iter().filter(|link| is_ours_of(link, LinkKind::Bridge));
         let bridges = bridges.map(|bridge| delete_unless(bridge, links, |port| !is_ours_of(port, LinkKind::Tun)));
         let changed = std::mem::take(&mut self.changed);
+        let vrfs = links.iter().filter(|link| is_ours_of(link, LinkKind::Vrf));
+        let vrfs = vrfs.map(|vrf| delete_unless(vrf, links, |port| !is_ours(port)));
         let joined = links.iter().filter_map(|link| restore(link, *changed.get(&link.index)?));
-        taps.chain(bridges).chain(joined).collect()
+        taps.chain(bridges).chain(vrfs).chain(joined).collect()
     }
 }
 
@@ -163,6 +184,12 @@ pub fn master<'a>(bridge: &IfName, found: Option<&'a Link>) -> Result<&'a Link, 
     if link.kind == LinkKind::Bridge { Ok(link) } else { Err(no_bridge(bridge)) }
 }
 
+/// Name, which is its description too, and routing table of a routing domain's VRF; 0 is the host's own and has none.
+pub fn vrf(rdomain: Option<u8>) -> Option<(String, u32)> {
+    let number = rdomain.filter(|number| *number != 0)?;
+    Some((format!("{VRF}{number}"), VRF_TABLES | u32::from(number)))
+}
+
 /// What to set of a new tap, in the order of the spec (daemon 3.14).
 pub fn tap_steps(
     alias: &str,
@@ -177,14 +204,14 @@ pub fn tap_steps(
     let group = if local.is_some_and(|local| local.nat) { LOCAL_GROUP } else { GROUP };
     let mut steps = vec![Step::Mark(alias.to_owned(), group)];
     if let Some(bridge) = master {
-        if bridge.mtu != tap.mtu {
+        if bridge.kind == LinkKind::Bridge && bridge.mtu != tap.mtu {
             steps.push(Step::Mtu(bridge.mtu));
         }
         steps.push(Step::Master(bridge.index));
     }
     steps.push(Step::Up(up));
     if let Some(local) = local {
-        if let Some(bridge) = master {
+        if let Some(bridge) = master.filter(|master| master.kind == LinkKind::Bridge) {
             let text = format!("a port of \"{}\" can't have addresses of its own", bridge.name);
             return Err(Failure::new(Code::Invalid, text));
         }
@@ -199,6 +226,7 @@ fn is_ours(link: &Link) -> bool {
     let described = match link.kind {
         LinkKind::Bridge => is_switch_alias(&link.alias),
         LinkKind::Tun => is_tap_alias(&link.alias),
+        LinkKind::Vrf => link.alias == link.name && link.name.starts_with(VRF),
         LinkKind::Other => return false,
     };
     [GROUP, LOCAL_GROUP].contains(&link.group) && (described || link.alias.is_empty())

@@ -60,13 +60,14 @@ impl Priv {
 
     fn switch(&mut self, bridge: &str, up: bool) -> ToParent {
         let alias = Alias::new("switch1-lan").unwrap();
-        self.ask(|request| ToPriv::MakeSwitch { request, bridge: name(bridge), alias, up }, vec![]).0
+        self.ask(|request| ToPriv::MakeSwitch { request, bridge: name(bridge), alias, up, rdomain: None }, vec![]).0
     }
 
     fn try_tap(&mut self, tap: Option<&str>, bridge: Option<&str>) -> (ToParent, Vec<OwnedFd>) {
         let alias = Alias::new("vm1-if0-web").unwrap();
         let (tap, bridge) = (tap.map(name), bridge.map(name));
-        let message = |request| ToPriv::MakeTap { request, name: tap, alias, bridge, up: true, local: None };
+        let message =
+            |request| ToPriv::MakeTap { request, name: tap, alias, bridge, up: true, rdomain: None, local: None };
         self.ask(message, vec![control_device()])
     }
 
@@ -207,7 +208,8 @@ fn a_descriptor_that_is_no_tun_fails_the_request() {
     let mut privileged = Priv::start();
     let null = File::open("/dev/null").unwrap().into();
     let alias = Alias::new("vm1-if0-web").unwrap();
-    let message = |request| ToPriv::MakeTap { request, name: None, alias, bridge: None, up: true, local: None };
+    let message =
+        |request| ToPriv::MakeTap { request, name: None, alias, bridge: None, up: true, rdomain: None, local: None };
     let (answer, fds) = privileged.ask(message, vec![null]);
     assert!(matches!(answer, ToParent::Failed { .. }));
     assert_eq!((fds.len(), privileged.links()), (0, 1));
@@ -220,7 +222,8 @@ fn a_step_that_fails_takes_the_tap_with_it_even_if_another_holds_its_descriptor(
     let device = control_device();
     let held = device.try_clone().unwrap();
     let alias = Alias::new("no description of ours").unwrap();
-    let message = |request| ToPriv::MakeTap { request, name: None, alias, bridge: None, up: true, local: None };
+    let message =
+        |request| ToPriv::MakeTap { request, name: None, alias, bridge: None, up: true, rdomain: None, local: None };
     let (answer, _) = privileged.ask(message, vec![device]);
     assert_eq!((code(&answer), privileged.links()), (Code::Invalid, 1));
     drop(held);
@@ -235,7 +238,7 @@ fn a_malformed_message_costs_only_itself() {
     sys::seqpacket::send(socket, &[0xff; 70_000], &[]).unwrap();
     // A name longer than an interface's, which the type can't say: MakeSwitch by hand.
     for (bridge, good) in [("fifteen-bytes-x", true), ("sixteen-bytes-xx", false), ("a/b", false), ("", false)] {
-        let by_hand = postcard::to_stdvec(&(1u32, 1u32, bridge, "switch1-lan", true)).unwrap();
+        let by_hand = postcard::to_stdvec(&(1u32, 1u32, bridge, "switch1-lan", true, None::<u8>)).unwrap();
         assert_eq!(postcard::from_bytes::<ToPriv>(&by_hand).is_ok(), good, "{bridge:?}");
         if !good {
             sys::seqpacket::send(socket, &by_hand, &[]).unwrap();
@@ -345,7 +348,8 @@ fn local_tap(privileged: &mut Priv, bridge: Option<&str>) -> (ToParent, Vec<Owne
         nat: false,
     };
     let (alias, bridge) = (Alias::new("vm1-if0-web").unwrap(), bridge.map(name));
-    let message = |request| ToPriv::MakeTap { request, name: None, alias, bridge, up: true, local: Some(local) };
+    let message =
+        |request| ToPriv::MakeTap { request, name: None, alias, bridge, up: true, rdomain: None, local: Some(local) };
     privileged.ask(message, vec![control_device()])
 }
 

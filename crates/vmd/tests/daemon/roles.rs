@@ -87,7 +87,7 @@ fn hear<Tx: Message, Rx: Message>(channel: &mut Channel<Tx, Rx>) -> (Rx, Vec<Own
 fn make_switch(request: u32) -> ToPriv {
     let bridge = IfName::new("bridge0").expect("a name");
     let alias = Alias::new("switch1-lan").expect("an alias");
-    ToPriv::MakeSwitch { request: RequestId(request), bridge, alias, up: true }
+    ToPriv::MakeSwitch { request: RequestId(request), bridge, alias, up: true, rdomain: None }
 }
 
 fn make_tap(request: u32) -> (ToPriv, Vec<OwnedFd>) {
@@ -95,7 +95,15 @@ fn make_tap(request: u32) -> (ToPriv, Vec<OwnedFd>) {
     let bridge = Some(IfName::new("bridge0").expect("a name"));
     let tun = File::options().read(true).write(true).open("/dev/net/tun").expect("/dev/net/tun");
     (
-        ToPriv::MakeTap { request: RequestId(request), name: None, alias, bridge, up: true, local: None },
+        ToPriv::MakeTap {
+            request: RequestId(request),
+            name: None,
+            alias,
+            bridge,
+            up: true,
+            rdomain: None,
+            local: None,
+        },
         vec![tun.into()],
     )
 }

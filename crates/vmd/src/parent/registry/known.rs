@@ -30,7 +30,7 @@ fn model_of(switch: &Switch) -> Option<config::model::Switch> {
         interface: IfName::new(switch.bridge.as_str().as_bytes()).ok()?,
         locked_lladdr: switch.locked,
         group: None,
-        rdomain: None,
+        rdomain: switch.rdomain,
         up: switch.up,
     })
 }

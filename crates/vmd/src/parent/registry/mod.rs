@@ -182,6 +182,8 @@ pub enum Action {
         bridge: Option<IfName>,
         /// Up, else down.
         up: bool,
+        /// The routing domain it is in, without a bridge.
+        rdomain: Option<u8>,
         /// The host's addresses on it, on a local interface.
         local: Option<LocalEnd>,
     },
@@ -255,6 +257,8 @@ pub struct Switch {
     pub up: bool,
     /// All its cards are locked to their addresses.
     pub locked: bool,
+    /// The routing domain of its bridge.
+    pub rdomain: Option<u8>,
 }
 
 /// A reading of vm.conf after the start.

@@ -103,7 +103,15 @@ impl Registry {
             let pair = nic.local.then(|| locals.pair(id, index)).transpose()?;
             pairs.extend(pair.map(|pair| (index, pair)));
             let local = pair.map(|pair| pair.host);
-            taps.push(Tap { nic: index, name: nic.tap.clone(), alias, bridge, up: nic.up, local });
+            taps.push(Tap {
+                nic: index,
+                name: nic.tap.clone(),
+                alias,
+                bridge,
+                up: nic.up,
+                rdomain: nic.rdomain,
+                local,
+            });
         }
         if !rebooting {
             vm.locals = pairs;
@@ -332,6 +340,7 @@ struct Tap {
     alias: String,
     bridge: Option<IfName>,
     up: bool,
+    rdomain: Option<u8>,
     local: Option<LocalEnd>,
 }
 
@@ -363,8 +372,8 @@ impl Plan {
         if kernel_given {
             out.push(Action::Probe(run, File::Kernel, ToProbe::Kernel));
         }
-        for Tap { nic, name, alias, bridge, up, local } in self.taps {
-            out.push(Action::MakeTap { run, nic, name, alias, bridge, up, local });
+        for Tap { nic, name, alias, bridge, up, rdomain, local } in self.taps {
+            out.push(Action::MakeTap { run, nic, name, alias, bridge, up, rdomain, local });
         }
     }
 }

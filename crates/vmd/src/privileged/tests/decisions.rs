@@ -26,7 +26,7 @@ fn our_tap(index: u32, master: u32) -> Link {
 }
 
 fn make(switches: &mut Switches, up: bool, found: Option<&Link>) -> Result<Make, Failure> {
-    switches.make(&name("br0"), "switch1-lan", up, found)
+    switches.make(&name("br0"), "switch1-lan", up, None, found)
 }
 
 fn steps(made: Make) -> Vec<Step> {
@@ -99,7 +99,7 @@ fn a_bridge_to_join_that_is_missing_is_not_found() {
 #[test]
 fn a_description_by_which_we_would_not_know_our_own_is_refused() {
     for alias in ["", "lan", "switch", "switch1", "switch-lan", "switchx-lan", "vm1-if0-web"] {
-        let refused = Switches::default().make(&name("br0"), alias, true, None).unwrap_err();
+        let refused = Switches::default().make(&name("br0"), alias, true, None, None).unwrap_err();
         assert_eq!(refused.code, Code::Invalid, "{alias:?}");
     }
     for alias in ["", "web", "vm", "vm1", "vm1-if", "vm1-if0", "vm-if0-web", "vm1-ifx-web", "switch1-lan"] {
@@ -164,4 +164,55 @@ fn the_end_removes_taps_before_bridges_and_nothing_of_others() {
 fn the_end_removes_what_was_made_but_not_yet_described() {
     let links = [Link { group: GROUP, ..bridge(7, "br0") }];
     assert_eq!(Switches::default().remove_all(&links), [Undo::Delete { index: 7, name: "br0".into() }]);
+}
+
+fn domain(number: u8) -> Link {
+    let (name, _) = switches::vrf(Some(number)).unwrap();
+    Link { group: GROUP, alias: name.clone(), ..link(40 + u32::from(number), &name, LinkKind::Vrf) }
+}
+
+#[test]
+fn a_routing_domain_is_a_vrf_of_its_number_and_0_is_none() {
+    assert_eq!((switches::vrf(None), switches::vrf(Some(0))), (None, None));
+    assert_eq!(switches::vrf(Some(3)), Some(("rdomain3".to_owned(), 0x766d_0003)));
+    assert_eq!(switches::vrf(Some(255)).map(|(name, _)| name.len()), Some(10));
+}
+
+#[test]
+fn a_tap_without_a_bridge_joins_the_vrf_and_keeps_its_frame_length() {
+    let vrf = Link { mtu: 65575, ..domain(3) };
+    let steps = switches::tap_steps("vm1-if0-web", &link(3, "tap0", LinkKind::Tun), Some(&vrf), true, None).unwrap();
+    let mark = Step::Mark("vm1-if0-web".into(), GROUP);
+    assert_eq!(steps, [mark, Step::Master(vrf.index), Step::Up(true)]);
+}
+
+#[test]
+fn a_bridge_of_ours_joins_its_vrf_and_anothers_has_to_be_there() {
+    let vrf = domain(3);
+    let make = |found: Link| Switches::default().make(&name("br0"), "switch1-lan", true, Some(&vrf), Some(&found));
+    let steps = |make| match make {
+        Ok(Make::Set { steps, .. }) => steps,
+        other => panic!("{other:?}"),
+    };
+    assert!(steps(make(our_bridge(7, "br0"))).contains(&Step::Master(vrf.index)));
+    let inside = |bridge| Link { master: Some(vrf.index), ..bridge };
+    assert!(!steps(make(inside(our_bridge(7, "br0")))).contains(&Step::Master(vrf.index)));
+    assert_eq!(steps(make(inside(bridge(7, "br0")))), [Step::Up(true)]);
+    assert_eq!(make(bridge(7, "br0")).unwrap_err().code, Code::Invalid);
+}
+
+#[test]
+fn vrfs_go_last_and_stay_for_a_port_of_somebody() {
+    let left = |other: Option<Link>| {
+        let vrf = domain(3);
+        let ours = Link { master: Some(vrf.index), ..our_bridge(7, "br0") };
+        let not_ours = Link { group: 0, ..domain(4) };
+        let links: Vec<_> = [vrf, ours, not_ours].into_iter().chain(other).collect();
+        Switches::default().remove_all(&links)
+    };
+    let delete = |index, name: &str| Undo::Delete { index, name: name.into() };
+    assert_eq!(left(None), [delete(7, "br0"), delete(43, "rdomain3")]);
+    let port = Link { master: Some(43), ..link(9, "eth1", LinkKind::Other) };
+    let keep = Undo::Keep { name: "rdomain3".into(), port: "eth1".into() };
+    assert_eq!(left(Some(port)), [delete(7, "br0"), keep]);
 }

@@ -92,7 +92,15 @@ fn outside(privileged: &mut Priv, name: &str, address: Ipv4Addr) -> End {
 fn guest(privileged: &mut Priv, nat: bool) -> End {
     let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6: None, nat };
     let alias = Alias::new("vm1-if0-web").unwrap();
-    let message = |request| ToPriv::MakeTap { request, name: None, alias, bridge: None, up: true, local: Some(local) };
+    let message = |request| ToPriv::MakeTap {
+        request,
+        name: None,
+        alias,
+        bridge: None,
+        up: true,
+        rdomain: None,
+        local: Some(local),
+    };
     match privileged.ask(message, vec![control_device()]) {
         (ToParent::TapMade { mac, .. }, mut fds) => {
             let fd = fds.pop().unwrap();

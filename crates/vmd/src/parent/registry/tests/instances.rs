@@ -46,8 +46,14 @@ fn base(rights: &[Right]) -> Definition {
 
 fn of_base(rights: &[Right]) -> Fixture {
     let mut f = Fixture::new(vec![]);
-    let lan =
-        Switch { id: 1, name: SwitchName::cut("lan"), bridge: IfName::new("br0").unwrap(), up: true, locked: false };
+    let lan = Switch {
+        id: 1,
+        name: SwitchName::cut("lan"),
+        bridge: IfName::new("br0").unwrap(),
+        up: true,
+        locked: false,
+        rdomain: None,
+    };
     let settings = Settings { switches: vec![lan], ..settings(vec![base(rights)]) };
     f.on(Event::ConfigRead(Reading { asked: None, load: None }, Ok(Box::new(settings))));
     f.on(Event::SwitchMade(SwitchName::cut("lan"), Ok(())));

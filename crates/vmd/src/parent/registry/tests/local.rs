@@ -5,7 +5,8 @@ use super::*;
 /// A VM with this many local interfaces behind one that is none.
 fn with_locals(name: &str, count: usize) -> Definition {
     let mut vm = definition(name);
-    let nic = |local| Nic { mac: MacAddr([2; 6]), tap: None, switch: None, up: true, locked: false, local };
+    let nic =
+        |local| Nic { mac: MacAddr([2; 6]), tap: None, switch: None, up: true, locked: false, rdomain: None, local };
     vm.nics.push(nic(false));
     vm.nics.extend((0..count).map(|_| nic(true)));
     vm
