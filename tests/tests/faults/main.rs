@@ -10,6 +10,7 @@ mod cards;
 mod count;
 mod files;
 mod hold;
+mod kills;
 mod late;
 mod limits;
 mod members;
@@ -50,4 +51,14 @@ fn a_host_without_room_fails_a_start_alone_and_leaves_nothing() {
 #[test]
 fn a_start_that_hangs_ends_at_its_deadline_and_leaves_nothing() {
     faults("a_start_that_hangs_ends_at_its_deadline_and_leaves_nothing", "", &late::KINDS, &[late::all]);
+}
+
+#[test]
+fn kill_9_at_any_moment_leaves_guests_running_and_the_daemon_serving() {
+    faults("kill_9_at_any_moment_leaves_guests_running_and_the_daemon_serving", "", &[], &[kills::survived]);
+}
+
+#[test]
+fn kill_9_of_vmm_or_the_parent_ends_all_vms_and_leaves_nothing() {
+    on_kvm("kill_9_of_vmm_or_the_parent_ends_all_vms_and_leaves_nothing", kills::the_end);
 }

@@ -11,6 +11,7 @@ use e2e::vm_conf::switch;
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::census::Census;
 use testkit::daemon::{self, Daemon, Reply};
+use testkit::deadline::{self, DAEMON};
 use testkit::process::Process;
 use testkit::status::Row;
 
@@ -154,6 +155,17 @@ impl World {
     /// Ends a VM by force and waits for its end.
     pub fn stop(&self, name: &str) {
         self.daemon.vmctl(&["stop", "-f", "-w", name]).success();
+    }
+
+    /// Whatever it does now, it comes to stand still.
+    pub fn ends(&self, name: &str) {
+        deadline::until(format!("{name} to be stopped"), DAEMON, || {
+            let stopped = self.daemon.row(name).state == "stopped";
+            if !stopped {
+                self.daemon.vmctl(&["stop", "-f", "-w", name]); // refused where it stops, or has stopped
+            }
+            stopped.then_some(())
+        });
     }
 
     /// The only process of a role.
