@@ -21,7 +21,7 @@ use virtio_bindings::bindings::virtio_net::{
 };
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-pub use dhcp::{Lease, host_name};
+pub use dhcp::{Lease, Server as DhcpServer, host_name};
 pub use frame::{Drop, Header, Offloads, check_header, may_receive, may_send};
 pub use serve::{Net, State};
 pub use start::run;

@@ -138,7 +138,7 @@ impl Receive {
                 self.full = true;
                 return Ok(Progress::Idle);
             }
-            let answer = dhcp.as_deref_mut().and_then(Server::next);
+            let answer = dhcp.as_deref_mut().and_then(Server::pop);
             let read = match answer {
                 Some(frame) => Ok(self.own(&frame)),
                 None => tap.read(&mut self.buffer),

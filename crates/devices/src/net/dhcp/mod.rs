@@ -94,7 +94,7 @@ impl Server {
     }
 
     /// The next answer.
-    pub fn next(&mut self) -> Option<Vec<u8>> {
+    pub fn pop(&mut self) -> Option<Vec<u8>> {
         let next = self.waiting.pop_front();
         if self.waiting.is_empty() {
             self.since = None;

@@ -313,11 +313,11 @@ fn d9_answers_that_nobody_reads_are_bounded() {
         assert!(server.take(&raw(&[53, 1, 1, 255]), true), "taken, answered or not");
     }
     assert!(server.due().is_some());
-    assert_eq!(std::iter::from_fn(|| server.next()).count(), 16);
+    assert_eq!(std::iter::from_fn(|| server.pop()).count(), 16);
     assert_eq!(server.due(), None);
     server.take(&raw(&[53, 1, 1, 255]), true);
     server.clear();
-    assert_eq!((server.due(), server.next()), (None, None));
+    assert_eq!((server.due(), server.pop()), (None, None));
 }
 
 #[test]
