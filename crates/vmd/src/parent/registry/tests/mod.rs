@@ -648,6 +648,19 @@ fn names_of_users_are_forgotten_when_they_are_too_many_and_numbers_come_back() {
 }
 
 #[test]
+fn an_eighth_of_users_names_goes_the_oldest_first_and_none_of_roots_or_of_the_list() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.registry.claim("roots", 0).unwrap();
+    (0..4096).for_each(|number| drop(f.registry.claim(&format!("vm{number}"), 2000)));
+    assert_eq!(f.registry.ids.len(), 4098, "as many as are remembered");
+    f.registry.claim("more", 2000).unwrap();
+    assert_eq!(f.registry.ids.len(), 4098 - 512 + 1);
+    let known = |name: &str, owner| f.registry.ids.contains_key(&(name.to_owned(), owner));
+    assert!(known("web", 1000) && known("roots", 0) && known("vm512", 2000) && known("more", 2000));
+    assert!(!known("vm0", 2000) && !known("vm511", 2000));
+}
+
+#[test]
 fn terminate_stops_all_gracefully_then_by_force_then_quits() {
     let mut f = Fixture::new(vec![definition("a"), Definition { enabled: true, ..definition("b") }]);
     let a = f.running("a");

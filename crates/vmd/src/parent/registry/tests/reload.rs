@@ -255,3 +255,17 @@ fn an_id_that_a_vm_still_has_after_a_reset_is_not_given_again() {
     f.reload(vec![definition("new")]);
     assert_eq!((f.line("web").unwrap().id, f.line("new").unwrap().id), (1, 2));
 }
+
+#[test]
+fn switches_have_numbers_from_one_that_they_keep() {
+    let mut f = Fixture::new(vec![]);
+    let named = |name: &str, bridge: &str| Switch { id: 9, name: SwitchName::cut(name), ..lan(bridge) };
+    let mut made = |switches: Vec<Switch>| {
+        let read = Ok(Box::new(Settings { switches, ..settings(vec![]) }));
+        let actions = f.on(Event::ConfigRead(reading(None), read));
+        let ids = actions.iter().filter_map(|a| if let Action::MakeSwitch(s) = a { Some(s.id) } else { None });
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(made(vec![named("a", "br0"), named("b", "br1")]), [1, 2]);
+    assert_eq!(made(vec![named("a", "br2"), named("c", "br3")]), [1, 3]);
+}
