@@ -13,6 +13,7 @@ use sys::child::Exit;
 use super::running::*;
 
 mod edge;
+mod edges;
 mod ends;
 mod pauses;
 mod property;
