@@ -21,6 +21,7 @@ mod lifecycle;
 mod machine;
 mod memory;
 mod outside;
+pub mod probe_guest;
 mod running;
 mod vcpus;
 mod virtio;

@@ -21,6 +21,9 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
             Err(error) => failed(&format!("descriptor {CHANNEL}: {error}; only vmd starts its roles")),
         };
     }
+    if role == "doctor" {
+        return doctor();
+    }
     name_in_lists(role);
     let debug = arguments.iter().skip(1).any(|flag| flag == "-v");
     sys::log::init(role, sys::log::level_of(u8::from(debug)));
@@ -34,6 +37,21 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         "vioblk" => with_channel(devices::blk::run),
         "vionet" => with_channel(devices::net::run),
         other => failed(&format!("unknown role \"{other}\": -x is for vmd's own use")),
+    }
+}
+
+/// Whether /dev/kvm runs the probe guest: `ok` on standard output, or what does not work. It has the rights of who asks,
+/// reads nothing, and is no part of the daemon.
+fn doctor() -> ExitCode {
+    match crate::parent::open_kvm().map_err(|error| format!("/dev/kvm: {error}")).and_then(vm::probe_guest::run) {
+        Ok(()) => {
+            println!("ok");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            println!("{why}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -37,6 +37,11 @@ use self::peers::StartError;
 
 pub use startup::{background, main};
 
+/// /dev/kvm, as the daemon opens it.
+pub fn open_kvm() -> io::Result<std::os::fd::OwnedFd> {
+    host::Host::open_kvm()
+}
+
 /// Why the daemon ends.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
