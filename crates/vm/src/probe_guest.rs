@@ -121,6 +121,11 @@ mod tests {
         let binary = folder.path().join("guest.bin");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/probe_guest/guest.s");
         let run = |command: &mut Command| assert!(command.status().expect("binutils").success(), "{command:?}");
+        // Other versions choose other bytes for the same instructions.
+        let version = Command::new("as").arg("--version").output().expect("binutils").stdout;
+        if !String::from_utf8_lossy(&version).contains("2.40") {
+            return println!("guest.bin is compared with what binutils 2.40 makes, which made it");
+        }
         run(Command::new("as").arg("--64").arg(source).arg("-o").arg(&object));
         run(Command::new("ld").args(["-Ttext=0x8000", "--oformat", "binary"]).arg(&object).arg("-o").arg(&binary));
         assert_eq!(std::fs::read(binary).unwrap(), GUEST);
