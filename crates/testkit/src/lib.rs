@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod deadline;
 pub mod guest;
 pub mod machine;
+pub mod moment;
 pub mod process;
 pub mod schema;
 pub mod status;

@@ -1,59 +1,19 @@
 //! SIGKILL at any moment of a VM's life cycle: of control, priv or a client it leaves guests running and the daemon serving;
 //! of vmm or the parent it ends all VMs, and the next daemon starts as if there had been none.
 
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use testkit::artefacts;
 use testkit::census::Census;
 use testkit::daemon;
 use testkit::deadline::{self, DAEMON};
 use testkit::process::Process;
 
+use crate::cycle::Cycle;
 use crate::world::{ROUNDS, World, kill};
 
-/// Sooner than this after the last, the end of control or priv is a fast one, of which the daemon bears two.
-const BETWEEN: Duration = Duration::from_secs(7);
 /// How often vmm, and the parent, are killed: each time all begins anew.
 const ENDS: u32 = 12;
-
-/// What a client does with a VM, from nothing to nothing.
-const CYCLE: [&[&str]; 6] = [&["start"], &["status"], &["pause"], &["unpause"], &["status"], &["stop", "-f", "-w"]];
-
-/// A life cycle under way, on a thread of its own.
-struct Cycle {
-    thread: JoinHandle<()>,
-    /// The client that runs now.
-    client: Arc<Mutex<Option<Child>>>,
-}
-
-impl Cycle {
-    fn begin(name: &str) -> Self {
-        let client = Arc::new(Mutex::new(None));
-        let (name, running) = (name.to_owned(), client.clone());
-        let thread = std::thread::spawn(move || CYCLE.iter().for_each(|words| run(words, &name, &running)));
-        Self { thread, client }
-    }
-
-    fn end(self) {
-        self.thread.join().expect("vmctl can be run");
-    }
-}
-
-/// Runs one client to its end, whatever that is.
-fn run(words: &[&str], name: &str, running: &Mutex<Option<Child>>) {
-    let mut command = Command::new(artefacts::vmctl());
-    command.args(words).arg(name).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    *running.lock().expect("no panic") = Some(command.spawn().expect("vmctl can be run"));
-    deadline::until("the end of a client", DAEMON, || {
-        let ended = running.lock().expect("no panic").as_mut().and_then(|child| child.try_wait().expect("it is ours"));
-        ended.map(drop)
-    });
-    *running.lock().expect("no panic") = None;
-}
 
 /// Moments of a cycle, the same in each run of the test.
 struct Moments(u64);
@@ -69,21 +29,16 @@ impl Moments {
 /// The parts that the guests outlive.
 pub fn survived(world: &mut World) {
     let mut moments = Moments(9);
-    let (mut longest, mut last) = (Duration::from_millis(500), [None; 2]);
+    let mut longest = Duration::from_millis(500);
     let mut round = 0;
     world.rounds(("a kill -9 during a life cycle", "vm"), ROUNDS, |world, name| {
         let victim = ["control", "priv", "client"][round % 3];
         round += 1;
-        if let Some(last) = last.get_mut(usize::from(victim == "priv")).filter(|_| victim != "client") {
-            let since: Instant = last.unwrap_or_else(|| Instant::now() - BETWEEN);
-            std::thread::sleep((since + BETWEEN).saturating_duration_since(Instant::now())); // or it is too often
-            *last = Some(Instant::now() + longest);
-        }
         let begin = Instant::now();
-        let cycle = Cycle::begin(name);
+        let cycle = Cycle::begin(name, || ());
         std::thread::sleep(moments.next(longest)); // the moment that is tried
         match victim {
-            "client" => cycle.client.lock().expect("no panic").iter_mut().for_each(|it| it.kill().expect("it is ours")),
+            "client" => cycle.kill_client(),
             role => kill(world.role(role), Signal::KILL),
         }
         cycle.end();
@@ -94,10 +49,18 @@ pub fn survived(world: &mut World) {
 }
 
 /// The role is there again, and clients are answered.
-fn serves_again(world: &World, victim: &str) {
+pub fn serves_again(world: &World, victim: &str) {
     deadline::until(format!("{victim} to serve again"), DAEMON, || {
         let there = victim == "client" || world.daemon.in_role(victim).len() == 1;
         (there && world.daemon.vmctl(&["status"]).status == Some(0)).then_some(())
+    });
+}
+
+/// Nothing of the daemon runs on, but for its first process where that is still to be reaped.
+pub fn all_end(world: &World, killed: &str) {
+    deadline::until(format!("the end of all after a kill of {killed}"), DAEMON, || {
+        let left: Vec<Process> = Process::of_vmd();
+        left.iter().all(|it| it.pid == world.daemon.process().pid).then_some(())
     });
 }
 
@@ -109,14 +72,11 @@ pub fn the_end() {
         for _ in 0..ENDS {
             let mut world = World::new("", &[]);
             let name = world.next("vm");
-            let cycle = Cycle::begin(&name);
+            let cycle = Cycle::begin(&name, || ());
             std::thread::sleep(moments.next(Duration::from_secs(1))); // the moment that is tried
             kill(if role == "parent" { world.daemon.process() } else { world.role(role) }, Signal::KILL);
             cycle.end();
-            deadline::until(format!("the end of all after a kill of {role}"), DAEMON, || {
-                let left: Vec<Process> = Process::of_vmd();
-                left.iter().all(|it| it.pid == world.daemon.process().pid).then_some(())
-            });
+            all_end(&world, role);
         }
     }
     // What the last left goes with the next start.

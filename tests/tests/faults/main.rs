@@ -8,17 +8,20 @@
 
 mod cards;
 mod count;
+mod cycle;
 mod files;
 mod hold;
 mod kills;
 mod late;
 mod limits;
 mod members;
+mod messages;
 mod scarce;
 mod steps;
 mod world;
 
 use testkit::machine::on_kvm;
+use testkit::moment::Point;
 use world::{Kind, World};
 
 /// A machine with a daemon, to which these faults happen, and on which nothing is left in the end.
@@ -61,4 +64,26 @@ fn kill_9_at_any_moment_leaves_guests_running_and_the_daemon_serving() {
 #[test]
 fn kill_9_of_vmm_or_the_parent_ends_all_vms_and_leaves_nothing() {
     on_kvm("kill_9_of_vmm_or_the_parent_ends_all_vms_and_leaves_nothing", kills::the_end);
+}
+
+#[test]
+fn kill_9_of_control_or_priv_at_each_message_leaves_guests_running() {
+    faults("kill_9_of_control_or_priv_at_each_message_leaves_guests_running", "", &[], &[messages::of_roles]);
+}
+
+#[test]
+fn kill_9_of_a_client_at_each_message_leaves_guests_running() {
+    faults("kill_9_of_a_client_at_each_message_leaves_guests_running", "", &[], &[messages::of_clients]);
+}
+
+#[test]
+fn kill_9_of_vmm_at_each_message_ends_all_vms_and_leaves_nothing() {
+    let name = "kill_9_of_vmm_at_each_message_ends_all_vms_and_leaves_nothing";
+    on_kvm(name, || messages::of_the_end("vmm", &[Point::Heard, Point::Saying, Point::Said]));
+}
+
+#[test]
+fn kill_9_of_the_parent_at_each_message_ends_all_vms_and_leaves_nothing() {
+    let name = "kill_9_of_the_parent_at_each_message_ends_all_vms_and_leaves_nothing";
+    on_kvm(name, || messages::of_the_end("parent", &[Point::Heard, Point::Saying, Point::Said]));
 }

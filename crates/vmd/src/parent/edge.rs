@@ -22,9 +22,9 @@ use super::holdings::Holdings;
 use super::host::Host;
 use super::peers::{Control, Peer, Privileged, Starter, Vmm};
 use super::pulse::{Beat, Pulse};
-use super::rate::Rate;
 use super::registry::{Asked, Event, File, Found, Registry, Run};
 use super::reserve::Reserve;
+use super::restarts::Restarts;
 use super::service::{self, Watchdog};
 use super::source::Source;
 
@@ -71,7 +71,7 @@ pub(super) struct Edge {
     pub(super) control: Option<Control>,
     pub(super) privileged: Option<Privileged>,
     pub(super) vmm: Option<Vmm>,
-    pub(super) restarts: BTreeMap<&'static str, Rate>,
+    pub(super) restarts: Restarts,
     pub(super) openers: BTreeMap<Errand, (Opener, Vec<File>)>,
     pub(super) probes: BTreeMap<(Run, File), Probe>,
     pub(super) buried: Vec<Child>,
@@ -96,7 +96,8 @@ impl Edge {
                 return result;
             }
             let alive = self.watchdog.as_ref().map(Watchdog::deadline);
-            let deadline = self.registry.next_deadline().into_iter().chain(self.pulse.deadline()).chain(alive).min();
+            let deadlines = self.registry.next_deadline().into_iter().chain(self.pulse.deadline());
+            let deadline = deadlines.chain(alive).chain(self.restarts.deadline()).min();
             let ready = self.events.wait(deadline)?;
             for ready in ready {
                 self.ready(ready);
@@ -104,6 +105,7 @@ impl Edge {
             if self.registry.next_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 self.event(Event::Time);
             }
+            self.start_due();
             if self.watchdog.as_mut().is_some_and(|watchdog| watchdog.due(Instant::now())) {
                 service::tell("WATCHDOG=1");
             }
@@ -403,11 +405,6 @@ impl Edge {
                 self.events.remove(&log);
             }
         }
-    }
-
-    /// Who has an unexpected end is started again, unless that goes too fast.
-    pub(super) fn may_restart(&mut self, role: &'static str) -> bool {
-        self.restarts.entry(role).or_default().start(Instant::now())
     }
 
     /// Ends a child that was given up or lost; it is reaped when the kernel says so.

@@ -1,6 +1,7 @@
 //! What the parent does when a process that it needs is gone (spec, daemon 1.5 with its **Here**).
 
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use proto::{Code, Failure};
 use sys::event::Interest;
@@ -8,7 +9,9 @@ use sys::event::Interest;
 use super::Fatal;
 use super::edge::{Edge, Token, Wish};
 use super::peers::StartError;
+use super::rate::FAST;
 use super::registry::Event;
+use super::restarts::Lasting;
 
 impl Edge {
     /// Clients of a dead control are disconnected; VMs run on.
@@ -21,7 +24,7 @@ impl Edge {
             self.event(Event::Gone(conn));
         }
         log::error!("control ended; its clients are disconnected");
-        self.again("control", Self::start_control);
+        self.again(Lasting::Control);
     }
 
     /// What was asked of a dead priv has failed; taps and bridges are still there.
@@ -39,7 +42,7 @@ impl Edge {
                 Wish::Tap(run, nic) => self.event(Event::TapMade(run, nic, Err(failure.clone()))),
             }
         }
-        self.again("priv", Self::start_privileged);
+        self.again(Lasting::Privileged);
     }
 
     /// Without vmm there is no VM, and nothing to start one with.
@@ -52,14 +55,30 @@ impl Edge {
         self.quit = Some(Err(Fatal::VmmLost));
     }
 
-    fn again(&mut self, role: &'static str, start: fn(&mut Self) -> Result<(), StartError>) {
-        if !self.may_restart(role) {
-            self.quit = Some(Err(Fatal::Restarts(role)));
-            return;
+    fn again(&mut self, role: Lasting) {
+        if self.restarts.ended(role, Instant::now()) {
+            return self.start_again(role);
         }
+        let pause = FAST.as_secs();
+        log::error!("{} ended too often: it is started again in {pause} s, and VMs run on", role.name());
+    }
+
+    /// Those that had to wait.
+    pub(super) fn start_due(&mut self) {
+        while let Some(role) = self.restarts.due(Instant::now()) {
+            self.start_again(role);
+        }
+    }
+
+    fn start_again(&mut self, role: Lasting) {
         self.reserve.give_all();
-        if let Err(error) = start(self) {
-            self.quit = Some(Err(Fatal::Start(role, error)));
+        let started = match role {
+            Lasting::Control => self.start_control(),
+            Lasting::Privileged => self.start_privileged(),
+        };
+        if let Err(error) = started {
+            log::error!("start {}: {error}; it is tried again in {} s", role.name(), FAST.as_secs());
+            self.restarts.later(role, Instant::now());
         }
         self.reserve.fill();
     }

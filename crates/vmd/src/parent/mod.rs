@@ -23,6 +23,7 @@ mod pulse;
 mod rate;
 mod registry;
 mod reserve;
+mod restarts;
 mod service;
 mod settings;
 mod source;
@@ -69,9 +70,6 @@ pub enum Fatal {
     /// A process could not be started.
     #[error("start {0}: {1}")]
     Start(&'static str, StartError),
-    /// A process ends again and again.
-    #[error("{0} ended too often: see its lines above")]
-    Restarts(&'static str),
     /// vmm is gone.
     #[error("the vmm process ended, and all VMs with it")]
     VmmLost,

@@ -26,6 +26,7 @@ use super::places::{PidFile, listen};
 use super::pulse::Pulse;
 use super::registry::{Event, Registry};
 use super::reserve::Reserve;
+use super::restarts::Restarts;
 use super::settings;
 use super::source::Source;
 
@@ -154,7 +155,7 @@ impl Edge {
             control: None,
             privileged: None,
             vmm: None,
-            restarts: BTreeMap::new(),
+            restarts: Restarts::default(),
             openers: BTreeMap::new(),
             probes: BTreeMap::new(),
             buried: Vec::new(),
