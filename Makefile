@@ -37,6 +37,7 @@ check: ## the quick loop: format, lints, unit tests
 bench: build lab ## figures against QEMU, as a table
 	cargo build --release --locked -p testkit
 	VMD_BIN_DIR="$(abspath $(OUT))" scripts/on-kvm -m 2048 -t 1500 -- "$(abspath $(OUT))/bench"
+	VMD_BIN_DIR="$(abspath $(OUT))" scripts/bench-many "$(abspath $(OUT))/bench"
 
 deny: ## licences and sources of all dependencies
 	scripts/prepare build

@@ -4,5 +4,6 @@
 //! that do nothing and need no time.
 #![forbid(unsafe_code)]
 
-pub mod idle;
 pub mod vm_conf;
+
+pub use testkit::idle;

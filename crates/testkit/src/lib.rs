@@ -12,6 +12,7 @@ pub mod console;
 pub mod daemon;
 pub mod deadline;
 pub mod guest;
+pub mod idle;
 pub mod machine;
 pub mod moment;
 pub mod process;

@@ -8,8 +8,7 @@ use testkit::artefacts;
 use testkit::deadline::{self, DAEMON};
 
 /// The words of its clients, one after the other.
-pub const CYCLE: [&[&str]; 6] =
-    [&["start"], &["status"], &["pause"], &["unpause"], &["status"], &["stop", "-f", "-w"]];
+pub const CYCLE: [&[&str]; 6] = [&["start"], &["status"], &["pause"], &["unpause"], &["status"], &["stop", "-f", "-w"]];
 
 /// A life cycle under way, on a thread of its own.
 pub struct Cycle {

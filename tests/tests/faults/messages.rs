@@ -60,7 +60,7 @@ pub fn of_the_end(role: &str, kinds: &[Point]) {
         let name = world.next("vm");
         let victim = if role == "parent" { world.daemon.process() } else { world.role(role) };
         let met = moment_of(victim, &name, kinds, at);
-        if met == None {
+        if met.is_none() {
             kill(victim, Signal::KILL);
         }
         all_end(&world, role);
@@ -97,6 +97,10 @@ fn moment_of(victim: Process, name: &str, kinds: &[Point], at: usize) -> Option<
     let cycle = Cycle::begin(name, move || moment::let_go(victim));
     let met = follower.join().expect("no panic");
     cycle.end();
+    killed(met)
+}
+
+fn killed(met: Met) -> Option<Point> {
     match met {
         Met::Killed(point) => Some(point),
         Met::Passed(_) => None,
@@ -114,8 +118,7 @@ fn client(words: &[&str], name: &str, at: usize) -> Option<Point> {
     deadline::until("the client to be followed", DAEMON, || (victim.status("TracerPid")? != "0").then_some(()));
     std::io::Write::write_all(&mut &go, b"go\n").expect("it reads");
     drop(go);
-    match follower.join().expect("no panic") {
-        Met::Killed(point) => Some(point),
-        Met::Passed(_) => None,
-    }
+    let met = follower.join().expect("no panic");
+    let _ = child.wait(); // the follower has reaped it, unless it was too late
+    killed(met)
 }

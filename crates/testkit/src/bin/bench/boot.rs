@@ -80,7 +80,7 @@ fn kvm_statistic(process: Process, name: &str) -> u64 {
 
 /// Time on a processor of all threads of a process, those of guests included (Documentation/scheduler/sched-stats.rst:
 /// the first number of /proc/PID/task/TID/schedstat, in ns).
-fn cpu_time(process: Process) -> Duration {
+pub fn cpu_time(process: Process) -> Duration {
     let tasks = fs::read_dir(format!("/proc/{}/task", process.pid)).expect("the process runs").flatten();
     let times = tasks.filter_map(|task| {
         let text = fs::read_to_string(task.path().join("schedstat")).ok()?;

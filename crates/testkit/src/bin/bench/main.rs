@@ -1,11 +1,13 @@
 //! `make bench`: vmd against QEMU at its best, both booting one kernel the same way on one machine, in turn.
 //!
-//! Prints a Markdown table for docs/benchmark.md. In the lab times are an emulator's and count only as ratios within one
-//! run; exits to the process do not depend on the machine. `BENCH_ROUNDS` sets how often each boots (5).
+//! Prints a Markdown table for docs/benchmarks.md. In the lab times are an emulator's and count only as ratios within one
+//! run; exits to the process do not depend on the machine. `BENCH_ROUNDS` sets how often each boots (5). `bench many` does the
+//! last part alone: one daemon with many VMs, of which `BENCH_RUNNING` run (24).
 #![forbid(unsafe_code)]
 
 mod boot;
 mod exits;
+mod many;
 mod ours;
 mod qemu;
 mod stages;
@@ -20,6 +22,9 @@ use qemu::Qemu;
 const ROUNDS: usize = 5;
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("many") {
+        return println!("{}", table::many(&many::measure()));
+    }
     let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let ours = Ours::start();
     let bare = ours.bare();

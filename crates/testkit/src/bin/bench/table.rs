@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::boot::Sample;
 use crate::exits::{Counts, Exits};
+use crate::many::Figures;
 use crate::stages::Stage;
 
 /// One figure of a sample.
@@ -79,6 +81,24 @@ pub fn stages(stages: &[Stage]) -> String {
     text
 }
 
+/// Many VMs.
+pub fn many(figures: &Figures) -> String {
+    let ms = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
+    let mut text = format!("| 500 VMs, {} of them running | |\n|---|--:|\n", figures.running);
+    let mut line = |what: &str, value: String| {
+        let _ = writeln!(text, "| {what} | {value} |");
+    };
+    line("the daemon's processor time for one `vmctl status` (ms)", ms(figures.status_cpu));
+    line("one `vmctl status` in all (ms)", ms(figures.status_wall));
+    line("start of the daemon until it answers (ms)", ms(figures.until_served));
+    line("starts of those that run, one after the other (ms)", ms(figures.until_run));
+    for (role, kib) in &figures.private_kib {
+        line(&format!("memory of {role} (KiB)"), kib.to_string());
+    }
+    line("memory of all four (KiB)", figures.private_kib.iter().map(|(_, kib)| kib).sum::<u64>().to_string());
+    text
+}
+
 fn row(text: &mut String, what: &str, values: &[f64], decimals: usize) {
     let cells: Vec<String> = values.iter().map(|it| format!("{it:.decimals$}")).collect();
     let ratio = match values {
@@ -88,7 +108,8 @@ fn row(text: &mut String, what: &str, values: &[f64], decimals: usize) {
     let _ = writeln!(text, "| {what} | {} | {ratio} |", cells.join(" | "));
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle of them, or the mean of the two that are.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match (values.get(middle.wrapping_sub(1)), values.get(middle)) {
