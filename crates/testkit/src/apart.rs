@@ -6,26 +6,67 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use crate::machine;
+use crate::artefacts;
+use crate::machine::{self, Machine};
 
 /// Where the world's own files lie.
 const PLACE: &str = "/mnt";
 
-/// Devices of the host that every world has. /dev/kvm is a link to /dev/null: there, and no KVM.
+/// Devices of the host that every world has. Mostly /dev/kvm is a link to /dev/null: there, and no KVM.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "net/tun"];
+
+/// What `vmd -x doctor` says of a KVM that runs guests of a few bytes: `ok`, or which of these a stock kernel would lack.
+const IDLE_GUESTS_RUN: [&str; 6] =
+    ["ok", "long mode: ", "CPUID: ", "CMPXCHG16B: ", "vector registers: ", "timer interrupts: "];
+
+/// What a world's /dev/kvm is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kvm {
+    /// A link to /dev/null.
+    None,
+    /// The host's.
+    Host,
+}
+
+/// Set where the world is to have the host's KVM.
+const WITH_KVM: &str = "VMD_TEST_WITH_KVM";
 
 /// Runs `body` as root in such a world. `test` is the test's path as libtest prints it.
 pub fn apart(test: &str, body: impl FnOnce()) {
-    let inside = || {
-        make();
+    machine::again(&mut unshare(), test, || {
+        make(Kvm::None);
         body();
-    };
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--fork", "--kill-child", "--pid", "--net", "--mount", "--propagation", "private", "--"]);
-    machine::again(&mut unshare, test, inside);
+    });
 }
 
-fn make() {
+/// Runs `body` in such a world with this machine's KVM, where that runs guests of a few bytes (`idle`), stock kernels or
+/// not; else on a machine with a KVM that does, within this limit in seconds.
+pub fn with_idle_guests(test: &str, limit_s: u32, body: impl FnOnce()) {
+    let inside = || {
+        if std::env::var_os(WITH_KVM).is_some() {
+            make(Kvm::Host);
+        }
+        body();
+    };
+    if !machine::is_inside(test) && idle_guests_run_here() {
+        return machine::again(unshare().env(WITH_KVM, "1"), test, inside);
+    }
+    Machine { limit_s, ..Machine::default() }.run(test, inside);
+}
+
+fn idle_guests_run_here() -> bool {
+    let asked = Command::new(artefacts::vmd()).args(["-x", "doctor"]).output().expect("vmd can be run");
+    let said = String::from_utf8_lossy(&asked.stdout);
+    said.lines().last().is_some_and(|last| IDLE_GUESTS_RUN.iter().any(|works| last.starts_with(works)))
+}
+
+fn unshare() -> Command {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--fork", "--kill-child", "--pid", "--net", "--mount", "--propagation", "private", "--"]);
+    unshare
+}
+
+fn make(kvm: Kvm) {
     mount("-t proc proc /proc");
     mount("-t sysfs sysfs /sys");
     mount("-t tmpfs tmpfs /run");
@@ -34,7 +75,7 @@ fn make() {
     for (file, line) in [("passwd", "_vmd:x:990:990:vmd:/nonexistent:/usr/sbin/nologin"), ("group", "_vmd:x:990:")] {
         account(file, line);
     }
-    devices();
+    devices(kvm);
 }
 
 /// The host's file with one account more, which a package would have made.
@@ -46,16 +87,18 @@ fn account(file: &str, line: &str) {
     mount(&format!("--bind {PLACE}/{file} /etc/{file}"));
 }
 
-fn devices() {
+fn devices(kvm: Kvm) {
     fs::create_dir_all(format!("{PLACE}/dev/net")).expect("it is ours");
     fs::create_dir_all(format!("{PLACE}/dev/pts")).expect("it is ours");
-    for name in DEVICES {
+    for name in DEVICES.into_iter().chain((kvm == Kvm::Host).then_some("kvm")) {
         fs::write(format!("{PLACE}/dev/{name}"), "").expect("it is ours");
         mount(&format!("--bind /dev/{name} {PLACE}/dev/{name}"));
     }
     mount(&format!("-t devpts -o newinstance,ptmxmode=666,mode=620 devpts {PLACE}/dev/pts"));
     symlink("pts/ptmx", format!("{PLACE}/dev/ptmx")).expect("it is ours");
-    symlink("null", format!("{PLACE}/dev/kvm")).expect("it is ours");
+    if kvm == Kvm::None {
+        symlink("null", format!("{PLACE}/dev/kvm")).expect("it is ours");
+    }
     mount(&format!("--rbind {PLACE}/dev /dev"));
 }
 

@@ -46,9 +46,14 @@ impl Machine {
     }
 }
 
+/// Whether this is the test's own binary, started again for its body.
+pub(crate) fn is_inside(test: &str) -> bool {
+    env::var_os(INSIDE).is_some_and(|name| name == test)
+}
+
 /// Inside, runs the body; outside, starts the test's own binary again behind the words of `place`, for this test alone.
 pub(crate) fn again(place: &mut Command, test: &str, body: impl FnOnce()) {
-    if env::var_os(INSIDE).is_some_and(|name| name == test) {
+    if is_inside(test) {
         body();
         println!("{DONE} {test}");
         return;

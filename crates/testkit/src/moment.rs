@@ -42,9 +42,9 @@ const EPOLL_PWAIT2: u64 = 441;
 /// `ptrace_syscall_info.op` (linux/ptrace.h).
 const ENTRY: u8 = 1;
 
-/// Follows a process and kills it at the `at`-th point of these kinds, counted from 1. [`let_go`] ends that from another
+/// Follows a process and kills it at its `at`-th point, counted from 1. [`let_go`] ends that from another
 /// thread. What the process starts is not followed.
-pub fn kill_at(victim: Process, kinds: &[Point], at: usize) -> Met {
+pub fn kill_at(victim: Process, at: usize) -> Met {
     let pid = Pid::from_raw(i32::try_from(victim.pid).expect("a pid"));
     let stopped = ptrace::seize(pid, Options::PTRACE_O_TRACESYSGOOD).and_then(|()| ptrace::interrupt(pid));
     if stopped.is_err() {
@@ -55,7 +55,7 @@ pub fn kill_at(victim: Process, kinds: &[Point], at: usize) -> Met {
         let mut deliver = None;
         match waitpid(pid, Some(WaitPidFlag::__WALL)).expect("it is traced") {
             WaitStatus::PtraceSyscall(_) => {
-                let Some(point) = point(pid).filter(|point| kinds.contains(point)) else {
+                let Some(point) = point(pid) else {
                     if ptrace::syscall(pid, None).is_err() {
                         return Met::Passed(seen);
                     }
@@ -122,7 +122,7 @@ mod tests {
         let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat");
         let victim = Process { pid: child.id() };
         crate::deadline::until("exec of cat", crate::deadline::DAEMON, || (victim.title() == "cat").then_some(()));
-        let follower = std::thread::spawn(move || kill_at(victim, &[Point::Saying, Point::Heard], 1));
+        let follower = std::thread::spawn(move || kill_at(victim, 1));
         crate::deadline::until("it to be followed", crate::deadline::DAEMON, || {
             (victim.status("TracerPid")? != "0").then_some(())
         });

@@ -20,8 +20,8 @@ mod scarce;
 mod steps;
 mod world;
 
+use testkit::apart::with_idle_guests;
 use testkit::machine::on_kvm;
-use testkit::moment::Point;
 use world::{Kind, World};
 
 /// A machine with a daemon, to which these faults happen, and on which nothing is left in the end.
@@ -66,24 +66,28 @@ fn kill_9_of_vmm_or_the_parent_ends_all_vms_and_leaves_nothing() {
     on_kvm("kill_9_of_vmm_or_the_parent_ends_all_vms_and_leaves_nothing", kills::the_end);
 }
 
+/// A life cycle killed at each of its messages takes long in an emulated machine.
+const LIMIT_S: u32 = 2400;
+
 #[test]
 fn kill_9_of_control_or_priv_at_each_message_leaves_guests_running() {
-    faults("kill_9_of_control_or_priv_at_each_message_leaves_guests_running", "", &[], &[messages::of_roles]);
+    let name = "kill_9_of_control_or_priv_at_each_message_leaves_guests_running";
+    with_idle_guests(name, LIMIT_S, messages::of_roles);
 }
 
 #[test]
 fn kill_9_of_a_client_at_each_message_leaves_guests_running() {
-    faults("kill_9_of_a_client_at_each_message_leaves_guests_running", "", &[], &[messages::of_clients]);
+    with_idle_guests("kill_9_of_a_client_at_each_message_leaves_guests_running", LIMIT_S, messages::of_clients);
 }
 
 #[test]
 fn kill_9_of_vmm_at_each_message_ends_all_vms_and_leaves_nothing() {
     let name = "kill_9_of_vmm_at_each_message_ends_all_vms_and_leaves_nothing";
-    on_kvm(name, || messages::of_the_end("vmm", &[Point::Heard, Point::Saying, Point::Said]));
+    with_idle_guests(name, LIMIT_S, || messages::of_the_end("vmm"));
 }
 
 #[test]
 fn kill_9_of_the_parent_at_each_message_ends_all_vms_and_leaves_nothing() {
     let name = "kill_9_of_the_parent_at_each_message_ends_all_vms_and_leaves_nothing";
-    on_kvm(name, || messages::of_the_end("parent", &[Point::Heard, Point::Saying, Point::Said]));
+    with_idle_guests(name, LIMIT_S, || messages::of_the_end("parent"));
 }

@@ -3,40 +3,42 @@
 //! `kills`, where the moments are any.
 
 use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 
 use rustix::process::Signal;
 use testkit::artefacts;
 use testkit::census::Census;
 use testkit::deadline::{self, DAEMON};
-use testkit::moment::Point::{self, Heard, Said, Saying, Woken};
-use testkit::moment::{self, Met};
+use testkit::moment::{self, Met, Point};
 use testkit::process::Process;
 
 use crate::cycle::{CYCLE, Cycle};
 use crate::kills::{all_end, serves_again};
 use crate::world::{World, kill};
 
-/// Every kind of point.
-const ALL: [Point; 4] = [Woken, Heard, Saying, Said];
 /// More points than any life cycle has: it would be one that never ends.
 const TOO_MANY: usize = 2000;
 
 /// control and priv, which the guests outlive.
-pub fn of_roles(world: &mut World) {
+pub fn of_roles() {
+    let mut world = World::new("", &[]);
     for role in ["control", "priv"] {
         let count = until_passed(|at| {
             let name = world.next("vm");
-            let met = followed(world.role(role), &name, at);
-            serves_again(world, role);
+            let met = moment_of(world.role(role), &name, at);
+            serves_again(&world, role);
             world.ends(&name);
+            world.is_stopped(&format!("{met:?} of {role}"), &name);
             met
         });
         println!("kill -9 of {role}: at each of {count} points");
     }
+    world.end();
 }
 
 /// A client: each of a cycle's in turn.
-pub fn of_clients(world: &mut World) {
+pub fn of_clients() {
+    let mut world = World::new("", &[]);
     for (index, words) in CYCLE.iter().enumerate() {
         let count = until_passed(|at| {
             let name = world.next("vm");
@@ -44,22 +46,24 @@ pub fn of_clients(world: &mut World) {
                 world.daemon.vmctl(&[earlier, &[name.as_str()][..]].concat()).success();
             }
             let met = client(words, &name, at);
-            serves_again(world, "client");
+            serves_again(&world, "client");
             world.ends(&name);
+            world.is_stopped(&format!("{met:?} of vmctl {}", words[0]), &name);
             met
         });
         println!("kill -9 of vmctl {}: at each of {count} points", words[0]);
     }
+    world.end();
 }
 
 /// vmm or the parent, which no guest outlives.
-pub fn of_the_end(role: &str, kinds: &[Point]) {
+pub fn of_the_end(role: &str) {
     let nothing = Census::take();
     let count = until_passed(|at| {
         let mut world = World::new("", &[]);
         let name = world.next("vm");
         let victim = if role == "parent" { world.daemon.process() } else { world.role(role) };
-        let met = moment_of(victim, &name, kinds, at);
+        let met = moment_of(victim, &name, at);
         if met.is_none() {
             kill(victim, Signal::KILL);
         }
@@ -81,23 +85,22 @@ fn until_passed(mut round: impl FnMut(usize) -> Option<Point>) -> usize {
     kills
 }
 
-fn followed(victim: Process, name: &str, at: usize) -> Option<Point> {
-    moment_of(victim, name, &ALL, at)
-}
-
 /// A cycle, during which the process is killed at that point, if it comes to it.
-fn moment_of(victim: Process, name: &str, kinds: &[Point], at: usize) -> Option<Point> {
-    let follower = std::thread::spawn({
-        let kinds = kinds.to_vec();
-        move || moment::kill_at(victim, &kinds, at)
-    });
-    deadline::until("the process to be followed", DAEMON, || {
-        (victim.status("TracerPid")? != "0" || follower.is_finished()).then_some(())
-    });
+fn moment_of(victim: Process, name: &str, at: usize) -> Option<Point> {
+    let follower = std::thread::spawn(move || moment::kill_at(victim, at));
+    is_followed(victim, &follower);
     let cycle = Cycle::begin(name, move || moment::let_go(victim));
     let met = follower.join().expect("no panic");
     cycle.end();
     killed(met)
+}
+
+/// Or it was killed at once.
+fn is_followed(victim: Process, follower: &JoinHandle<Met>) {
+    deadline::until("the process to be followed", DAEMON, || {
+        let traced = victim.status("TracerPid").is_some_and(|tracer| tracer != "0");
+        (traced || follower.is_finished()).then_some(())
+    });
 }
 
 fn killed(met: Met) -> Option<Point> {
@@ -114,8 +117,8 @@ fn client(words: &[&str], name: &str, at: usize) -> Option<Point> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a shell");
     let victim = Process { pid: child.id() };
     let go = child.stdin.take().expect("its input");
-    let follower = std::thread::spawn(move || moment::kill_at(victim, &ALL, at));
-    deadline::until("the client to be followed", DAEMON, || (victim.status("TracerPid")? != "0").then_some(()));
+    let follower = std::thread::spawn(move || moment::kill_at(victim, at));
+    is_followed(victim, &follower);
     std::io::Write::write_all(&mut &go, b"go\n").expect("it reads");
     drop(go);
     let met = follower.join().expect("no panic");
