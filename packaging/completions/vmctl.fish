@@ -9,16 +9,17 @@ function __vmctl_is
     __fish_seen_subcommand_from $argv
 end
 
-set -l commands console create load log pause receive reload reset send show start status stop unpause wait
+set -l commands console create disk-fail flush-stop load log pause receive reload reset send show start status stop unpause wait
 
 complete -c vmctl -f
 complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -s v -d 'Say more'
 complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -a "$commands"
 
-complete -c vmctl -n '__vmctl_is console pause send stop unpause wait' -a '(__vmctl_vms -r)'
+complete -c vmctl -n '__vmctl_is console disk-fail flush-stop pause send stop unpause wait' -a '(__vmctl_vms -r)'
 complete -c vmctl -n '__vmctl_is show start status' -a '(__vmctl_vms)'
 complete -c vmctl -n '__vmctl_is create load' -F
 complete -c vmctl -n '__vmctl_is log' -a 'brief verbose'
+complete -c vmctl -n '__vmctl_is disk-fail' -a 'read write flush'
 complete -c vmctl -n '__vmctl_is reset' -a 'all switches vms'
 
 complete -c vmctl -n '__vmctl_is create' -s b -r -F -d 'On top of a base image'

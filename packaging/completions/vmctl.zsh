@@ -16,6 +16,8 @@ _vmctl() {
   commands=(
     'console:attach to the console of a running VM'
     'create:make a disk image'
+    'disk-fail:let requests of a disk fail'
+    'flush-stop:pause a VM at a flush of a disk'
     'load:read one more configuration file'
     'log:log less or more'
     'pause:have a VM stand still'
@@ -40,6 +42,10 @@ _vmctl() {
           _arguments '-b[on top of a base image]:base:_files' '-i[a copy of an image]:disk:_files' \
             '-s[size]:size:' '1:disk:_files'
           ;;
+        disk-fail)
+          _arguments '1:vm:_vmctl_running' '2:disk:' '3:operation:(read write flush)' '4:count:'
+          ;;
+        flush-stop) _arguments '1:vm:_vmctl_running' '2:disk:' '3:count:' ;;
         load) _arguments '1:file:_files' ;;
         log) _arguments '1:level:(brief verbose)' ;;
         receive) _arguments '1:name:' ;;

@@ -25,8 +25,17 @@ pub fn report(configuration: Option<Value>, diagnostics: Vec<Value>) -> Value {
 
 /// An error that concerns no place of a file.
 pub fn error(message: impl fmt::Display) -> Value {
+    placeless("error", message)
+}
+
+/// A warning that concerns none.
+pub fn warning(message: impl fmt::Display) -> Value {
+    placeless("warning", message)
+}
+
+fn placeless(severity: &'static str, message: impl fmt::Display) -> Value {
     Value::Object(vec![
-        ("severity", "error".into()),
+        ("severity", severity.into()),
         ("file", Value::Null),
         ("line", Value::Null),
         ("column", Value::Null),

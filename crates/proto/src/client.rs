@@ -11,7 +11,7 @@ use crate::{MAX_DISKS, MAX_NICS};
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 50,000.
 pub const MAX_LINES: usize = 200;
 /// Bytes of one error of a configuration: a message, the line, a caret and a hint.
@@ -88,6 +88,27 @@ pub enum Request {
     Unpause {
         /// Which.
         vm: VmRef,
+    },
+    /// Let requests of a disk fail from one on, for tests of a guest's storage. Answered by `Accepted` when that is
+    /// armed and by `Done` when it has happened, or `Failed`.
+    DiskFail {
+        /// Which.
+        vm: VmRef,
+        /// Its disk, from 0.
+        disk: u8,
+        /// Requests that count, and fail.
+        operation: DiskOperation,
+        /// The first that fails, from 1.
+        count: u32,
+    },
+    /// Pause a VM before its guest hears of a disk's flush. Answered as `DiskFail`.
+    FlushStop {
+        /// Which.
+        vm: VmRef,
+        /// Its disk, from 0.
+        disk: u8,
+        /// The flush, from 1.
+        count: u32,
     },
     /// Write a VM's state to the descriptor that comes along, then end it. Answered by `Accepted` or `Failed`.
     Send {
@@ -179,6 +200,17 @@ pub enum DiskFormat {
     Raw,
     /// QEMU's copy-on-write format.
     Qcow2,
+}
+
+/// What a guest asks of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskOperation {
+    /// Read sectors.
+    Read,
+    /// Write sectors.
+    Write,
+    /// Have what was written on stable storage.
+    Flush,
 }
 
 /// What to boot from.
@@ -279,6 +311,8 @@ impl Request {
             | Request::Wait { .. }
             | Request::Pause { .. }
             | Request::Unpause { .. }
+            | Request::DiskFail { .. }
+            | Request::FlushStop { .. }
             | Request::Log { .. }
             | Request::Reload
             | Request::Load { .. }

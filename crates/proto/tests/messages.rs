@@ -55,6 +55,8 @@ fn requests() -> Vec<Request> {
         Request::Wait { vm: vm() },
         Request::Pause { vm: vm() },
         Request::Unpause { vm: vm() },
+        Request::DiskFail { vm: vm(), disk: 1, operation: DiskOperation::Flush, count: 7 },
+        Request::FlushStop { vm: vm(), disk: 1, count: 7 },
         Request::Send { vm: vm() },
         Request::Receive { name: name() },
         Request::Log { verbose: true },

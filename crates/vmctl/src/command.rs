@@ -3,7 +3,8 @@
 
 use std::ffi::{OsStr, OsString};
 
-use proto::client::VmRef;
+use proto::MAX_DISKS;
+use proto::client::{DiskOperation, VmRef};
 use proto::{UserPath, VmName};
 
 use crate::create::{self, Create};
@@ -27,6 +28,26 @@ pub enum Command {
     Console(VmRef),
     /// Make a disk image.
     Create(Create),
+    /// Let a disk's requests fail from one on.
+    DiskFail {
+        /// The VM.
+        vm: VmRef,
+        /// Its disk, from 0.
+        disk: u8,
+        /// What fails.
+        operation: DiskOperation,
+        /// The first that does, from 1.
+        count: u32,
+    },
+    /// Pause a VM at a disk's flush.
+    FlushStop {
+        /// The VM.
+        vm: VmRef,
+        /// Its disk, from 0.
+        disk: u8,
+        /// The flush, from 1.
+        count: u32,
+    },
     /// Let the daemon read one more file.
     Load(UserPath),
     /// Set how much the daemon logs.
@@ -85,6 +106,8 @@ struct Entry {
 const COMMANDS: &[Entry] = &[
     Entry { name: "console", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Console) },
     Entry { name: "create", syntax: "[-b base | -i disk] [-s size] disk", parse: create::parse },
+    Entry { name: "disk-fail", syntax: "id disk read|write|flush count", parse: disk_fail },
+    Entry { name: "flush-stop", syntax: "id disk count", parse: flush_stop },
     Entry { name: "load", syntax: "filename", parse: load },
     Entry { name: "log", syntax: "[brief | verbose]", parse: log },
     Entry { name: "pause", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Pause) },
@@ -207,6 +230,35 @@ fn operands<const N: usize>(arguments: &[OsString]) -> Result<[OsString; N], Wro
 fn one_vm(arguments: &[OsString]) -> Result<VmRef, Wrong> {
     let [word] = operands(arguments)?;
     Ok(words::vm_ref(&word)?)
+}
+
+fn disk_fail(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let [vm, disk, operation, count] = operands(arguments)?;
+    let (vm, disk) = (words::vm_ref(&vm)?, disk_index(&disk)?);
+    let operation = match operation.to_str() {
+        Some("read") => DiskOperation::Read,
+        Some("write") => DiskOperation::Write,
+        Some("flush") => DiskOperation::Flush,
+        _ => {
+            let operation = words::shown(&operation);
+            return Err(Wrong::Said(format!("invalid disk operation: {operation}; expected read, write or flush")));
+        }
+    };
+    Ok(Command::DiskFail { vm, disk, operation, count: nth("operation count", &count)? })
+}
+
+fn flush_stop(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let [vm, disk, count] = operands(arguments)?;
+    Ok(Command::FlushStop { vm: words::vm_ref(&vm)?, disk: disk_index(&disk)?, count: nth("flush count", &count)? })
+}
+
+fn disk_index(word: &OsStr) -> Result<u8, WordError> {
+    let last = i64::try_from(MAX_DISKS.saturating_sub(1)).unwrap_or(i64::MAX);
+    words::count("disk index", word, 0, last).map(|index| u8::try_from(index).unwrap_or(u8::MAX))
+}
+
+fn nth(what: &'static str, word: &OsStr) -> Result<u32, WordError> {
+    words::count(what, word, 1, u32::MAX.into()).map(|count| u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 fn load(arguments: &[OsString]) -> Result<Command, Wrong> {

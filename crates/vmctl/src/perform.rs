@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use config::model;
-use proto::client::{DiskArg, DiskFormat, Reply, Request, Start as StartRequest, VmLine, VmRef};
+use proto::client::{DiskArg, DiskFormat, DiskOperation, Reply, Request, Start as StartRequest, VmLine, VmRef};
 use proto::failure::plain;
 use proto::{Code, Failure};
 use rustix::fs::{Mode, OFlags};
@@ -114,6 +114,17 @@ impl Run<'_> {
             }
             Command::Pause(vm) => self.freeze("pause", "paused", &vm, Request::Pause { vm: vm.clone() })?,
             Command::Unpause(vm) => self.freeze("unpause", "unpaused", &vm, Request::Unpause { vm: vm.clone() })?,
+            Command::DiskFail { vm, disk, operation, count } => {
+                let at = format!("disk {disk} at {} {count}", word_of(operation));
+                let request = Request::DiskFail { vm: vm.clone(), disk, operation, count };
+                self.fault(format!("disk-fail {}", called(&vm)), request, &at, "failed", &at)?;
+            }
+            Command::FlushStop { vm, disk, count } => {
+                let (armed, paused) =
+                    (format!("disk {disk} at flush {count}"), format!("at disk {disk} flush {count}"));
+                let request = Request::FlushStop { vm: vm.clone(), disk, count };
+                self.fault(format!("flush-stop {}", called(&vm)), request, &armed, "paused", &paused)?;
+            }
             Command::Console(vm) => return self.console(&vm),
             Command::Send(vm) => self.send(&vm)?,
             Command::Receive(name) => {
@@ -161,6 +172,29 @@ impl Run<'_> {
         match Conversation::open(self.socket)?.call(request)? {
             Reply::Accepted { id } => Ok(self.say(&format!("{done} vm {id} successfully"))?),
             Reply::Failed(failure) => Err(RunError::Refused { what: format!("{verb} {}", called(vm)), failure }),
+            _ => Err(TalkError::Unexpected.into()),
+        }
+    }
+
+    /// A fault that is armed, and that happens when the guest comes to it.
+    fn fault(
+        &mut self,
+        what: String,
+        request: Request,
+        armed: &str,
+        happened: &str,
+        where_to: &str,
+    ) -> Result<(), RunError> {
+        let mut conversation = Conversation::open(self.socket)?;
+        let id = match conversation.call(request)? {
+            Reply::Accepted { id } => id,
+            Reply::Failed(failure) => return Err(RunError::Refused { what, failure }),
+            _ => return Err(TalkError::Unexpected.into()),
+        };
+        self.say(&format!("armed vm {id} {armed}"))?;
+        match progress::reply(&mut conversation, self.lively, self.err, &format!("{what}: "))? {
+            Reply::Done => Ok(self.say(&format!("{happened} vm {id} {where_to}"))?),
+            Reply::Failed(failure) => Err(RunError::Refused { what, failure }),
             _ => Err(TalkError::Unexpected.into()),
         }
     }
@@ -283,6 +317,15 @@ impl Run<'_> {
             (None, true) => Err(RunError::NoConsole(format!("there is no {}", called(vm)))),
             (None, false) => Err(RunError::NoConsole(format!("{} does not run", called(vm)))),
         }
+    }
+}
+
+/// An operation's word.
+fn word_of(operation: DiskOperation) -> &'static str {
+    match operation {
+        DiskOperation::Read => "read",
+        DiskOperation::Write => "write",
+        DiskOperation::Flush => "flush",
     }
 }
 

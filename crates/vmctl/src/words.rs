@@ -112,6 +112,7 @@ pub fn memory(word: &OsStr) -> Result<(u64, Option<String>), WordError> {
     let (bytes, rounded) = mebibytes("memory", word)?;
     let signed = i64::try_from(bytes).unwrap_or(i64::MAX);
     match MemorySize::from_bytes(signed) {
+        Ok(MemorySize::MAX) if rounded => Err(WordError::Large(shown(word))),
         Err(MemoryError::TooLarge) => Err(WordError::Large(shown(word))),
         _ => Ok((bytes, rounded.then(|| format!("memory size rounded to {}", size::format(bytes))))),
     }

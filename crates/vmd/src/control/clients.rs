@@ -260,7 +260,10 @@ fn ask(requests: &mut BTreeMap<RequestId, Kind>, id: RequestId, request: &Reques
 
 fn kind(request: &Request) -> Kind {
     match request {
-        Request::Stop { wait: true, .. } | Request::Wait { .. } => Kind::Wait,
+        Request::Stop { wait: true, .. }
+        | Request::Wait { .. }
+        | Request::DiskFail { .. }
+        | Request::FlushStop { .. } => Kind::Wait,
         Request::Stop { wait: false, .. }
         | Request::List
         | Request::Start(_)

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use config::{AccountNames, Sources, Users};
+use config::{AccountNames, Users};
 
 use super::access::Owner;
 use super::settings::Names;
@@ -47,16 +47,6 @@ fn read_whole(file: File) -> io::Result<Vec<u8>> {
 /// The host's own files and accounts.
 #[derive(Debug)]
 pub struct HostAccounts;
-
-impl Sources for HostAccounts {
-    fn include(&self, path: &Path) -> io::Result<Vec<u8>> {
-        read_at_once(path)
-    }
-
-    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
-        std::fs::canonicalize(path)
-    }
-}
 
 impl Users for HostAccounts {
     fn uid(&self, user: &str) -> io::Result<Option<u32>> {

@@ -3,15 +3,12 @@
 use std::io::{self, Write};
 
 use config::json::Value;
-use config::{Config, Diagnostic, dump};
+use config::{Diagnostic, dump};
 
 use super::accounts::HostAccounts;
 use super::options::{Options, Tell};
-use super::source::Source;
+use super::source::{Source, refused};
 use super::{Fatal, settings};
-
-/// Of the host: without meaning for what is refused.
-const CPUS: usize = 1;
 
 /// Says on standard error what is wrong, or `configuration OK`; and on standard output what was asked for.
 pub fn check(options: &Options) -> Result<(), Fatal> {
@@ -19,11 +16,6 @@ pub fn check(options: &Options) -> Result<(), Fatal> {
         Some(Tell::Json) => json(options),
         tell => {
             let config = Source::new(options).read()?;
-            let refused = refused(&config);
-            refused.iter().for_each(|failure| eprintln!("vmd: {failure}"));
-            if !refused.is_empty() {
-                return Err(Fatal::Told);
-            }
             match tell {
                 Some(_) => print(&config::canonical(&config, &HostAccounts)),
                 None => {
@@ -35,12 +27,6 @@ pub fn check(options: &Options) -> Result<(), Fatal> {
     }
 }
 
-/// What this release does not carry out, or this host does not let it.
-fn refused(config: &Config) -> Vec<String> {
-    let (_, refused) = settings::of_config(config, CPUS, &mut HostAccounts);
-    refused.iter().map(ToString::to_string).collect()
-}
-
 /// All that is to be said stands in the JSON, whichever way the check ends.
 fn json(options: &Options) -> Result<(), Fatal> {
     let values = |notes: &[Diagnostic]| notes.iter().map(Value::from).collect::<Vec<_>>();
@@ -48,7 +34,8 @@ fn json(options: &Options) -> Result<(), Fatal> {
         Ok(Ok(parsed)) => {
             let refused: Vec<Value> = refused(&parsed.config).iter().map(dump::error).collect();
             let right = refused.is_empty();
-            (Some(Value::from(&parsed.config)), [refused, values(&parsed.warnings)].concat(), right)
+            let notes = settings::will_not_start(&parsed.config).iter().map(dump::warning).collect();
+            (Some(Value::from(&parsed.config)), [refused, values(&parsed.warnings), notes].concat(), right)
         }
         Ok(Err(errors)) => (None, [values(&errors.errors), values(&errors.warnings)].concat(), false),
         Err(fatal) => (None, vec![dump::error(fatal)], false),

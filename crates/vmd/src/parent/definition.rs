@@ -151,6 +151,9 @@ fn made_by_client(
     names: &mut dyn Names,
 ) -> Result<Definition, Failure> {
     vm.boot = vm.boot.filter(|_| start.kernel.is_none());
+    if let Some(failure) = obstacle(&vm) {
+        return Err(failure); // it would be forgotten right away
+    }
     Ok(Definition { from_config: false, ..definition_of(&vm, known, names)? })
 }
 
@@ -235,6 +238,23 @@ pub fn checked_cpus(asked: Option<u8>) -> Result<u8, Failure> {
 /// The word for what this release does not do.
 pub fn unsupported(what: &str) -> Failure {
     Failure::new(Code::Unsupported, format!("{what} is not supported by this release"))
+}
+
+/// What keeps a VM from starting, whoever asks: this release does not carry it out, or no kernel fits. The original's
+/// definition stands too where the host lacks what it asks for.
+pub fn obstacle(vm: &model::Vm) -> Option<Failure> {
+    let qcow2 = vm.disks.iter().find(|disk| disk.format.kind == model::DiskFormat::Qcow2);
+    if let Some(disk) = qcow2 {
+        return Some(unsupported(&format!("disk \"{}\" in qcow2 format", disk.path.display())));
+    }
+    if vm.cdrom.is_some() {
+        return Some(unsupported("a CD-ROM"));
+    }
+    if vm.sev.is_some() {
+        return Some(unsupported("memory encryption"));
+    }
+    let small = || format!("memory of {} MiB is less than the 64 MiB that a kernel needs", vm.memory.bytes() >> 20);
+    (vm.memory.bytes() < MIN_MEMORY).then(|| Failure::new(Code::Invalid, small()))
 }
 
 /// The failure of a name that does not obey its rule.

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 /// Shown for every mistake.
 pub const USAGE: &str = "usage: vmd [-dnv] [--format | --json] [-D macro=value] [-f file]";
@@ -30,6 +31,8 @@ pub struct Options {
     pub file: Option<OsString>,
     /// `-D`: macros, as written.
     pub macros: Vec<OsString>,
+    /// No option: where relative names of the configuration lie, once that is not the working directory.
+    pub directory: PathBuf,
 }
 
 impl Options {

@@ -11,7 +11,7 @@ use proto::client::{BootDevice, DiskFormat};
 use proto::{Code, Failure, IfName, MacAddr, SwitchName, Text, UserPath, VmName};
 
 use super::access::Owner;
-use super::definition::{Definition, Disk, MIN_MEMORY, Nic, bad_name, generated_mac, unsupported};
+use super::definition::{Definition, Disk, Nic, bad_name, generated_mac, obstacle, unsupported};
 use super::local::{Locals, random_network};
 use super::registry::{Settings, Switch};
 
@@ -76,6 +76,12 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
     (settings, refused)
 }
 
+/// What is legal and will not start, for who reads the file; such a VM is known, and says so when it is started.
+pub fn will_not_start(config: &config::Config) -> Vec<String> {
+    let why = |vm: &config::model::Vm| obstacle(vm).map(|why| format!("vm \"{}\" will not start: {why}", vm.name));
+    config.vms.iter().filter_map(why).collect()
+}
+
 fn locals_of(globals: &config::model::Globals) -> Locals {
     let inet6 = globals.local_inet6.map(|inet6| match inet6 {
         LocalInet6::Random => random_network(super::accounts::drawn()),
@@ -101,16 +107,6 @@ pub fn definition_of(
     config: &config::Config,
     names: &mut dyn Names,
 ) -> Result<Definition, Failure> {
-    if vm.cdrom.is_some() {
-        return Err(unsupported("a CD-ROM"));
-    }
-    if vm.sev.is_some() {
-        return Err(unsupported("memory encryption"));
-    }
-    if vm.memory.bytes() < MIN_MEMORY {
-        let text = format!("memory of {} MiB is less than the 64 MiB that a kernel needs", vm.memory.bytes() >> 20);
-        return Err(Failure::new(Code::Invalid, text));
-    }
     let owner = Owner { uid: vm.owner.uid, gid: vm.owner.gid };
     let cmdline = vm.cmdline.as_ref().map_or(Ok(""), |text| std::str::from_utf8(text.as_bytes()));
     let cmdline = cmdline.map_err(|_| Failure::new(Code::Invalid, "cmdline is not UTF-8"))?;

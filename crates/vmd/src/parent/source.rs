@@ -3,9 +3,9 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use config::{Config, Errors, Macros, Parsed};
+use config::{Config, Errors, Macros, Parsed, Sources};
 use proto::failure::plain;
 
 use super::Fatal;
@@ -22,6 +22,23 @@ const DEFAULT_FILE: &str = "/etc/vm.conf";
 pub struct Source {
     file: Option<OsString>,
     macros: Macros,
+    names: Names,
+}
+
+/// Files that a configuration names: relative ones lie where the daemon was started, also once it has left there.
+#[derive(Debug, Default)]
+struct Names {
+    directory: PathBuf,
+}
+
+impl Sources for Names {
+    fn include(&self, path: &Path) -> io::Result<Vec<u8>> {
+        read_at_once(&self.directory.join(path))
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        std::fs::canonicalize(self.directory.join(path))
+    }
 }
 
 impl Source {
@@ -33,15 +50,18 @@ impl Source {
                 eprintln!("vmd: {error}");
             }
         }
-        Self { file: options.file.clone(), macros }
+        Self { file: options.file.clone(), macros, names: Names { directory: options.directory.clone() } }
     }
 
-    /// The first time: errors and warnings are written for who starts the daemon.
+    /// The first time, and for a check: errors and warnings are written for who starts the daemon.
     pub fn read(&self) -> Result<Config, Fatal> {
         match self.parse()? {
             Ok(parsed) => {
                 parsed.warnings.iter().for_each(|warning| eprintln!("{warning}"));
-                Ok(parsed.config)
+                settings::will_not_start(&parsed.config).iter().for_each(|note| eprintln!("vmd: warning: {note}"));
+                let refused = refused(&parsed.config);
+                refused.iter().for_each(|failure| eprintln!("vmd: {failure}"));
+                if refused.is_empty() { Ok(parsed.config) } else { Err(Fatal::Told) }
             }
             Err(errors) => {
                 eprintln!("{errors}");
@@ -53,8 +73,10 @@ impl Source {
     /// What the file means, or its errors, with nothing said.
     pub fn parse(&self) -> Result<Result<Parsed, Errors>, Fatal> {
         let (name, path) = self.name();
-        let text = self.or_missing(read_text(Path::new(path))).map_err(|error| Fatal::File(name.clone(), error))?;
-        Ok(config::parse(&name, &text, &self.macros, &HostAccounts, &HostAccounts))
+        let text = self
+            .or_missing(read_text(&self.names.directory.join(path)))
+            .map_err(|error| Fatal::File(name.clone(), error))?;
+        Ok(config::parse(&name, &text, &self.macros, &self.names, &HostAccounts))
     }
 
     /// Again, or one more file beside what is `known`. What `vmd -n` would refuse is refused: each error in the order of
@@ -63,17 +85,19 @@ impl Source {
         let parsed = match load {
             None => {
                 let (name, path) = self.name();
-                let text = self.or_missing(read_at_once(Path::new(path))).map_err(|error| unread(&name, &error))?;
-                config::parse(&name, &text, &self.macros, &HostAccounts, &HostAccounts)
+                let path = self.names.directory.join(path);
+                let text = self.or_missing(read_at_once(&path)).map_err(|error| unread(&name, &error))?;
+                config::parse(&name, &text, &self.macros, &self.names, &HostAccounts)
             }
             Some(name) => {
-                let text = read_at_once(Path::new(name)).map_err(|error| unread(name, &error))?;
-                config::parse_onto(name, &text, &self.macros, &HostAccounts, &HostAccounts, known)
+                let text = read_at_once(&self.names.directory.join(name)).map_err(|error| unread(name, &error))?;
+                config::parse_onto(name, &text, &self.macros, &self.names, &HostAccounts, known)
             }
         };
         let Parsed { config, warnings } =
             parsed.map_err(|errors| errors.errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        settings::will_not_start(&config).iter().for_each(|note| log::warn!("{note}"));
         if let (Some(name), true) = (load, config.globals != config::model::Globals::default()) {
             return Err(vec![format!(
                 "{name}: only vm and switch may be loaded; all else belongs into the daemon's own file"
@@ -98,6 +122,12 @@ impl Source {
             read => read,
         }
     }
+}
+
+/// What this release does not carry out, or can't on Linux.
+pub fn refused(config: &Config) -> Vec<String> {
+    let (_, refused) = settings::of_config(config, 1, &mut HostAccounts); // how many CPUs there are refuses nothing
+    refused.iter().map(ToString::to_string).collect()
 }
 
 fn unread(name: &str, error: &io::Error) -> Vec<String> {

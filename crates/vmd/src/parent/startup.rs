@@ -64,14 +64,11 @@ pub fn background(arguments: &[OsString], ready: OwnedFd) -> ExitCode {
     end(result)
 }
 
-/// Leaves the directory that the daemon was started in, which may be to be unmounted; the file keeps its meaning.
+/// Leaves the directory that the daemon was started in, which may be to be unmounted; names keep their meaning.
 fn at_root(options: Options) -> Result<Options, Fatal> {
-    let absolute = |file: OsString| {
-        std::path::absolute(&file).map_err(|error| Fatal::File(file.to_string_lossy().into_owned(), error))
-    };
-    let file = options.file.map(absolute).transpose()?.map(OsString::from);
+    let directory = std::env::current_dir()?;
     rustix::process::chdir("/")?;
-    Ok(Options { file, ..options })
+    Ok(Options { directory, ..options })
 }
 
 fn end(result: Result<(), Fatal>) -> ExitCode {

@@ -39,6 +39,8 @@ impl Registry {
             Request::Wait { vm } => self.ask_wait(asked, who, &vm),
             Request::Pause { vm } => self.ask_pause(asked, who, &vm, true, out),
             Request::Unpause { vm } => self.ask_pause(asked, who, &vm, false, out),
+            Request::DiskFail { vm, disk, .. } => self.ask_fault(who, "disk-fail", &vm, disk),
+            Request::FlushStop { vm, disk, .. } => self.ask_fault(who, "flush-stop", &vm, disk),
             Request::Send { vm } => {
                 root_only(who, "send").and_then(|()| self.found(who, &vm)).and(Err(unsupported("send")))
             }
@@ -164,6 +166,20 @@ impl Registry {
             }
         }
         Ok(())
+    }
+
+    /// A fault of a disk that runs, for tests: it has its place, and no disk of this release can do it.
+    fn ask_fault(&mut self, who: &Who, what: &str, wanted: &VmRef, disk: u8) -> Result<(), Failure> {
+        let id = self.found(who, wanted)?;
+        let vm = self.vm(id).ok_or_else(|| not_found(wanted))?;
+        let name = &vm.definition.name;
+        if !matches!(vm.life, Life::Running { .. }) {
+            return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" is not running")));
+        }
+        if usize::from(disk) >= vm.definition.disks.len() {
+            return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" has no disk {disk}; the first is 0")));
+        }
+        Err(unsupported(what))
     }
 
     fn ask_wait(&mut self, asked: Asked, who: &Who, wanted: &VmRef) -> Result<(), Failure> {

@@ -25,7 +25,7 @@ fn line(vm: &Vm) -> VmLine {
         id: vm.id.0,
         name: definition.name.clone(),
         pid: vm.pid(),
-        cpus: definition.cpus,
+        cpus: if vm.pid().is_some() { vm.cpus } else { definition.cpus },
         memory: definition.memory,
         used: None,
         tty: vm.tty.clone().filter(|_| vm.pid().is_some()),

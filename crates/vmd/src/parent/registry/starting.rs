@@ -11,7 +11,7 @@ use proto::vmm::{DiskDescription, StartVm, Stop};
 use proto::{Code, Failure, IfName, Text, UserPath, VmId};
 
 use super::super::access::Who;
-use super::super::definition::{Definition, Nic};
+use super::super::definition::{Definition, Nic, obstacle};
 use super::life::{Asked, Life, Preparation, Vm};
 use super::{Action, Card, File, Found, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};
 
@@ -67,6 +67,9 @@ impl Registry {
         self.within_limits(id, boot.cpus)?;
         let vm = self.vm(id).ok_or_else(gone)?;
         let name = vm.definition.name.clone();
+        if let Some(failure) = obstacle(&vm.definition.model) {
+            return Err(failure);
+        }
         if !vm.rate.start(now) {
             return Err(Failure::new(
                 Code::NotPermitted,

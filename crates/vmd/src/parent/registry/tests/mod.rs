@@ -6,11 +6,12 @@ mod model;
 mod pausing;
 mod permissions;
 mod reload;
+mod rules;
 mod world;
 
 use std::time::{Duration, Instant};
 
-use proto::client::{DiskArg, DiskFormat, Start, VmLine, VmRef, VmState};
+use proto::client::{DiskArg, DiskFormat, DiskOperation, Start, VmLine, VmRef, VmState};
 use proto::{Code, List, VmName};
 
 use super::super::definition::{Disk, Nic};
@@ -366,6 +367,8 @@ fn strangers_may_list_and_nothing_else() {
         Request::Wait { vm: vm() },
         Request::Pause { vm: vm() },
         Request::Unpause { vm: vm() },
+        Request::DiskFail { vm: vm(), disk: 9, operation: DiskOperation::Read, count: 1 },
+        Request::FlushStop { vm: vm(), disk: 9, count: 1 },
         Request::Send { vm: vm() },
         Request::Receive { name: VmName::new("x").unwrap() },
         Request::Log { verbose: true },
@@ -713,7 +716,10 @@ fn a_request_may_bring_a_kernel_and_cpus_for_one_boot() {
 fn what_this_release_does_not_do_is_refused_by_name() {
     let mut f = Fixture::new(vec![definition("web")]);
     let vm = || by_name("web");
-    for request in [Request::Send { vm: vm() }, Request::Receive { name: VmName::new("x").unwrap() }] {
+    let fail = Request::DiskFail { vm: vm(), disk: 0, operation: DiskOperation::Write, count: 1 };
+    let stop = Request::FlushStop { vm: vm(), disk: 0, count: 1 };
+    f.running("web");
+    for request in [Request::Send { vm: vm() }, Request::Receive { name: VmName::new("x").unwrap() }, fail, stop] {
         assert_eq!(code(&f.ask(request.clone())), Some(Code::Unsupported), "{request:?}");
     }
 }

@@ -104,6 +104,8 @@ fn each_caller_may_use_and_copy_what_the_table_says() {
                 Request::Wait { vm: vm() },
                 Request::Pause { vm: vm() },
                 Request::Unpause { vm: vm() },
+                Request::DiskFail { vm: vm(), disk: 0, operation: DiskOperation::Read, count: 1 },
+                Request::FlushStop { vm: vm(), disk: 0, count: 1 },
             ];
             let kernel = UserPath::new("/k").ok().filter(|_| kind == "clients"); // has none to inherit
             let copy = Start { instance_of: VmName::new(kind).ok(), kernel, ..start_of(by_name("copy")) };

@@ -1,0 +1,164 @@
+//! Rules of vmctl's specification that `command`'s own tests and `conversation` do not have.
+
+#[allow(dead_code, reason = "other tests use what these do not")]
+mod control;
+
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use control::{Control, Outcome, vmctl};
+use proto::client::{DiskOperation, Reply, Request, VmRef};
+use proto::{Code, Failure, Text, VmName};
+
+/// What is said of a wrong command line.
+#[track_caller]
+fn wrong(line: &str) -> String {
+    let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+    vmctl::parse(&arguments).expect_err(line).to_string()
+}
+
+#[track_caller]
+fn parsed(line: &str) -> String {
+    let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+    format!("{:?}", vmctl::parse(&arguments).unwrap_or_else(|misuse| panic!("{line}: {misuse}")).command)
+}
+
+fn web() -> VmRef {
+    VmRef::Name(VmName::new("web").expect("a name"))
+}
+
+/// The requests that a command makes of a peer with these answers, and how it ended.
+fn asked(command: &str, answers: Vec<Reply>) -> (Vec<(Request, usize)>, Outcome) {
+    let control = Control::listen();
+    let serving = control.answer(move |_| answers.clone());
+    let outcome = vmctl(&control.path(), command);
+    (serving.join().expect("the peer"), outcome)
+}
+
+#[test]
+fn there_is_no_help_and_no_version() {
+    let general = "usage:\tvmctl [-v] command [arg ...]";
+    assert_eq!(wrong("help"), format!("unknown argument: help\n{general}"));
+    assert_eq!(wrong("-V"), format!("vmctl: unknown option -- V\n{general}"));
+    assert_eq!(wrong("-h"), format!("vmctl: unknown option -- h\n{general}"));
+}
+
+#[test]
+fn commands_of_2026_have_their_shortest_forms() {
+    assert_eq!(parsed("d web 0 read 1"), parsed("disk-fail web 0 read 1"));
+    assert_eq!(parsed("f web 0 1"), parsed("flush-stop web 0 1"));
+}
+
+#[test]
+fn disk_fail_and_flush_stop_say_which_word_is_wrong() {
+    assert_eq!(wrong("disk-fail web 0 read"), "usage:\tvmctl [-v] disk-fail id disk read|write|flush count");
+    assert_eq!(wrong("flush-stop web 0 1 2"), "usage:\tvmctl [-v] flush-stop id disk count");
+    for (line, said) in [
+        ("disk-fail web 16 read 1", "disk index is too large: 16; give 0 to 15"),
+        ("flush-stop web x 1", "disk index is invalid: x; give 0 to 15"),
+        ("disk-fail web 0 trim 1", "invalid disk operation: trim; expected read, write or flush"),
+        ("disk-fail web 0 READ 1", "invalid disk operation: READ; expected read, write or flush"),
+        ("disk-fail web 0 write 0", "operation count is too small: 0; give 1 to 4294967295"),
+        ("disk-fail web 0 write 4294967296", "operation count is too large: 4294967296; give 1 to 4294967295"),
+        ("flush-stop web 0 0", "flush count is too small: 0; give 1 to 4294967295"),
+    ] {
+        assert_eq!(wrong(line), format!("vmctl: {said}"), "{line}");
+    }
+}
+
+#[test]
+fn disk_fail_says_when_it_is_armed_and_when_it_has_happened() {
+    for (word, operation) in
+        [("read", DiskOperation::Read), ("write", DiskOperation::Write), ("flush", DiskOperation::Flush)]
+    {
+        let answers = vec![Reply::Accepted { id: 3 }, Reply::Done];
+        let (requests, outcome) = asked(&format!("disk-fail web 1 {word} 7"), answers);
+        assert_eq!(requests, [(Request::DiskFail { vm: web(), disk: 1, operation, count: 7 }, 0)]);
+        let said = format!("vmctl: armed vm 3 disk 1 at {word} 7\nvmctl: failed vm 3 disk 1 at {word} 7\n");
+        assert_eq!((outcome.success, outcome.err, outcome.out), (true, said, String::new()));
+    }
+}
+
+#[test]
+fn flush_stop_says_when_it_is_armed_and_when_it_has_happened() {
+    let (requests, outcome) = asked("flush-stop 3 0 9", vec![Reply::Accepted { id: 3 }, Reply::Done]);
+    assert_eq!(requests, [(Request::FlushStop { vm: VmRef::Id(3), disk: 0, count: 9 }, 0)]);
+    let said = "vmctl: armed vm 3 disk 0 at flush 9\nvmctl: paused vm 3 at disk 0 flush 9\n";
+    assert_eq!((outcome.success, outcome.err.as_str()), (true, said));
+}
+
+#[test]
+fn a_fault_that_is_refused_or_lost_fails_with_the_reason() {
+    let refused = || Reply::Failed(Failure::new(Code::Invalid, "vm \"web\" is not running"));
+    let (_, outcome) = asked("disk-fail web 0 read 1", vec![refused()]);
+    assert_eq!(
+        (outcome.success, outcome.err.as_str()),
+        (false, "vmctl: disk-fail \"web\": vm \"web\" is not running\n")
+    );
+    let (_, outcome) = asked("flush-stop web 0 1", vec![Reply::Accepted { id: 3 }, refused()]);
+    let said = "vmctl: armed vm 3 disk 0 at flush 1\nvmctl: flush-stop \"web\": vm \"web\" is not running\n";
+    assert_eq!((outcome.success, outcome.err.as_str()), (false, said));
+}
+
+#[test]
+fn only_status_writes_to_standard_output() {
+    let started = || vec![Reply::Started { id: 1, tty: Text::cut("/dev/pts/9") }];
+    for (command, answers) in [
+        ("start web", started()),
+        ("stop web", vec![Reply::Accepted { id: 1 }]),
+        ("stop -w web", vec![Reply::Ended { id: 1 }]),
+        ("wait web", vec![Reply::Ended { id: 1 }]),
+        ("pause web", vec![Reply::Accepted { id: 1 }]),
+        ("unpause web", vec![Reply::Accepted { id: 1 }]),
+        ("reload", vec![Reply::Done]),
+        ("load /x", vec![Reply::Done]),
+        ("log brief", vec![Reply::Done]),
+        ("reset", vec![Reply::Done]),
+        ("console web", vec![Reply::Done]),
+        ("start nosuch", vec![Reply::Failed(Failure::new(Code::NotFound, "no"))]),
+    ] {
+        let (_, outcome) = asked(command, answers);
+        assert_eq!(outcome.out, "", "{command}");
+    }
+    let nowhere = Path::new("/nonexistent/vmd.sock");
+    for command in ["stop", "frob", "status a b", "status"] {
+        assert_eq!(vmctl(nowhere, command).out, "", "{command}");
+    }
+    let (_, outcome) = asked("status", vec![Reply::Done]);
+    assert!(!outcome.out.is_empty() && outcome.err.is_empty());
+}
+
+#[test]
+fn load_hands_its_word_on_as_it_is() {
+    let (requests, _) = asked("load ../a/./b.conf", vec![Reply::Done]);
+    assert_eq!(requests, [(Request::Load { path: Text::new("../a/./b.conf").expect("a path") }, 0)]);
+}
+
+#[test]
+fn create_of_several_sizes_makes_the_last_for_its_user_alone() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("raw:x");
+    let word = format!("raw:{}", path.display());
+    let outcome = vmctl(Path::new("/nonexistent/vmd.sock"), &format!("create -s 9M -s 2M {word}"));
+    assert_eq!((outcome.success, outcome.err.as_str()), (true, "vmctl: raw imagefile created\n"));
+    let made = std::fs::metadata(&path).expect("made, under the name behind the prefix");
+    assert_eq!((made.len(), made.permissions().mode() & 0o777), (2 << 20, 0o600));
+}
+
+#[test]
+fn memory_over_128g_is_too_large_also_when_it_would_round_down_to_it() {
+    assert!(parsed("start -b /k -m 128G web").contains("memory: Some(137438953472)"));
+    for size in ["129G", "137438953473"] {
+        assert_eq!(
+            wrong(&format!("start -m {size} web")),
+            format!("vmctl: memory size too large (limit is 128G): {size}")
+        );
+    }
+}
+
+#[test]
+fn a_number_of_the_command_line_is_an_id_and_never_a_name() {
+    assert!(parsed("stop 12").contains("Id(12)") && parsed("start 12").contains("Id(12)"));
+    assert_eq!(wrong("receive 12"), "vmctl: invalid vm name\nvmctl: invalid id: 12");
+}

@@ -1,0 +1,178 @@
+//! Rules of vmctl's and vm.conf's specifications that no other file of these tests has (docs/conformance).
+
+use std::sync::Arc;
+
+use proto::client::DiskOperation;
+
+use super::*;
+
+fn changed(name: &str, change: impl FnOnce(&mut config::model::Vm)) -> Definition {
+    let definition = definition(name);
+    let mut model = config::model::Vm::clone(&definition.model);
+    change(&mut model);
+    Definition { model: Arc::new(model), ..definition }
+}
+
+/// Names in the order that `vmctl status` gets them.
+fn listed(f: &mut Fixture) -> Vec<String> {
+    let lines = replies(&f.ask(Request::List)).into_iter().flat_map(|reply| match reply {
+        Reply::Vms(lines) => lines.into_iter().map(|line| line.name.to_string()).collect(),
+        _ => Vec::new(),
+    });
+    lines.collect()
+}
+
+#[test]
+fn the_running_are_listed_first_in_the_order_of_their_start_then_the_others_in_that_of_the_file() {
+    let mut f = Fixture::new(["a", "b", "c", "d"].map(definition).to_vec());
+    assert_eq!(listed(&mut f), ["a", "b", "c", "d"]);
+    let c = f.running("c");
+    f.running("b");
+    assert_eq!(listed(&mut f), ["c", "b", "a", "d"]);
+    f.on(Event::Ended(c, End::PoweredOff));
+    assert_eq!(listed(&mut f), ["b", "a", "c", "d"]);
+}
+
+#[test]
+fn number_0_and_numbers_that_no_vm_has_are_not_found() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.running("web");
+    for number in [0, 2, u32::MAX] {
+        let vm = || VmRef::Id(number);
+        for request in [
+            Request::Start(Box::new(start_of(vm()))),
+            Request::Stop { vm: vm(), force: true, wait: false },
+            Request::Wait { vm: vm() },
+            Request::Pause { vm: vm() },
+            Request::Unpause { vm: vm() },
+            Request::Send { vm: vm() },
+        ] {
+            assert_eq!(code(&f.ask(request.clone())), Some(Code::NotFound), "{request:?}");
+        }
+    }
+    assert_eq!(f.state("web"), Some(VmState::Running));
+}
+
+#[test]
+fn a_vm_is_meant_by_its_id_or_by_its_whole_name() {
+    let mut f = Fixture::new(vec![definition("web"), definition("12")]);
+    let pause = |f: &mut Fixture, vm| code(&f.ask(Request::Pause { vm }));
+    assert_eq!(pause(&mut f, by_name("we")), Some(Code::NotFound));
+    assert_eq!(pause(&mut f, VmRef::Id(1)), Some(Code::Invalid), "it is known, and does not run");
+    assert_eq!(pause(&mut f, VmRef::Id(12)), Some(Code::NotFound), "its id is 2");
+    assert_eq!(f.line("12").unwrap().id, 2);
+}
+
+#[test]
+fn a_vm_that_waits_for_its_turn_may_be_started_by_hand_and_waits_no_more() {
+    let vms = ["a", "b", "c"].map(|name| Definition { enabled: true, ..definition(name) });
+    let mut f = Fixture::new(vms.to_vec());
+    assert_eq!(f.state("c"), Some(VmState::Waiting));
+    f.running("c");
+    assert_eq!(f.state("c"), Some(VmState::Running));
+    f.now += Duration::from_secs(30);
+    let turn = f.on(Event::Time);
+    assert!(!turn.iter().any(|action| matches!(action, Action::MakeConsole(..))), "its turn starts nothing");
+}
+
+#[test]
+fn a_vm_that_is_disabled_takes_no_turn() {
+    let vm = |name, enabled| Definition { enabled, ..definition(name) };
+    let mut f = Fixture::new(vec![vm("a", false), vm("b", true), vm("c", false), vm("d", true)]);
+    use VmState::{Starting, Stopped};
+    assert_eq!(["a", "b", "c", "d"].map(|name| f.state(name).unwrap()), [Stopped, Starting, Stopped, Starting]);
+}
+
+#[test]
+fn a_vm_of_the_file_stays_listed_when_it_stops_and_when_its_start_fails() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
+    f.on(Event::Ended(id, End::PoweredOff));
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+    f.now += Duration::from_secs(60);
+    let actions = f.start("web");
+    let run = actions.iter().find_map(|a| if let Action::MakeConsole(run, _) = a { Some(*run) } else { None });
+    let failed = f.on(Event::ConsoleMade(run.unwrap(), Err(Failure::new(Code::Io, "none"))));
+    assert_eq!(code(&failed), Some(Code::Io));
+    assert_eq!(f.state("web"), Some(VmState::Stopped));
+}
+
+#[test]
+fn cpus_that_were_given_for_a_boot_are_shown_while_it_lasts() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let start = Start { cpus: Some(4), ..start_of(by_name("web")) };
+    let actions = f.ask(Request::Start(Box::new(start)));
+    let id = launched(&f.prepare(actions)).unwrap();
+    f.on(Event::StartDone(id, Ok(42)));
+    assert_eq!(f.line("web").unwrap().cpus, 4);
+    f.on(Event::Ended(id, End::PoweredOff));
+    assert_eq!(f.line("web").unwrap().cpus, 1);
+}
+
+/// The original answers that it is being stopped already.
+#[test]
+fn a_wait_for_a_vm_that_is_being_stopped_is_answered_at_its_end() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
+    f.stop("web", false, false);
+    assert!(replies(&f.ask(Request::Wait { vm: by_name("web") })).is_empty());
+    assert_eq!(replies(&f.on(Event::Ended(id, End::PoweredOff))), [Reply::Ended { id: 1 }]);
+}
+
+#[test]
+fn a_wait_stops_nothing() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.running("web");
+    assert_eq!(f.ask(Request::Wait { vm: by_name("web") }), []);
+    assert_eq!(f.state("web"), Some(VmState::Running));
+}
+
+#[test]
+fn force_ends_a_vm_that_is_being_stopped() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.running("web");
+    f.stop("web", false, false);
+    assert!(f.stop("web", true, false).iter().any(|a| matches!(a, Action::Terminate(_, _, Stop::Force))));
+}
+
+/// The original says so when the VM starts, as it can know only then what the host can.
+#[test]
+fn a_vm_that_asks_for_what_is_not_carried_out_is_known_and_its_start_says_so() {
+    let small = config::model::MemorySize::from_bytes(63 << 20).unwrap();
+    let vms = vec![
+        changed("cd", |vm| vm.cdrom = Some("/c.iso".into())),
+        changed("sev", |vm| vm.sev = Some(config::model::Sev::Memory)),
+        changed("small", |vm| vm.memory = small),
+        changed("least", |vm| vm.memory = config::model::MemorySize::from_bytes(64 << 20).unwrap()),
+    ];
+    let mut f = Fixture::new(vms);
+    for (name, why, text) in [
+        ("cd", Code::Unsupported, "a CD-ROM is not supported by this release"),
+        ("sev", Code::Unsupported, "memory encryption is not supported by this release"),
+        ("small", Code::Invalid, "memory of 63 MiB is less than the 64 MiB that a kernel needs"),
+    ] {
+        let actions = f.start(name);
+        assert!(replies(&actions).contains(&Reply::Failed(Failure::new(why, text))), "{name}: {actions:?}");
+        assert_eq!(f.state(name), Some(VmState::Stopped), "{name}");
+    }
+    assert_eq!(code(&f.start("least")), None);
+}
+
+#[test]
+fn a_fault_of_a_disk_is_asked_of_a_disk_of_a_vm_that_runs() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let fault = |f: &mut Fixture, name: &str, disk| {
+        let operation = DiskOperation::Flush;
+        let codes = [
+            code(&f.ask(Request::DiskFail { vm: by_name(name), disk, operation, count: 1 })),
+            code(&f.ask(Request::FlushStop { vm: by_name(name), disk, count: 1 })),
+        ];
+        assert_eq!(codes[0], codes[1]);
+        codes[0]
+    };
+    assert_eq!(fault(&mut f, "ghost", 0), Some(Code::NotFound));
+    assert_eq!(fault(&mut f, "web", 0), Some(Code::Invalid), "it does not run");
+    f.running("web");
+    assert_eq!(fault(&mut f, "web", 1), Some(Code::Invalid), "it has one disk");
+    assert_eq!(fault(&mut f, "web", 0), Some(Code::Unsupported));
+}
