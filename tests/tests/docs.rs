@@ -87,7 +87,7 @@ enum Verdict {
     Nothing,
 }
 
-/// A line of docs/conformance.md.
+/// A line of docs/conformance.md, or of a page in docs/conformance.
 #[derive(Debug)]
 struct Rule {
     section: String,
@@ -137,6 +137,56 @@ const SECTIONS: [(&str, usize); 36] = [
     ("Known past defects", 12),
 ];
 
+/// The same of docs/conformance/vm.conf.md.
+const VM_CONF: [(&str, usize); 28] = [
+    ("1", 15),
+    ("2.1", 7),
+    ("2.2", 3),
+    ("2.3", 3),
+    ("2.4", 7),
+    ("2.5", 5),
+    ("2.6", 6),
+    ("2.7", 5),
+    ("2.8", 3),
+    ("3", 16),
+    ("4", 9),
+    ("5", 12),
+    ("6", 9),
+    ("7", 7),
+    ("8", 18),
+    ("9", 16),
+    ("10.1", 19),
+    ("10.2", 3),
+    ("10.3", 4),
+    ("10.4", 2),
+    ("11.1", 15),
+    ("11.2", 4),
+    ("12", 12),
+    ("13", 17),
+    ("14", 3),
+    ("15", 8),
+    ("18", 2),
+    ("What vm.conf has here beside it", 4),
+];
+
+/// The same of docs/conformance/vmctl.md.
+const VMCTL: [(&str, usize); 11] = [
+    ("1", 11),
+    ("2", 11),
+    ("3", 11),
+    ("4", 13),
+    ("5", 22),
+    ("6", 12),
+    ("7", 18),
+    ("8", 5),
+    ("9", 7),
+    ("10", 5),
+    ("11", 2),
+];
+
+/// Pages beside docs/conformance.md, which names them, and their sections.
+const PAGES: [(&str, &[(&str, usize)]); 2] = [("vm.conf", &VM_CONF), ("vmctl", &VMCTL)];
+
 fn rules(page: &str) -> Vec<Rule> {
     let mut section = String::new();
     let mut rules = Vec::new();
@@ -166,7 +216,7 @@ fn rules(page: &str) -> Vec<Rule> {
 }
 
 /// What is wrong with a page, one line each.
-fn faults(page: &str, known: &BTreeSet<String>) -> Vec<String> {
+fn faults(page: &str, sections: &[(&str, usize)], known: &BTreeSet<String>) -> Vec<String> {
     let rules = rules(page);
     let mut faults = Vec::new();
     for rule in &rules {
@@ -183,9 +233,9 @@ fn faults(page: &str, known: &BTreeSet<String>) -> Vec<String> {
         let missing = rule.tests.iter().filter(|test| !known.contains(*test));
         faults.extend(missing.map(|test| format!("{place}: there is no test {test}")));
     }
-    for (section, least) in SECTIONS {
-        let there = rules.iter().filter(|rule| rule.section == section).count();
-        if there < least {
+    for (section, least) in sections {
+        let there = rules.iter().filter(|rule| rule.section == *section).count();
+        if there < *least {
             faults.push(format!("section {section}: {there} of {least} rules"));
         }
     }
@@ -239,20 +289,36 @@ fn tests_of(source: &str) -> Vec<String> {
 
 #[test]
 fn every_rule_of_the_conformance_page_has_tests_that_there_are() {
-    let faults = faults(&read("docs/conformance.md"), &tests_there_are());
+    let faults = faults(&read("docs/conformance.md"), &SECTIONS, &tests_there_are());
     assert!(faults.is_empty(), "docs/conformance.md:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn every_rule_of_the_pages_beside_it_has_tests_that_there_are() {
+    let known = tests_there_are();
+    let head = read("docs/conformance.md");
+    for entry in fs::read_dir(root().join("docs/conformance")).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        let name = file.trim_end_matches(".md");
+        let (_, sections) =
+            PAGES.iter().find(|(page, _)| *page == name).unwrap_or_else(|| panic!("{file}: not in PAGES"));
+        assert!(head.contains(&format!("](conformance/{file})")), "docs/conformance.md does not name {file}");
+        let faults = faults(&read(Path::new("docs/conformance").join(&file)), sections, &known);
+        assert!(faults.is_empty(), "docs/conformance/{file}:\n{}", faults.join("\n"));
+    }
 }
 
 #[test]
 fn a_rule_without_a_verdict_or_a_test_is_found() {
     let known = BTreeSet::from(["there_is".to_owned()]);
-    let fault = |line: &str| faults(&format!("## 2.1: x\n\n{line}\n"), &known).first().cloned().unwrap_or_default();
+    let fault =
+        |line: &str| faults(&format!("## 2.1: x\n\n{line}\n"), &SECTIONS, &known).first().cloned().unwrap_or_default();
     assert_eq!(fault("| a | same |  | `there_is` |"), "section 2.2: 0 of 5 rules", "in order");
     assert!(fault("| a | same |  | `there_is` `no_more` |").contains("there is no test no_more"));
     assert!(fault("| a | same | words |  |").contains("no test shows it"));
     assert!(fault("| a | soon | words | `there_is` |").contains("no verdict"));
     assert!(fault("| a | later |  |  |").contains("why?"));
-    assert_eq!(faults("## 2.1: x\n", &known).first().unwrap(), "section 2.1: 0 of 1 rules");
+    assert_eq!(faults("## 2.1: x\n", &SECTIONS, &known).first().unwrap(), "section 2.1: 0 of 1 rules");
 }
 
 #[test]

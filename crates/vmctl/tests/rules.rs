@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use control::{Control, Outcome, vmctl};
-use proto::client::{DiskOperation, Reply, Request, VmRef};
-use proto::{Code, Failure, Text, VmName};
+use proto::client::{DiskOperation, Reply, Request, VmLine, VmRef, VmState};
+use proto::{Code, Failure, List, Text, VmName};
 
 /// What is said of a wrong command line.
 #[track_caller]
@@ -161,4 +161,40 @@ fn memory_over_128g_is_too_large_also_when_it_would_round_down_to_it() {
 fn a_number_of_the_command_line_is_an_id_and_never_a_name() {
     assert!(parsed("stop 12").contains("Id(12)") && parsed("start 12").contains("Id(12)"));
     assert_eq!(wrong("receive 12"), "vmctl: invalid vm name\nvmctl: invalid id: 12");
+}
+
+#[test]
+fn start_with_c_says_nothing_and_opens_the_console() {
+    let (_, outcome) = asked("start -c web", vec![Reply::Started { id: 1, tty: Text::cut("/nonexistent/tty") }]);
+    let said = "vmctl: failed to open the console: /nonexistent/tty: No such file or directory\n";
+    assert_eq!((outcome.success, outcome.err.as_str()), (false, said));
+}
+
+#[test]
+fn a_console_that_cannot_be_opened_or_is_open_already_is_told() {
+    let device = tempfile::NamedTempFile::new().expect("a file");
+    rustix::fs::flock(&device, rustix::fs::FlockOperation::LockExclusive).expect("it is ours");
+    let path = device.path().to_str().expect("UTF-8");
+    for (tty, why) in [("/nonexistent/tty", "No such file or directory"), (path, "another vmctl console is open on it")]
+    {
+        let line = VmLine {
+            id: 7,
+            name: VmName::new("web").expect("a name"),
+            pid: Some(9),
+            cpus: 1,
+            memory: 1 << 30,
+            used: None,
+            tty: Some(Text::cut(tty)),
+            uid: 0,
+            gid: None,
+            owner: Text::cut("root"),
+            state: VmState::Running,
+            macs: List::default(),
+        };
+        let answers = vec![Reply::Vms(vec![line].try_into().expect("one")), Reply::Done];
+        let (requests, outcome) = asked("console 7", answers);
+        assert_eq!(requests, [(Request::List, 0)]);
+        let said = format!("vmctl: failed to open the console: {tty}: {why}\n");
+        assert_eq!((outcome.success, outcome.err, outcome.out), (false, said, String::new()));
+    }
 }

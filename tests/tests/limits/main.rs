@@ -11,6 +11,7 @@ mod disks;
 mod guests;
 mod kernels;
 mod nics;
+mod rules;
 mod socket;
 mod startup;
 mod world;
