@@ -80,8 +80,6 @@ pub enum Fault {
     SwitchInterfaceTooLong { name: String },
     #[error("switch \"{name}\" is defined a second time: interfaces use the first")]
     SwitchDefinedTwice { name: String, first_line: usize },
-    #[error("\"locked lladdr\" of switch \"{name}\" does not bind vm \"{vm}\", which stands above it")]
-    SwitchLocksTooLate { name: String, vm: String },
     #[error("switch \"{name}\" {}", if *.disabled { "is disabled" } else { "not found" })]
     SwitchNotFound { name: String, disabled: bool, near: Option<String> },
     #[error("invalid group name: {name}")]
@@ -175,7 +173,6 @@ impl Fault {
             Self::UnknownAccount { kind, name, .. } => account_hint(kind, name),
             Self::SwitchNameInvalid { .. } => "expected 1 to 63 bytes of text without control characters".to_owned(),
             Self::SwitchNameTooLong { .. } | Self::VmNameTooLong { .. } => "at most 63 bytes".to_owned(),
-            Self::SwitchLocksTooLate { .. } => "define the switch above its VMs".to_owned(),
             Self::SwitchWithoutInterface { .. } => "add a line such as \"interface br0\"".to_owned(),
             Self::SwitchInterfaceInvalid { .. } => {
                 "expected a bridge's name without blanks, \"/\" and \":\"".to_owned()

@@ -119,7 +119,7 @@ pub struct Switch {
     pub enabled: bool,
     /// The bridge.
     pub interface: IfName,
-    /// Interfaces of VMs defined after it drop frames with a foreign source address.
+    /// Interfaces on it drop frames with a foreign source address.
     pub locked_lladdr: bool,
     /// Group of the interfaces attached to it.
     pub group: Option<GroupName>,

@@ -76,8 +76,10 @@ fn what_a_file_means_is_told_as_json_and_as_its_canonical_text() {
     let json = told("vm \"web\" {\n\tboot \"/etc/passwd\"\n\tsev\n}\n", 0);
     assert!(json.contains("\"sev\": \"sev\"") && json.contains("\"ok\": true"), "read: {json}");
     assert!(json.contains("\"message\": \"vm \\\"web\\\" will not start: "), "and not carried out: {json}");
-    let json = told("vm \"web\" {\n\tboot \"/etc/passwd\"\n\tlocal interface rdomain 3\n}\n", 1);
-    assert!(json.contains("\"ok\": false") && json.contains("routing domain"), "not carried out at all: {json}");
+    let two = "switch \"lan\" {\n\tinterface br0\n\trdomain 3\n}\n\
+        vm \"web\" {\n\tboot \"/etc/passwd\"\n\tinterface { switch lan rdomain 4 }\n}\n";
+    let json = told(two, 1);
+    assert!(json.contains("\"ok\": false") && json.contains("has one master"), "not carried out at all: {json}");
     fs::remove_file(&file).expect("it is ours");
     let reply = vmd(&["-n", "--json", "-f", text(&file)]);
     schema::holds(schema, &reply.stdout);

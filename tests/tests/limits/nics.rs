@@ -42,9 +42,11 @@ fn a_tap_or_bridge_that_can_not_be_had_is_named() {
         let said =
             |name: &str, why: &str| refused(&daemon, &["start", name], &format!("vmctl: start \"{name}\": {why}"));
         said("taken", "tap \"tap7\" is taken; name another, or none for the first that is free");
-        let not_made = "not found; define it in vm.conf, or see in the log why it was not made";
+        let not_made = "could not be made; the log says why, and a reload tries again";
         said("odd", &format!("switch \"odd\" of vm \"odd\" {not_made}"));
-        said("none", &format!("switch \"nosuch\" of vm \"none\" {not_made}"));
+        said("none", NO_KVM);
+        let warned = "vm \"none\": switch \"nosuch\" not found: its interface 0 is on none";
+        assert!(daemon.log().contains(warned), "{}", daemon.log());
         said("good", NO_KVM);
         let refusal = "\"nobridge\" is an interface, but no bridge; name a bridge, or a free name";
         assert!(daemon.log().contains(refusal), "told at the start too: {}", daemon.log());

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -182,6 +182,16 @@ fn send_and_receive_are_refused_and_the_descriptor_that_came_along_is_closed() {
 fn run_with(command: &mut Command) -> (Option<i32>, String) {
     let output = command.output().expect("vmctl can be run");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn the_control_socket_is_roots_and_of_group_0_and_nobody_elses() {
+    apart("rules::the_control_socket_is_roots_and_of_group_0_and_nobody_elses", || {
+        let daemon = Daemon::start_quietly("");
+        let socket = fs::metadata("/run/vmd.sock").expect("it serves");
+        assert_eq!((socket.mode() & 0o7777, socket.uid(), socket.gid()), (0o660, 0, 0));
+        ends(daemon);
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::fault::Fault;
 use crate::input::Span;
 use crate::keyword::{Block, Keyword};
 use crate::lexer::Kind;
-use crate::model::{MAX_RDOMAIN, Nic, Switch};
+use crate::model::{MAX_RDOMAIN, Switch};
 use crate::names::{GroupName, IfName, NameError, SwitchName};
 
 /// What a block has said so far.
@@ -134,12 +134,11 @@ impl Parser<'_> {
             self.lexer.report.warn(Fault::SwitchDefinedTwice { name, first_line }, Some(span));
         } else if switch.enabled {
             self.switches.insert(switch.name.clone(), span);
-        }
-        let unlocked = |nic: &Nic| nic.switch.as_ref() == Some(&switch.name) && !nic.locked;
-        let locks = switch.enabled && switch.locked_lladdr;
-        if let Some(vm) = self.config.vms.iter().find(|vm| locks && vm.nics.iter().any(unlocked)) {
-            let fault = Fault::SwitchLocksTooLate { name: switch.name.to_string(), vm: vm.name.to_string() };
-            self.lexer.report.warn(fault, Some(span));
+            // In the original only VMs below it are locked, which the manual does not say.
+            let nics = self.config.vms.iter_mut().flat_map(|vm| &mut vm.nics);
+            for nic in nics.filter(|nic| nic.switch.as_ref() == Some(&switch.name)) {
+                nic.locked |= switch.locked_lladdr;
+            }
         }
         self.config.switches.push(switch);
     }

@@ -216,6 +216,7 @@ impl Registry {
         }
         if switches {
             self.switches.clear();
+            self.unmade.clear();
             self.answer_reloads(out);
         }
     }

@@ -25,7 +25,7 @@ mod starting;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use proto::client::{Reply, Request};
@@ -296,6 +296,8 @@ pub struct Registry {
     /// They are not kept yet.
     ids_changed: bool,
     switches: Vec<(Switch, bool)>,
+    /// Those that were to be made and could not be.
+    unmade: BTreeSet<SwitchName>,
     locals: Locals,
     stagger: Stagger,
     next_run: u64,
@@ -389,7 +391,10 @@ impl Registry {
             let text = format!("switch \"{name}\": {failure}");
             out.push(Action::Log(log::Level::Error, text.clone()));
             self.switches.retain(|(switch, _)| switch.name != *name);
+            self.unmade.insert(name.clone());
             self.reloads.iter_mut().for_each(|reload| reload.failed(failure.code, &text));
+        } else {
+            self.unmade.remove(name);
         }
         for (switch, made) in &mut self.switches {
             *made |= switch.name == *name;

@@ -61,6 +61,7 @@ impl Registry {
     /// What a start needs, or why it can't begin.
     fn plan(&mut self, id: VmId, boot: &ThisBoot, now: Instant) -> Result<Plan, Failure> {
         let switches: Vec<_> = self.switches.iter().map(|(switch, _)| (switch.name.clone(), switch.clone())).collect();
+        let unmade = self.unmade.clone();
         let locals = self.locals;
         let gone = || Failure::new(Code::NotFound, "vm not found");
         self.disks_are_free(id)?;
@@ -80,7 +81,7 @@ impl Registry {
         }
         let rebooting = vm.tty.is_some();
         let files = files_of(&vm.definition, boot, rebooting)?;
-        let mut taps = Vec::new();
+        let (mut taps, mut warnings) = (Vec::new(), Vec::new());
         let mut pairs = BTreeMap::new();
         for (index, nic) in vm.definition.nics.iter().enumerate() {
             if rebooting {
@@ -89,18 +90,21 @@ impl Registry {
             let index = u8::try_from(index).unwrap_or(u8::MAX);
             let bridge = match &nic.switch {
                 None => None,
-                Some(wanted) => Some(
-                    switches
-                        .iter()
-                        .find(|(name, _)| name == wanted)
-                        .map(|(_, switch)| switch.bridge.clone())
-                        .ok_or_else(|| {
-                            Failure::new(
-                                Code::NotFound,
-                                format!("switch \"{wanted}\" of vm \"{name}\" not found; define it in vm.conf, or see in the log why it was not made"),
-                            )
-                        })?,
-                ),
+                Some(wanted) => match switches.iter().find(|(name, _)| name == wanted) {
+                    Some((_, switch)) => Some(switch.bridge.clone()),
+                    None if unmade.contains(wanted) => {
+                        let text = format!(
+                            "switch \"{wanted}\" of vm \"{name}\" could not be made; the log says why, and a reload tries again"
+                        );
+                        return Err(Failure::new(Code::NotFound, text));
+                    }
+                    None => {
+                        let text =
+                            format!("vm \"{name}\": switch \"{wanted}\" not found: its interface {index} is on none");
+                        warnings.push(text);
+                        None
+                    }
+                },
             };
             let alias = format!("vm{id}-if{index}-{name}");
             let pair = nic.local.then(|| locals.pair(id, index)).transpose()?;
@@ -119,7 +123,7 @@ impl Registry {
         if !rebooting {
             vm.locals = pairs;
         }
-        Ok(Plan { files, taps })
+        Ok(Plan { files, taps, warnings })
     }
 
     pub(super) fn opened(
@@ -335,6 +339,8 @@ type Files = Vec<(File, What, UserPath)>;
 struct Plan {
     files: Files,
     taps: Vec<Tap>,
+    /// What is told in the log.
+    warnings: Vec<String>,
 }
 
 struct Tap {
@@ -365,6 +371,7 @@ impl Plan {
     }
 
     fn act(self, run: Run, vm: &Vm, kernel_given: bool, out: &mut Vec<Action>) {
+        out.extend(self.warnings.into_iter().map(|text| Action::Log(log::Level::Warn, text)));
         out.push(Action::MakeConsole(run, vm.definition.owner));
         // What vm.conf names root may open; what a user named, that user.
         let user = vm.definition.user.clone().unwrap_or_default();

@@ -604,7 +604,10 @@ fn a_vm_on_a_switch_that_could_not_be_made_does_not_start() {
         local: false,
     });
     let mut f = Fixture::new(vec![vm]);
+    f.on(Event::SwitchMade(SwitchName::cut("lan"), Err(Failure::new(Code::Exists, "no bridge"))));
     assert_eq!(code(&f.start("web")), Some(Code::NotFound));
+    f.on(Event::SwitchMade(SwitchName::cut("lan"), Ok(())));
+    assert_eq!(code(&f.start("web")), None, "a reload has made it");
 }
 
 #[test]

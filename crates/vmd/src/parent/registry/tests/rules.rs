@@ -176,3 +176,86 @@ fn a_fault_of_a_disk_is_asked_of_a_disk_of_a_vm_that_runs() {
     assert_eq!(fault(&mut f, "web", 1), Some(Code::Invalid), "it has one disk");
     assert_eq!(fault(&mut f, "web", 0), Some(Code::Unsupported));
 }
+
+/// As vm.conf's reader gives it.
+fn on_switches(name: &str, switches: &[&str]) -> Definition {
+    let nic = |switch: &&str| config::model::Nic {
+        switch: config::names::SwitchName::new(switch.as_bytes()).ok(),
+        ..config::model::Nic::default()
+    };
+    let request = config::register::VmRequest {
+        enabled: false,
+        boot: Some("/vmlinuz".into()),
+        nics: switches.iter().map(nic).collect(),
+        ..config::register::VmRequest::new(config::names::VmName::new(name.as_bytes()).unwrap())
+    };
+    let vm = config::register::register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
+    let known = config::Config::default();
+    super::super::super::settings::definition_of(&vm, &known, &mut super::super::super::accounts::HostAccounts).unwrap()
+}
+
+#[test]
+fn an_interface_on_a_switch_that_nobody_defined_is_on_none_and_the_log_says_so() {
+    let mut f = Fixture::new(vec![on_switches("web", &["nosuch"])]);
+    let actions = f.start("web");
+    assert!(actions.iter().any(|a| matches!(a, Action::MakeTap { bridge: None, .. })), "{actions:?}");
+    let text = "vm \"web\": switch \"nosuch\" not found: its interface 0 is on none";
+    assert!(actions.contains(&Action::Log(log::Level::Warn, text.to_owned())), "{actions:?}");
+    assert_eq!(code(&actions), None);
+}
+
+#[test]
+fn without_a_staggered_start_as_many_as_cpus_start_at_a_time_30_seconds_apart() {
+    let of = |text: &str| {
+        let config = config::Config {
+            globals: config::model::Globals {
+                staggered: (text == "said").then_some(config::model::Staggered { parallel: 3, delay_s: 7 }),
+                ..config::model::Globals::default()
+            },
+            ..config::Config::default()
+        };
+        let names = &mut super::super::super::accounts::HostAccounts;
+        let (settings, refused) = super::super::super::settings::of_config(&config, 5, names);
+        assert!(refused.is_empty());
+        (settings.parallel, settings.delay.as_secs())
+    };
+    assert_eq!((of("nothing"), of("said")), ((5, 30), (3, 7)));
+}
+
+#[test]
+fn a_random_network_of_ipv6_is_drawn_once_in_the_daemons_life() {
+    let config = |inet6| config::Config {
+        globals: config::model::Globals { local_inet6: inet6, ..config::model::Globals::default() },
+        ..config::Config::default()
+    };
+    let inet6 = |inet6| {
+        let names = &mut super::super::super::accounts::HostAccounts;
+        super::super::super::settings::of_config(&config(inet6), 1, names).0.locals.inet6
+    };
+    let first = inet6(Some(config::model::LocalInet6::Random)).unwrap();
+    assert_eq!((first.octets()[0], &first.octets()[8..]), (0xfd, &[0; 8][..]));
+    assert_eq!(inet6(Some(config::model::LocalInet6::Random)), Some(first));
+    assert_eq!(inet6(None), None);
+}
+
+#[test]
+fn an_address_that_was_drawn_stays_for_later_starts() {
+    let mut f = Fixture::new(vec![on_switches("web", &["a", "b"])]);
+    let mut macs = || {
+        f.now += Duration::from_secs(60);
+        let actions = f.start("web");
+        let all = f.prepare(actions);
+        let launch =
+            all.iter().find_map(|a| if let Action::Launch(_, launch) = a { Some(launch.clone()) } else { None });
+        let launch = launch.expect("a launch");
+        f.on(Event::StartDone(launch.vm.vm, Ok(42)));
+        f.on(Event::Ended(launch.vm.vm, End::PoweredOff));
+        launch.nics.iter().map(|card| card.mac).collect::<Vec<_>>()
+    };
+    let first = macs();
+    assert_eq!(
+        first.iter().map(|mac| mac.0[..4].to_vec()).collect::<Vec<_>>(),
+        [[0xfe, 0xe1, 0xbb, 0xd1], [0xfe, 0xe1, 0xbb, 0xd2]]
+    );
+    assert_eq!(macs(), first);
+}
