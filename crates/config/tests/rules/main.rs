@@ -1,6 +1,7 @@
 //! The rules of vm.conf's specification, a test each, a file a group of its sections. `docs/conformance/vm.conf.md`
 //! names them.
 
+mod canonical;
 mod globals;
 mod grammar;
 mod includes;
