@@ -203,20 +203,32 @@ pub fn parse(arguments: &[OsString]) -> Result<Invocation, Misuse> {
     Ok(Invocation { verbose: !mine.options.is_empty(), command })
 }
 
+/// Commands that the original does not have: a word that is short for one of its own stays that.
+const OURS: [&str; 1] = ["doctor"];
+
 /// The one command whose name begins with the word.
 fn entry(word: &OsStr) -> Result<&'static Entry, Misuse> {
     let text = words::shown(word);
-    let mut found = COMMANDS.iter().filter(|entry| entry.name.starts_with(&text));
+    meant(&text, COMMANDS, &OURS)
+}
+
+fn meant<'a>(text: &str, commands: &'a [Entry], ours: &[&str]) -> Result<&'a Entry, Misuse> {
+    let begins = |entry: &&Entry| entry.name.starts_with(text);
+    let mut theirs = commands.iter().filter(begins).filter(|entry| !ours.contains(&entry.name));
+    if let (Some(entry), None) = (theirs.next(), theirs.next()) {
+        return Ok(entry);
+    }
+    let mut found = commands.iter().filter(begins);
     match (found.next(), found.next()) {
         (Some(entry), None) => Ok(entry),
         (None, _) => {
-            let near = config::closest(&text, COMMANDS.iter().map(|entry| entry.name));
+            let near = config::closest(text, commands.iter().map(|entry| entry.name));
             let near = near.map(|near| format!(" (did you mean \"{near}\"?)")).unwrap_or_default();
-            Err(Misuse::Unknown(text, near))
+            Err(Misuse::Unknown(text.to_owned(), near))
         }
         (Some(first), Some(second)) => {
             let names: Vec<&str> = [first, second].into_iter().chain(found).map(|entry| entry.name).collect();
-            Err(Misuse::Ambiguous(text, names.join(", ")))
+            Err(Misuse::Ambiguous(text.to_owned(), names.join(", ")))
         }
     }
 }

@@ -79,6 +79,18 @@ fn shorter_ones_are_ambiguous_and_others_unknown() {
 }
 
 #[test]
+fn a_command_of_ours_takes_no_abbreviation_from_the_originals() {
+    let entry = |name| Entry { name, syntax: "", parse: reload };
+    let commands = [entry("disk-fail"), entry("doctor"), entry("status"), entry("stop"), entry("ours")];
+    let meant = |word: &str| meant(word, &commands, &["doctor", "ours"]).map(|entry| entry.name).ok();
+    assert_eq!(
+        (meant("d"), meant("di"), meant("do"), meant("o")),
+        (Some("disk-fail"), Some("disk-fail"), Some("doctor"), Some("ours"))
+    );
+    assert_eq!((meant("st"), meant(""), meant("x")), (None, None, None));
+}
+
+#[test]
 fn verbose_precedes_the_command() {
     let arguments = ["-v", "reload"].map(OsString::from);
     assert!(parse(&arguments).expect("right").verbose);

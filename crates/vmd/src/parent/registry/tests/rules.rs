@@ -259,3 +259,12 @@ fn an_address_that_was_drawn_stays_for_later_starts() {
     );
     assert_eq!(macs(), first);
 }
+
+#[test]
+fn after_a_reset_a_switch_that_could_not_be_made_is_one_that_nobody_defined() {
+    let mut f = Fixture::new(vec![on_switches("web", &["lan"])]);
+    f.on(Event::SwitchMade(SwitchName::cut("lan"), Err(Failure::new(Code::Exists, "no bridge"))));
+    assert_eq!(code(&f.start("web")), Some(Code::NotFound));
+    f.ask(Request::Reset { vms: false, switches: true });
+    assert_eq!(code(&f.start("web")), None);
+}
