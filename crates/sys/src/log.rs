@@ -4,20 +4,30 @@
 //! Standard error is the parent's log pipe (see `logpipe`) and does not block: when it is full the line is dropped and
 //! counted, and the count is told before the next line that fits. Lines are at most `MAX_LINE` bytes, so a pipe shared by
 //! several processes takes each whole (PIPE_BUF is 4096).
+//!
+//! A name says of whom a line is: a process (`priv`), or a process and a VM (`vmm/web`, `vm/web/vioblk0`). Where there is a
+//! journal, the parent gives it both as fields.
 
+use std::fmt::Arguments;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub use log::Level;
 use log::{LevelFilter, Log, Metadata, Record};
 
+mod journal;
 mod limit;
 mod line;
 
+pub use journal::Journal;
 pub use limit::RateLimit;
 use line::Line;
 pub use line::{Form, MAX_LINE, letter};
+
+/// Targets of records that are of more than this process: of a VM, or passed on for another process. No module is called so.
+const OF_VM: &str = "of vm/";
+const RELAYED: &str = "relayed/";
 
 /// The process's one logger. The name is empty until `init`.
 struct Logger {
@@ -39,6 +49,23 @@ fn form() -> Form {
         f if f == Form::Syslog as u8 => Form::Syslog,
         _ => Form::Piped,
     }
+}
+
+static JOURNAL: OnceLock<Journal> = OnceLock::new();
+
+/// Records go there as entries, and to standard error only where it does not take one. For the parent.
+pub fn set_journal(journal: Journal) {
+    let _ = JOURNAL.set(journal); // it has one already: as good
+}
+
+/// Logs what this process has to say of a VM.
+pub fn of_vm(level: Level, vm: &str, text: Arguments<'_>) {
+    log::log!(target: &format!("{OF_VM}{vm}"), level, "{text}");
+}
+
+/// Logs a line of another process, whose name is `origin`.
+pub fn relay(level: Level, origin: &str, text: Arguments<'_>) {
+    log::log!(target: &format!("{RELAYED}{origin}"), level, "{text}");
 }
 
 static LOGGER: Logger = Logger { name: Mutex::new(String::new()), dropped: AtomicU64::new(0) };
@@ -71,7 +98,7 @@ pub fn level_of(verbose: u8) -> LevelFilter {
 }
 
 /// Logs under a limit; `guest_log!` gives each place its own.
-pub fn limited(limit: &RateLimit, level: Level, text: std::fmt::Arguments<'_>) {
+pub fn limited(limit: &RateLimit, level: Level, text: Arguments<'_>) {
     if level > log::max_level() {
         return;
     }
@@ -97,16 +124,36 @@ impl Log for Logger {
 }
 
 fn write_record(to: BorrowedFd<'_>, name: &str, dropped: &AtomicU64, record: &Record<'_>) {
+    let (level, text) = (record.level(), *record.args());
+    let target = record.target();
+    match (target.strip_prefix(OF_VM), target.strip_prefix(RELAYED)) {
+        (Some(vm), _) => write_named(to, &format!("{name}/{vm}"), format_args!("{name}/{vm}"), dropped, level, text),
+        (_, Some(origin)) => write_named(to, origin, format_args!("{name}: {origin}"), dropped, level, text),
+        (None, None) => write_named(to, name, format_args!("{name}"), dropped, level, text),
+    }
+}
+
+fn write_named(
+    to: BorrowedFd<'_>,
+    origin: &str,
+    name: Arguments<'_>,
+    dropped: &AtomicU64,
+    level: Level,
+    text: Arguments<'_>,
+) {
+    if JOURNAL.get().is_some_and(|journal| journal.write(level, origin, name, text)) {
+        return;
+    }
     let lost = dropped.load(Ordering::Relaxed);
     if lost > 0 {
-        let told = Line::new(form(), log::Level::Warn, name, format_args!("{lost} log lines were dropped"));
+        let told = Line::new(form(), Level::Warn, name, format_args!("{lost} log lines were dropped"));
         if !write_line(to, &told) {
             dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         dropped.fetch_sub(lost, Ordering::Relaxed);
     }
-    if !write_line(to, &Line::new(form(), record.level(), name, *record.args())) {
+    if !write_line(to, &Line::new(form(), level, name, text)) {
         dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -168,6 +215,20 @@ mod tests {
         let dropped = AtomicU64::new(0);
         say(write.as_fd(), &dropped, "to nobody");
         assert_eq!(dropped.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_record_of_a_vm_or_of_another_process_says_so_in_its_name() {
+        let (read, write) = pipe_with(PipeFlags::NONBLOCK).expect("pipe");
+        let say = |target: &str| {
+            let args = format_args!("x");
+            let record = Record::builder().level(log::Level::Info).target(target).args(args).build();
+            write_record(write.as_fd(), "vmd", &AtomicU64::new(0), &record);
+        };
+        say("of vm/web");
+        say("relayed/vm/web/vioblk0");
+        say("vmd::parent");
+        assert_eq!(drain(&read), "I vmd/web: x\nI vmd: vm/web/vioblk0: x\nI vmd: x\n");
     }
 
     #[test]

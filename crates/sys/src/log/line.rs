@@ -61,7 +61,7 @@ pub struct Line {
 
 impl Line {
     /// `name: text` and a newline, after what the form puts first.
-    pub fn new(form: Form, level: Level, name: &str, text: fmt::Arguments<'_>) -> Self {
+    pub fn new(form: Form, level: Level, name: fmt::Arguments<'_>, text: fmt::Arguments<'_>) -> Self {
         let mut line = Self { buffer: [0; MAX_LINE], len: 0, cut: false };
         // An error here comes from a broken `Display` of the caller's; what it had written stays.
         let _ = form.start(level).into_iter().flatten().try_for_each(|c| line.write_char(c));
@@ -118,8 +118,10 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> String {
-        String::from_utf8(Line::new(Form::Piped, Level::Error, "vm/web", format_args!("{text}")).bytes().to_vec())
-            .expect("UTF-8")
+        String::from_utf8(
+            Line::new(Form::Piped, Level::Error, format_args!("vm/web"), format_args!("{text}")).bytes().to_vec(),
+        )
+        .expect("UTF-8")
     }
 
     #[test]

@@ -420,11 +420,12 @@ impl Edge {
 
 /// A line of a child. What does not name itself as it should is named by us: a child can't speak as another.
 fn print_line(prefix: &str, line: &sys::logpipe::Line) {
-    if line.text.starts_with(prefix) {
-        log::log!(line.level, "{}", line.text);
-    } else {
-        log::log!(line.level, "{prefix}: {}", line.text);
-    }
+    let named = line.text.split_once(": ").filter(|(origin, _)| {
+        let rest = origin.strip_prefix(prefix);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    let (origin, text) = named.unwrap_or((prefix, &line.text));
+    sys::log::relay(line.level, origin, format_args!("{text}"));
 }
 
 enum Got<Rx> {

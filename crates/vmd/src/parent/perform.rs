@@ -72,6 +72,10 @@ impl Edge {
                 log::log!(level, "{text}");
                 vec![]
             }
+            Action::LogOf(vm, level, text) => {
+                sys::log::of_vm(level, vm.as_str(), format_args!("{text}"));
+                vec![]
+            }
             Action::Verbose(debug) => self.verbose(debug),
             Action::Quit => {
                 self.quit = Some(Ok(()));

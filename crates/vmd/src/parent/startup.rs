@@ -43,6 +43,9 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     };
     let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !options.check;
     sys::log::set_form(if journal { Form::Syslog } else { Form::Plain });
+    if journal {
+        to_journal();
+    }
     sys::log::init("vmd", sys::log::level_of(options.verbose));
     end(match (options.check, options.foreground) {
         (true, _) => super::check::check(&options),
@@ -55,6 +58,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
 pub fn background(arguments: &[OsString], ready: OwnedFd) -> ExitCode {
     let Some(options) = Options::parse(arguments) else { return ExitCode::FAILURE };
     sys::log::set_form(Form::Syslog);
+    to_journal();
     sys::log::init("vmd", sys::log::level_of(options.verbose));
     let mut ready = Some(ready);
     let result = at_root(options).and_then(|options| daemon(&options, &mut ready));
@@ -62,6 +66,13 @@ pub fn background(arguments: &[OsString], ready: OwnedFd) -> ExitCode {
         let _ = rustix::io::write(&waiting, fatal.to_string().as_bytes()); // it is in the log too
     }
     end(result)
+}
+
+/// Where there is no journal, lines go where they went before: standard error, or the system's logger in its place.
+fn to_journal() {
+    if let Ok(journal) = sys::log::Journal::connect() {
+        sys::log::set_journal(journal);
+    }
 }
 
 /// Leaves the directory that the daemon was started in, which may be to be unmounted; names keep their meaning.

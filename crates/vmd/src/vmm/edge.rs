@@ -145,6 +145,7 @@ impl Edge {
             Action::Kill(process, signal) => self.kill(process, signal),
             Action::Reply(message) => self.reply(message),
             Action::Log(level, text) => log::log!(level, "{text}"),
+            Action::LogOf(vm, level, text) => sys::log::of_vm(level, vm.as_str(), format_args!("{text}")),
             Action::Verbose(debug) => sys::log::set_level(sys::log::level_of(u8::from(debug))),
             Action::Quit => self.over = true,
         }

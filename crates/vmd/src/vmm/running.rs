@@ -19,7 +19,7 @@ use log::Level;
 use proto::device::{ToDevice, ToVmm as FromDevice};
 use proto::vm::{ToVm, ToVmm as FromVm};
 use proto::vmm::{DiskDescription, End, NicDescription, StartVm, Stop, ToParent, ToVmm};
-use proto::{Code, Failure, MacAddr, RequestId, VmId};
+use proto::{Code, Failure, MacAddr, RequestId, VmId, VmName};
 use rustix::process::Signal;
 use sys::child::Exit;
 
@@ -166,6 +166,8 @@ pub enum Action {
     Reply(ToParent),
     /// Tell the log.
     Log(Level, String),
+    /// Tell the log of a VM.
+    LogOf(VmName, Level, String),
     /// How much vmm logs.
     Verbose(bool),
     /// No VM is left: end vmm.
@@ -349,10 +351,14 @@ impl Running {
     }
 }
 
+fn log_of(name: &VmName, level: Level, text: String) -> Action {
+    Action::LogOf(name.clone(), level, text)
+}
+
 impl Vm {
-    /// How the log and failures name one of its processes.
-    fn name_of(&self, member: Member) -> String {
-        format!("vm \"{}\": {member}", self.start.name)
+    /// A line of the log that is of it.
+    fn log(&self, level: Level, text: String) -> Action {
+        log_of(&self.start.name, level, text)
     }
 
     /// Whether its start was answered with success: its end is told by `Ended` then.

@@ -179,6 +179,7 @@ fn said_to_vm(actions: &[Action]) -> Vec<ToVm> {
 fn log(actions: &[Action]) -> String {
     let line = |action: &Action| match action {
         Action::Log(_, text) => Some(text.clone()),
+        Action::LogOf(name, _, text) => Some(format!("vm \"{name}\": {text}")),
         _ => None,
     };
     actions.iter().filter_map(line).collect::<Vec<_>>().join("\n")

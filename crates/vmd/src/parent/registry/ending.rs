@@ -47,14 +47,14 @@ impl Registry {
             End::Rebooted => (log::Level::Info, "rebooted".to_owned()),
             End::Failed(failure) => (log::Level::Error, format!("failed: {failure}")),
         };
-        out.push(Action::Log(level, format!("vm \"{name}\" (vm {id}) {how}")));
+        out.push(Action::LogOf(name.clone(), level, format!("vm \"{name}\" (vm {id}) {how}")));
         let again = end == End::Rebooted && !stopping && !ending && vm.boot_device.is_none();
         if again && vm.definition.boot.is_some() {
             return self.reboot(id, now, out);
         }
         if again {
             let text = format!("vm \"{name}\" is not started again: its kernel came with vmctl start -b, for one boot");
-            out.push(Action::Log(log::Level::Info, text));
+            out.push(Action::LogOf(name, log::Level::Info, text));
         }
         self.settle(id, out);
     }

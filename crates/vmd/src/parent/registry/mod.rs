@@ -33,7 +33,7 @@ use proto::opener::What;
 use proto::privileged::LocalEnd;
 use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{End, StartVm, Stop};
-use proto::{ConnId, Failure, IfName, MacAddr, RequestId, SwitchName, Text, UserPath, VmId};
+use proto::{ConnId, Failure, IfName, MacAddr, RequestId, SwitchName, Text, UserPath, VmId, VmName};
 
 pub use ids::Ids;
 pub use life::Asked;
@@ -205,6 +205,8 @@ pub enum Action {
     Answer(Asked, Reply),
     /// Tell the log, at a level, about a VM.
     Log(log::Level, String),
+    /// Tell the log of a VM.
+    LogOf(VmName, log::Level, String),
     /// How much everybody logs.
     Verbose(bool),
     /// Nothing runs any more: end the daemon.

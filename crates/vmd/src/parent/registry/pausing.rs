@@ -51,7 +51,8 @@ impl Registry {
                 *paused = pause;
             }
             let word = if pause { "paused" } else { "unpaused" };
-            out.push(Action::Log(log::Level::Info, format!("{word} vm {id} successfully")));
+            let name = vm.definition.name.clone();
+            out.push(Action::LogOf(name, log::Level::Info, format!("{word} vm {id} successfully")));
         }
         let Some(asked) = asked else { return };
         let reply = result.map_or_else(Reply::Failed, |()| Reply::Accepted { id: id.0 });

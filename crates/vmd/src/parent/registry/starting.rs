@@ -248,8 +248,9 @@ impl Registry {
                 vm.life = Life::Running { pid, paused: false };
                 vm.started = started;
                 let tty = vm.tty.clone().unwrap_or_default();
-                let name = &vm.definition.name;
-                out.push(Action::Log(log::Level::Info, format!("started {name} (vm {id}) successfully, tty {tty}")));
+                let name = vm.definition.name.clone();
+                let text = format!("started {name} (vm {id}) successfully, tty {tty}");
+                out.push(Action::LogOf(name, log::Level::Info, text));
                 if let Some(asked) = starter {
                     out.push(Action::Answer(asked, Reply::Started { id: id.0, tty }));
                 }
@@ -304,9 +305,10 @@ impl Registry {
     }
 
     fn fail_start(&mut self, id: VmId, starter: Option<Asked>, failure: Failure, out: &mut Vec<Action>) {
-        let name = self.vm(id).map(|vm| vm.definition.name.to_string()).unwrap_or_default();
-        let text = format!("failed to start vm \"{name}\": {failure}");
-        out.push(Action::Log(log::Level::Error, text));
+        if let Some(name) = self.vm(id).map(|vm| vm.definition.name.clone()) {
+            let text = format!("failed to start vm \"{name}\": {failure}");
+            out.push(Action::LogOf(name, log::Level::Error, text));
+        }
         if let Some(asked) = starter {
             out.push(Action::Answer(asked, Reply::Failed(failure)));
         }
@@ -371,7 +373,8 @@ impl Plan {
     }
 
     fn act(self, run: Run, vm: &Vm, kernel_given: bool, out: &mut Vec<Action>) {
-        out.extend(self.warnings.into_iter().map(|text| Action::Log(log::Level::Warn, text)));
+        let name = &vm.definition.name;
+        out.extend(self.warnings.into_iter().map(|text| Action::LogOf(name.clone(), log::Level::Warn, text)));
         out.push(Action::MakeConsole(run, vm.definition.owner));
         // What vm.conf names root may open; what a user named, that user.
         let user = vm.definition.user.clone().unwrap_or_default();

@@ -91,7 +91,7 @@ impl Running {
     pub(super) fn tap_address(&mut self, id: VmId, nic: u8, mac: MacAddr, out: &mut Vec<Action>) {
         let Some(vm) = self.vms.get_mut(&id) else { return };
         if nic >= vm.start.nics {
-            return out.push(Action::Log(Level::Warn, format!("vm {id} has no interface {nic}")));
+            return out.push(vm.log(Level::Warn, format!("vm {id} has no interface {nic}")));
         }
         match &mut vm.life {
             Life::Described(parts) | Life::Spawning { parts, .. } => {

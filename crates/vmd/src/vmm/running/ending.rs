@@ -60,7 +60,7 @@ impl Running {
 
     pub(super) fn time(&mut self, now: Instant, out: &mut Vec<Action>) {
         for (id, vm) in &mut self.vms {
-            vm.pausing.late(*id, now, out);
+            vm.pausing.late(*id, &vm.start.name, now, out);
             if vm.life.deadline().is_some_and(|deadline| deadline <= now) {
                 vm.late(*id, now, out);
             }
@@ -95,7 +95,7 @@ impl Vm {
         if matches!(self.life, Life::Ending { .. }) {
             return;
         }
-        out.push(Action::Log(Level::Error, format!("vm \"{}\": {failure}", self.start.name)));
+        out.push(self.log(Level::Error, failure.to_string()));
         let outcome = match self.had_started() {
             true => Outcome::Ended(End::Failed(failure)),
             false => Outcome::StartFailed(failure),
@@ -147,7 +147,7 @@ impl Vm {
             }
         };
         if let End::Failed(failure) = &end {
-            out.push(Action::Log(Level::Error, format!("vm \"{}\": {failure}", self.start.name)));
+            out.push(self.log(Level::Error, failure.to_string()));
         }
         self.end_cleanly(Outcome::Ended(end), now, out);
     }
@@ -170,7 +170,8 @@ impl Vm {
             // It died first, and the vm process noticed it sooner than we did.
             Life::Ending { outcome: Outcome::Ended(End::Failed(failure)), deadline: Some(_) } if !exit.is_success() => {
                 *failure = Failure::new(Code::Io, format!("{device} ended: {exit}"));
-                out.push(Action::Log(Level::Error, format!("{} ended: {exit}", self.name_of(device))));
+                let text = format!("{device} ended: {exit}");
+                out.push(self.log(Level::Error, text));
             }
             Life::Ending { .. } => {}
         }
@@ -183,8 +184,7 @@ impl Vm {
 
     /// A guest that runs has lost a device: the VM ends, and the log says by whose fault.
     fn device_died(&mut self, device: Member, how: &str, now: Instant, out: &mut Vec<Action>) {
-        let text = format!("{} ended ({how}), so the vm ends", self.name_of(device));
-        out.push(Action::Log(Level::Error, text));
+        out.push(self.log(Level::Error, format!("{device} ended ({how}), so the vm ends")));
         let failure = Failure::new(Code::Io, format!("{device} ended: {how}"));
         self.end_cleanly(Outcome::Ended(End::Failed(failure)), now, out);
     }
@@ -211,12 +211,13 @@ impl Vm {
             Life::Up { course: Course::Stopping(stage), .. } => match stage {
                 Stage::Asked(_) => {
                     *stage = Stage::Terminated(now + KILL_AFTER);
-                    out.push(Action::Log(Level::Info, format!("vm {id} did not stop by itself: terminated")));
+                    let text = format!("vm {id} did not stop by itself: terminated");
+                    out.push(super::log_of(&self.start.name, Level::Info, text));
                     out.push(Action::Kill(self.process(Member::Vm), Signal::TERM));
                 }
                 Stage::Terminated(_) => {
                     *stage = Stage::Killed;
-                    out.push(Action::Log(Level::Info, format!("force killed vm {id}")));
+                    out.push(super::log_of(&self.start.name, Level::Info, format!("force killed vm {id}")));
                     out.push(Action::Kill(self.process(Member::Vm), Signal::KILL));
                 }
                 Stage::Killed => {}
@@ -224,7 +225,7 @@ impl Vm {
             Life::Ending { deadline, .. } => {
                 *deadline = None;
                 let names: Vec<String> = self.alive.iter().map(Member::to_string).collect();
-                out.push(Action::Log(Level::Warn, format!("vm {id}: {} did not end: killed", names.join(", "))));
+                out.push(self.log(Level::Warn, format!("vm {id}: {} did not end: killed", names.join(", "))));
                 self.kill_all(Signal::KILL, out);
             }
             Life::Described(_) | Life::Spawning { .. } | Life::Up { .. } => {}

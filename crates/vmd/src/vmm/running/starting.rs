@@ -71,7 +71,8 @@ impl Running {
         match self.vms.get(&id).map(|vm| &vm.life) {
             Some(Life::Described(_)) => {}
             Some(_) => {
-                out.push(Action::Log(Level::Warn, format!("vm {id}: a part of a start came after its end")));
+                let late = self.vms.get(&id);
+                out.extend(late.map(|vm| vm.log(Level::Warn, "a part of a start came after its end".to_owned())));
                 return None;
             }
             None => {

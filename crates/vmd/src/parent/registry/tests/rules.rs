@@ -200,7 +200,10 @@ fn an_interface_on_a_switch_that_nobody_defined_is_on_none_and_the_log_says_so()
     let actions = f.start("web");
     assert!(actions.iter().any(|a| matches!(a, Action::MakeTap { bridge: None, .. })), "{actions:?}");
     let text = "vm \"web\": switch \"nosuch\" not found: its interface 0 is on none";
-    assert!(actions.contains(&Action::Log(log::Level::Warn, text.to_owned())), "{actions:?}");
+    assert!(
+        actions.contains(&Action::LogOf(proto::VmName::new("web").expect("a name"), log::Level::Warn, text.to_owned())),
+        "{actions:?}"
+    );
     assert_eq!(code(&actions), None);
 }
 
