@@ -16,7 +16,7 @@ _vmctl() {
 	case $command in
 	"")
 		if [[ $cur == -* ]]; then words=-v; else
-			words="console create disk-fail flush-stop load log pause receive reload reset send show start status stop unpause wait"
+			words="console create disk-fail doctor flush-stop load log pause receive reload reset send show start status stop unpause wait"
 		fi
 		;;
 	console | pause | send | wait) words=$(_vmctl_vms -r) ;;
@@ -28,6 +28,7 @@ _vmctl() {
 		;;
 	disk-fail) words="read write flush "$(_vmctl_vms -r) ;;
 	flush-stop) words=$(_vmctl_vms -r) ;;
+	doctor) options="--json" ;;
 	load) ;;
 	log) words="brief verbose" ;;
 	receive | reload) return ;;

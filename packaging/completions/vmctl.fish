@@ -9,7 +9,7 @@ function __vmctl_is
     __fish_seen_subcommand_from $argv
 end
 
-set -l commands console create disk-fail flush-stop load log pause receive reload reset send show start status stop unpause wait
+set -l commands console create disk-fail doctor flush-stop load log pause receive reload reset send show start status stop unpause wait
 
 complete -c vmctl -f
 complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -s v -d 'Say more'
@@ -26,7 +26,7 @@ complete -c vmctl -n '__vmctl_is create' -s b -r -F -d 'On top of a base image'
 complete -c vmctl -n '__vmctl_is create' -s i -r -F -d 'A copy of an image'
 complete -c vmctl -n '__vmctl_is create' -s s -x -d 'Size'
 
-complete -c vmctl -n '__vmctl_is show status' -l json -d 'As JSON'
+complete -c vmctl -n '__vmctl_is doctor show status' -l json -d 'As JSON'
 complete -c vmctl -n '__vmctl_is show status' -s r -d 'Running VMs only'
 
 complete -c vmctl -n '__vmctl_is start' -s B -x -a 'cdrom disk net' -d 'Boot from'

@@ -18,6 +18,7 @@ _vmctl() {
     'create:make a disk image'
     'disk-fail:let requests of a disk fail'
     'flush-stop:pause a VM at a flush of a disk'
+    'doctor:look at the host, and say what VMs lack'
     'load:read one more configuration file'
     'log:log less or more'
     'pause:have a VM stand still'
@@ -46,6 +47,7 @@ _vmctl() {
           _arguments '1:vm:_vmctl_running' '2:disk:' '3:operation:(read write flush)' '4:count:'
           ;;
         flush-stop) _arguments '1:vm:_vmctl_running' '2:disk:' '3:count:' ;;
+        doctor) _arguments '--json[as JSON]' ;;
         load) _arguments '1:file:_files' ;;
         log) _arguments '1:level:(brief verbose)' ;;
         receive) _arguments '1:name:' ;;

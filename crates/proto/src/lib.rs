@@ -12,6 +12,7 @@
 //! | [`vmm`] | parent and vmm |
 //! | [`vm`] | vmm and one VM's process |
 //! | [`device`] | vmm and a device's process |
+//! | [`doctor`] | `vmd -x doctor` and vmctl: text, no messages |
 #![forbid(unsafe_code)]
 
 pub mod bounded;
@@ -19,6 +20,7 @@ pub mod channel;
 pub mod client;
 pub mod control;
 pub mod device;
+pub mod doctor;
 pub mod exit;
 pub mod failure;
 pub mod names;

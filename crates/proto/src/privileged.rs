@@ -15,6 +15,13 @@ use crate::names::{IfName, MacAddr, RequestId};
 /// What an interface says of itself (`ip link`'s alias; the kernel takes 255 bytes, the spec 63).
 pub type Alias = Text<63>;
 
+/// The group of every interface that vmd made, "vmd" in ASCII: `ip link show group 7761252`.
+pub const GROUP: u32 = 0x0076_6d64;
+/// The group of the taps of local interfaces that reach the outside.
+pub const LOCAL_GROUP: u32 = GROUP + 1;
+/// The name of vmd's nftables table, whose family is inet.
+pub const TABLE: &str = "vmd";
+
 /// What the parent says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToPriv {

@@ -33,17 +33,23 @@ pub fn try_lock(file: impl AsFd, kind: Kind) -> io::Result<bool> {
     }
 }
 
+/// Whether another open file's or process's lock stands in the way of an exclusive one; any descriptor will do to ask.
+pub fn is_locked(file: impl AsFd) -> io::Result<bool> {
+    Ok(in_the_way(file)?.l_type != i16::try_from(libc::F_UNLCK).unwrap_or_default())
+}
+
 /// The process whose lock stands in the way of an exclusive one. The kernel names the holder of a process's lock
 /// (F_SETLK), and nobody for an open file's, such as those made here; none also where nothing stands in the way.
 pub fn holder(file: impl AsFd) -> io::Result<Option<u32>> {
+    // F_UNLCK leaves our 0 in place, an open file's lock has -1.
+    Ok(u32::try_from(in_the_way(file)?.l_pid).ok().filter(|pid| *pid != 0))
+}
+
+fn in_the_way(file: impl AsFd) -> io::Result<libc::flock> {
     let mut found = whole_file(libc::F_WRLCK);
     // SAFETY: the kernel reads and writes `found`, which lives until the call returns.
     let answer = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &raw mut found) };
-    if answer != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // F_UNLCK leaves our 0 in place, an open file's lock has -1.
-    Ok(u32::try_from(found.l_pid).ok().filter(|pid| *pid != 0))
+    if answer == 0 { Ok(found) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Start 0 and length 0 are the whole file; an OFD lock wants pid 0.
@@ -105,9 +111,9 @@ mod tests {
     #[test]
     fn holder_is_named_only_where_a_process_holds_the_lock() {
         let (a, b) = opened_twice();
-        assert_eq!(holder(&b).expect("free"), None);
+        assert_eq!((holder(&b).expect("free"), is_locked(&b).expect("free")), (None, false));
         assert!(try_lock(&a, Kind::Exclusive).expect("lock"));
-        assert_eq!(holder(&b).expect("an open file's"), None);
+        assert_eq!((holder(&b).expect("an open file's"), is_locked(&b).expect("held")), (None, true));
         drop(a);
         let c = b.try_clone().expect("duplicate");
         rustix::fs::fcntl_lock(&c, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("a process's lock");

@@ -39,6 +39,11 @@ pub enum Command {
         /// The first that does, from 1.
         count: u32,
     },
+    /// Look at the host.
+    Doctor {
+        /// `--json`: not as text.
+        json: bool,
+    },
     /// Pause a VM at a disk's flush.
     FlushStop {
         /// The VM.
@@ -107,6 +112,7 @@ const COMMANDS: &[Entry] = &[
     Entry { name: "console", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Console) },
     Entry { name: "create", syntax: "[-b base | -i disk] [-s size] disk", parse: create::parse },
     Entry { name: "disk-fail", syntax: "id disk read|write|flush count", parse: disk_fail },
+    Entry { name: "doctor", syntax: "[--json]", parse: doctor },
     Entry { name: "flush-stop", syntax: "id disk count", parse: flush_stop },
     Entry { name: "load", syntax: "filename", parse: load },
     Entry { name: "log", syntax: "[brief | verbose]", parse: log },
@@ -271,6 +277,11 @@ fn disk_index(word: &OsStr) -> Result<u8, WordError> {
 
 fn nth(what: &'static str, word: &OsStr) -> Result<u32, WordError> {
     words::count(what, word, 1, u32::MAX.into()).map(|count| u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+fn doctor(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let parsed = getopt::parse_with("", &["json"], arguments)?;
+    if parsed.operands.is_empty() { Ok(Command::Doctor { json: !parsed.words.is_empty() }) } else { Err(Wrong::Usage) }
 }
 
 fn load(arguments: &[OsString]) -> Result<Command, Wrong> {

@@ -9,6 +9,7 @@ use proto::channel::ChannelError;
 use proto::client::{Reply, Request, ToClient, ToControl, VERSION, VmLine};
 use proto::failure::plain;
 use proto::{Channel, Failure, Received, RequestId};
+use rustix::net::sockopt::Timeout;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// How long the daemon may take to greet. It answers from memory; longer means that it hangs.
@@ -83,6 +84,8 @@ impl Conversation {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(failed)?;
         let address = SocketAddrUnix::new(path).map_err(failed)?;
+        // A daemon that hangs takes no more clients, and connecting would wait for it (unix(7)).
+        rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(GREETING)).map_err(failed)?;
         rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address)).map_err(failed)?;
         let mut channel = Channel::new(socket);
         // Who is turned away is told why before it has said a word, and its greeting meets a closed socket.

@@ -7,8 +7,9 @@
 //! | `conversation` | the socket: handshake, a request, its answers |
 //! | `perform` | does a command: asks, prints, decides the exit status |
 //! | `progress` | what a terminal shows while a command waits |
-//! | `image` | `create`: the one command that needs no daemon |
+//! | `image` | `create`, which needs no daemon |
 //! | `table`, `told` | the lines of `status`, and the same as JSON |
+//! | `doctor/` | what keeps VMs from running on this host |
 //! | `console/` | a VM's console on this terminal |
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ mod command;
 mod console;
 mod conversation;
 mod create;
+mod doctor;
 mod getopt;
 mod image;
 mod perform;
@@ -40,11 +42,13 @@ pub struct Screen<'a> {
     pub err: &'a mut dyn Write,
     /// Whether standard error is a terminal that shows progress and colours.
     pub lively: bool,
+    /// Whether standard output is one that shows colours.
+    pub coloured: bool,
 }
 
 /// Does what the arguments (without the program's name) say. Success is 0, every kind of failure 1.
 pub fn run(arguments: &[OsString], socket: &Path, screen: Screen<'_>) -> ExitCode {
-    let Screen { out, err, lively } = screen;
+    let Screen { out, err, lively, coloured } = screen;
     let invocation = match parse(arguments) {
         Ok(invocation) => invocation,
         Err(misuse) => {
@@ -52,7 +56,7 @@ pub fn run(arguments: &[OsString], socket: &Path, screen: Screen<'_>) -> ExitCod
             return ExitCode::FAILURE;
         }
     };
-    let mut run = perform::Run { socket, verbose: invocation.verbose, lively, out, err };
+    let mut run = perform::Run { socket, verbose: invocation.verbose, lively, coloured, out, err };
     match run.perform(invocation.command) {
         Ok(code) => code,
         Err(failure) => {

@@ -13,7 +13,8 @@ fn main() -> ExitCode {
     // A terminal that can do nothing says so by its name, and a user who wants no colours by NO_COLOR.
     let plain = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|name| name.is_empty() || name == "dumb");
-    let lively = err.is_terminal() && !dumb && !plain("NO_COLOR");
-    let screen = Screen { out: &mut out, err: &mut err, lively };
+    let colours = !dumb && !plain("NO_COLOR");
+    let (lively, coloured) = (err.is_terminal() && colours, out.is_terminal() && colours);
+    let screen = Screen { out: &mut out, err: &mut err, lively, coloured };
     vmctl::run(&arguments, Path::new(proto::client::SOCKET_PATH), screen)
 }

@@ -16,6 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::command::Command;
 use crate::console::{self, ConsoleError};
 use crate::conversation::{Conversation, TalkError};
+use crate::doctor::{self, Form};
 use crate::image::{self, ImageError};
 use crate::progress;
 use crate::start::Start;
@@ -28,6 +29,7 @@ pub struct Run<'a> {
     pub socket: &'a Path,
     pub verbose: bool,
     pub lively: bool,
+    pub coloured: bool,
     pub out: &'a mut dyn Write,
     pub err: &'a mut dyn Write,
 }
@@ -101,6 +103,7 @@ impl Run<'_> {
                 let made = image::make(&create)?;
                 self.say(made)?;
             }
+            Command::Doctor { json } => return self.doctor(json),
             Command::Start(start) => return self.start(*start),
             Command::Status { json, running, vm } => return self.status(json, running, vm.as_ref()),
             Command::Stop { vm: Some(vm), force, wait } => {
@@ -214,6 +217,18 @@ impl Run<'_> {
         self.out.flush()?;
         // That there is a VM decides, not that the one asked for is among them: scripts rely on both.
         Ok(ExitCode::from(u8::from(vms.is_empty())))
+    }
+
+    fn doctor(&mut self, json: bool) -> Result<ExitCode, RunError> {
+        let form = match (json, self.coloured) {
+            (true, _) => Form::Json,
+            (false, true) => Form::Table,
+            (false, false) => Form::Lines,
+        };
+        let (text, can_run) = doctor::examine(self.socket, form);
+        write!(self.out, "{text}")?;
+        self.out.flush()?;
+        Ok(ExitCode::from(u8::from(!can_run)))
     }
 
     fn vms(&mut self, conversation: &mut Conversation) -> Result<Vec<VmLine>, RunError> {

@@ -219,7 +219,7 @@ fn lively(command: &str, answer: Reply) -> String {
     });
     let arguments: Vec<OsString> = command.split_whitespace().map(OsString::from).collect();
     let mut terminal = Terminal { seen: Vec::new(), ticked };
-    let screen = Screen { out: &mut Vec::new(), err: &mut terminal, lively: true };
+    let screen = Screen { out: &mut Vec::new(), err: &mut terminal, lively: true, coloured: false };
     vmctl::run(&arguments, &control.path(), screen);
     serving.join().expect("the peer");
     String::from_utf8(terminal.seen).expect("text")

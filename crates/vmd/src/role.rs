@@ -40,12 +40,13 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     }
 }
 
-/// Whether /dev/kvm runs the probe guest: `ok` on standard output, or what does not work. It has the rights of who asks,
-/// reads nothing, and is no part of the daemon.
+/// Whether /dev/kvm runs the probe guest: `ok` on standard output, or what does not work, after a line that says which vmd
+/// this is (`proto::doctor`). It has the rights of who asks, reads nothing, and is no part of the daemon.
 fn doctor() -> ExitCode {
+    println!("{}", proto::doctor::banner(env!("CARGO_PKG_VERSION")));
     match crate::parent::open_kvm().map_err(|error| format!("/dev/kvm: {error}")).and_then(vm::probe_guest::run) {
         Ok(()) => {
-            println!("ok");
+            println!("{}", proto::doctor::RAN);
             ExitCode::SUCCESS
         }
         Err(why) => {

@@ -88,7 +88,7 @@ pub fn greet(client: &mut Client) {
 pub fn vmctl(socket: &Path, line: &str) -> Outcome {
     let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let screen = vmctl::Screen { out: &mut out, err: &mut err, lively: false };
+    let screen = vmctl::Screen { out: &mut out, err: &mut err, lively: false, coloured: false };
     let code = vmctl::run(&arguments, socket, screen);
     let text = |bytes| String::from_utf8(bytes).expect("text");
     Outcome { success: code == ExitCode::SUCCESS, out: text(out), err: text(err) }

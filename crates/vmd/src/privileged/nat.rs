@@ -17,10 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use sys::netlink::Link;
 use sys::netlink::nft::{Chain, Expr, Fact, Hook, Listed, Table};
 
+pub use proto::privileged::TABLE;
+
 use super::switches::LOCAL_GROUP;
 
-/// The table's name; its family is inet.
-pub const TABLE: &str = "vmd";
 /// The comment of our rules in others' chains.
 pub const TAG: &str = "vmd";
 /// Before the name of an interface that was made to forward.

@@ -13,14 +13,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+pub use proto::privileged::{GROUP, LOCAL_GROUP};
+
 use proto::privileged::LocalEnd;
 use proto::{Code, Failure, IfName};
 use sys::netlink::{Link, LinkKind};
 
-/// The group of every interface that vmd made, "vmd" in ASCII: `ip link show group 7761252`.
-pub const GROUP: u32 = 0x0076_6d64;
-/// The group of the taps of local interfaces that reach the outside (`nat.rs`).
-pub const LOCAL_GROUP: u32 = GROUP + 1;
 /// Before the number of a routing domain, in the name of its VRF.
 const VRF: &str = "rdomain";
 /// The routing tables of VRFs that vmd makes: this, "vm" in ASCII, and the number of the domain.

@@ -1,0 +1,215 @@
+//! vmd itself: its program, account and configuration, whether it runs and answers, and what an earlier one left.
+
+use proto::client::VERSION;
+use proto::doctor;
+use proto::privileged::TABLE;
+
+use super::{Finding, Verdict, fault, hidden, known, note, ok, unread, warning, with};
+use crate::doctor::ask::{CONFIGURATION, PID_FILE};
+use crate::doctor::host::{Host, Ran, Seen, Socket};
+
+/// NFPROTO_INET (linux/netfilter.h).
+const INET: u8 = 1;
+
+/// Whether vmd is there, runs, and is of our release.
+pub fn program(host: &Host) -> Finding {
+    let id = "vmd";
+    let program = match &host.program {
+        Seen::Is(program) => program,
+        Seen::Missing => {
+            return fault(
+                id,
+                "no vmd beside vmctl, nor in /usr/local/sbin, /usr/sbin, /sbin",
+                "install vmd, of the same release as vmctl",
+            );
+        }
+        Seen::Denied => return hidden(host, id, "vmd beside vmctl"),
+        Seen::Failed(why) => return unread(id, "vmd", why),
+    };
+    let path = &program.path;
+    match &program.probe {
+        Ran::NotStarted(why) => {
+            fault(id, format!("{path}: can't be run: {why}"), "install vmd again; its file must be executable")
+        }
+        Ran::Late(_) => ok(id, format!("{path} (it did not say its release: see kvm-guest)")),
+        Ran::Ended { out, err, success } => match doctor::read(out) {
+            Some(said) if said.protocol == VERSION => ok(id, format!("{path}, release {}", said.release)),
+            Some(said) => fault(
+                id,
+                format!("{path}: release {}, protocol {}; this vmctl speaks {VERSION}", said.release, said.protocol),
+                "install vmd and vmctl of one release",
+            ),
+            None if err.contains("unknown role") => fault(
+                id,
+                format!("{path}: older than this vmctl: it knows no probe guest"),
+                "install vmd and vmctl of one release",
+            ),
+            None => {
+                let line = err.lines().chain(out.lines()).next().unwrap_or(if *success {
+                    "nothing"
+                } else {
+                    "nothing, and failed"
+                });
+                fault(
+                    id,
+                    format!("{path}: is no vmd of this release: it said {line}"),
+                    "install vmd and vmctl of one release",
+                )
+            }
+        },
+    }
+}
+
+/// The account of its processes that need no root.
+pub fn account(host: &Host) -> Finding {
+    let id = "account";
+    let make = "\"useradd --system --no-create-home --shell /usr/sbin/nologin _vmd\"";
+    match known(host, id, "/etc/passwd", &host.account) {
+        Err(finding) => finding,
+        Ok(None) => fault(id, "no user _vmd in /etc/passwd", make),
+        Ok(Some((0, _))) => fault(id, "_vmd is uid 0: its processes would be root", "give _vmd a uid of its own"),
+        Ok(Some((uid, gid))) => ok(id, format!("_vmd, uid {uid}, gid {gid}")),
+    }
+}
+
+/// Whether vmd would start with its configuration.
+pub fn configuration(host: &Host) -> Finding {
+    let id = "configuration";
+    match &host.configuration {
+        Seen::Missing => {
+            return note(id, format!("no {CONFIGURATION}"), "write one (vm.conf(5)), or make VMs with vmctl start");
+        }
+        Seen::Denied => return hidden(host, id, CONFIGURATION),
+        Seen::Failed(why) => return fault(id, format!("{CONFIGURATION}: {why}"), "make it a readable file"),
+        Seen::Is(()) => {}
+    }
+    let Some(program) = host.program.get() else { return note(id, "not checked: no vmd to ask", "see vmd") };
+    match &program.check {
+        Ran::NotStarted(why) => note(id, format!("not checked: {}: {why}", program.path), "see vmd"),
+        Ran::Late(seconds) => warning(
+            id,
+            format!("vmd -n has no answer within {seconds} s"),
+            "a directory server may not answer for a name in it",
+        ),
+        Ran::Ended { success, err, .. } => {
+            let lines = lines(err);
+            let (first, rest) = lines.split_first().map_or(("", 0), |(first, rest)| (*first, rest.len()));
+            let more = if rest == 0 { String::new() } else { format!(" (and {rest} more)") };
+            match (*success, first) {
+                (true, "") => ok(id, format!("{CONFIGURATION} has no errors")),
+                (true, first) => note(id, format!("{first}{more}"), "\"vmd -n\" shows each warning with its line"),
+                (false, first) => with(
+                    id,
+                    // What runs goes on; the next start, or a reload, fails.
+                    if runs(host) { Verdict::Warning } else { Verdict::Fault },
+                    format!("{first}{more}"),
+                    "\"vmd -n\" shows each error with its line; vmd does not start with one",
+                ),
+            }
+        }
+    }
+}
+
+/// The diagnostics in what `vmd -n` says: the lines below one show its place.
+fn lines(err: &str) -> Vec<&str> {
+    err.lines().filter(|line| !line.is_empty() && !line.starts_with(' ') && *line != "configuration OK").collect()
+}
+
+/// Whether a daemon is there, however well.
+fn runs(host: &Host) -> bool {
+    let locked = matches!(&host.pid_file, Seen::Is((_, true)));
+    locked || matches!(host.socket, Socket::Answers | Socket::Version { .. } | Socket::Odd(_))
+}
+
+/// The daemon that runs, and whether it can be talked to.
+pub fn daemon(host: &Host) -> Finding {
+    let id = "daemon";
+    let restart = "restart it; its log says what it was doing";
+    let who = match &host.pid_file {
+        Seen::Is((pid, true)) => format!("vmd runs (pid {pid})"),
+        _ => "a vmd runs".to_owned(),
+    };
+    match &host.socket {
+        _ if !runs(host) => note(id, "no vmd runs", "\"systemctl start vmd\", or \"vmd\" as root"),
+        Socket::Answers => ok(id, format!("{who} and answers, protocol {VERSION}")),
+        Socket::Version { daemon } => fault(
+            id,
+            format!("{who} and speaks protocol {daemon}; this vmctl speaks {VERSION}"),
+            "use the vmctl that came with it, or restart it after an upgrade",
+        ),
+        Socket::Denied => note(
+            id,
+            format!("{who}; user \"{}\" may not talk to it", host.caller.name),
+            "\"socket owner\" in vm.conf says who may",
+        ),
+        Socket::Odd(why) => fault(id, format!("{who} and does not answer: {why}"), restart),
+        Socket::Missing | Socket::Stale | Socket::OtherFile(_) => {
+            fault(id, format!("{who}, but nobody listens on its control socket"), restart)
+        }
+    }
+}
+
+/// The control socket's name.
+pub fn socket(host: &Host) -> Finding {
+    let id = "socket";
+    let path = proto::client::SOCKET_PATH;
+    match &host.socket {
+        Socket::Missing if runs(host) => {
+            fault(id, format!("{path}: not there, though vmd runs"), "restart vmd: it makes it anew")
+        }
+        Socket::Missing => ok(id, format!("{path}: not there, as no vmd runs")),
+        Socket::OtherFile("a directory") => {
+            fault(id, format!("{path}: a directory"), "remove it: vmd can't make its socket")
+        }
+        Socket::OtherFile(word) => warning(id, format!("{path}: {word}, no socket"), "start vmd: it replaces it"),
+        Socket::Stale => warning(id, format!("{path}: nobody listens"), "start vmd: it replaces what a dead one left"),
+        Socket::Denied => note(
+            id,
+            format!("{path}: user \"{}\" may not connect", host.caller.name),
+            "\"socket owner\" in vm.conf says who may",
+        ),
+        Socket::Odd(why) => warning(id, format!("{path}: {why}"), "see daemon"),
+        Socket::Answers | Socket::Version { .. } => ok(id, format!("{path}: a vmd listens")),
+    }
+}
+
+/// What a daemon that did not end well has left.
+pub fn leftovers(host: &Host) -> Finding {
+    let id = "leftovers";
+    if runs(host) {
+        return ok(id, "what bears vmd's mark is the running daemon's");
+    }
+    let marked = &host.marked;
+    let mut left = Vec::new();
+    let mut by_hand = Vec::new();
+    for (pid, title) in &marked.processes {
+        left.push(format!("process {pid} (vmd: {title})"));
+        by_hand.push(format!("kill {pid}"));
+    }
+    for name in marked.links.get().into_iter().flatten() {
+        left.push(format!("interface {name}"));
+        by_hand.push(format!("ip link delete {name}"));
+    }
+    let chains = host.chains.get().into_iter().flatten();
+    if chains.into_iter().any(|chain| chain.family == INET && chain.table == TABLE) {
+        left.push(format!("nftables table inet {TABLE}"));
+        by_hand.push(format!("nft delete table inet {TABLE}"));
+    }
+    left.extend(marked.cgroups.iter().map(|place| format!("cgroup {place}")));
+    if host.socket == Socket::Stale {
+        left.push(format!("socket {}", proto::client::SOCKET_PATH));
+    }
+    if let Seen::Is((pid, false)) = &host.pid_file {
+        left.push(format!("{PID_FILE} of pid {pid}"));
+    }
+    left.extend(marked.files.iter().map(|file| format!("file {file}")));
+    let by_hand = if by_hand.is_empty() { String::new() } else { format!("; by hand: \"{}\"", by_hand.join("; ")) };
+    match left.as_slice() {
+        [] => ok(id, "nothing of an earlier vmd"),
+        left => warning(
+            id,
+            format!("of a vmd that is dead: {}", left.join(", ")),
+            format!("start vmd: it removes them{by_hand}"),
+        ),
+    }
+}

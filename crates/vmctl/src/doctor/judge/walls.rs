@@ -1,0 +1,84 @@
+//! What keeps a guest, and each process that serves it, from everything else; and rings, which some hosts forbid.
+
+use super::{Finding, Verdict, fault, known, note, ok, value, warning, with};
+use crate::doctor::host::{Host, Value};
+
+/// Where vmd looks for cgroups of version 2: alone, or beside version 1 (systemd's hybrid layout).
+const PLACES: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+/// Filters of system calls: every process of vmd has one, and none starts without.
+pub fn seccomp(host: &Host) -> Finding {
+    match &host.seccomp {
+        Ok(()) => ok("seccomp", "filters of system calls can be set"),
+        Err(why) => fault(
+            "seccomp",
+            format!("no filters of system calls: {why}"),
+            "boot a kernel with CONFIG_SECCOMP_FILTER; a container must allow seccomp(2)",
+        ),
+    }
+}
+
+/// Landlock: without, an empty root alone keeps files away.
+pub fn landlock(host: &Host) -> Finding {
+    match &host.landlock {
+        Ok(version) => ok("landlock", format!("version {version}")),
+        Err(why) => warning(
+            "landlock",
+            format!("none: {why}; an empty root alone keeps the host's files from vmd's processes"),
+            "boot a kernel from 5.13 on with CONFIG_SECURITY_LANDLOCK, and with landlock in \"lsm=\"",
+        ),
+    }
+}
+
+/// Control groups: without, VMs run, are held one process at a time, and have no limit of threads.
+pub fn cgroups(host: &Host) -> Finding {
+    let id = "cgroups";
+    let mounts = match known(host, id, "/proc/self/mountinfo", &host.cgroups) {
+        Ok(mounts) => mounts,
+        Err(finding) => return finding,
+    };
+    let without = "VMs run without cgroups of their own";
+    let Some((place, read_only)) = PLACES.iter().find_map(|place| mounts.iter().rfind(|(at, _)| at == place)) else {
+        let elsewhere: Vec<&str> = mounts.iter().map(|(place, _)| place.as_str()).collect();
+        let seen = match elsewhere.as_slice() {
+            [] => format!("no cgroups of version 2 are mounted: {without}"),
+            places => format!("cgroups of version 2 are at {}, not where vmd looks: {without}", places.join(", ")),
+        };
+        return warning(id, seen, format!("\"mount -t cgroup2 cgroup2 {}\"", PLACES[0]));
+    };
+    if *read_only {
+        let seen = format!("{place} is mounted for reading only: {without}");
+        return warning(id, seen, "let the container have cgroups of its own, for writing");
+    }
+    let controllers = match host.values.get(&Value::Controllers) {
+        Some(seen) if place == PLACES[0] => seen.get().map_or("", String::as_str),
+        _ => "",
+    };
+    let list = controllers.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>();
+    if list.contains(&"pids") {
+        return ok(id, format!("version 2 at {place}, with {}", list.join(", ")));
+    }
+    let seen = format!("version 2 at {place}, without the controller pids: a VM's threads are not limited");
+    note(id, seen, "use version 2 alone (systemd.unified_cgroup_hierarchy=1), with cgroup.controllers that name pids")
+}
+
+/// io_uring: without, disks are served by threads.
+pub fn io_uring(host: &Host) -> Finding {
+    let id = "io-uring";
+    let slower = "disks are served without it, with a system call each";
+    let setting = value(host, id, "kernel.io_uring_disabled", Value::IoUringDisabled).unwrap_or("0"); // before Linux 6.6 there is none
+    match (&host.io_uring, setting) {
+        (_, "1" | "2") => note(
+            id,
+            format!("kernel.io_uring_disabled is {setting}: {slower}"),
+            "\"sysctl kernel.io_uring_disabled=0\", if disks are to be faster",
+        ),
+        (Ok(()), _) => ok(id, "rings can be made"),
+        (Err(why), _) => with(
+            id,
+            Verdict::Note,
+            format!("no ring: {why}; {slower}"),
+            "a kernel with CONFIG_IO_URING, and a container's filter that allows io_uring_setup(2)",
+        ),
+    }
+}
