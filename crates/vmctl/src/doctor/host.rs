@@ -66,8 +66,8 @@ pub struct Host {
     pub io_uring: Result<(), String>,
     /// Files of one value, by [`Value`].
     pub values: BTreeMap<Value, Seen<String>>,
-    /// Where cgroups of version 2 are mounted, and whether for reading only.
-    pub cgroups: Seen<Vec<(String, bool)>>,
+    /// Where cgroups of version 2 are mounted.
+    pub cgroups: Seen<Vec<Cgroups>>,
     /// The user and group ids of _vmd in /etc/passwd, if it is there.
     pub account: Seen<Option<(u32, u32)>>,
     /// Kinds of file systems that the kernel has.
@@ -114,6 +114,17 @@ pub struct Cpu {
     pub virtualization: Option<&'static str>,
     /// The host is itself a guest.
     pub is_guest: bool,
+}
+
+/// A mount of cgroups of version 2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroups {
+    /// Where.
+    pub place: String,
+    /// For reading only.
+    pub read_only: bool,
+    /// Its controllers.
+    pub controllers: Vec<String>,
 }
 
 /// How the kernel has a module.
@@ -174,8 +185,6 @@ pub enum Value {
     HugePages,
     /// What the kernel tells the time by.
     ClockSource,
-    /// Controllers of the root of cgroups of version 2.
-    Controllers,
 }
 
 /// The daemon's program, and what it said when it was run.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use proto::failure::plain;
 use rustix::fs::{Mode, OFlags, major, minor};
 
-use super::host::{Caller, Cpu, Module, Node, NodeKind, Seen, Value};
+use super::host::{Caller, Cgroups, Cpu, Module, Node, NodeKind, Seen, Value};
 
 /// Bytes of one file that are read; the longest is /proc/cpuinfo of a host with hundreds of processors.
 const MAX_TEXT: u64 = 8 << 20;
@@ -19,6 +19,8 @@ const MAX_CGROUPS: usize = 4096;
 
 /// The modules that something here needs.
 pub const MODULES: [&str; 7] = ["kvm_intel", "kvm_amd", "tun", "bridge", "vrf", "nf_tables", "nft_masq"];
+/// Where vmd looks for cgroups of version 2: alone, or beside version 1 (systemd's hybrid layout).
+pub const CGROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 /// Where distributions put firmware.
 const FIRMWARE: [&str; 6] = [
     "/usr/share/OVMF/OVMF_CODE.fd",
@@ -72,7 +74,6 @@ impl Root {
             (Value::MostThreads, "/proc/sys/kernel/threads-max"),
             (Value::HugePages, "/sys/kernel/mm/transparent_hugepage/enabled"),
             (Value::ClockSource, "/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-            (Value::Controllers, "/sys/fs/cgroup/cgroup.controllers"),
         ];
         files.into_iter().map(|(value, path)| (value, self.text(path).map(|text| text.trim().to_owned()))).collect()
     }
@@ -180,22 +181,29 @@ impl Root {
         })
     }
 
-    /// Mounts of cgroups of version 2, and which of them are for reading only.
-    pub fn cgroups(&self) -> Seen<Vec<(String, bool)>> {
+    /// Mounts of cgroups of version 2, but for those that others hide.
+    pub fn cgroups(&self) -> Seen<Vec<Cgroups>> {
         // proc_pid_mountinfo(5): the place is the fifth field, its options the sixth, the kind stands behind a dash.
         let mount = |line: &str| {
             let (before, after) = line.split_once(" - ")?;
             let fields: Vec<&str> = before.split(' ').collect();
             let (place, options) = (fields.get(4)?, fields.get(5)?);
-            after.starts_with("cgroup2 ").then(|| ((*place).to_owned(), options.split(',').any(|it| it == "ro")))
+            let controllers = self.text(&format!("{place}/cgroup.controllers"));
+            Some(Cgroups {
+                place: (*place).to_owned(),
+                read_only: options.split(',').any(|it| it == "ro"),
+                controllers: controllers.get()?.split_whitespace().map(str::to_owned).collect(),
+            })
+            .filter(|_| after.starts_with("cgroup2 "))
         };
         self.text("/proc/self/mountinfo").map(|text| text.lines().filter_map(mount).collect())
     }
 
-    /// Directories of cgroups that a vmd made: those that hold `vms/vmm`.
-    pub fn marked_cgroups(&self, mounts: &[(String, bool)]) -> Vec<String> {
+    /// Directories of cgroups that a vmd made, where it makes them: those that hold `vms/vmm`.
+    pub fn marked_cgroups(&self, mounts: &[Cgroups]) -> Vec<String> {
         let mut found = Vec::new();
-        let mut next: Vec<String> = mounts.iter().map(|(place, _)| place.clone()).collect();
+        let mut next: Vec<String> =
+            mounts.iter().map(|mount| mount.place.clone()).filter(|place| CGROUPS.contains(&place.as_str())).collect();
         let mut looked = 0_usize;
         while let Some(place) = next.pop() {
             looked = looked.saturating_add(1);

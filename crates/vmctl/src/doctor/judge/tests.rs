@@ -1,7 +1,7 @@
 //! Each thing that can be wrong with a host, on one that is sound but for it: which findings change, and to what.
 
 use super::*;
-use crate::doctor::host::{Caller, Cpu, Marked, Program, Ran, Socket};
+use crate::doctor::host::{Caller, Cgroups, Cpu, Marked, Program, Ran, Socket};
 use proto::doctor;
 use sys::netlink::nft::Listed;
 
@@ -12,6 +12,10 @@ fn ended(success: bool, out: &str, err: &str) -> Ran {
 fn device(major: u32, minor: u32) -> Seen<Node> {
     let owner = ("root".to_owned(), "kvm".to_owned());
     Seen::Is(Node { kind: NodeKind::Character(major, minor), mode: 0o660, owner, opens: Seen::Is(()) })
+}
+
+fn cgroups(place: &str, read_only: bool, controller: &str) -> Cgroups {
+    Cgroups { place: place.to_owned(), read_only, controllers: vec!["memory".to_owned(), controller.to_owned()] }
 }
 
 /// A host on which all is well.
@@ -30,7 +34,6 @@ fn sound() -> Host {
         (Value::MostThreads, "100000"),
         (Value::HugePages, "always [madvise] never"),
         (Value::ClockSource, "tsc"),
-        (Value::Controllers, "cpu memory pids"),
         (Value::IoUringDisabled, "0"),
     ];
     Host {
@@ -47,7 +50,7 @@ fn sound() -> Host {
         seccomp: Ok(()),
         io_uring: Ok(()),
         values: values.into_iter().map(|(value, text)| (value, Seen::Is(text.to_owned()))).collect(),
-        cgroups: Seen::Is(vec![("/sys/fs/cgroup".to_owned(), false)]),
+        cgroups: Seen::Is(vec![cgroups("/sys/fs/cgroup", false, "pids")]),
         account: Seen::Is(Some((990, 990))),
         file_systems: Seen::Is(vec!["tmpfs".to_owned()]),
         memory: Seen::Is((16 << 30, 8 << 30)),
@@ -300,15 +303,19 @@ fn fewer_walls_are_told_and_none_is_a_fault() {
 
 #[test]
 fn cgroups_are_looked_for_where_vmd_does() {
-    let at = |places: &[(&str, bool)]| {
-        let mounts = places.iter().map(|(place, ro)| ((*place).to_owned(), *ro)).collect();
+    let at = |mounts: &[Cgroups]| {
+        let mounts = mounts.to_vec();
         move |host: &mut Host| host.cgroups = Seen::Is(mounts)
     };
     finds(&[("cgroups", Warning, "no cgroups of version 2 are mounted")], at(&[]));
-    finds(&[("cgroups", Warning, "are at /cg, not where")], at(&[("/cg", false)]));
-    finds(&[("cgroups", Warning, "for reading only")], at(&[("/sys/fs/cgroup", true)]));
-    finds(&[("cgroups", Note, "without the controller pids")], at(&[("/sys/fs/cgroup/unified", false)]));
-    finds(&[("cgroups", Note, "without the controller pids")], set(Value::Controllers, "cpu memory"));
+    finds(&[("cgroups", Warning, "are at /cg, not where")], at(&[cgroups("/cg", false, "pids")]));
+    finds(&[("cgroups", Warning, "for reading only")], at(&[cgroups("/sys/fs/cgroup", true, "pids")]));
+    let beside = cgroups("/sys/fs/cgroup/unified", false, "cpu");
+    finds(&[("cgroups", Note, "without the controller pids")], at(&[beside]));
+    finds(
+        &[],
+        at(&[cgroups("/cg", true, ""), cgroups("/sys/fs/cgroup", true, ""), cgroups("/sys/fs/cgroup", false, "pids")]),
+    );
 }
 
 #[test]

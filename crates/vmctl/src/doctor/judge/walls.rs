@@ -2,9 +2,7 @@
 
 use super::{Finding, Verdict, fault, known, note, ok, value, warning, with};
 use crate::doctor::host::{Host, Value};
-
-/// Where vmd looks for cgroups of version 2: alone, or beside version 1 (systemd's hybrid layout).
-const PLACES: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+use crate::doctor::look::CGROUPS;
 
 /// Filters of system calls: every process of vmd has one, and none starts without.
 pub fn seccomp(host: &Host) -> Finding {
@@ -38,25 +36,21 @@ pub fn cgroups(host: &Host) -> Finding {
         Err(finding) => return finding,
     };
     let without = "VMs run without cgroups of their own";
-    let Some((place, read_only)) = PLACES.iter().find_map(|place| mounts.iter().rfind(|(at, _)| at == place)) else {
-        let elsewhere: Vec<&str> = mounts.iter().map(|(place, _)| place.as_str()).collect();
+    let Some(mount) = CGROUPS.iter().find_map(|place| mounts.iter().rfind(|mount| mount.place == *place)) else {
+        let elsewhere: Vec<&str> = mounts.iter().map(|mount| mount.place.as_str()).collect();
         let seen = match elsewhere.as_slice() {
             [] => format!("no cgroups of version 2 are mounted: {without}"),
             places => format!("cgroups of version 2 are at {}, not where vmd looks: {without}", places.join(", ")),
         };
-        return warning(id, seen, format!("\"mount -t cgroup2 cgroup2 {}\"", PLACES[0]));
+        return warning(id, seen, format!("\"mount -t cgroup2 cgroup2 {}\"", CGROUPS[0]));
     };
-    if *read_only {
+    let place = &mount.place;
+    if mount.read_only {
         let seen = format!("{place} is mounted for reading only: {without}");
         return warning(id, seen, "let the container have cgroups of its own, for writing");
     }
-    let controllers = match host.values.get(&Value::Controllers) {
-        Some(seen) if place == PLACES[0] => seen.get().map_or("", String::as_str),
-        _ => "",
-    };
-    let list = controllers.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>();
-    if list.contains(&"pids") {
-        return ok(id, format!("version 2 at {place}, with {}", list.join(", ")));
+    if mount.controllers.iter().any(|name| name == "pids") {
+        return ok(id, format!("version 2 at {place}, with {}", mount.controllers.join(", ")));
     }
     let seen = format!("version 2 at {place}, without the controller pids: a VM's threads are not limited");
     note(id, seen, "use version 2 alone (systemd.unified_cgroup_hierarchy=1), with cgroup.controllers that name pids")

@@ -91,12 +91,18 @@ fn mounts_of_version_2_are_found_and_cgroups_of_vmd_below_them() {
         (
             "/proc/self/mountinfo",
             "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n\
-             30 23 0:27 / /ro ro,nosuid - cgroup2 cgroup2 rw\n31 23 0:28 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n",
+             30 23 0:27 / /ro ro,nosuid - cgroup2 cgroup2 rw\n28 23 0:30 / /hidden rw - cgroup2 cgroup2 rw\n31 23 0:28 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n",
         ),
         ("/sys/fs/cgroup/system.slice/vmd.service/vms/vmm/cgroup.procs", ""),
         ("/sys/fs/cgroup/other/vms/file", ""),
+        ("/sys/fs/cgroup/cgroup.controllers", "cpu pids\n"),
+        ("/ro/cgroup.controllers", "\n"),
     ]);
-    let mounts = [("/sys/fs/cgroup".to_owned(), false), ("/ro".to_owned(), true)];
+    let mount = |place: &str, read_only, controllers: &[&str]| {
+        let controllers = controllers.iter().map(|name| (*name).to_owned()).collect();
+        Cgroups { place: place.to_owned(), read_only, controllers }
+    };
+    let mounts = [mount("/sys/fs/cgroup", false, &["cpu", "pids"]), mount("/ro", true, &[])];
     assert_eq!(root.cgroups(), Seen::Is(mounts.to_vec()));
     assert_eq!(root.marked_cgroups(&mounts), ["/sys/fs/cgroup/system.slice/vmd.service"]);
 }
