@@ -98,7 +98,7 @@ struct Rule {
 }
 
 /// Rules that each section of the page has at least: the rows of the specification, and of the issue.
-const SECTIONS: [(&str, usize); 36] = [
+const SECTIONS: [(&str, usize); 37] = [
     ("2.1", 1),
     ("2.2", 5),
     ("2.3", 19),
@@ -132,6 +132,7 @@ const SECTIONS: [(&str, usize); 36] = [
     ("Clients", 7),
     ("What it has", 22),
     ("What programs read", 4),
+    ("vmctl doctor", 20),
     ("As a service", 5),
     ("Limits and bad input", 15),
     ("Known past defects", 12),

@@ -95,6 +95,12 @@ fn a_host_whose_cgroups_can_not_be_written() {
 }
 
 #[test]
+fn a_run_that_can_not_be_written() {
+    let expected = [("socket", "fault", "/run: Read-only file system; vmd can't make its socket there")];
+    faulty("devices::a_run_that_can_not_be_written", &expected, || mount("-o remount,bind,ro /run"));
+}
+
+#[test]
 fn a_host_without_vmd() {
     let expected = [
         ("vmd", "fault", "no vmd beside vmctl"),

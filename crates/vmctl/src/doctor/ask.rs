@@ -69,6 +69,8 @@ pub fn host(socket: &Path) -> Host {
             files: root.half_written(),
         },
         cgroups,
+        own_cgroup: root.own_cgroup(),
+        run: root.writable("/run"),
         account: root.account(),
         file_systems: root.file_systems(),
         memory: root.memory(),

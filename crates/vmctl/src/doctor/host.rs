@@ -68,6 +68,10 @@ pub struct Host {
     pub values: BTreeMap<Value, Seen<String>>,
     /// Where cgroups of version 2 are mounted.
     pub cgroups: Seen<Vec<Cgroups>>,
+    /// The caller's own cgroup of version 2, as /proc/self/cgroup has it.
+    pub own_cgroup: Seen<String>,
+    /// Whether the caller may make names in /run.
+    pub run: Seen<()>,
     /// The user and group ids of _vmd in /etc/passwd, if it is there.
     pub account: Seen<Option<(u32, u32)>>,
     /// Kinds of file systems that the kernel has.
@@ -123,6 +127,8 @@ pub struct Cgroups {
     pub place: String,
     /// For reading only.
     pub read_only: bool,
+    /// Whether the caller may make cgroups in its own, as a vmd that it starts would.
+    pub home: Seen<()>,
     /// Its controllers.
     pub controllers: Vec<String>,
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use proto::failure::plain;
-use rustix::fs::{Mode, OFlags, major, minor};
+use rustix::fs::{Access, Mode, OFlags, major, minor};
 
 use super::host::{Caller, Cgroups, Cpu, Module, Node, NodeKind, Seen, Value};
 
@@ -189,14 +189,34 @@ impl Root {
             let fields: Vec<&str> = before.split(' ').collect();
             let (place, options) = (fields.get(4)?, fields.get(5)?);
             let controllers = self.text(&format!("{place}/cgroup.controllers"));
+            let own = self.own_cgroup().get().cloned().unwrap_or_default();
             Some(Cgroups {
                 place: (*place).to_owned(),
                 read_only: options.split(',').any(|it| it == "ro"),
+                home: self.writable(&format!("{place}{own}")),
                 controllers: controllers.get()?.split_whitespace().map(str::to_owned).collect(),
             })
             .filter(|_| after.starts_with("cgroup2 "))
         };
         self.text("/proc/self/mountinfo").map(|text| text.lines().filter_map(mount).collect())
+    }
+
+    /// The cgroup of version 2 that the caller is in.
+    pub fn own_cgroup(&self) -> Seen<String> {
+        let own = |text: String| text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned));
+        match self.text("/proc/self/cgroup").map(own) {
+            Seen::Is(Some(own)) => Seen::Is(own),
+            Seen::Is(None) | Seen::Missing => Seen::Missing,
+            Seen::Denied => Seen::Denied,
+            Seen::Failed(why) => Seen::Failed(why),
+        }
+    }
+
+    /// Whether names can be made in a directory.
+    pub fn writable(&self, path: &str) -> Seen<()> {
+        let at = self.at(path);
+        let may = rustix::fs::access(at, Access::WRITE_OK | Access::EXEC_OK);
+        seen(may.map_err(io::Error::from))
     }
 
     /// Directories of cgroups that a vmd made, where it makes them: those that hold `vms/vmm`.

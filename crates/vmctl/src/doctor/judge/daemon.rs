@@ -28,6 +28,7 @@ pub fn program(host: &Host) -> Finding {
     };
     let path = &program.path;
     match &program.probe {
+        Ran::NotStarted(why) if host.caller.uid != 0 => hidden(host, id, &format!("{path} ({why})")),
         Ran::NotStarted(why) => {
             fault(id, format!("{path}: can't be run: {why}"), "install vmd again; its file must be executable")
         }
@@ -95,7 +96,10 @@ pub fn configuration(host: &Host) -> Finding {
             let lines = lines(err);
             let (first, rest) = lines.split_first().map_or(("", 0), |(first, rest)| (*first, rest.len()));
             let more = if rest == 0 { String::new() } else { format!(" (and {rest} more)") };
+            // What root's vm.conf names may be closed to a user who checks it.
+            let closed = lines.iter().any(|line| line.contains("ermission denied"));
             match (*success, first) {
+                (false, _) if closed && host.caller.uid != 0 => hidden(host, id, CONFIGURATION),
                 (true, "") => ok(id, format!("{CONFIGURATION} has no errors")),
                 (true, first) => note(id, format!("{first}{more}"), "\"vmd -n\" shows each warning with its line"),
                 (false, first) => with(
@@ -156,6 +160,14 @@ pub fn socket(host: &Host) -> Finding {
     match &host.socket {
         Socket::Missing if runs(host) => {
             fault(id, format!("{path}: not there, though vmd runs"), "restart vmd: it makes it anew")
+        }
+        Socket::Missing if host.caller.uid == 0 && host.run != Seen::Is(()) => {
+            let why = match &host.run {
+                Seen::Failed(why) => why.as_str(),
+                Seen::Missing => "not there",
+                Seen::Denied | Seen::Is(()) => "root may not write to it",
+            };
+            fault(id, format!("/run: {why}; vmd can't make its socket there"), "mount a tmpfs on /run")
         }
         Socket::Missing => ok(id, format!("{path}: not there, as no vmd runs")),
         Socket::OtherFile("a directory") => {

@@ -122,11 +122,7 @@ pub fn access(host: &Host) -> Finding {
         Seen::Denied => note(
             "kvm-access",
             format!("user \"{name}\" may not open /dev/kvm ({})", rights(node)),
-            format!(
-                "nothing, for VMs of vmd: it opens /dev/kvm as root. To use KVM in other ways, be in the group \"{}\" and \
-                 give the group rights",
-                node.owner.1
-            ),
+            "nothing: vmd opens it as root. Only other programs of this user would need rights on it (group kvm)",
         ),
         Seen::Missing => fault("kvm-access", "/dev/kvm: no driver behind it", "see kvm-module"),
         Seen::Failed(why) => fault("kvm-access", format!("/dev/kvm: {why}"), "see kvm-module"),

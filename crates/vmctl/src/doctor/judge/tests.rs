@@ -15,7 +15,8 @@ fn device(major: u32, minor: u32) -> Seen<Node> {
 }
 
 fn cgroups(place: &str, read_only: bool, controller: &str) -> Cgroups {
-    Cgroups { place: place.to_owned(), read_only, controllers: vec!["memory".to_owned(), controller.to_owned()] }
+    let controllers = vec!["memory".to_owned(), controller.to_owned()];
+    Cgroups { place: place.to_owned(), read_only, home: Seen::Is(()), controllers }
 }
 
 /// A host on which all is well.
@@ -51,6 +52,8 @@ fn sound() -> Host {
         io_uring: Ok(()),
         values: values.into_iter().map(|(value, text)| (value, Seen::Is(text.to_owned()))).collect(),
         cgroups: Seen::Is(vec![cgroups("/sys/fs/cgroup", false, "pids")]),
+        own_cgroup: Seen::Is("/system.slice/x".to_owned()),
+        run: Seen::Is(()),
         account: Seen::Is(Some((990, 990))),
         file_systems: Seen::Is(vec!["tmpfs".to_owned()]),
         memory: Seen::Is((16 << 30, 8 << 30)),
@@ -255,6 +258,14 @@ fn stopped(host: &mut Host) {
 fn a_daemon_that_does_not_answer_is_told_from_one_that_does_not_run() {
     let none = [("daemon", Note, "no vmd runs"), ("socket", Fine, "no vmd runs"), ("leftovers", Fine, "nothing")];
     finds(&none, stopped);
+    for (run, words) in [(Seen::Failed("Read-only file system".to_owned()), "Read-only"), (Seen::Missing, "not there")]
+    {
+        let found = differs(|host| {
+            stopped(host);
+            host.run = run;
+        });
+        assert!(found[0].id == "socket" && found[0].verdict == Fault && found[0].seen.contains(words), "{found:#?}");
+    }
     let of = |socket| move |host: &mut Host| host.socket = socket;
     let other = Socket::Version { daemon: 2 };
     finds(&[("daemon", Fault, "(pid 7) and speaks protocol 2")], of(other));
@@ -412,6 +423,15 @@ fn what_a_user_may_not_see_is_told_and_is_no_fault() {
         let finding = found.iter().find(|finding| finding.id == id).expect(id);
         assert!(finding.seen.ends_with("can't be told as user \"ann\""), "{finding:?}");
     }
+    let closed = "/etc/vm.conf:3:7: kernel path not found: \"/srv/k\": Permission denied\n";
+    let as_user = |host: &mut Host| {
+        host.caller.uid = 1000;
+        check(ended(false, "", closed))(host);
+        probe(Ran::NotStarted("Permission denied".to_owned()))(host);
+    };
+    let of_files = differs(as_user);
+    assert!(of_files.iter().all(|finding| finding.verdict <= Note), "{of_files:#?}");
+    finds(&[("configuration", Warning, "Permission denied")], check(ended(false, "", closed)));
     for id in ["caller", "kvm-access", "daemon", "socket"] {
         assert!(found.iter().any(|finding| finding.id == id && finding.seen.contains("\"ann\"")), "{id}");
     }

@@ -1,7 +1,7 @@
 //! What keeps a guest, and each process that serves it, from everything else; and rings, which some hosts forbid.
 
 use super::{Finding, Verdict, fault, known, note, ok, value, warning, with};
-use crate::doctor::host::{Host, Value};
+use crate::doctor::host::{Host, Seen, Value};
 use crate::doctor::look::CGROUPS;
 
 /// Filters of system calls: every process of vmd has one, and none starts without.
@@ -48,6 +48,27 @@ pub fn cgroups(host: &Host) -> Finding {
     if mount.read_only {
         let seen = format!("{place} is mounted for reading only: {without}");
         return warning(id, seen, "let the container have cgroups of its own, for writing");
+    }
+    let own = host.own_cgroup.get().map_or("/", String::as_str);
+    match &mount.home {
+        _ if host.caller.uid != 0 => {} // root starts vmd, elsewhere
+        Seen::Is(()) => {}
+        Seen::Missing => {
+            let seen = format!("{place} does not have the caller's own cgroup {own}: {without} if vmd is started here");
+            return warning(
+                id,
+                seen,
+                "start vmd where its cgroup can be seen: in the container's own namespace of cgroups",
+            );
+        }
+        Seen::Denied | Seen::Failed(_) => {
+            let seen = format!("no cgroup can be made in the caller's own, {own}: {without} if vmd is started here");
+            return warning(
+                id,
+                seen,
+                "let vmd be a service with Delegate=yes, or the container have its cgroup for writing",
+            );
+        }
     }
     if mount.controllers.iter().any(|name| name == "pids") {
         return ok(id, format!("version 2 at {place}, with {}", mount.controllers.join(", ")));

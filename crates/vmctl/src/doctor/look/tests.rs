@@ -97,12 +97,15 @@ fn mounts_of_version_2_are_found_and_cgroups_of_vmd_below_them() {
         ("/sys/fs/cgroup/other/vms/file", ""),
         ("/sys/fs/cgroup/cgroup.controllers", "cpu pids\n"),
         ("/ro/cgroup.controllers", "\n"),
+        ("/proc/self/cgroup", "1:cpu:/x\n0::/system.slice\n"),
     ]);
-    let mount = |place: &str, read_only, controllers: &[&str]| {
+    let mount = |place: &str, read_only, home, controllers: &[&str]| {
         let controllers = controllers.iter().map(|name| (*name).to_owned()).collect();
-        Cgroups { place: place.to_owned(), read_only, controllers }
+        Cgroups { place: place.to_owned(), read_only, home, controllers }
     };
-    let mounts = [mount("/sys/fs/cgroup", false, &["cpu", "pids"]), mount("/ro", true, &[])];
+    let mounts =
+        [mount("/sys/fs/cgroup", false, Seen::Is(()), &["cpu", "pids"]), mount("/ro", true, Seen::Missing, &[])];
+    assert_eq!(root.own_cgroup(), Seen::Is("/system.slice".to_owned()));
     assert_eq!(root.cgroups(), Seen::Is(mounts.to_vec()));
     assert_eq!(root.marked_cgroups(&mounts), ["/sys/fs/cgroup/system.slice/vmd.service"]);
 }
