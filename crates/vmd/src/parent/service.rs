@@ -44,6 +44,19 @@ impl Watchdog {
     }
 }
 
+/// Whether standard error is the journal's own stream (systemd.exec(5), $JOURNAL_STREAM): of what is started from a unit too,
+/// unless its output goes elsewhere.
+pub fn stderr_is_the_journal() -> bool {
+    let own = rustix::fs::fstat(rustix::stdio::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    own.is_some() && own == std::env::var("JOURNAL_STREAM").ok().as_deref().and_then(stream)
+}
+
+/// Reads `DEVICE:INODE`.
+fn stream(text: &str) -> Option<(u64, u64)> {
+    let (device, inode) = text.split_once(':')?;
+    Some((device.parse().ok()?, inode.parse().ok()?))
+}
+
 /// Sends a state. A manager that can't be reached is no reason to end.
 pub fn tell(state: &str) {
     if let Err(error) = sys::notify::notify(state) {
@@ -64,6 +77,13 @@ mod tests {
 
     fn asked(usec: &str, meant: Option<&str>, now: Instant) -> Option<Watchdog> {
         Watchdog::asked(Some(usec.into()), meant.map(OsString::from), 7, now)
+    }
+
+    #[test]
+    fn the_journals_stream_is_known_by_device_and_inode() {
+        assert_eq!(stream("9:12345"), Some((9, 12345)));
+        assert_eq!(["", "9", "9:", ":1", "9:x", "9:1:2"].map(stream), [None; 6]);
+        assert!(!stderr_is_the_journal(), "a test's is not");
     }
 
     #[test]

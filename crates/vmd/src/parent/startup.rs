@@ -27,6 +27,7 @@ use super::pulse::Pulse;
 use super::registry::{Event, Registry};
 use super::reserve::Reserve;
 use super::restarts::Restarts;
+use super::service;
 use super::settings;
 use super::source::Source;
 
@@ -41,7 +42,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::FAILURE;
     };
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !options.check;
+    let journal = !options.check && service::stderr_is_the_journal();
     sys::log::set_form(if journal { Form::Syslog } else { Form::Plain });
     if journal {
         to_journal();
@@ -136,7 +137,7 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
 /// Who started us may go on.
 fn tell_ready(waiting: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     log::info!("startup");
-    super::service::tell("READY=1");
+    service::tell("READY=1");
     if let Some(waiting) = waiting.take() {
         rustix::io::write(&waiting, super::background::READY)?;
     }
@@ -175,7 +176,7 @@ impl Edge {
             logs: BTreeMap::new(),
             next_log: 0,
             pulse: Pulse::new(std::time::Instant::now()),
-            watchdog: super::service::Watchdog::of_environment(std::time::Instant::now()),
+            watchdog: service::Watchdog::of_environment(std::time::Instant::now()),
             reserve,
             quit: None,
         })

@@ -24,7 +24,7 @@ fn row_2_4_force_sends_sigterm_and_after_ten_seconds_sigkill() {
     assert_eq!(vmm.pass(KILL_AFTER - Duration::from_millis(1)), []);
     let actions = vmm.pass(Duration::from_millis(1));
     assert_eq!(kills(&actions), [(Member::Vm, Signal::KILL)]);
-    assert_eq!(log(&actions), "force killed vm 1");
+    assert_eq!(log(&actions), "vm \"web\": force killed vm 1");
     vmm.exit(run, Member::Vm, Exit::Signal(9));
     assert_eq!(ended(&vmm.exit(run, Member::Blk(0), Exit::Code(0))), End::PoweredOff);
 }
