@@ -11,7 +11,7 @@ use sys::seqpacket;
 
 fuzz_target!(|input: &[u8]| {
     let [kind, fds, packet @ ..] = input else { return };
-    match kind % 16 {
+    match kind % 18 {
         0 => travel::<proto::client::ToControl>(packet, *fds),
         1 => travel::<proto::client::ToClient>(packet, *fds),
         2 => travel::<proto::control::ToControl>(packet, *fds),
@@ -27,7 +27,9 @@ fuzz_target!(|input: &[u8]| {
         12 => travel::<proto::vm::ToVm>(packet, *fds),
         13 => travel::<proto::vm::ToVmm>(packet, *fds),
         14 => travel::<proto::device::ToDevice>(packet, *fds),
-        _ => travel::<proto::device::ToVmm>(packet, *fds),
+        15 => travel::<proto::device::ToVmm>(packet, *fds),
+        16 => travel::<proto::agentx::ToAgentX>(packet, *fds),
+        _ => travel::<proto::agentx::ToParent>(packet, *fds),
     }
 });
 

@@ -16,7 +16,7 @@ fn read(path: impl AsRef<Path>) -> String {
 }
 
 /// The files of `proto` and the two peers of each.
-const PAIRS: [(&str, &str, &str); 8] = [
+const PAIRS: [(&str, &str, &str); 9] = [
     ("client", "client", "control"),
     ("control", "control", "parent"),
     ("opener", "parent", "opener"),
@@ -25,6 +25,7 @@ const PAIRS: [(&str, &str, &str); 8] = [
     ("vmm", "parent", "vmm"),
     ("vm", "vmm", "vm"),
     ("device", "vmm", "device"),
+    ("agentx", "parent", "agentx"),
 ];
 
 #[test]
@@ -126,6 +127,7 @@ const SECTIONS: [(&str, usize); 37] = [
     ("5.2", 8),
     ("5.3", 3),
     ("5.4", 1),
+    ("7", 25),
     ("Isolation", 6),
     ("Switches and taps", 7),
     ("Processes that end", 5),

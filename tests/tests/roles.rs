@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use e2e::idle::{Does, kernel_file, vm};
 use e2e::vm_conf::switch;
 use rustix::process::{Gid, Pid, PidfdFlags, PidfdGetfdFlags, Uid, pidfd_getfd, pidfd_open};
-use sandbox::promise::{CONTROL, PARENT, PRIV, Promise, Root, User, VIOBLK, VIONET, VM, VMM};
+use sandbox::promise::{AGENTX, CONTROL, PARENT, PRIV, Promise, Root, User, VIOBLK, VIONET, VM, VMM};
 use testkit::daemon::Daemon;
 use testkit::deadline::{self, DAEMON};
 use testkit::machine::on_kvm;
@@ -26,7 +26,7 @@ const USER: &str = "_vmd";
 const SETTLE: Duration = Duration::from_secs(20);
 
 /// What each process holds, beside three times /dev/null, or twice and its log pipe.
-const HOLDS: [(&str, &[(&str, usize)]); 7] = [
+const HOLDS: [(&str, &[(&str, usize)]); 8] = [
     (
         "parent",
         &[
@@ -38,9 +38,9 @@ const HOLDS: [(&str, &[(&str, usize)]); 7] = [
             ("disk.img", 1),     // the VM's disk with its lock, for a reboot
             ("epoll", 1),        //
             ("signals", 1),      //
-            ("process", 3),      // control, priv, vmm
-            ("socket", 4),       // their channels, and the listening socket
-            ("pipe", 4),         // logs of control, priv, vmm, and of the VM
+            ("process", 4),      // control, priv, agentx, vmm
+            ("socket", 5),       // their channels, and the listening socket
+            ("pipe", 5),         // logs of control, priv, agentx, vmm, and of the VM
             ("vmd", 1),          // its own executable
             ("/run/vmd.pid", 1), // locked
             ("cgroup", 2),       // of vmm and of the VM
@@ -48,6 +48,7 @@ const HOLDS: [(&str, &[(&str, usize)]); 7] = [
     ),
     ("control", &[("epoll", 1), ("signals", 1), ("socket", 2)]),
     ("priv", &[("epoll", 1), ("signals", 1), ("socket", 2)]),
+    ("agentx", &[("epoll", 1), ("signals", 1), ("socket", 1)]), // no master is there
     ("vmm", &[("epoll", 1), ("signals", 1), ("/dev/kvm", 1), ("vmd", 1), ("process", 3), ("socket", 4)]),
     (
         "vm",
@@ -74,7 +75,9 @@ fn every_process_is_what_its_promise_says() {
         File::create(&disk).and_then(|file| file.set_len(1 << 20)).expect("an image can be made");
         let kernel = kernel_file(dir.path(), Does::Nothing);
         let options = [&*format!("disk \"{}\" format raw", disk.display()), "interface { switch \"lan\" }"];
-        let daemon = Daemon::start(&(switch("lan", "bridge0") + &vm("idle", &kernel, &options)));
+        let daemon = Daemon::start(
+            &("agentx path \"/run/nobody\"\n".to_owned() + &switch("lan", "bridge0") + &vm("idle", &kernel, &options)),
+        );
         daemon.vmctl(&["start", "idle"]).success();
         let roles = processes(&daemon);
         for (promise, process) in &roles {
@@ -98,7 +101,7 @@ fn processes(daemon: &Daemon) -> Vec<(&'static Promise, Process)> {
         assert_eq!(found.len(), 1, "one {}", promise.name);
         (promise, found[0])
     };
-    let children = [&CONTROL, &PRIV, &VMM, &VM, &VIOBLK, &VIONET].map(one);
+    let children = [&CONTROL, &PRIV, &AGENTX, &VMM, &VM, &VIOBLK, &VIONET].map(one);
     let family = daemon.process().family();
     assert_eq!(family.len(), 1 + children.len(), "{:?}", family.iter().map(|it| it.title()).collect::<Vec<_>>());
     [vec![(&PARENT, daemon.process())], children.to_vec()].concat()

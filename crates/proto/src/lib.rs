@@ -13,8 +13,10 @@
 //! | [`vm`] | vmm and one VM's process |
 //! | [`device`] | vmm and a device's process |
 //! | [`doctor`] | `vmd -x doctor` and vmctl: text, no messages |
+//! | [`agentx`] | parent and agentx |
 #![forbid(unsafe_code)]
 
+pub mod agentx;
 pub mod bounded;
 pub mod channel;
 pub mod client;

@@ -270,6 +270,30 @@ fn vmm_and_device() {
     travel(vec![ToVmm::Ready, ToVmm::Failed(failure())]);
 }
 
+#[test]
+fn parent_and_agentx() {
+    use agentx::{Context, Row, ToAgentX, ToParent};
+    let row = Row {
+        vm: VmId(u32::MAX),
+        name: VmName::new(&"x".repeat(63)).unwrap(),
+        state: VmState::Running,
+        disabled: true,
+        cpus: 64,
+        memory: u64::MAX,
+        used: Some(u64::MAX),
+    };
+    let rows = vec![row; agentx::MAX_ROWS].try_into().unwrap();
+    travel(vec![ToParent::Connect, ToParent::List { request: RequestId(3) }]);
+    travel(vec![
+        ToAgentX::Serve { context: Some(Context::new("lab").unwrap()) },
+        ToAgentX::Connected,
+        ToAgentX::NotConnected { failure: failure() },
+        ToAgentX::Vms { request: RequestId(3), rows },
+        ToAgentX::VmsEnd { request: RequestId(3) },
+        ToAgentX::Verbose { debug: true },
+    ]);
+}
+
 /// Decodes as each type that a process reads from a less trusted one. A panic, or an endless loop, fails the test.
 fn decode_all(bytes: &[u8]) {
     let _ = postcard::from_bytes::<ToControl>(bytes);
@@ -286,6 +310,8 @@ fn decode_all(bytes: &[u8]) {
     let _ = postcard::from_bytes::<vm::ToVmm>(bytes);
     let _ = postcard::from_bytes::<device::ToDevice>(bytes);
     let _ = postcard::from_bytes::<device::ToVmm>(bytes);
+    let _ = postcard::from_bytes::<agentx::ToAgentX>(bytes);
+    let _ = postcard::from_bytes::<agentx::ToParent>(bytes);
 }
 
 proptest! {

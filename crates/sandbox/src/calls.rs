@@ -224,6 +224,9 @@ pub const CHANNEL: Group = group(
     ],
 );
 
+/// Connecting to a socket of the Unix domain that has a name.
+pub const CONNECT: Group = group("connect", &[when(libc::SYS_socket, is(0, AF_UNIX)), any(libc::SYS_connect)]);
+
 /// New connections of a listening socket.
 pub const ACCEPT: Group = group("accept", &[any(libc::SYS_accept4)]);
 

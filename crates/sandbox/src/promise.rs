@@ -5,9 +5,9 @@
 //! then narrows itself. `then` is what is left of a promise after its start: see `sandbox::narrow`.
 
 use crate::calls::{
-    ACCEPT, CHANNEL, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, Group, KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEMFD, MEMORY,
-    NETLINK, NETLINK_SOCKET, OPEN, PREAD, RESOLVE, SETIDS, SPAWN, SPAWN_SELF, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS,
-    URING, URING_SETUP,
+    ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, Group, KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEMFD,
+    MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, RESOLVE, SETIDS, SPAWN, SPAWN_SELF, STDIO, TAP_ATTACH, TAP_OFFLOAD,
+    THREADS, URING, URING_SETUP,
 };
 pub use rustix::thread::CapabilitySet as Capabilities;
 
@@ -127,10 +127,11 @@ pub const PARENT: Promise = Promise {
         FILES,   // vm.conf, the state directory, cgroups, ptys, /dev/kvm and /dev/net/tun
         CONSOLE, // the console's pty: raw mode, its slave, its window
         SPAWN,   // its children, in their cgroups
+        CONNECT, // the SNMP master's socket, for agentx
         MEMFD,   // guest memory
         RESOLVE, // getent(1) for users and groups of vm.conf, a dynamic program
     ],
-    starts: &[&OPENER, &PROBE, &CONTROL, &PRIV, &VMM],
+    starts: &[&OPENER, &PROBE, &CONTROL, &PRIV, &AGENTX, &VMM],
     then: None,
     files: None, // inherited by all, and its children need much
     limits: Limits { descriptors: 65536, grows_files: true },
@@ -227,6 +228,25 @@ pub const PRIV: Promise = Promise {
     then: None,
     files: Some(&[]),
     limits: Limits { descriptors: 1024, grows_files: false },
+};
+
+/// agentx: reports the VMs to an SNMP master, on a connection that it was handed. It has no path and can't connect to anything.
+pub const AGENTX: Promise = Promise {
+    name: "agentx",
+    user: User::Vmd,
+    keeps: NO_CAPABILITIES,
+    root: Root::Empty,
+    own: OWN_NAMESPACES, // a connection of the Unix domain lives on outside of the network that it was made in
+    calls: &[
+        STDIO,   //
+        MEMORY,  //
+        EVENTS,  // its loop
+        CHANNEL, // the parent, and the master
+    ],
+    starts: &[],
+    then: None,
+    files: Some(&[]),
+    limits: Limits { descriptors: 32, grows_files: false },
 };
 
 /// The vmm process: starts, watches and ends VMs. Disks, kernels and taps come to it open.
@@ -332,4 +352,4 @@ pub const VIONET: Promise = Promise {
 };
 
 /// Every role, in the order of the docs.
-pub const ROLES: [&Promise; 9] = [&PARENT, &OPENER, &PROBE, &CONTROL, &PRIV, &VMM, &VM, &VIOBLK, &VIONET];
+pub const ROLES: [&Promise; 10] = [&PARENT, &OPENER, &PROBE, &CONTROL, &PRIV, &AGENTX, &VMM, &VM, &VIOBLK, &VIONET];

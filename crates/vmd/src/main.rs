@@ -1,6 +1,7 @@
 //! vmd: keeps the virtual machines of a Linux host. Every process of the daemon is this binary; `role` says which.
 #![forbid(unsafe_code)]
 
+mod agentx;
 mod control;
 mod opener;
 mod parent;

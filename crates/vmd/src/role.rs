@@ -32,6 +32,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         "probe" => with_channel(crate::probe::run),
         "control" => with_both(crate::control::run),
         "priv" => with_channel(crate::privileged::run),
+        "agentx" => with_channel(crate::agentx::run),
         "vmm" => with_both(crate::vmm::run),
         "vm" => vm_process(debug),
         "vioblk" => with_channel(devices::blk::run),

@@ -1,4 +1,4 @@
-//! SIGKILL at any moment of a VM's life cycle: of control, priv or a client it leaves guests running and the daemon serving;
+//! SIGKILL at any moment of a VM's life cycle: of control, priv, agentx or a client it leaves guests running and the daemon serving;
 //! of vmm or the parent it ends all VMs, and the next daemon starts as if there had been none.
 
 use std::time::{Duration, Instant};
@@ -26,13 +26,16 @@ impl Moments {
     }
 }
 
+/// For a world whose agentx may be killed: it looks for a master that is not there.
+pub const AGENTX: &str = "agentx path \"/run/nobody\"\n";
+
 /// The parts that the guests outlive.
 pub fn survived(world: &mut World) {
     let mut moments = Moments(9);
     let mut longest = Duration::from_millis(500);
     let mut round = 0;
     world.rounds(("a kill -9 during a life cycle", "vm"), ROUNDS, |world, name| {
-        let victim = ["control", "priv", "client"][round % 3];
+        let victim = ["control", "priv", "agentx", "client"][round % 4];
         round += 1;
         let begin = Instant::now();
         let cycle = Cycle::begin(name, || ());

@@ -58,7 +58,8 @@ fn a_start_that_hangs_ends_at_its_deadline_and_leaves_nothing() {
 
 #[test]
 fn kill_9_at_any_moment_leaves_guests_running_and_the_daemon_serving() {
-    faults("kill_9_at_any_moment_leaves_guests_running_and_the_daemon_serving", "", &[], &[kills::survived]);
+    let test = "kill_9_at_any_moment_leaves_guests_running_and_the_daemon_serving";
+    faults(test, kills::AGENTX, &[], &[kills::survived]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::support::{Ended, KILLED, call, run};
 
-const ALL: [&str; 9] = ["parent", "opener", "probe", "control", "priv", "vmm", "vm", "vioblk", "vionet"];
+const ALL: [&str; 10] = ["parent", "opener", "probe", "control", "priv", "agentx", "vmm", "vm", "vioblk", "vionet"];
 
 #[test]
 fn every_role_lives() {
@@ -50,7 +50,7 @@ fn a_call_outside_every_promise_kills() {
 /// Calls that some roles have, for their own reason, and that kill the others.
 #[test]
 fn a_call_of_another_role_kills() {
-    let of_some: [(&str, String, &[&str]); 17] = [
+    let of_some: [(&str, String, &[&str]); 18] = [
         ("socket", call(libc::SYS_socket, &[1, 1, 0]), &["parent"]),
         ("netlink", call(libc::SYS_socket, &[16, 3, 0]), &["parent", "priv"]),
         ("execve", call(libc::SYS_execve, &[0, 0, 0]), &["parent"]),
@@ -67,6 +67,7 @@ fn a_call_of_another_role_kills() {
         ("TUNSETIFF", call(libc::SYS_ioctl, &[0, 0x4004_54CA, 0]), &["parent", "priv"]),
         ("pwrite64", call(libc::SYS_pwrite64, &[0, 0, 0, 0]), &["parent", "vmm", "vioblk"]),
         ("executable memory", call(libc::SYS_mmap, &[0, 4096, 5, 0x22, -1, 0]), &["parent"]),
+        ("connect", call(libc::SYS_connect, &[0, 0, 0]), &["parent"]),
         ("accept", call(libc::SYS_accept4, &[0, 0, 0, 0]), &["parent", "control"]),
     ];
     for role in ALL {
@@ -79,7 +80,7 @@ fn a_call_of_another_role_kills() {
 
 #[test]
 fn memory_is_never_made_executable() {
-    for role in ["opener", "probe", "control", "priv", "vmm", "vm", "vioblk", "vionet"] {
+    for role in ALL.into_iter().filter(|role| *role != "parent") {
         let step = call(libc::SYS_mprotect, &[0, 4096, i64::from(libc::PROT_READ | libc::PROT_EXEC)]);
         assert_eq!(run(role, &["call", &step]), KILLED, "{role}");
     }
@@ -98,7 +99,7 @@ fn only_roles_with_parallel_work_have_threads() {
 fn a_thread_is_no_way_to_a_process() {
     let fork = call(libc::SYS_clone, &[i64::from(libc::SIGCHLD), 0, 0, 0, 0]);
     let untraced = call(libc::SYS_clone, &[i64::from(libc::CLONE_THREAD | libc::CLONE_UNTRACED), 0, 0, 0, 0]);
-    for role in ["opener", "probe", "control", "priv", "vm", "vioblk", "vionet"] {
+    for role in ["opener", "probe", "control", "priv", "agentx", "vm", "vioblk", "vionet"] {
         assert_eq!(run(role, &["call", &fork]), KILLED, "{role}");
         assert_eq!(run(role, &["call", &untraced]), KILLED, "{role}");
     }

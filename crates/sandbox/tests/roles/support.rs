@@ -21,7 +21,7 @@ pub enum Ended {
 fn command_line<'a>(role: &'a str, steps: &[&'a str]) -> Vec<&'a str> {
     let chain: &[&str] = match role {
         "vm" | "vioblk" | "vionet" => &["parent", "start", "vmm", "start"],
-        "opener" | "probe" | "control" | "priv" | "vmm" => &["parent", "start"],
+        "opener" | "probe" | "control" | "priv" | "agentx" | "vmm" => &["parent", "start"],
         _ => &[],
     };
     [chain, &[role], steps].concat()

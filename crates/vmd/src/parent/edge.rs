@@ -20,12 +20,13 @@ use sys::signals::{Signal, Signals};
 use super::access::Who;
 use super::holdings::Holdings;
 use super::host::Host;
-use super::peers::{Control, Peer, Privileged, Starter, Vmm};
+use super::peers::{AgentX, Control, Peer, Privileged, Starter, Vmm};
 use super::pulse::{Beat, Pulse};
 use super::registry::{Asked, Event, File, Found, Registry, Run};
 use super::reserve::Reserve;
 use super::restarts::Restarts;
 use super::service::{self, Watchdog};
+use super::snmp::Snmp;
 use super::source::Source;
 
 /// Opener of one start.
@@ -46,6 +47,7 @@ pub(super) enum Token {
     Control,
     Privileged,
     Vmm,
+    AgentX,
     Opener(Errand),
     Probe(Run, File),
     Log(u64),
@@ -71,6 +73,8 @@ pub(super) struct Edge {
     pub(super) control: Option<Control>,
     pub(super) privileged: Option<Privileged>,
     pub(super) vmm: Option<Vmm>,
+    pub(super) agentx: Option<AgentX>,
+    pub(super) snmp: Snmp,
     pub(super) restarts: Restarts,
     pub(super) openers: BTreeMap<Errand, (Opener, Vec<File>)>,
     pub(super) probes: BTreeMap<(Run, File), Probe>,
@@ -134,6 +138,7 @@ impl Edge {
             Token::Control => self.control_ready(),
             Token::Privileged => self.privileged_ready(),
             Token::Vmm => self.vmm_ready(),
+            Token::AgentX => self.agentx_ready(),
             Token::Opener(errand) => self.opener_ready(errand),
             Token::Probe(run, file) => self.probe_ready(run, file),
             Token::Log(number) => self.log_ready(number),
@@ -428,7 +433,7 @@ fn print_line(prefix: &str, line: &sys::logpipe::Line) {
     sys::log::relay(line.level, origin, format_args!("{text}"));
 }
 
-enum Got<Rx> {
+pub(super) enum Got<Rx> {
     Message(Rx, Vec<OwnedFd>),
     Nothing,
     Lost,
@@ -436,7 +441,11 @@ enum Got<Rx> {
 
 /// One message of a peer. One that says nonsense is as good as lost. What comes with a message has the room of one of the
 /// reserve, which is to be filled again.
-fn receive<Tx: Message, Rx: Message>(channel: &mut Channel<Tx, Rx>, role: &str, reserve: &mut Reserve) -> Got<Rx> {
+pub(super) fn receive<Tx: Message, Rx: Message>(
+    channel: &mut Channel<Tx, Rx>,
+    role: &str,
+    reserve: &mut Reserve,
+) -> Got<Rx> {
     reserve.give_way();
     let received = channel.flush().and_then(|()| channel.recv());
     if !matches!(&received, Ok(Received::Message(_, fds)) if !fds.is_empty()) {

@@ -55,7 +55,7 @@ impl Edge {
         self.quit = Some(Err(Fatal::VmmLost));
     }
 
-    fn again(&mut self, role: Lasting) {
+    pub(super) fn again(&mut self, role: Lasting) {
         if self.restarts.ended(role, Instant::now()) {
             return self.start_again(role);
         }
@@ -70,11 +70,12 @@ impl Edge {
         }
     }
 
-    fn start_again(&mut self, role: Lasting) {
+    pub(super) fn start_again(&mut self, role: Lasting) {
         self.reserve.give_all();
         let started = match role {
             Lasting::Control => self.start_control(),
             Lasting::Privileged => self.start_privileged(),
+            Lasting::AgentX => self.start_agentx(),
         };
         if let Err(error) = started {
             log::error!("start {}: {error}; it is tried again in {} s", role.name(), FAST.as_secs());

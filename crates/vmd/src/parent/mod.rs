@@ -1,11 +1,12 @@
 //! The parent: decides. Root, but only with the capabilities that it and its children's starts need.
 //!
 //! It reads vm.conf, keeps the registry (`registry/`, pure), opens files by openers, taps by priv, and has vmm start VMs.
-//! It parses no guest, image or network data. Its peers: control, priv, vmm, and one opener and some probes for each
+//! It parses no guest, image or network data. Its peers: control, priv, vmm, agentx, and one opener and some probes for each
 //! start. Descriptors of a VM that must outlive a reboot (disks with their locks, taps, the console) lie in `holdings`.
 
 mod access;
 mod accounts;
+mod agentx;
 mod background;
 mod check;
 mod definition;
@@ -26,6 +27,7 @@ mod reserve;
 mod restarts;
 mod service;
 mod settings;
+mod snmp;
 mod source;
 mod startup;
 mod state;

@@ -1,10 +1,10 @@
-//! The processes that live as long as the daemon: control, priv, vmm. Started here, and started again.
+//! The processes that live as long as the daemon: control, priv, vmm, and agentx where it is wanted. Started here, and started again.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use proto::channel::{self, Message};
-use proto::{Channel, control, privileged, vmm};
+use proto::{Channel, agentx, control, privileged, vmm};
 use sys::child::Child;
 use sys::exe::Executable;
 use sys::logpipe::LogPipe;
@@ -47,6 +47,8 @@ pub struct Peer<Tx, Rx> {
 pub type Control = Peer<control::ToControl, control::ToParent>;
 /// priv, as the parent sees it.
 pub type Privileged = Peer<privileged::ToPriv, privileged::ToParent>;
+/// agentx, as the parent sees it.
+pub type AgentX = Peer<agentx::ToAgentX, agentx::ToParent>;
 /// vmm, as the parent sees it.
 pub type Vmm = Peer<vmm::ToVmm, vmm::ToParent>;
 

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use proto::agentx::ToAgentX;
 use proto::client::Reply;
 use proto::opener::{Asker, ToOpener, What};
 use proto::privileged::{Alias, ToPriv};
@@ -38,6 +39,10 @@ impl Edge {
                 if let Err(error) = super::places::give_socket(owner) {
                     log::error!("socket owner: {}", proto::failure::plain(&error));
                 }
+                vec![]
+            }
+            Action::ServeSnmp(master) => {
+                self.serve_snmp(master);
                 vec![]
             }
             Action::NameOwner(vm, owner) => {
@@ -288,6 +293,7 @@ impl Edge {
             log::warn!("{failure}");
         }
         self.tell_vmm(ToVmm::Verbose { debug }, vec![]);
+        self.tell_agentx(&ToAgentX::Verbose { debug }, vec![]);
         vec![]
     }
 

@@ -13,6 +13,8 @@ pub enum Lasting {
     Control,
     /// It makes taps and bridges.
     Privileged,
+    /// It reports VMs to an SNMP master, where that is wanted.
+    AgentX,
 }
 
 impl Lasting {
@@ -21,6 +23,7 @@ impl Lasting {
         match self {
             Self::Control => "control",
             Self::Privileged => "priv",
+            Self::AgentX => "agentx",
         }
     }
 }
@@ -45,6 +48,11 @@ impl Restarts {
     /// It could not be started: it is tried again a while later.
     pub fn later(&mut self, role: Lasting, now: Instant) {
         self.due.insert(role, now + FAST);
+    }
+
+    /// It is wanted no more.
+    pub fn forget(&mut self, role: Lasting) {
+        self.due.remove(&role);
     }
 
     /// When `due` is to be asked.
@@ -90,5 +98,7 @@ mod tests {
         restarts.later(Lasting::Privileged, now + FAST);
         assert_eq!(restarts.due(now + FAST), Some(Lasting::Control));
         assert_eq!((restarts.due(now + FAST), restarts.deadline()), (None, Some(now + FAST * 2)));
+        restarts.forget(Lasting::Privileged);
+        assert_eq!(restarts.deadline(), None, "wanted no more");
     }
 }

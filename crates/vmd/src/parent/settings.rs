@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::model::LocalInet6;
+use proto::agentx::Context;
 use proto::client::{BootDevice, DiskFormat};
 use proto::{Code, Failure, IfName, MacAddr, SwitchName, Text, UserPath, VmName};
 
@@ -14,6 +15,7 @@ use super::access::Owner;
 use super::definition::{Definition, Disk, Nic, bad_name, generated_mac, obstacle, unsupported};
 use super::local::{Locals, random_network};
 use super::registry::{Settings, Switch};
+use super::snmp::{DEFAULT_PATH, Master};
 
 /// Time between two batches of starts where vm.conf says nothing (spec, daemon 3.8).
 const STAGGER_DELAY: Duration = Duration::from_secs(30);
@@ -48,9 +50,13 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
     let mut refused = Vec::new();
     let mut vms = Vec::new();
     let globals = &config.globals;
-    if globals.agentx.is_some() {
-        refused.push(unsupported("agentx"));
-    }
+    let snmp = globals.agentx.as_ref().and_then(|agentx| match master_of(agentx) {
+        Ok(master) => Some(master),
+        Err(failure) => {
+            refused.push(failure);
+            None
+        }
+    });
     let mut switches = Vec::new();
     for switch in config.switches.iter().filter(|switch| switch.enabled) {
         match switch_of(switches.len() + 1, switch) {
@@ -67,6 +73,7 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
     let stagger = globals.staggered;
     let settings = Settings {
         socket: Owner { uid: globals.socket_owner.uid, gid: globals.socket_owner.gid },
+        snmp,
         switches,
         locals: locals_of(globals),
         vms,
@@ -80,6 +87,18 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
 pub fn will_not_start(config: &config::Config) -> Vec<String> {
     let why = |vm: &config::model::Vm| obstacle(vm).map(|why| format!("vm \"{}\" will not start: {why}", vm.name));
     config.vms.iter().filter_map(why).collect()
+}
+
+fn master_of(agentx: &config::model::AgentX) -> Result<Master, Failure> {
+    let context = agentx.context.as_deref().map(|context| {
+        let bad = |why: String| Failure::new(Code::Invalid, format!("agentx context: {why}"));
+        let text = std::str::from_utf8(context).map_err(|_| bad("not UTF-8".to_owned()))?;
+        Context::new(text).map_err(|error| bad(error.to_string()))
+    });
+    Ok(Master {
+        path: path(agentx.path.as_deref().unwrap_or(Path::new(DEFAULT_PATH)))?,
+        context: context.transpose()?.filter(|context| !context.is_empty()), // the default one has no name
+    })
 }
 
 fn locals_of(globals: &config::model::Globals) -> Locals {
@@ -203,6 +222,24 @@ mod tests {
     use config::model;
 
     use super::*;
+
+    #[test]
+    fn agentx_is_the_systems_socket_and_the_default_context_unless_they_are_named() {
+        let snmp = |context: Option<&[u8]>, path: Option<&str>| {
+            let agentx = model::AgentX { context: context.map(<[u8]>::to_vec), path: path.map(Into::into) };
+            let mut config = config::Config::default();
+            config.globals.agentx = Some(agentx);
+            let (settings, refused) = of_config(&config, 1, &mut super::super::accounts::HostAccounts);
+            let told = settings.snmp.map(|master| (master.path.to_string(), master.context.map(|it| it.to_string())));
+            (told, refused.len())
+        };
+        assert_eq!(snmp(None, None), (Some(("/var/agentx/master".into(), None)), 0));
+        assert_eq!(snmp(Some(b"lab"), Some("/run/x")), (Some(("/run/x".into(), Some("lab".into()))), 0));
+        assert_eq!(snmp(Some(b""), None), (Some(("/var/agentx/master".into(), None)), 0));
+        assert_eq!(snmp(Some(b"\xff"), None), (None, 1), "a context is UTF-8");
+        let (settings, _) = of_config(&config::Config::default(), 1, &mut super::super::accounts::HostAccounts);
+        assert_eq!(settings.snmp, None, "without the word there is no master");
+    }
 
     #[test]
     fn an_interface_on_a_switch_has_the_switchs_routing_domain_and_no_other() {

@@ -10,6 +10,7 @@ use config::Config;
 use proto::privileged::ToPriv;
 use proto::vmm::{self, ToVmm};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::Signal as Signal9;
 use sys::event::{Interest, Loop};
 use sys::exe::Executable;
 use sys::log::Form;
@@ -164,6 +165,8 @@ impl Edge {
             control: None,
             privileged: None,
             vmm: None,
+            agentx: None,
+            snmp: super::snmp::Snmp::default(),
             restarts: Restarts::default(),
             openers: BTreeMap::new(),
             probes: BTreeMap::new(),
@@ -208,10 +211,12 @@ impl Edge {
             self.host.end_vm_cgroup(vm, END_LIMIT);
         }
         self.end_role("vmm", |edge| edge.vmm.take().map(|peer| (peer.child, peer.channel.into_socket())));
+        self.end_role("agentx", |edge| edge.agentx.take().map(|peer| (peer.child, peer.channel.into_socket())));
         self.end_role("control", |edge| edge.control.take().map(|peer| (peer.child, peer.channel.into_socket())));
         self.end_role("priv", |edge| edge.privileged.take().map(|peer| (peer.child, peer.channel.into_socket())));
         while let Some(mut child) = self.buried.pop() {
-            let _ = child.wait(); // it was killed; an error means that it was reaped
+            let _ = child.kill(Signal9::KILL); // an agentx that was asked to end may not have
+            let _ = child.wait(); // an error means that it was reaped
         }
         if let Some(Err(error)) = self.host.tree.take().map(|tree| tree.remove(END_LIMIT)) {
             log::warn!("cgroups: {error}");

@@ -16,13 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SWITCH: &str = "switch \"lan\" {\n\tinterface bridge0\n}\n";
 
 /// A daemon without guests; killed with the test.
-struct Daemon {
+pub struct Daemon {
     child: Child,
     dir: PathBuf,
 }
 
 /// A world in which a daemon can run: /dev/kvm is there, and is none. No cgroups: the host's are not the test's.
-fn world() -> tempfile::TempDir {
+pub fn world() -> tempfile::TempDir {
     let dir = own_world(true);
     mount(&["-t", "tmpfs", "tmpfs", "/sys/fs/cgroup"]);
     let devices = [("null", "/dev/null"), ("kvm", "/dev/null"), ("net/tun", "/dev/net/tun")];
@@ -31,7 +31,7 @@ fn world() -> tempfile::TempDir {
 }
 
 /// Waits for something, and fails with its name.
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
@@ -43,7 +43,7 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 impl Daemon {
-    fn start(dir: &Path, text: &str) -> Self {
+    pub fn start(dir: &Path, text: &str) -> Self {
         let file = configuration(dir, text);
         let log = std::fs::File::create(dir.join("log")).expect("log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmd"));
@@ -53,12 +53,12 @@ impl Daemon {
         daemon
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).expect("log")
     }
 
     /// The process of a role.
-    fn role(&self, role: &str) -> Option<Pid> {
+    pub fn role(&self, role: &str) -> Option<Pid> {
         let parent = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
         let is_role = |pid: &&str| {
@@ -69,13 +69,13 @@ impl Daemon {
         Pid::from_raw(pid.parse().ok()?)
     }
 
-    fn kill(&self, role: &str) -> Pid {
+    pub fn kill(&self, role: &str) -> Pid {
         let pid = self.role(role).unwrap_or_else(|| panic!("no {role}"));
         kill_process(pid, Signal::KILL).expect("kill");
         pid
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")).expect("a pid");
         kill_process(pid, signal).expect("signal");
     }
@@ -84,7 +84,7 @@ impl Daemon {
         until("the daemon to end", || self.child.try_wait().expect("wait")).code()
     }
 
-    fn end(self) -> Option<i32> {
+    pub fn end(self) -> Option<i32> {
         self.signal(Signal::TERM);
         self.wait()
     }
@@ -107,7 +107,7 @@ fn connection() -> std::io::Result<Channel<ToControl, ToClient>> {
 }
 
 /// Asks for the list of VMs, with the handshake before it; how many there are.
-fn try_list() -> std::io::Result<usize> {
+pub fn try_list() -> std::io::Result<usize> {
     let mut client = connection()?;
     let late = |error: proto::channel::ChannelError| std::io::Error::other(error);
     client.send(&ToControl::Hello { version: VERSION }, vec![]).map_err(late)?;
@@ -132,7 +132,7 @@ fn bridge() -> Option<Link> {
     route().link("bridge0").expect("netlink")
 }
 
-fn alive(pid: Pid) -> bool {
+pub fn alive(pid: Pid) -> bool {
     Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists()
 }
 

@@ -4,6 +4,7 @@
 #![allow(deprecated)] // rustix's safe `unshare`: mounts and network alone, no descriptors
 
 mod life;
+mod master;
 mod refusals;
 mod roles;
 mod world;

@@ -1,12 +1,15 @@
-//! priv and control as their pages say: ids, capabilities, filter, and the descriptors they hold while they serve.
+//! priv, control and agentx as their pages say: ids, capabilities, filter, and the descriptors they hold while they serve.
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use proto::client::{ToClient, ToControl as FromClient, VERSION};
+use proto::agentx::{Row, ToAgentX, ToParent as FromAgentX};
+use proto::client::{ToClient, ToControl as FromClient, VERSION, VmState};
 use proto::privileged::{Alias, ToParent as FromPriv, ToPriv};
-use proto::{Channel, IfName, Message, Received, RequestId, control};
+use proto::{Channel, IfName, Message, Received, RequestId, VmId, VmName, control};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use sys::child::{Child, Exit};
 use sys::exe::Executable;
@@ -163,5 +166,65 @@ fn control_is_confined_and_holds_what_its_page_says() {
     sys::seqpacket::send(client.as_fd(), &[0xff; 9], &[]).expect("sent");
     assert!(matches!(hear(&mut client).0, ToClient::Answer { .. }));
     assert!(matches!(role.hear().0, control::ToParent::Gone { .. }));
+    assert_eq!(role.end(), Exit::Code(0));
+}
+
+/// A whole packet of agentx: its type, session, number, and payload (RFC 2741, 6.1, in network byte order).
+fn packet_of(stream: &mut UnixStream) -> (u8, u32, u32, Vec<u8>) {
+    let mut header = [0; 20];
+    stream.read_exact(&mut header).expect("a header");
+    let word = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().expect("four bytes"));
+    let mut payload = vec![0; usize::try_from(word(16)).expect("a length")];
+    stream.read_exact(&mut payload).expect("a payload");
+    (header[1], word(4), word(12), payload)
+}
+
+fn packet_to(stream: &mut UnixStream, kind: u8, packet: u32, payload: &[u8]) {
+    let numbers = [7, 0, packet, u32::try_from(payload.len()).expect("short")];
+    let header = [[1, kind, 16, 0].to_vec(), numbers.iter().flat_map(|number| number.to_be_bytes()).collect()].concat();
+    stream.write_all(&[header.as_slice(), payload].concat()).expect("written");
+}
+
+#[test]
+fn agentx_is_confined_and_holds_what_its_page_says() {
+    let _world = own_world(true);
+    let mut role: Role<ToAgentX, FromAgentX> = Role::start("agentx", None);
+    role.say(ToAgentX::Serve { context: None }, vec![]);
+    assert_eq!(role.hear().0, FromAgentX::Connect);
+    let (mut master, theirs) = UnixStream::pair().expect("a pair");
+    master.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+    theirs.set_nonblocking(true).expect("it does not block");
+    role.say(ToAgentX::Connected, vec![theirs.into()]);
+    for (kind, name) in [(1, "open"), (3, "register")] {
+        let (got, _, packet, _) = packet_of(&mut master);
+        assert_eq!(got, kind, "{name}");
+        packet_to(&mut master, 18, packet, &[0; 8]);
+    }
+
+    assert_eq!(role.status("Name"), "vmd-agentx");
+    assert!(!role.status("Uid").starts_with("0 "));
+    assert_eq!((role.status("CapEff"), role.status("CapBnd")), ("0".repeat(16), "0".repeat(16)));
+    assert_eq!((role.status("NoNewPrivs"), role.status("Seccomp")), ("1".into(), "2".into()));
+    role.has_an_empty_root();
+    let null = "/dev/null";
+    assert_eq!(role.descriptors(), ["", "", null, null, null, "socket", "socket"], "channel and master");
+
+    // vmName of the first VM, under its filter; and nonsense, which costs it the session and not its life.
+    let name = [1, 3, 6, 1, 2, 1, 236, 1, 4, 1, 2].iter().flat_map(|subid: &u32| subid.to_be_bytes());
+    let range: Vec<u8> = [11, 0, 0, 0].into_iter().chain(name).chain([0; 4]).collect();
+    packet_to(&mut master, 6, 9, &range);
+    let (message, _) = role.hear();
+    let FromAgentX::List { request } = message else { panic!("{message:?}") };
+    let name = VmName::new("web").expect("a name");
+    let row =
+        Row { vm: VmId(1), name, state: VmState::Running, disabled: false, cpus: 1, memory: 64 << 20, used: None };
+    role.say(ToAgentX::Vms { request, rows: vec![row].try_into().expect("one") }, vec![]);
+    role.say(ToAgentX::VmsEnd { request }, vec![]);
+    let (kind, session, packet, payload) = packet_of(&mut master);
+    assert_eq!((kind, session, packet, &payload[payload.len() - 4..]), (18, 7, 9, b"web\0".as_slice()));
+    master.write_all(&[0xff; 64]).expect("written");
+    let (kind, _, _, payload) = packet_of(&mut master);
+    assert_eq!((kind, payload[0]), (2, 5), "it takes its leave");
+    assert_eq!(role.hear().0, FromAgentX::Connect, "and asks for another");
     assert_eq!(role.end(), Exit::Code(0));
 }

@@ -1,5 +1,6 @@
-//! What `vmctl status` is told: the running first, in order of start, then the others in order of registration.
+//! What `vmctl status` and the SNMP master are told. For vmctl: the running first, in order of start, then the others in order of registration.
 
+use proto::agentx::Row;
 use proto::client::{MAX_LINES, Reply, VmLine, VmState};
 use proto::{List, MacAddr};
 
@@ -15,6 +16,24 @@ impl Registry {
             out.push(Action::Answer(asked, Reply::Vms(lines.try_into().unwrap_or_default())));
         }
         out.push(Action::Answer(asked, Reply::Done));
+    }
+
+    /// What the VM-MIB says of each VM, and the process whose resident memory it uses, while it runs.
+    pub fn rows(&self) -> Vec<(Row, Option<u32>)> {
+        self.vms.iter().map(|vm| (row(vm), vm.pid())).collect()
+    }
+}
+
+fn row(vm: &Vm) -> Row {
+    let definition = &vm.definition;
+    Row {
+        vm: vm.id,
+        name: definition.name.clone(),
+        state: state(vm),
+        disabled: definition.from_config && !definition.enabled,
+        cpus: definition.cpus,
+        memory: definition.memory,
+        used: None,
     }
 }
 
@@ -32,14 +51,18 @@ fn line(vm: &Vm) -> VmLine {
         uid: definition.owner.uid,
         gid: definition.owner.gid,
         owner: definition.owner_name.clone(),
-        state: match vm.life {
-            Life::Waiting => VmState::Waiting,
-            Life::Stopped => VmState::Stopped,
-            Life::Preparing(_) | Life::Launching { .. } => VmState::Starting,
-            Life::Running { paused: false, .. } => VmState::Running,
-            Life::Running { paused: true, .. } => VmState::Paused,
-            Life::Stopping { .. } => VmState::Stopping,
-        },
+        state: state(vm),
         macs: List::try_from(macs).unwrap_or_default(),
+    }
+}
+
+fn state(vm: &Vm) -> VmState {
+    match vm.life {
+        Life::Waiting => VmState::Waiting,
+        Life::Stopped => VmState::Stopped,
+        Life::Preparing(_) | Life::Launching { .. } => VmState::Starting,
+        Life::Running { paused: false, .. } => VmState::Running,
+        Life::Running { paused: true, .. } => VmState::Paused,
+        Life::Stopping { .. } => VmState::Stopping,
     }
 }

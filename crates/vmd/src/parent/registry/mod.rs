@@ -43,6 +43,7 @@ use self::asking::Asker;
 use super::access::{Owner, Who};
 use super::definition::Definition;
 use super::local::{Locals, Pair};
+use super::snmp::Master;
 
 /// Opener, probe and priv have this long for one start.
 pub const PREPARE_LIMIT: Duration = Duration::from_secs(30);
@@ -153,6 +154,8 @@ pub enum Action {
     KeepIds(Ids),
     /// Give the control socket to its owner.
     GiveSocket(Owner),
+    /// Report VMs to this SNMP master from now on, or to none.
+    ServeSnmp(Option<Master>),
     /// Make a bridge; answered by `SwitchMade`.
     MakeSwitch(Switch),
     /// Look up what users call the owner of a VM; answered by `OwnerNamed`.
@@ -277,6 +280,8 @@ pub struct Reading {
 pub struct Settings {
     /// Whom the control socket belongs to.
     pub socket: Owner,
+    /// Where VMs are reported, if anywhere.
+    pub snmp: Option<Master>,
     /// In the file's order.
     pub switches: Vec<Switch>,
     /// Where addresses of local interfaces come from.
@@ -301,6 +306,7 @@ pub struct Registry {
     /// Those that were to be made and could not be.
     unmade: BTreeSet<SwitchName>,
     locals: Locals,
+    snmp: Option<Master>,
     stagger: Stagger,
     next_run: u64,
     next_request: u32,
@@ -381,10 +387,19 @@ impl Registry {
         self.vms.iter().filter_map(|vm| Some((vm.id, vm.pid()?)))
     }
 
-    fn configured(&mut self, settings: Settings, now: Instant, out: &mut Vec<Action>) {
+    fn configured(&mut self, mut settings: Settings, now: Instant, out: &mut Vec<Action>) {
         self.stagger = Stagger { parallel: settings.parallel, delay: settings.delay, next: None };
         self.locals = settings.locals;
+        self.report(settings.snmp.take(), out);
         self.take_in(settings, now, out);
+    }
+
+    /// Says so only where it is something else than before.
+    fn report(&mut self, master: Option<Master>, out: &mut Vec<Action>) {
+        if self.snmp != master {
+            self.snmp.clone_from(&master);
+            out.push(Action::ServeSnmp(master));
+        }
     }
 
     /// VMs start once each switch was answered for: a tap can only join what is there.

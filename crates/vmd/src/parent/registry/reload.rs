@@ -66,7 +66,7 @@ impl Registry {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let settings = match read {
+        let mut settings = match read {
             Ok(settings) => *settings,
             Err(errors) => return refuse(&reading, &errors, out),
         };
@@ -76,6 +76,7 @@ impl Registry {
             self.stagger.delay = settings.delay;
             self.locals = settings.locals;
             out.push(Action::GiveSocket(settings.socket));
+            self.report(settings.snmp.take(), out);
         }
         self.stagger.next = None;
         self.reloads.extend(reading.asked.map(|asked| Reload { asked, failure: None }));

@@ -72,6 +72,7 @@ pub(super) fn by_name(name: &str) -> VmRef {
 pub(super) fn settings(vms: Vec<Definition>) -> Settings {
     Settings {
         socket: Owner::default(),
+        snmp: None,
         switches: vec![],
         locals: Locals::default(),
         vms,

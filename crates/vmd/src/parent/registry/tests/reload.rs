@@ -191,6 +191,50 @@ fn a_reload_gives_the_socket_to_its_owner() {
 }
 
 #[test]
+fn agentx_is_told_of_by_a_reload_only_where_it_changes() {
+    use super::super::super::snmp::Master;
+    let master = |path: &str| Some(Master { path: UserPath::new(path).unwrap(), context: None });
+    let mut f = Fixture::new(vec![]);
+    let told = |f: &mut Fixture, snmp: Option<Master>| {
+        let settings = Settings { snmp, ..settings(vec![]) };
+        let actions = f.on(Event::ConfigRead(reading(None), Ok(Box::new(settings))));
+        actions.into_iter().filter(|action| matches!(action, Action::ServeSnmp(_))).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&mut f, None), []);
+    assert_eq!(told(&mut f, master("/a")), [Action::ServeSnmp(master("/a"))]);
+    assert_eq!(told(&mut f, master("/a")), []);
+    assert_eq!(told(&mut f, master("/b")), [Action::ServeSnmp(master("/b"))]);
+    // A file beside it has no word on it.
+    let load = Reading { asked: None, load: Some(UserPath::new("/more.conf").unwrap()) };
+    let actions = f.on(Event::ConfigRead(load, Ok(Box::new(settings(vec![])))));
+    assert!(!actions.iter().any(|action| matches!(action, Action::ServeSnmp(_))), "{actions:?}");
+    assert_eq!(told(&mut f, None), [Action::ServeSnmp(None)]);
+
+    let mut registry = Registry::default();
+    let settings = Settings { snmp: master("/a"), ..settings(vec![]) };
+    let actions = registry.handle(Event::Configured(Box::new(settings)), f.now);
+    assert!(actions.contains(&Action::ServeSnmp(master("/a"))), "at the start too");
+}
+
+#[test]
+fn snmp_is_told_each_vm_with_its_state_and_whether_it_is_disabled() {
+    let mut f = Fixture::new(vec![definition("off"), definition("web")]);
+    f.running("web");
+    let (_, actions) = f.ask_as(root(), Request::Pause { vm: by_name("web") });
+    let Some(Action::Pause(request, vm)) = actions.last().cloned() else { panic!("{actions:?}") };
+    f.on(Event::PauseDone(request, vm, true, Ok(())));
+    f.reload(vec![definition("off"), definition("web"), enabled("db")]);
+    let rows = f.registry.rows();
+    let told: Vec<_> =
+        rows.iter().map(|(row, pid)| (row.name.as_str(), row.vm.0, row.state, row.disabled, *pid)).collect();
+    let (paused, stopped, starting) = (VmState::Paused, VmState::Stopped, VmState::Starting);
+    let expected =
+        [("web", 2, paused, true, Some(42)), ("off", 1, stopped, true, None), ("db", 3, starting, false, None)];
+    assert_eq!(told.len(), 3);
+    assert!(expected.iter().all(|line| told.contains(line)), "{told:?}");
+}
+
+#[test]
 fn switches_are_replaced_by_name_and_one_that_is_gone_stays_known() {
     let mut f = Fixture::new(vec![]);
     let with = |bridge: &str| Box::new(Settings { switches: vec![lan(bridge)], ..settings(vec![]) });

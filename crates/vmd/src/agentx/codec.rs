@@ -1,0 +1,184 @@
+//! What AgentX's packets are made of (RFC 2741, 5): numbers in either order, names, octet strings, ranges and values. Reading
+//! checks each length against what is there, and allocates no more than was received.
+
+use super::pdu::{MAX_SUBIDS, Malformed, Oid, Range, Value};
+
+/// The beginning that a name's one-byte prefix stands for: iso.org.dod.internet.
+const INTERNET: [u32; 4] = [1, 3, 6, 1];
+
+/// How numbers lie in a packet; each packet says it for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The least significant byte first.
+    Little,
+    /// Network byte order.
+    Big,
+}
+
+/// What is left of a payload.
+pub struct Reader<'a> {
+    /// What was not read yet.
+    pub bytes: &'a [u8],
+    /// Of its numbers.
+    pub order: Order,
+}
+
+impl<'a> Reader<'a> {
+    /// So many bytes.
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.bytes.split_at_checked(count).ok_or(Malformed::Short)?;
+        self.bytes = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        self.take(N)?.try_into().map_err(|_| Malformed::Short)
+    }
+
+    /// One byte.
+    pub fn byte(&mut self) -> Result<u8, Malformed> {
+        self.array().map(u8::from_ne_bytes)
+    }
+
+    /// A number of 16 bits.
+    pub fn half(&mut self) -> Result<u16, Malformed> {
+        let bytes = self.array()?;
+        Ok(match self.order {
+            Order::Little => u16::from_le_bytes(bytes),
+            Order::Big => u16::from_be_bytes(bytes),
+        })
+    }
+
+    /// A number of 32 bits.
+    pub fn word(&mut self) -> Result<u32, Malformed> {
+        let bytes = self.array()?;
+        Ok(match self.order {
+            Order::Little => u32::from_le_bytes(bytes),
+            Order::Big => u32::from_be_bytes(bytes),
+        })
+    }
+
+    /// A length, so many bytes, and what fills the last word.
+    pub fn octets(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = usize::try_from(self.word()?).map_err(|_| Malformed::Short)?;
+        let octets = self.take(length)?;
+        self.take(length.wrapping_neg() % 4)?;
+        Ok(octets)
+    }
+
+    /// A name, and whether it is meant itself.
+    pub fn oid(&mut self) -> Result<(Oid, bool), Malformed> {
+        let [count, prefix, include, _] = self.array()?;
+        let beginning: Vec<u32> =
+            if prefix == 0 { Vec::new() } else { INTERNET.into_iter().chain([u32::from(prefix)]).collect() };
+        let length = beginning.len().saturating_add(usize::from(count));
+        if length > MAX_SUBIDS {
+            return Err(Malformed::Name(length));
+        }
+        let mut name = beginning;
+        for _ in 0..count {
+            name.push(self.word()?);
+        }
+        Ok((name, include != 0))
+    }
+
+    /// Ranges, to the end.
+    pub fn ranges(&mut self) -> Result<Vec<Range>, Malformed> {
+        let mut ranges = Vec::new();
+        while !self.bytes.is_empty() {
+            let ((start, include), (end, _)) = (self.oid()?, self.oid()?);
+            ranges.push(Range { start, include, end });
+        }
+        Ok(ranges)
+    }
+
+    /// How many; none of their values is of any use here.
+    pub fn bindings(&mut self) -> Result<usize, Malformed> {
+        let mut count = 0;
+        while !self.bytes.is_empty() {
+            let kind = self.half()?;
+            self.half()?;
+            self.oid()?;
+            match kind {
+                2 | 65..=67 => drop(self.take(4)?),  // Integer; Counter32, Gauge32, TimeTicks
+                4 | 64 | 68 => drop(self.octets()?), // Octet String, IpAddress, Opaque
+                5 | 128..=130 => {}                  // Null, and the three exceptions
+                6 => drop(self.oid()?),
+                70 => drop(self.take(8)?), // Counter64
+                other => return Err(Malformed::Value(other)),
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+/// A payload that grows.
+pub struct Writer {
+    /// What was written.
+    pub bytes: Vec<u8>,
+    /// Of its numbers.
+    pub order: Order,
+}
+
+impl Writer {
+    /// For a packet of our own.
+    pub fn ours() -> Self {
+        Self { bytes: Vec::new(), order: Order::Big }
+    }
+
+    /// These bytes.
+    pub fn bytes<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.bytes.extend(bytes);
+    }
+
+    /// A number of 16 bits.
+    pub fn half(&mut self, number: u16) {
+        match self.order {
+            Order::Little => self.bytes(number.to_le_bytes()),
+            Order::Big => self.bytes(number.to_be_bytes()),
+        }
+    }
+
+    /// A number of 32 bits.
+    pub fn word(&mut self, number: u32) {
+        match self.order {
+            Order::Little => self.bytes(number.to_le_bytes()),
+            Order::Big => self.bytes(number.to_be_bytes()),
+        }
+    }
+
+    /// What we write is shorter than 4 GiB by far.
+    pub fn octets(&mut self, octets: &[u8]) {
+        self.word(u32::try_from(octets.len()).unwrap_or(u32::MAX));
+        self.bytes.extend(octets);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    /// A name, without a prefix.
+    pub fn oid(&mut self, name: &[u32]) {
+        self.bytes([u8::try_from(name.len()).unwrap_or(u8::MAX), 0, 0, 0]);
+        name.iter().for_each(|subid| self.word(*subid));
+    }
+
+    /// A value with its name.
+    pub fn binding(&mut self, name: &[u32], value: &Value) {
+        let kind = match value {
+            Value::Integer(_) => 2,
+            Value::Text(_) => 4,
+            Value::Oid(_) => 6,
+            Value::NoSuchObject => 128,
+            Value::NoSuchInstance => 129,
+            Value::EndOfMibView => 130,
+        };
+        self.half(kind);
+        self.half(0);
+        self.oid(name);
+        match value {
+            Value::Integer(number) => self.word(number.cast_unsigned()),
+            Value::Text(text) => self.octets(text.as_bytes()),
+            Value::Oid(name) => self.oid(name),
+            Value::NoSuchObject | Value::NoSuchInstance | Value::EndOfMibView => {}
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! agentx as the parent's edge deals with it: its start and end, what it is told, and the connection that it is handed.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use proto::agentx::{MAX_ROWS, ToAgentX, ToParent};
+use proto::{Code, Failure, List, RequestId};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::Signal;
+use sys::event::Interest;
+
+use super::edge::{Edge, Got, Token, rearm, receive};
+use super::peers::{AgentX, StartError};
+use super::restarts::Lasting;
+use super::snmp::{Do, Master};
+
+impl Edge {
+    /// vm.conf says this of the SNMP master now.
+    pub(super) fn serve_snmp(&mut self, master: Option<Master>) {
+        for step in self.snmp.serve(master) {
+            match step {
+                Do::End => self.end_agentx(),
+                Do::Start => self.start_again(Lasting::AgentX),
+                // One that is started later is told then.
+                Do::Tell => self.tell_agentx_context(),
+            }
+        }
+    }
+
+    pub(super) fn start_agentx(&mut self) -> Result<(), StartError> {
+        let (peer, log): (AgentX, _) = self.starter.start("agentx", None, None)?;
+        self.events.add(&peer.channel, Token::AgentX, Interest::Read)?;
+        self.agentx = Some(peer);
+        self.watch_log("agentx".to_owned(), log);
+        self.tell_agentx_context();
+        Ok(())
+    }
+
+    /// It takes its leave of the master, and ends.
+    fn end_agentx(&mut self) {
+        self.restarts.forget(Lasting::AgentX);
+        let Some(peer) = self.agentx.take() else { return };
+        self.events.remove(&peer.channel);
+        let asked = peer.child.kill(Signal::TERM);
+        if asked.is_err() {
+            return self.bury(peer.child);
+        }
+        self.buried.push(peer.child);
+    }
+
+    fn agentx_lost(&mut self) {
+        if let Some(peer) = self.agentx.take() {
+            self.events.remove(&peer.channel);
+            self.bury(peer.child);
+        }
+        log::error!("agentx ended");
+        self.again(Lasting::AgentX);
+    }
+
+    pub(super) fn agentx_ready(&mut self) {
+        loop {
+            let Some(peer) = &mut self.agentx else { return };
+            match receive(&mut peer.channel, "agentx", &mut self.reserve) {
+                Got::Message(ToParent::Connect, _) => self.connect_agentx(),
+                Got::Message(ToParent::List { request }, _) => self.list_to_agentx(request),
+                Got::Nothing => break,
+                Got::Lost => return self.agentx_lost(),
+            }
+        }
+        let peer = self.agentx.as_ref();
+        rearm(&mut self.events, peer.map(|peer| &peer.channel));
+    }
+
+    fn tell_agentx_context(&mut self) {
+        let context = self.snmp.master().and_then(|master| master.context.clone());
+        self.tell_agentx(&ToAgentX::Serve { context }, vec![]);
+    }
+
+    fn connect_agentx(&mut self) {
+        let Some(master) = self.snmp.master() else { return };
+        match connect_to(&master.path) {
+            Ok(socket) => self.tell_agentx(&ToAgentX::Connected, vec![socket]),
+            Err(failure) => self.tell_agentx(&ToAgentX::NotConnected { failure }, vec![]),
+        }
+    }
+
+    fn list_to_agentx(&mut self, request: RequestId) {
+        let mut rows = self.registry.rows();
+        for (row, pid) in &mut rows {
+            row.used = pid.and_then(|pid| sys::procfs::resident(pid).ok());
+        }
+        for some in rows.chunks(MAX_ROWS) {
+            let rows: Vec<_> = some.iter().map(|(row, _)| row.clone()).collect();
+            let rows = List::try_from(rows).unwrap_or_default(); // a chunk is no longer than that
+            self.tell_agentx(&ToAgentX::Vms { request, rows }, vec![]);
+        }
+        self.tell_agentx(&ToAgentX::VmsEnd { request }, vec![]);
+    }
+
+    /// One that does not take it is lost, which its channel tells; or behind, and then asks again.
+    pub(super) fn tell_agentx(&mut self, message: &ToAgentX, fds: Vec<OwnedFd>) {
+        let Some(peer) = &mut self.agentx else { return };
+        let sent = peer.channel.send(message, fds);
+        rearm(&mut self.events, Some(&peer.channel));
+        if let Err(error) = sent {
+            log::debug!("agentx: {error}");
+        }
+    }
+}
+
+/// A stream to the master. It does not wait: a master whose queue is full is tried again like one that is away.
+fn connect_to(path: &str) -> Result<OwnedFd, Failure> {
+    let failed = |error: Errno| {
+        let what = format!("the SNMP master's socket \"{path}\"");
+        let hint = match error {
+            Errno::NOENT | Errno::CONNREFUSED => " (does the master run, with \"master agentx\" in snmpd.conf?)",
+            Errno::AGAIN => " (the master does not accept)",
+            _ => "",
+        };
+        let failure = Failure::io(what, &io::Error::from(error));
+        Failure::new(failure.code, format!("{failure}{hint}"))
+    };
+    let long = |_| Failure::new(Code::Invalid, format!("path \"{path}\": too long for a socket"));
+    let address = SocketAddrUnix::new(path).map_err(long)?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;
+    connect(&socket, &address).map_err(failed)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_master_that_is_away_or_does_not_accept_is_told_with_its_path_and_never_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master");
+        let path = path.to_str().unwrap();
+        let fails =
+            |path: &str| connect_to(path).err().map(|failure| (failure.code, failure.text.to_string())).unwrap();
+        let (code, text) = fails(path);
+        assert_eq!(code, Code::NotFound);
+        assert!(text.contains(path) && text.contains("master agentx"), "{text}");
+        assert_eq!(fails(&"x".repeat(200)).0, Code::Invalid);
+
+        let listener = UnixListener::bind(path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let mut held = Vec::new();
+        let full = loop {
+            match connect_to(path) {
+                Ok(socket) => held.push(socket),
+                Err(failure) => break failure,
+            }
+            assert!(held.len() < 100, "the queue has an end");
+        };
+        assert!(full.text.contains("does not accept"), "{full}");
+        drop(listener);
+        assert!(fails(path).1.contains("master agentx"), "a socket that nobody listens on");
+    }
+}
