@@ -13,6 +13,7 @@ use testkit::bridge;
 use testkit::daemon::Daemon;
 use testkit::deadline::{self, DAEMON, GUEST};
 use testkit::machine::on_kvm;
+use testkit::moment::{self, Met, Point};
 
 const MASTER: &str = "/run/agentx-master";
 const AGENT: &str = "udp:127.0.0.1:16161";
@@ -241,6 +242,37 @@ fn snmpd_may_come_late_go_and_come_again_and_agentx_may_be_killed() {
         });
         assert_eq!(served("public"), table);
         daemon.vmctl(&["status"]).success();
+        assert!(daemon.stop().success(), "vmd ends well");
+    });
+}
+
+#[test]
+fn kill_9_of_agentx_at_each_message_and_the_next_serves() {
+    apart("kill_9_of_agentx_at_each_message_and_the_next_serves", || {
+        bridge::ip("link set lo up");
+        let mut snmpd = Some(Snmpd::start());
+        let daemon = Daemon::start(&(agentx("") + &idle("web", 64, &[])));
+        let table = expected(&[(1, "web", true, 1, 64)]);
+        assert_eq!(served("public"), table);
+        let mut points = Vec::new();
+        loop {
+            // A connection is asked for and comes, then the VMs: all that agentx and the parent ever say.
+            let victim = daemon.in_role("agentx")[0];
+            let follower = moment::follow(victim, points.len() + 1);
+            drop(snmpd.take());
+            snmpd = Some(Snmpd::start());
+            assert_eq!(served("public"), table, "after {points:?}");
+            moment::let_go(victim);
+            match follower.join().expect("no panic") {
+                Met::Killed(point) => points.push(point),
+                Met::Passed(_) => break,
+            }
+            daemon.vmctl(&["status"]).success();
+        }
+        println!("kill -9 of agentx: at each of {} points", points.len());
+        for point in [Point::Woken, Point::Heard, Point::Saying, Point::Said] {
+            assert!(points.contains(&point), "{points:?}");
+        }
         assert!(daemon.stop().success(), "vmd ends well");
     });
 }

@@ -3,12 +3,15 @@
 //! The process is traced (ptrace(2)) from call to call, so the point is exact, and the same in each run that goes the same
 //! way. It dies by SIGKILL at that very stop: a message that it was about to send is not sent, one that it has read is lost.
 
+use std::thread::JoinHandle;
+
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::{Pid as RustixPid, Signal as Kill, kill_process};
 
+use crate::deadline::{self, DAEMON};
 use crate::process::Process;
 
 /// Where a process is killed.
@@ -41,6 +44,16 @@ const EPOLL_PWAIT: u64 = 281;
 const EPOLL_PWAIT2: u64 = 441;
 /// `ptrace_syscall_info.op` (linux/ptrace.h).
 const ENTRY: u8 = 1;
+
+/// Does [`kill_at`] on a thread of its own, which has begun when this returns.
+pub fn follow(victim: Process, at: usize) -> JoinHandle<Met> {
+    let follower = std::thread::spawn(move || kill_at(victim, at));
+    deadline::until("the process to be followed", DAEMON, || {
+        let traced = victim.status("TracerPid").is_some_and(|tracer| tracer != "0");
+        (traced || follower.is_finished()).then_some(()) // or it was killed at once
+    });
+    follower
+}
 
 /// Follows a process and kills it at its `at`-th point, counted from 1. [`let_go`] ends that from another
 /// thread. What the process starts is not followed.
@@ -121,11 +134,8 @@ mod tests {
     fn a_process_that_says_nothing_passes_and_one_that_is_let_go_lives() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat");
         let victim = Process { pid: child.id() };
-        crate::deadline::until("exec of cat", crate::deadline::DAEMON, || (victim.title() == "cat").then_some(()));
-        let follower = std::thread::spawn(move || kill_at(victim, 1));
-        crate::deadline::until("it to be followed", crate::deadline::DAEMON, || {
-            (victim.status("TracerPid")? != "0").then_some(())
-        });
+        deadline::until("exec of cat", DAEMON, || (victim.title() == "cat").then_some(()));
+        let follower = follow(victim, 1);
         let (mut to, mut from) = (child.stdin.take().expect("its input"), child.stdout.take().expect("its output"));
         to.write_all(b"x").expect("written");
         from.read_exact(&mut [0]).expect("it goes on while it is followed");

@@ -3,12 +3,10 @@
 //! `kills`, where the moments are any.
 
 use std::process::{Command, Stdio};
-use std::thread::JoinHandle;
 
 use rustix::process::Signal;
 use testkit::artefacts;
 use testkit::census::Census;
-use testkit::deadline::{self, DAEMON};
 use testkit::moment::{self, Met, Point};
 use testkit::process::Process;
 
@@ -87,20 +85,11 @@ fn until_passed(mut round: impl FnMut(usize) -> Option<Point>) -> usize {
 
 /// A cycle, during which the process is killed at that point, if it comes to it.
 fn moment_of(victim: Process, name: &str, at: usize) -> Option<Point> {
-    let follower = std::thread::spawn(move || moment::kill_at(victim, at));
-    is_followed(victim, &follower);
+    let follower = moment::follow(victim, at);
     let cycle = Cycle::begin(name, move || moment::let_go(victim));
     let met = follower.join().expect("no panic");
     cycle.end();
     killed(met)
-}
-
-/// Or it was killed at once.
-fn is_followed(victim: Process, follower: &JoinHandle<Met>) {
-    deadline::until("the process to be followed", DAEMON, || {
-        let traced = victim.status("TracerPid").is_some_and(|tracer| tracer != "0");
-        (traced || follower.is_finished()).then_some(())
-    });
 }
 
 fn killed(met: Met) -> Option<Point> {
@@ -117,8 +106,7 @@ fn client(words: &[&str], name: &str, at: usize) -> Option<Point> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a shell");
     let victim = Process { pid: child.id() };
     let go = child.stdin.take().expect("its input");
-    let follower = std::thread::spawn(move || moment::kill_at(victim, at));
-    is_followed(victim, &follower);
+    let follower = moment::follow(victim, at);
     std::io::Write::write_all(&mut &go, b"go\n").expect("it reads");
     drop(go);
     let met = follower.join().expect("no panic");
