@@ -28,6 +28,10 @@ impl Users for Any {
     fn gid(&self, group: &str) -> io::Result<Option<u32>> {
         Ok(group.strip_prefix('g').and_then(|number| number.parse().ok()))
     }
+
+    fn interface_group(&self, group: &str) -> io::Result<Option<u32>> {
+        Ok(group.starts_with('i').then_some(1000))
+    }
 }
 
 impl AccountNames for Any {

@@ -95,7 +95,7 @@ impl From<&Switch> for Value {
             ("enabled", switch.enabled.into()),
             ("interface", Self::text(&switch.interface)),
             ("locked_lladdr", switch.locked_lladdr.into()),
-            ("group", switch.group.as_ref().map(Self::text).into()),
+            ("group", switch.group.as_ref().map(|group| Self::text(&group.name)).into()),
             ("rdomain", switch.rdomain.into()),
             ("up", switch.up.into()),
         ])
@@ -141,7 +141,7 @@ impl From<&Nic> for Value {
             ("local", nic.local.into()),
             ("tap", nic.tap.as_ref().map(Self::text).into()),
             ("switch", nic.switch.as_ref().map(Self::text).into()),
-            ("group", nic.group.as_ref().map(Self::text).into()),
+            ("group", nic.group.as_ref().map(|group| Self::text(&group.name)).into()),
             ("lladdr", nic.lladdr.map(Self::text).into()),
             ("locked_lladdr", nic.locked.into()),
             ("rdomain", nic.rdomain.into()),

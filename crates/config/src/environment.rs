@@ -13,12 +13,15 @@ pub trait Sources {
     fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
 }
 
-/// Accounts that a configuration names. `Ok(None)` is an account that does not exist; an error is a lookup that
-/// could not be done.
+/// Accounts and interface groups that a configuration names. `Ok(None)` is one that does not exist; an error is a lookup
+/// that could not be done.
 pub trait Users {
     /// The uid of a user.
     fn uid(&self, user: &str) -> io::Result<Option<u32>>;
 
     /// The gid of a group.
     fn gid(&self, group: &str) -> io::Result<Option<u32>>;
+
+    /// The number of a group of interfaces.
+    fn interface_group(&self, group: &str) -> io::Result<Option<u32>>;
 }

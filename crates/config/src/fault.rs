@@ -84,6 +84,8 @@ pub enum Fault {
     SwitchNotFound { name: String, disabled: bool, near: Option<String> },
     #[error("invalid group name: {name}")]
     GroupNameInvalid { name: String, too_long: bool },
+    #[error("no interface group \"{name}\"{}", cause(.reason))]
+    GroupUnknown { name: String, reason: Option<String> },
     #[error("invalid rdomain: {number}")]
     RdomainInvalid { number: i64, limit: u8 },
     // VMs
@@ -126,6 +128,10 @@ pub enum Fault {
     LladdrInvalid { text: String },
     #[error("lladdr {text} is a multicast address: no guest can use it as its own")]
     LladdrMulticast { text: String },
+    #[error("a local interface can't be on a switch")]
+    LocalOnSwitch,
+    #[error("a local interface in a routing domain has no NAT")]
+    LocalInRdomain,
 }
 
 fn cause(reason: &Option<String>) -> String {
@@ -180,6 +186,10 @@ impl Fault {
             Self::SwitchInterfaceTooLong { .. } | Self::InterfaceTooLong { .. } => "at most 15 bytes".to_owned(),
             Self::GroupNameInvalid { too_long: true, .. } => "at most 15 bytes".to_owned(),
             Self::GroupNameInvalid { .. } => "a group must not end in a digit".to_owned(),
+            Self::GroupUnknown { reason: Some(_), .. } => return None,
+            Self::GroupUnknown { name, .. } => {
+                format!("add a line such as \"1000 {name}\" to /etc/iproute2/group; until then it has no effect")
+            }
             Self::RdomainInvalid { limit, .. } => format!("expected 0 to {limit}"),
             Self::VmNameInvalid { .. } => {
                 "expected letters, digits, \".\", \"-\" and \"_\", the first a letter or digit".to_owned()
@@ -203,6 +213,10 @@ impl Fault {
             }
             Self::LladdrInvalid { .. } => "expected six octets such as \"fe:e1:bb:d1:12:34\"".to_owned(),
             Self::LladdrMulticast { .. } => "the first octet must be even".to_owned(),
+            Self::LocalOnSwitch => {
+                "a bridge's port has no addresses of its own; give the VM a second interface".to_owned()
+            }
+            Self::LocalInRdomain => "its ways out are those that you give the VRF".to_owned(),
             Self::ReservedName { .. } => "choose another name".to_owned(),
             Self::PathNotFound { what: "disk", .. } => {
                 "correct the path, or make a disk with \"vmctl create\"".to_owned()

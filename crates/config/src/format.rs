@@ -131,7 +131,7 @@ impl Writer<'_> {
             self.line("\tlocked lladdr");
         }
         if let Some(group) = &switch.group {
-            self.string("\tgroup", group.as_str().as_bytes());
+            self.string("\tgroup", group.name.as_str().as_bytes());
         }
         if let Some(rdomain) = switch.rdomain {
             self.line(&format!("\trdomain {rdomain}"));
@@ -155,7 +155,7 @@ impl Writer<'_> {
             self.string("\t\tswitch", switch.as_str().as_bytes());
         }
         if let Some(group) = &nic.group {
-            self.string("\t\tgroup", group.as_str().as_bytes());
+            self.string("\t\tgroup", group.name.as_str().as_bytes());
         }
         let locked = if nic.locked { "locked " } else { "" };
         match nic.lladdr {

@@ -110,6 +110,15 @@ pub struct Owner {
     pub gid: Option<u32>,
 }
 
+/// A group of interfaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceGroup {
+    /// Its name.
+    pub name: GroupName,
+    /// Its number, where the host has one for the name.
+    pub number: Option<u32>,
+}
+
 /// `switch NAME { }`: a bridge of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Switch {
@@ -121,8 +130,8 @@ pub struct Switch {
     pub interface: IfName,
     /// Interfaces on it drop frames with a foreign source address.
     pub locked_lladdr: bool,
-    /// Group of the interfaces attached to it.
-    pub group: Option<GroupName>,
+    /// Group of the interfaces attached to it that name none.
+    pub group: Option<InterfaceGroup>,
     /// Routing domain of the bridge and of interfaces that name none of their own.
     pub rdomain: Option<u8>,
     /// Whether the bridge is set up or down.
@@ -288,8 +297,8 @@ pub struct Nic {
     pub tap: Option<IfName>,
     /// The switch it is attached to. It need not exist: then it is attached to nothing.
     pub switch: Option<SwitchName>,
-    /// Group of the tap, beside the switch's.
-    pub group: Option<GroupName>,
+    /// Group of the tap; `None` is the switch's.
+    pub group: Option<InterfaceGroup>,
     /// The guest's address; `None` is a random one.
     pub lladdr: Option<MacAddr>,
     /// Frames from the guest with another source address are dropped.

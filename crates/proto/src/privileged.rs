@@ -64,6 +64,8 @@ pub enum ToPriv {
         up: bool,
         /// The routing domain that it is in, without a bridge; 0 as none.
         rdomain: Option<u8>,
+        /// The administrator's interface group that it is in, else one of vmd's own.
+        group: Option<u32>,
         /// The host's end of a `local interface`.
         local: Option<LocalEnd>,
     },

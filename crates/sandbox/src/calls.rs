@@ -301,6 +301,10 @@ pub const SPAWN: Group = group(
 pub const OPEN: Group =
     group("open", &[when(libc::SYS_openat, lacks(2, O_CREAT)), when(libc::SYS_open, lacks(1, O_CREAT))]);
 
+/// The settings of IPv6, by the open directory they lie in: its root is empty, so nothing else has a name.
+pub const IPV6_SETTINGS: Group =
+    group("ipv6_settings", &[when2(libc::SYS_openat, is(0, sys::ipv6::NUMBER), lacks(2, O_CREAT))]);
+
 /// Locks of an open file description that never wait, and who stands in their way.
 pub const LOCK: Group = group("lock", &[fcntl(F_OFD_SETLK), fcntl(F_OFD_GETLK)]);
 
@@ -638,6 +642,7 @@ pub const EMPTY_ROOT: Group = group(
     &[
         any(libc::SYS_unshare),
         any(libc::SYS_mount),
+        any(libc::SYS_open_tree), // the settings of IPv6, before
         any(libc::SYS_fsopen),
         any(libc::SYS_fsconfig),
         any(libc::SYS_fsmount),

@@ -26,17 +26,21 @@ pub struct Rule {
 
 /// Opens what the rules name.
 pub fn open_rules(files: &[(File, Access)]) -> Result<Vec<Rule>, Errno> {
-    files
-        .iter()
-        .map(|(file, access)| {
-            let path = match file {
-                File::OwnExecutable => "/proc/self/exe",
-                File::Everything => "/",
-            };
-            let object = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-            Ok(Rule { object, access: *access })
-        })
-        .collect()
+    let mut rules = Vec::new();
+    for (file, access) in files {
+        let held = format!("/proc/self/fd/{}", sys::ipv6::NUMBER);
+        let path = match file {
+            File::OwnExecutable => "/proc/self/exe",
+            File::Everything => "/",
+            File::Ipv6Settings => held.as_str(),
+        };
+        match open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(object) => rules.push(Rule { object, access: *access }),
+            Err(Errno::NOENT) if *file == File::Ipv6Settings => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(rules)
 }
 
 /// Enters the domain. `false`: this kernel has no Landlock.

@@ -5,9 +5,9 @@
 //! then narrows itself. `then` is what is left of a promise after its start: see `sandbox::narrow`.
 
 use crate::calls::{
-    ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, Group, KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEMFD,
-    MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, RESOLVE, SETIDS, SPAWN, SPAWN_SELF, STDIO, TAP_ATTACH, TAP_OFFLOAD,
-    THREADS, URING, URING_SETUP,
+    ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, Group, IPV6_SETTINGS, KVM_CREATE, KVM_RUN,
+    LISTEN, LOCK, MEMFD, MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, RESOLVE, SETIDS, SPAWN, SPAWN_SELF, STDIO,
+    TAP_ATTACH, TAP_OFFLOAD, THREADS, URING, URING_SETUP,
 };
 pub use rustix::thread::CapabilitySet as Capabilities;
 
@@ -76,6 +76,8 @@ pub enum File {
     OwnExecutable,
     /// Everything below `/`, as far as the mode bits allow.
     Everything,
+    /// The host's IPv6 settings, below the directory that is held open (sys::ipv6), if it is.
+    Ipv6Settings,
 }
 
 /// How a named file may be reached.
@@ -208,7 +210,7 @@ pub const CONTROL: Promise = Promise {
     limits: Limits { descriptors: 4096, grows_files: false },
 };
 
-/// priv: makes and removes taps, bridges and addresses that the parent names. It has no path.
+/// priv: makes and removes taps, bridges and addresses that the parent names. It has no path but those of IPv6 settings.
 pub const PRIV: Promise = Promise {
     name: "priv",
     user: User::Root, // a capability of the host's user namespace; no file is left that uid 0 could open
@@ -223,10 +225,11 @@ pub const PRIV: Promise = Promise {
         NETLINK_SOCKET, // routes and links, nftables
         NETLINK,        //
         TAP_ATTACH,     // TUNSETIFF on the descriptor that came with the request
+        IPV6_SETTINGS,  // forwarding has no netlink message; by the open directory alone
     ],
     starts: &[],
     then: None,
-    files: Some(&[]),
+    files: Some(&[(File::Ipv6Settings, Access::ReadWrite)]),
     limits: Limits { descriptors: 1024, grows_files: false },
 };
 

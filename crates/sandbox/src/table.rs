@@ -84,6 +84,7 @@ fn files(promise: &Promise) -> String {
         let file = match file {
             File::OwnExecutable => "its own executable",
             File::Everything => "what exists",
+            File::Ipv6Settings => "IPv6 settings",
         };
         format!("{access} {file}")
     };

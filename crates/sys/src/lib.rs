@@ -11,6 +11,7 @@ pub mod event;
 pub mod exe;
 pub mod guest_io;
 pub mod inherited;
+pub mod ipv6;
 pub mod kernel;
 pub mod limits;
 pub mod lock;

@@ -79,6 +79,8 @@ pub(crate) struct Parser<'a> {
     broken: HashSet<VmName>,
     switches: HashMap<SwitchName, Span>,
     uses: Vec<SwitchUse>,
+    /// Local interfaces that name a routing domain: what that means depends on `local nat`.
+    locals_in_rdomains: Vec<(Step, Span)>,
 }
 
 impl<'a> Parser<'a> {
@@ -105,6 +107,7 @@ impl<'a> Parser<'a> {
             broken: HashSet::new(),
             switches: HashMap::new(),
             uses: Vec::new(),
+            locals_in_rdomains: Vec::new(),
         }
     }
 
@@ -114,11 +117,21 @@ impl<'a> Parser<'a> {
             self.recover(read, false);
         }
         self.check_switch_uses();
+        self.check_locals();
         self.lexer.warn_of_unused_macros();
         let (errors, warnings) = self.lexer.report.finish(&self.lexer.input);
         match errors.is_empty() {
             true => Ok(Parsed { config: self.config, warnings }),
             false => Err(Errors { errors, warnings }),
+        }
+    }
+
+    /// Warns of local interfaces that get no NAT though others do.
+    fn check_locals(&mut self) {
+        for (step, span) in std::mem::take(&mut self.locals_in_rdomains) {
+            if self.config.globals.local_nat {
+                self.lexer.report.warn_at(step, Fault::LocalInRdomain, Some(span));
+            }
         }
     }
 

@@ -52,13 +52,24 @@ impl Parser<'_> {
             Keyword::Up => nic.up = true,
             Keyword::Down => nic.up = false,
             Keyword::Group => return self.group(&mut nic.group),
-            Keyword::Rdomain => return self.rdomain(&mut nic.rdomain),
+            Keyword::Rdomain => {
+                let span = self.token.span;
+                self.rdomain(&mut nic.rdomain)?;
+                if nic.local && nic.rdomain.is_some_and(|rdomain| rdomain != 0) {
+                    let step = self.lexer.report.now();
+                    self.locals_in_rdomains.push((step, span));
+                }
+                return Ok(());
+            }
             Keyword::Switch => {
                 self.advance();
                 let text = self.texts("a switch name")?;
                 // An empty name is none.
                 nic.switch = if text.bytes.is_empty() { None } else { self.switch_name(&text) };
                 if let Some(name) = nic.switch.clone() {
+                    if nic.local {
+                        self.error(Fault::LocalOnSwitch, text.span);
+                    }
                     self.note_switch_use(name, text.span);
                 }
                 return Ok(());

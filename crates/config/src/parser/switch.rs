@@ -5,7 +5,7 @@ use crate::fault::Fault;
 use crate::input::Span;
 use crate::keyword::{Block, Keyword};
 use crate::lexer::Kind;
-use crate::model::{MAX_RDOMAIN, Switch};
+use crate::model::{InterfaceGroup, MAX_RDOMAIN, Switch};
 use crate::names::{GroupName, IfName, NameError, SwitchName};
 
 /// What a block has said so far.
@@ -15,7 +15,7 @@ struct Draft {
     attached: bool,
     interface: Option<IfName>,
     locked_lladdr: bool,
-    group: Option<GroupName>,
+    group: Option<InterfaceGroup>,
     rdomain: Option<u8>,
     up: bool,
 }
@@ -101,11 +101,11 @@ impl Parser<'_> {
     }
 
     /// `group NAME`, of a switch or an interface. An empty name is none.
-    pub(super) fn group(&mut self, group: &mut Option<GroupName>) -> Read<()> {
+    pub(super) fn group(&mut self, group: &mut Option<InterfaceGroup>) -> Read<()> {
         self.advance();
         let text = self.texts("a group name")?;
         *group = match GroupName::new(&text.bytes) {
-            Ok(name) => Some(name),
+            Ok(name) => Some(self.interface_group(name, &text)),
             Err(_) if text.bytes.is_empty() => None,
             Err(error) => {
                 let too_long = matches!(error, NameError::TooLong(_));
@@ -114,6 +114,19 @@ impl Parser<'_> {
             }
         };
         Ok(())
+    }
+
+    /// What the host has for the name. Without a number the group is as none, and a warning says so.
+    fn interface_group(&mut self, name: GroupName, text: &Text) -> InterfaceGroup {
+        let (number, reason) = match self.users.interface_group(name.as_str()) {
+            Ok(number) => (number, None),
+            Err(error) => (None, Some(Fault::reason(&error))),
+        };
+        if number.is_none() {
+            let fault = Fault::GroupUnknown { name: name.to_string(), reason };
+            self.lexer.report.warn(fault, Some(text.span));
+        }
+        InterfaceGroup { name, number }
     }
 
     /// `rdomain N`, of a switch or an interface.

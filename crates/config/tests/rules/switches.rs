@@ -20,7 +20,7 @@ fn each_option_of_a_switch_says_what_it_says_and_the_last_counts() {
     assert!(!switch("enable\n\tdisable").enabled);
     assert!(!switch("up\n\tdown").up);
     assert!(switch("locked lladdr").locked_lladdr);
-    assert_eq!(switch("group a\n\tgroup b").group.expect("one").as_str(), "b");
+    assert_eq!(switch("group a\n\tgroup b").group.expect("one").name.as_str(), "b");
     assert_eq!(switch("group \"\"").group, None);
     assert_eq!(switch("rdomain 0\n\trdomain 255").rdomain, Some(255));
     assert_eq!(switch("interface veb7").interface.as_str(), "veb7");

@@ -146,7 +146,7 @@ fn an_address_is_six_octets_or_random_and_locks_when_it_says_so() {
 fn of_a_repeated_option_of_a_card_the_last_counts() {
     let nic = vm("interface switch a switch b rdomain 1 rdomain 2 group a group b up down").nics.remove(0);
     assert_eq!((nic.switch.expect("b").as_str(), nic.rdomain, nic.up), ("b", Some(2), false));
-    assert_eq!(nic.group.expect("b").as_str(), "b");
+    assert_eq!(nic.group.expect("b").name.as_str(), "b");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use config::{AccountNames, Sources, Users};
 pub struct World;
 
 const USERS: &[(&str, u32)] = &[("root", 0), ("joe", 1000), ("ann", 1001)];
+const INTERFACE_GROUPS: &[(&str, u32)] = &[("default", 0), ("g", 7), ("dmz", 1000), ("inside", 1001)];
 const GROUPS: &[(&str, u32)] = &[("wheel", 0), ("operator", 5), ("staff", 20)];
 
 impl Sources for World {
@@ -40,6 +41,13 @@ impl Users for World {
 
     fn gid(&self, group: &str) -> io::Result<Option<u32>> {
         Ok(GROUPS.iter().find(|(name, _)| *name == group).map(|(_, id)| *id))
+    }
+
+    fn interface_group(&self, group: &str) -> io::Result<Option<u32>> {
+        match group {
+            "slow" => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in 5 s")),
+            _ => Ok(INTERFACE_GROUPS.iter().find(|(name, _)| *name == group).map(|(_, id)| *id)),
+        }
     }
 }
 

@@ -50,7 +50,7 @@ fn a_call_outside_every_promise_kills() {
 /// Calls that some roles have, for their own reason, and that kill the others.
 #[test]
 fn a_call_of_another_role_kills() {
-    let of_some: [(&str, String, &[&str]); 18] = [
+    let of_some: [(&str, String, &[&str]); 19] = [
         ("socket", call(libc::SYS_socket, &[1, 1, 0]), &["parent"]),
         ("netlink", call(libc::SYS_socket, &[16, 3, 0]), &["parent", "priv"]),
         ("execve", call(libc::SYS_execve, &[0, 0, 0]), &["parent"]),
@@ -65,6 +65,7 @@ fn a_call_of_another_role_kills() {
         ("io_uring_setup", call(libc::SYS_io_uring_setup, &[1, 0]), &["parent", "vmm", "vioblk"]),
         ("KVM_CREATE_VM", call(libc::SYS_ioctl, &[0, 0xAE01, 0]), &["parent", "vmm", "vm"]),
         ("TUNSETIFF", call(libc::SYS_ioctl, &[0, 0x4004_54CA, 0]), &["parent", "priv"]),
+        ("openat of IPv6 settings", call(libc::SYS_openat, &[64, 0, 0]), &["parent", "opener", "priv", "vmm"]),
         ("pwrite64", call(libc::SYS_pwrite64, &[0, 0, 0, 0]), &["parent", "vmm", "vioblk"]),
         ("executable memory", call(libc::SYS_mmap, &[0, 4096, 5, 0x22, -1, 0]), &["parent"]),
         ("connect", call(libc::SYS_connect, &[0, 0, 0]), &["parent"]),

@@ -37,6 +37,8 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// The index of the bridge, bond or VRF that it is a port of.
     pub master: Option<u32>,
+    /// Its other names.
+    pub names: Vec<String>,
     /// Its description, empty when it has none.
     pub alias: String,
     /// Its group; 0 is the default.
@@ -57,6 +59,7 @@ pub(super) fn parse(payload: &[u8]) -> Result<Link, NetlinkError> {
         kind: LinkKind::Other,
         mac: None,
         master: None,
+        names: Vec::new(),
         alias: String::new(),
         group: 0,
         mtu: 0,
@@ -73,6 +76,7 @@ impl Link {
         let value = attribute.value();
         match attribute.kind() {
             libc::IFLA_IFNAME => self.name = text(value),
+            libc::IFLA_PROP_LIST => self.names = names(value)?,
             libc::IFLA_IFALIAS => self.alias = text(value),
             // An address of another length is another medium's.
             libc::IFLA_ADDRESS => self.mac = value.try_into().ok(),
@@ -99,6 +103,17 @@ fn kind(nested: &[u8]) -> Result<LinkKind, NetlinkError> {
         }
     }
     Ok(LinkKind::Other)
+}
+
+fn names(nested: &[u8]) -> Result<Vec<String>, NetlinkError> {
+    let mut names = Vec::new();
+    for attribute in NlasIterator::new(nested) {
+        let attribute = attribute.map_err(malformed)?;
+        if attribute.kind() == libc::IFLA_ALT_IFNAME {
+            names.push(text(attribute.value()));
+        }
+    }
+    Ok(names)
 }
 
 fn number(value: &[u8]) -> Result<u32, NetlinkError> {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop};
 
 pub use error::NetlinkError;
 pub use link::{Link, LinkKind};
@@ -25,6 +25,8 @@ use wire::Wire;
 
 /// Bytes of an interface name without its NUL (Linux, if.h: IFNAMSIZ is 16 with it).
 pub const MAX_NAME: usize = 15;
+/// RTM_NEWLINKPROP (linux/rtnetlink.h), which libc lacks.
+const NEW_LINK_PROPERTY: u16 = 108;
 /// How often a listing is asked for again because links came and went meanwhile (NLM_F_DUMP_INTR).
 const MAX_LISTINGS: usize = 8;
 
@@ -129,6 +131,13 @@ impl Route {
     /// Gives a link its description and its group in one request.
     pub fn set_mark(&mut self, index: u32, alias: &str, group: u32) -> Result<(), NetlinkError> {
         self.set(index, [LinkAttribute::IfAlias(alias.to_owned()), LinkAttribute::Group(group)])
+    }
+
+    /// Gives a link one more name, which no other has.
+    pub fn add_name(&mut self, index: u32, name: &str) -> Result<(), NetlinkError> {
+        let mut message = at(index);
+        message.attributes.push(LinkAttribute::PropList(vec![Prop::AltIfName(name.to_owned())]));
+        self.wire.command(NEW_LINK_PROPERTY, NLM_F_CREATE | NLM_F_EXCL, &message)
     }
 
     /// Gives a link its address. A bridge that was given one keeps it, whichever ports come and go.

@@ -125,6 +125,10 @@ pub enum Fact {
     InGroup,
     /// Group of the interface that it leaves by.
     OutGroup,
+    /// Index of the interface that it came by.
+    InIndex,
+    /// Index of the interface that it leaves by.
+    OutIndex,
     /// Name of the interface that it came by, 16 bytes.
     InName,
     /// Name of the interface that it leaves by, 16 bytes.
@@ -312,6 +316,8 @@ impl Fact {
         match self {
             Fact::InGroup => load(out, "meta", libc::NFT_META_IIFGROUP),
             Fact::OutGroup => load(out, "meta", libc::NFT_META_OIFGROUP),
+            Fact::InIndex => load(out, "meta", libc::NFT_META_IIF),
+            Fact::OutIndex => load(out, "meta", libc::NFT_META_OIF),
             Fact::InName => load(out, "meta", libc::NFT_META_IIFNAME),
             Fact::OutName => load(out, "meta", libc::NFT_META_OIFNAME),
             Fact::Family => load(out, "meta", libc::NFT_META_NFPROTO),

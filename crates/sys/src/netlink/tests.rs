@@ -93,6 +93,19 @@ fn what_is_set_is_told_back() {
 }
 
 #[test]
+fn another_name_is_told_back_finds_its_link_and_is_no_others() {
+    in_namespace(|route| {
+        let _taps = (tap("tap0"), tap("tap1"));
+        let (one, two) = (route.link("tap0").unwrap().unwrap(), route.link("tap1").unwrap().unwrap());
+        route.add_name(one.index, "vmd-tap0").unwrap();
+        assert!(route.add_name(two.index, "vmd-tap0").unwrap_err().is_taken());
+        assert_eq!(route.link("tap0").unwrap().unwrap().names, ["vmd-tap0"]);
+        let names: Vec<_> = route.links().unwrap().into_iter().map(|link| link.names).collect();
+        assert_eq!(names.concat(), ["vmd-tap0"]);
+    });
+}
+
+#[test]
 fn a_bridge_that_was_given_its_address_keeps_it() {
     in_namespace(|route| {
         let bridge = route.create_bridge("br0", 0).unwrap();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use config::{AccountNames, Users};
 
 use super::access::Owner;
+use super::ifgroups;
 use super::settings::Names;
 
 /// A directory server has this long to answer for one name.
@@ -17,6 +18,9 @@ const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Bytes of one file of a configuration: some 100,000 VMs. More is something else, a device without end perhaps.
 const MAX_TEXT: u64 = 64 << 20;
+
+/// Bytes of a small file of the host's.
+const MAX_HOST_TEXT: u64 = 64 << 10;
 
 /// Opening a pipe that has no writer does not wait.
 const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
@@ -58,6 +62,25 @@ impl Users for HostAccounts {
         let found = sys::users::group(group, LOOKUP_LIMIT).map_err(io::Error::other)?;
         Ok(found.map(|group| group.gid))
     }
+
+    fn interface_group(&self, group: &str) -> io::Result<Option<u32>> {
+        for path in ifgroups::FILES {
+            match read_some(path) {
+                Ok(text) => return Ok(ifgroups::number_of(&text, group)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io::Error::new(error.kind(), format!("{path}: {error}"))),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The beginning of a small file of the host's: what lies behind is no more than a mistake.
+pub fn read_some(path: &str) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let file = File::options().read(true).custom_flags(NONBLOCK).open(path)?;
+    file.take(MAX_HOST_TEXT).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 impl AccountNames for HostAccounts {

@@ -80,6 +80,8 @@ pub struct Nic {
     pub locked: bool,
     /// Its routing domain, where it is on no switch.
     pub rdomain: Option<u8>,
+    /// Number of its interface group: its own, else its switch's.
+    pub group: Option<u32>,
     /// A network of its own with the host, which tells it its address.
     pub local: bool,
 }

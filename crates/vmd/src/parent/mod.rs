@@ -13,6 +13,7 @@ mod definition;
 mod edge;
 mod holdings;
 mod host;
+mod ifgroups;
 mod local;
 mod lost;
 mod options;

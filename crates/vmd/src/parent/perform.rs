@@ -51,9 +51,9 @@ impl Edge {
             Action::MakeSwitch(switch) => self.make_switch(switch).into_iter().collect(),
             Action::Open { run, who, files } => self.open(run, &who, files),
             Action::Probe(run, file, question) => self.probe(run, file, question).into_iter().collect(),
-            Action::MakeTap { run, nic, name, alias, bridge, up, rdomain, local } => {
+            Action::MakeTap { run, nic, name, alias, bridge, up, rdomain, group, local } => {
                 let alias = Alias::cut(&alias);
-                let tap = |request| ToPriv::MakeTap { request, name, alias, bridge, up, rdomain, local };
+                let tap = |request| ToPriv::MakeTap { request, name, alias, bridge, up, rdomain, group, local };
                 self.make_tap(run, nic, tap).into_iter().collect()
             }
             Action::MakeConsole(run, owner) => vec![Event::ConsoleMade(run, self.console(run.vm, owner))],

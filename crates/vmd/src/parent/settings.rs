@@ -12,7 +12,7 @@ use proto::client::{BootDevice, DiskFormat};
 use proto::{Code, Failure, IfName, MacAddr, SwitchName, Text, UserPath, VmName};
 
 use super::access::Owner;
-use super::definition::{Definition, Disk, Nic, bad_name, generated_mac, obstacle, unsupported};
+use super::definition::{Definition, Disk, Nic, bad_name, generated_mac, obstacle};
 use super::local::{Locals, random_network};
 use super::registry::{Settings, Switch};
 use super::snmp::{DEFAULT_PATH, Master};
@@ -117,6 +117,7 @@ fn switch_of(id: usize, switch: &config::model::Switch) -> Result<Switch, Failur
         up: switch.up,
         locked: switch.locked_lladdr,
         rdomain: switch.rdomain,
+        group: switch.group.clone(),
     })
 }
 
@@ -170,14 +171,9 @@ fn nic_of(
     config: &config::Config,
     names: &mut dyn Names,
 ) -> Result<Nic, Failure> {
-    if nic.local && nic.switch.is_some() {
-        return Err(unsupported("a local interface on a switch"));
-    }
     let switch = nic.switch.as_ref().and_then(|name| config.switch(name));
     let rdomain = rdomain_of(nic, switch)?;
-    if nic.local && config.globals.local_nat && rdomain.is_some_and(|rdomain| rdomain != 0) {
-        return Err(unsupported("NAT of a local interface in a routing domain"));
-    }
+    let groups = [nic.group.as_ref(), switch.and_then(|switch| switch.group.as_ref())];
     let mac = nic.lladdr.map(|mac| MacAddr(mac.octets()));
     Ok(Nic {
         mac: mac.unwrap_or_else(|| generated_mac(index, names.random())),
@@ -186,6 +182,7 @@ fn nic_of(
         up: nic.up,
         locked: nic.locked || switch.is_some_and(|switch| switch.locked_lladdr),
         rdomain,
+        group: groups.into_iter().flatten().find_map(|group| group.number),
         local: nic.local,
     })
 }
@@ -271,14 +268,26 @@ mod tests {
     }
 
     #[test]
-    fn nat_of_a_local_interface_in_a_routing_domain_is_refused_by_name() {
-        let refused = |local_nat, rdomain| {
-            let mut config = config::Config::default();
-            config.globals.local_nat = local_nat;
-            let nic = model::Nic { local: true, rdomain, ..model::Nic::default() };
-            nic_of(0, &nic, &config, &mut super::super::accounts::HostAccounts).err().map(|failure| failure.code)
+    fn a_card_is_in_its_own_group_else_in_its_switchs_as_far_as_the_host_has_them() {
+        let group =
+            |number| config::names::GroupName::new(b"dmz").ok().map(|name| model::InterfaceGroup { name, number });
+        let of = |own: Option<Option<u32>>, switchs: Option<Option<u32>>| {
+            let switch = model::Switch {
+                name: config::names::SwitchName::new(b"lan").unwrap(),
+                enabled: true,
+                interface: config::names::IfName::new(b"br0").unwrap(),
+                locked_lladdr: false,
+                group: switchs.and_then(group),
+                rdomain: None,
+                up: true,
+            };
+            let nic =
+                model::Nic { switch: Some(switch.name.clone()), group: own.and_then(group), ..model::Nic::default() };
+            let config = config::Config { switches: vec![switch], ..config::Config::default() };
+            nic_of(0, &nic, &config, &mut super::super::accounts::HostAccounts).unwrap().group
         };
-        assert_eq!(refused(true, Some(3)), Some(Code::Unsupported));
-        assert_eq!((refused(true, None), refused(true, Some(0)), refused(false, Some(3))), (None, None, None));
+        let (one, two, unknown) = (Some(Some(1)), Some(Some(2)), Some(None));
+        assert_eq!((of(None, None), of(one, None), of(None, two)), (None, Some(1), Some(2)));
+        assert_eq!((of(one, two), of(unknown, two), of(unknown, None)), (Some(1), Some(2), None));
     }
 }

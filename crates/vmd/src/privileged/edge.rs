@@ -7,16 +7,17 @@ use proto::channel::ChannelError;
 use proto::privileged::{LocalEnd, ToParent, ToPriv};
 use proto::{Channel, Code, Failure, IfName, MacAddr, Received, RequestId};
 use sys::event::{Interest, Loop};
-use sys::netlink::nft::Nft;
+use sys::ipv6::Settings;
 use sys::netlink::{Link, LinkKind, NetlinkError, Route};
 use sys::signals::{Signal, Signals};
 use sys::tun::{self, TunError};
 
+use super::Fatal;
+use super::outside::Outside;
 use super::switches::{self, GROUP, Make, Step, Switches, Undo};
-use super::{Fatal, nat};
 
 /// What the kernel may take for one request. It answers at once, unless another holds the interfaces' lock.
-const KERNEL_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const KERNEL_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a bridge's name may be found free and then be taken, or the other way round.
 const MAX_TRIES: usize = 16;
 
@@ -24,8 +25,7 @@ const MAX_TRIES: usize = 16;
 pub(super) struct Edge {
     channel: Channel<ToParent, ToPriv>,
     route: Route,
-    /// Opened when it is first needed: a kernel may lack it.
-    filter: Option<Nft>,
+    outside: Outside,
     switches: Switches,
 }
 
@@ -44,9 +44,10 @@ enum Life {
 
 impl Edge {
     /// In the network namespace of the calling thread.
-    pub(super) fn new(channel: OwnedFd) -> Result<Self, Fatal> {
+    pub(super) fn new(channel: OwnedFd, settings: Option<Settings>) -> Result<Self, Fatal> {
         let route = Route::open(KERNEL_DEADLINE)?;
-        Ok(Self { channel: Channel::new(channel), route, filter: None, switches: Switches::default() })
+        let outside = Outside::new(settings);
+        Ok(Self { channel: Channel::new(channel), route, outside, switches: Switches::default() })
     }
 
     /// Serves until the parent is gone or a signal ends it; then removes what was made.
@@ -114,8 +115,9 @@ impl Edge {
                 let removed = self.remove_switch(&bridge);
                 (request, removed.map(|()| (ToParent::Removed { request }, vec![])))
             }
-            ToPriv::MakeTap { request, name, alias, bridge, up, rdomain, local } => {
-                let wanted = Tap { name: name.as_ref(), alias: &alias, bridge: bridge.as_ref(), up, rdomain, local };
+            ToPriv::MakeTap { request, name, alias, bridge, up, rdomain, group, local } => {
+                let bridge = bridge.as_ref();
+                let wanted = Tap { name: name.as_ref(), alias: &alias, bridge, up, rdomain, group, local };
                 let made = self.make_tap(&wanted, fds);
                 let answer = |(name, mac, fd)| (ToParent::TapMade { request, name, mac }, vec![fd]);
                 (request, made.map(answer))
@@ -169,7 +171,10 @@ impl Edge {
             let done = self.undo(&undo);
             first = first.and(done);
         }
-        let closed = self.leave_outside().map_err(|error| refused(format_args!("NAT of local interfaces"), &error));
+        let closed = self
+            .outside
+            .leave(&mut self.route)
+            .map_err(|error| refused(format_args!("NAT of local interfaces"), &error));
         first = first.and(closed);
         first
     }
@@ -203,14 +208,15 @@ impl Edge {
         let refused = |error| refused(format_args!("tap \"{name}\""), &error);
         let gone = || Failure::new(Code::Io, format!("tap \"{name}\" vanished"));
         let tap = self.route.link(name.as_str()).map_err(refused)?.ok_or_else(gone)?;
-        let steps = switches::tap_steps(wanted.alias, &tap, master.as_ref(), wanted.up, wanted.local.as_ref());
+        let steps =
+            switches::tap_steps(wanted.alias, &tap, master.as_ref(), wanted.up, wanted.group, wanted.local.as_ref());
         // A step that fails ends the tap: it goes with its descriptor, and here should another hold that too.
         if let Err(failure) = steps.and_then(|steps| self.set(tap.index, &steps).map_err(refused)) {
             self.abandon(Some(tap.index));
             return Err(failure);
         }
-        if wanted.local.is_some_and(|local| local.nat) {
-            if let Err(error) = self.reach_outside(tap.index) {
+        if let Some(local) = wanted.local.filter(|local| local.nat) {
+            if let Err(error) = self.outside.reach(&mut self.route, tap.index, local.inet6.is_some()) {
                 self.abandon(Some(tap.index));
                 return Err(self::refused(
                     format_args!("NAT of tap \"{name}\" (\"local nat no\" does without)"),
@@ -223,69 +229,6 @@ impl Edge {
         let inet6 = wanted.local.and_then(|local| local.inet6).map(|inet6| format!(" {inet6}")).unwrap_or_default();
         log::info!("tap \"{name}\" made for {}{port}{local}{inet6}", wanted.alias);
         Ok((name, MacAddr(tap.mac.unwrap_or_default()), fd))
-    }
-
-    /// Has a local tap reach the outside: our table first, which keeps the host from being a router for others, then
-    /// forwarding, then the chains of others that would drop it all.
-    fn reach_outside(&mut self, tap: u32) -> Result<(), NetlinkError> {
-        let chains = self.filter()?.chains()?;
-        let links = self.route.links()?;
-        self.route.set_forwarding(tap, true)?;
-        let idle = nat::to_switch_on(&links, &self.route.forwarding()?);
-        let mut forwards = nat::remembered(&chains);
-        forwards.extend(idle.iter().map(|link| link.name.clone()));
-        self.filter()?.replace(&nat::table(&forwards))?;
-        for link in idle {
-            match self.route.set_forwarding(link.index, true) {
-                Err(error) if !error.is_missing() => return Err(error),
-                _ => {}
-            }
-            log::info!(
-                "\"{}\" forwards IPv4 packets now, for local interfaces; what is for others that it brings is dropped",
-                link.name
-            );
-        }
-        for blocking in nat::blocking(&chains) {
-            let place = nat::place(&blocking.chain);
-            let Some(door) = blocking.door else {
-                log::error!("{place} drops what local interfaces send: let their taps through there");
-                continue;
-            };
-            let filter = self.filter()?;
-            filter.remove(&door, nat::TAG)?;
-            for pass in nat::passes(&links) {
-                filter.insert(&door, &pass, nat::TAG)?;
-            }
-            log::info!("{place} drops: taps of local interfaces are let through in {}", door.name);
-        }
-        Ok(())
-    }
-
-    /// Undoes it, for this priv and for one that was killed.
-    fn leave_outside(&mut self) -> Result<(), NetlinkError> {
-        let Ok(filter) = self.filter() else { return Ok(()) }; // a kernel without: nothing to undo
-        let chains = filter.chains()?;
-        for door in nat::doors(&chains) {
-            filter.remove(&door, nat::TAG)?;
-        }
-        for name in nat::remembered(&chains) {
-            let Some(link) = self.route.link(&name)? else { continue };
-            match self.route.set_forwarding(link.index, false) {
-                Err(error) if !error.is_missing() => return Err(error),
-                _ => log::info!("\"{name}\" forwards no more"),
-            }
-        }
-        let done = self.filter()?.delete(nat::TABLE);
-        self.filter = None;
-        done
-    }
-
-    fn filter(&mut self) -> Result<&mut Nft, NetlinkError> {
-        let open = match self.filter.take() {
-            Some(filter) => filter,
-            None => Nft::open(KERNEL_DEADLINE)?,
-        };
-        Ok(self.filter.insert(open))
     }
 
     /// The VRF of a routing domain, made if there is none.
@@ -317,6 +260,7 @@ impl Edge {
         for step in steps {
             match step {
                 Step::Mark(alias, group) => self.route.set_mark(index, alias, *group)?,
+                Step::Name(name) => self.route.add_name(index, name)?,
                 Step::Mac(mac) => self.route.set_mac(index, *mac)?,
                 Step::Mtu(mtu) => self.route.set_mtu(index, *mtu)?,
                 Step::Master(bridge) => self.route.set_master(index, Some(*bridge))?,
@@ -344,6 +288,7 @@ struct Tap<'a> {
     bridge: Option<&'a IfName>,
     up: bool,
     rdomain: Option<u8>,
+    group: Option<u32>,
     local: Option<LocalEnd>,
 }
 

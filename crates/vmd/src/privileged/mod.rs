@@ -2,15 +2,17 @@
 //! all of it at the end.
 //!
 //! Its one peer is the parent ([`proto::privileged`]). It runs as root with CAP_NET_ADMIN alone, in the host's network
-//! and an empty root: it can open no file, so that /dev/net/tun comes with each request for a tap. It knows no VM.
+//! and an empty root: it can open no file but IPv6 settings, so that /dev/net/tun comes with each request for a tap. It knows no VM.
 //!
-//! It holds the parent's channel, a netlink socket, with local interfaces another one for nftables, and its signals; a
-//! tap's descriptor only while its request is carried out. A request that can't be carried out is answered so and leaves nothing behind; nothing the parent says
-//! ends priv. It ends when the parent does, or on SIGTERM and SIGINT, and first removes what it made. What a killed one
+//! It holds the parent's channel, a netlink socket, with local interfaces another one for nftables, the directory of the
+//! host's IPv6 settings, and its signals; a tap's descriptor only while its request is carried out. A request that can't be
+//! carried out is answered so and leaves nothing behind; nothing the parent says ends priv. It ends when the parent does, or on SIGTERM and SIGINT, and first removes what it made. What a killed one
 //! left is recognised by the next (`switches.rs`).
 
 mod edge;
+mod forward6;
 mod nat;
+mod outside;
 mod switches;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ mod tests;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use sys::ipv6::Settings;
 use sys::netlink::NetlinkError;
 
 /// Why priv can't go on.
@@ -36,6 +39,8 @@ pub enum Fatal {
 
 /// Serves the parent at the other end of `channel` until it is gone.
 pub fn run(channel: OwnedFd) -> Result<(), Fatal> {
+    // A kernel without IPv6 has none to set, and a host that can't clone a mount goes without forwarding.
+    let settings = Settings::open_at_its_number().map_err(|error| log::debug!("IPv6 settings: {error}")).ok();
     sandbox::enter(&sandbox::promise::PRIV)?;
-    edge::Edge::new(channel)?.serve()
+    edge::Edge::new(channel, settings)?.serve()
 }

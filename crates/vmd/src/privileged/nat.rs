@@ -1,43 +1,86 @@
-//! How local interfaces reach the outside: one nftables table of ours, and IPv4 forwarding interface by interface. Pure: it
-//! sees chains and links, and says what to do.
+//! How local interfaces reach the outside: one nftables table of ours, and forwarding. Pure: it sees chains and links, and
+//! says what to do.
 //!
 //! ```text
 //! prerouting   from a local tap, with a source that is not behind it: dropped
 //! forward      to a local tap: what it asked for, or what was redirected to it; nothing else
 //!              from a local tap: on
+//!              from a port of a bridge to another: on (bridges show here where br_netfilter is loaded)
 //!              from an interface that forwards only since we had it do so: dropped (the host is nobody else's router)
 //! postrouting  from a local tap: with the host's address
 //! ```
 //!
-//! Taps are known by their group, so the rules need no change when one comes or goes. Which interfaces were made to
-//! forward is kept in the table itself, as names of chains, so that the next priv, or the next daemon, can undo it.
+//! Taps are known by their group, or by their index where their group is the administrator's, so that the rules need no
+//! change when one goes. What was changed on the host is kept in the table itself, as names of chains, so that the next
+//! priv, or the next daemon, can undo it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sys::netlink::Link;
 use sys::netlink::nft::{Chain, Expr, Fact, Hook, Listed, Table};
+use sys::netlink::{Link, LinkKind};
 
 pub use proto::privileged::TABLE;
 
+use super::forward6::{self, Change};
 use super::switches::LOCAL_GROUP;
 
 /// The comment of our rules in others' chains.
 pub const TAG: &str = "vmd";
 /// Before the name of an interface that was made to forward.
-const MEMORY: &str = "forwards-";
+const FORWARDS: &str = "forwards-";
+/// Before the index of a local tap whose group is the administrator's.
+const TAP: &str = "tap-";
 /// Bits of a connection's state (linux/netfilter/nf_conntrack_common.h: established, related).
 const UNDER_WAY: u32 = 2 | 4;
 /// Bit of a connection's status: its destination was changed (IPS_DST_NAT).
 const REDIRECTED: u32 = 1 << 5;
-const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_INET: u8 = 1;
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
 /// Where tools that drop forwarded packets let others put rules: docker's and ufw's chains.
-const DOORS: [&str; 2] = ["DOCKER-USER", "ufw-user-forward"];
+const DOORS: [&str; 3] = ["DOCKER-USER", "ufw-user-forward", "ufw6-user-forward"];
 
-/// The interfaces that an earlier call, or an earlier priv, made to forward.
-pub fn remembered(chains: &[Listed]) -> BTreeSet<String> {
-    let ours = chains.iter().filter(|chain| chain.family == NFPROTO_INET && chain.table == TABLE);
-    ours.filter_map(|chain| chain.name.strip_prefix(MEMORY)).map(str::to_owned).collect()
+/// What the table remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Local taps that are not in our group, by index.
+    pub taps: BTreeSet<u32>,
+    /// Interfaces that were made to forward IPv4.
+    pub forwards: BTreeSet<String>,
+    /// What was changed so that IPv6 is forwarded.
+    pub inet6: BTreeSet<Change>,
+}
+
+impl Memory {
+    /// What an earlier call, or an earlier priv, left in the table.
+    pub fn of(chains: &[Listed]) -> Self {
+        let ours = chains.iter().filter(|chain| chain.family == NFPROTO_INET && chain.table == TABLE);
+        let mut memory = Self::default();
+        for name in ours.map(|chain| chain.name.as_str()) {
+            memory.forwards.extend(name.strip_prefix(FORWARDS).map(str::to_owned));
+            memory.taps.extend(name.strip_prefix(TAP).and_then(|index| index.parse::<u32>().ok()));
+            memory.inet6.extend(Change::of_name(name));
+        }
+        memory
+    }
+
+    /// Forgets interfaces that are gone: the next ones of their names are not ours to change.
+    pub fn forget_all_but(&mut self, links: &[Link]) {
+        let there = |name: &str| links.iter().any(|link| link.name == name);
+        self.taps.retain(|index| links.iter().any(|link| link.index == *index));
+        self.forwards.retain(|name| there(name));
+        self.inet6.retain(|change| forward6::is_for_all(&change.interface) || there(&change.interface));
+    }
+
+    fn is_local(&self, link: &Link) -> bool {
+        link.group == LOCAL_GROUP || self.taps.contains(&link.index)
+    }
+
+    fn names(&self) -> impl Iterator<Item = String> {
+        let forwards = self.forwards.iter().map(|name| format!("{FORWARDS}{name}"));
+        let taps = self.taps.iter().map(|index| format!("{TAP}{index}"));
+        forwards.chain(taps).chain(self.inet6.iter().map(Change::name))
+    }
 }
 
 /// The interfaces that don't forward and have to, so that answers from the outside reach guests.
@@ -46,36 +89,47 @@ pub fn to_switch_on<'a>(links: &'a [Link], forwarding: &BTreeMap<u32, bool>) -> 
     links.iter().filter(idle).collect()
 }
 
-/// The whole table, with these interfaces made to forward.
-pub fn table(forwarding: &BTreeSet<String>) -> Table {
-    let from = || vec![Expr::Load(Fact::InGroup), Expr::Is(LOCAL_GROUP.to_ne_bytes().to_vec())];
-    let to = || vec![Expr::Load(Fact::OutGroup), Expr::Is(LOCAL_GROUP.to_ne_bytes().to_vec())];
+/// The whole table.
+pub fn table(memory: &Memory, links: &[Link]) -> Table {
+    let local = |group, index| {
+        let by_group = vec![Expr::Load(group), Expr::Is(LOCAL_GROUP.to_ne_bytes().to_vec())];
+        let by_index = |tap: &u32| vec![Expr::Load(index), Expr::Is(tap.to_ne_bytes().to_vec())];
+        std::iter::once(by_group).chain(memory.taps.iter().map(by_index)).collect::<Vec<_>>()
+    };
+    let (from, to) = (local(Fact::InGroup, Fact::InIndex), local(Fact::OutGroup, Fact::OutIndex));
     let bits = |fact, bits| vec![Expr::Load(fact), Expr::Mask(bits), Expr::IsNot(vec![0; 4])];
-    let inet = || vec![Expr::Load(Fact::Family), Expr::Is(vec![NFPROTO_IPV4])];
+    let family = |family| vec![Expr::Load(Fact::Family), Expr::Is(vec![family])];
+    let name = |fact, name: &str| vec![Expr::Load(fact), Expr::Is(padded(name))];
     let rule = |parts: Vec<Vec<Expr>>, last| parts.into_iter().flatten().chain([last]).collect::<Vec<_>>();
+    let each = |of: &[Vec<Expr>], last: Expr| of.iter().map(|one| rule(vec![one.clone()], last.clone())).collect();
     let spoofed = vec![Expr::Load(Fact::WayBack), Expr::Is(vec![0; 4])];
-    let mut forward = vec![
-        rule(vec![to(), bits(Fact::State, UNDER_WAY)], Expr::Accept),
-        rule(vec![to(), bits(Fact::Status, REDIRECTED)], Expr::Accept),
-        rule(vec![to()], Expr::Drop),
-        rule(vec![from()], Expr::Accept),
-    ];
-    let others = forwarding.iter().map(|name| {
-        let by = vec![Expr::Load(Fact::InName), Expr::Is(padded(name))];
-        rule(vec![inet(), by], Expr::Drop)
-    });
-    forward.extend(others);
+
+    let spoofing = from.iter().map(|from| rule(vec![from.clone(), spoofed.clone()], Expr::Drop)).collect();
+    let mut forward = Vec::new();
+    for to in to {
+        forward.push(rule(vec![to.clone(), bits(Fact::State, UNDER_WAY)], Expr::Accept));
+        forward.push(rule(vec![to.clone(), bits(Fact::Status, REDIRECTED)], Expr::Accept));
+        forward.push(rule(vec![to], Expr::Drop));
+    }
+    forward.extend::<Vec<_>>(each(&from, Expr::Accept));
+    for bridge in links.iter().filter(|link| link.kind == LinkKind::Bridge) {
+        let within = vec![name(Fact::InName, &bridge.name), name(Fact::OutName, &bridge.name)];
+        forward.push(rule(within, Expr::Accept));
+    }
+    forward
+        .extend(memory.forwards.iter().map(|by| rule(vec![family(NFPROTO_IPV4), name(Fact::InName, by)], Expr::Drop)));
+    match forward6::who_forwards(&memory.inet6) {
+        forward6::Forwarding::All => forward.push(rule(vec![family(NFPROTO_IPV6)], Expr::Drop)),
+        forward6::Forwarding::Some(names) => forward
+            .extend(names.into_iter().map(|by| rule(vec![family(NFPROTO_IPV6), name(Fact::InName, by)], Expr::Drop))),
+    }
     let chain = |name: &str, base, rules| Chain { name: name.to_owned(), base, rules };
     let mut chains = vec![
-        chain(
-            "prerouting",
-            Some((Hook::PreRouting, "filter", -150)),
-            vec![rule(vec![inet(), from(), spoofed], Expr::Drop)],
-        ),
+        chain("prerouting", Some((Hook::PreRouting, "filter", -150)), spoofing),
         chain("forward", Some((Hook::Forward, "filter", 0)), forward),
-        chain("postrouting", Some((Hook::PostRouting, "nat", 100)), vec![rule(vec![from()], Expr::Masquerade)]),
+        chain("postrouting", Some((Hook::PostRouting, "nat", 100)), each(&from, Expr::Masquerade)),
     ];
-    chains.extend(forwarding.iter().map(|name| chain(&format!("{MEMORY}{name}"), None, vec![])));
+    chains.extend(memory.names().map(|name| chain(&name, None, vec![])));
     Table { name: TABLE, chains }
 }
 
@@ -88,12 +142,16 @@ pub struct Blocking {
     pub door: Option<Listed>,
 }
 
-/// What stands in the way: a policy of drop, or firewalld, which refuses by its last rule.
-pub fn blocking(chains: &[Listed]) -> Vec<Blocking> {
+/// What stands in the way: a policy of drop, or firewalld, which refuses by its last rule. With `inet6` of IPv6 too.
+pub fn blocking(chains: &[Listed], inet6: bool) -> Vec<Blocking> {
     let forward = Some(Hook::Forward.number());
     let drops = |chain: &&Listed| {
-        let inet = chain.family == NFPROTO_IPV4 || chain.family == NFPROTO_INET;
-        inet && chain.table != TABLE && chain.hook == forward && (chain.drops || chain.table == "firewalld")
+        let concerned = match chain.family {
+            NFPROTO_IPV4 | NFPROTO_INET => true,
+            NFPROTO_IPV6 => inet6,
+            _ => false,
+        };
+        concerned && chain.table != TABLE && chain.hook == forward && (chain.drops || chain.table == "firewalld")
     };
     let door =
         |of: &Listed| doors(chains).into_iter().find(|door| (door.family, &door.table) == (of.family, &of.table));
@@ -107,15 +165,19 @@ pub fn doors(chains: &[Listed]) -> Vec<Listed> {
 
 /// What lets the packets of taps through a chain, such as the tool's own commands can show: by name, both ways. What may
 /// not reach a tap our own table drops all the same.
-pub fn passes(links: &[Link]) -> Vec<Vec<Expr>> {
-    let local = links.iter().filter(|link| link.group == LOCAL_GROUP);
+pub fn passes(links: &[Link], memory: &Memory) -> Vec<Vec<Expr>> {
+    let local = links.iter().filter(|link| memory.is_local(link));
     let rule = |fact, link: &Link| vec![Expr::Load(fact), Expr::Is(padded(&link.name)), Expr::Accept];
     local.flat_map(|link| [rule(Fact::InName, link), rule(Fact::OutName, link)]).collect()
 }
 
 /// What names a blocking chain for the administrator.
 pub fn place(chain: &Listed) -> String {
-    let family = if chain.family == NFPROTO_INET { "inet" } else { "ip" };
+    let family = match chain.family {
+        NFPROTO_INET => "inet",
+        NFPROTO_IPV6 => "ip6",
+        _ => "ip",
+    };
     format!("chain {} of table {family} {}", chain.name, chain.table)
 }
 

@@ -19,6 +19,8 @@ use proto::privileged::LocalEnd;
 use proto::{Code, Failure, IfName};
 use sys::netlink::{Link, LinkKind};
 
+/// Before a tap's name, in its other one: `ip link show vmd-tap0`.
+const MARK: &str = "vmd-";
 /// Before the number of a routing domain, in the name of its VRF.
 const VRF: &str = "rdomain";
 /// The routing tables of VRFs that vmd makes: this, "vm" in ASCII, and the number of the domain.
@@ -31,8 +33,10 @@ const LOCAL_BITS: (u8, u8) = (31, 96);
 /// One change of an interface, in the order they are carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Description, and a group of ours.
+    /// Description, and a group of ours or of the administrator's.
     Mark(String, u32),
+    /// The other name, by which ours is known in a group of the administrator's.
+    Name(String),
     /// A fixed address: a bridge without one takes its ports', which come and go.
     Mac([u8; 6]),
     /// The master's frame length: a shorter port would shorten its bridge.
@@ -194,13 +198,17 @@ pub fn tap_steps(
     tap: &Link,
     master: Option<&Link>,
     up: bool,
+    group: Option<u32>,
     local: Option<&LocalEnd>,
 ) -> Result<Vec<Step>, Failure> {
     if !is_tap_alias(alias) {
         return Err(Failure::new(Code::Invalid, format!("\"{alias}\" is no description of a tap")));
     }
-    let group = if local.is_some_and(|local| local.nat) { LOCAL_GROUP } else { GROUP };
-    let mut steps = vec![Step::Mark(alias.to_owned(), group)];
+    let ours = if local.is_some_and(|local| local.nat) { LOCAL_GROUP } else { GROUP };
+    // Named first, so that it is known as ours at every moment.
+    let name = others(group).map(|_| Step::Name(format!("{MARK}{}", tap.name)));
+    let mut steps: Vec<_> = name.into_iter().collect();
+    steps.push(Step::Mark(alias.to_owned(), others(group).unwrap_or(ours)));
     if let Some(bridge) = master {
         if bridge.kind == LinkKind::Bridge && bridge.mtu != tap.mtu {
             steps.push(Step::Mtu(bridge.mtu));
@@ -219,7 +227,13 @@ pub fn tap_steps(
     Ok(steps)
 }
 
-/// Whether vmd made it: our group, and no other's description. One that was just made has none yet.
+/// The group, if it is none of ours: those have a meaning.
+pub fn others(group: Option<u32>) -> Option<u32> {
+    group.filter(|group| ![GROUP, LOCAL_GROUP].contains(group))
+}
+
+/// Whether vmd made it: our group, or our other name in a group of the administrator's, and no other's description. One
+/// that was just made has none yet.
 fn is_ours(link: &Link) -> bool {
     let described = match link.kind {
         LinkKind::Bridge => is_switch_alias(&link.alias),
@@ -227,7 +241,9 @@ fn is_ours(link: &Link) -> bool {
         LinkKind::Vrf => link.alias == link.name && link.name.starts_with(VRF),
         LinkKind::Other => return false,
     };
-    [GROUP, LOCAL_GROUP].contains(&link.group) && (described || link.alias.is_empty())
+    let named = link.kind == LinkKind::Tun && link.names.iter().any(|name| name.starts_with(MARK));
+    let marked = others(Some(link.group)).is_none() || named;
+    marked && (described || link.alias.is_empty())
 }
 
 fn is_ours_of(link: &Link, kind: LinkKind) -> bool {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use proto::privileged::{Alias, LocalEnd, ToParent, ToPriv};
 use proto::{Channel, Code, IfName, MacAddr, Received, RequestId};
 use rustix::thread::{UnshareFlags, unshare};
+use sys::ipv6::Settings;
 use sys::netlink::{Link, LinkKind, Route};
 
 use super::edge::Edge;
@@ -20,6 +21,7 @@ fn name(name: &str) -> IfName {
 }
 
 mod decisions;
+mod inet6;
 mod outside;
 
 /// A priv in a network namespace of its own, and this end of its channel.
@@ -43,8 +45,12 @@ fn control_device() -> OwnedFd {
 
 impl Priv {
     fn start() -> Self {
+        Self::with(Settings::open().unwrap())
+    }
+
+    fn with(settings: Settings) -> Self {
         let (channel, theirs) = proto::channel::pair::<ToPriv, ToParent>().unwrap();
-        let edge = Edge::new(theirs.into_socket()).unwrap();
+        let edge = Edge::new(theirs.into_socket(), Some(settings)).unwrap();
         let thread = std::thread::spawn(move || edge.serve().unwrap());
         Self { channel, thread, route: Route::open(SOON).unwrap(), next: 0 }
     }
@@ -66,8 +72,16 @@ impl Priv {
     fn try_tap(&mut self, tap: Option<&str>, bridge: Option<&str>) -> (ToParent, Vec<OwnedFd>) {
         let alias = Alias::new("vm1-if0-web").unwrap();
         let (tap, bridge) = (tap.map(name), bridge.map(name));
-        let message =
-            |request| ToPriv::MakeTap { request, name: tap, alias, bridge, up: true, rdomain: None, local: None };
+        let message = |request| ToPriv::MakeTap {
+            request,
+            name: tap,
+            alias,
+            bridge,
+            up: true,
+            rdomain: None,
+            group: None,
+            local: None,
+        };
         self.ask(message, vec![control_device()])
     }
 
@@ -208,8 +222,16 @@ fn a_descriptor_that_is_no_tun_fails_the_request() {
     let mut privileged = Priv::start();
     let null = File::open("/dev/null").unwrap().into();
     let alias = Alias::new("vm1-if0-web").unwrap();
-    let message =
-        |request| ToPriv::MakeTap { request, name: None, alias, bridge: None, up: true, rdomain: None, local: None };
+    let message = |request| ToPriv::MakeTap {
+        request,
+        name: None,
+        alias,
+        bridge: None,
+        up: true,
+        rdomain: None,
+        group: None,
+        local: None,
+    };
     let (answer, fds) = privileged.ask(message, vec![null]);
     assert!(matches!(answer, ToParent::Failed { .. }));
     assert_eq!((fds.len(), privileged.links()), (0, 1));
@@ -222,8 +244,16 @@ fn a_step_that_fails_takes_the_tap_with_it_even_if_another_holds_its_descriptor(
     let device = control_device();
     let held = device.try_clone().unwrap();
     let alias = Alias::new("no description of ours").unwrap();
-    let message =
-        |request| ToPriv::MakeTap { request, name: None, alias, bridge: None, up: true, rdomain: None, local: None };
+    let message = |request| ToPriv::MakeTap {
+        request,
+        name: None,
+        alias,
+        bridge: None,
+        up: true,
+        rdomain: None,
+        group: None,
+        local: None,
+    };
     let (answer, _) = privileged.ask(message, vec![device]);
     assert_eq!((code(&answer), privileged.links()), (Code::Invalid, 1));
     drop(held);
@@ -340,6 +370,47 @@ fn another_program_that_makes_and_removes_the_bridge_meanwhile_is_survived() {
     assert_eq!(privileged.end().links().unwrap().len(), 1, "only lo");
 }
 
+#[test]
+fn a_tap_in_a_group_of_the_administrators_is_found_by_it_and_goes_all_the_same() {
+    own_namespace();
+    let mut privileged = Priv::start();
+    let in_group = |privileged: &mut Priv, group| {
+        let alias = Alias::new("vm1-if0-web").unwrap();
+        let message = |request| ToPriv::MakeTap {
+            request,
+            name: None,
+            alias,
+            bridge: None,
+            up: true,
+            rdomain: None,
+            group,
+            local: None,
+        };
+        privileged.ask(message, vec![control_device()])
+    };
+    let mut held: Vec<_> =
+        [Some(1000), Some(0), None, Some(GROUP)].map(|group| in_group(&mut privileged, group)).into();
+    let groups = ["tap0", "tap1", "tap2", "tap3"].map(|tap| privileged.link(tap).unwrap().group);
+    assert_eq!(groups, [1000, 0, GROUP, GROUP]);
+    let shown = std::process::Command::new("ip").args(["-o", "link", "show", "group", "1000"]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("tap0") && shown.lines().count() == 1, "{shown}");
+    let free = std::process::Command::new("ip").args(["link", "show", "vmd-tap1"]).status().unwrap();
+    assert!(free.success(), "its other name");
+
+    drop(held.remove(1));
+    privileged.settle();
+    held.push(in_group(&mut privileged, Some(0)));
+    assert!(matches!(held.last(), Some((ToParent::TapMade { .. }, _))), "the other name is free again with the first");
+    let device = control_device();
+    sys::tun::attach(device.as_fd(), "other0").unwrap();
+    let other = privileged.link("other0").unwrap();
+    privileged.route.set_mark(other.index, "vm1-if0-web", 1000).unwrap();
+    let links = privileged.end().links().unwrap();
+    let names: Vec<_> = links.iter().map(|link| link.name.as_str()).collect();
+    assert_eq!(names, ["lo", "other0"], "what is not vmd's stays, however it describes itself");
+}
+
 /// A tap with the host's end of a local interface.
 fn local_tap(privileged: &mut Priv, bridge: Option<&str>) -> (ToParent, Vec<OwnedFd>) {
     let local = LocalEnd {
@@ -348,8 +419,16 @@ fn local_tap(privileged: &mut Priv, bridge: Option<&str>) -> (ToParent, Vec<Owne
         nat: false,
     };
     let (alias, bridge) = (Alias::new("vm1-if0-web").unwrap(), bridge.map(name));
-    let message =
-        |request| ToPriv::MakeTap { request, name: None, alias, bridge, up: true, rdomain: None, local: Some(local) };
+    let message = |request| ToPriv::MakeTap {
+        request,
+        name: None,
+        alias,
+        bridge,
+        up: true,
+        rdomain: None,
+        group: None,
+        local: Some(local),
+    };
     privileged.ask(message, vec![control_device()])
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proto::agentx::{Row, ToAgentX, ToParent as FromAgentX};
 use proto::client::{ToClient, ToControl as FromClient, VERSION, VmState};
-use proto::privileged::{Alias, ToParent as FromPriv, ToPriv};
+use proto::privileged::{Alias, LocalEnd, ToParent as FromPriv, ToPriv};
 use proto::{Channel, IfName, Message, Received, RequestId, VmId, VmName, control};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use sys::child::{Child, Exit};
@@ -105,6 +105,7 @@ fn make_tap(request: u32) -> (ToPriv, Vec<OwnedFd>) {
             bridge,
             up: true,
             rdomain: None,
+            group: None,
             local: None,
         },
         vec![tun.into()],
@@ -131,8 +132,36 @@ fn priv_is_confined_and_holds_what_its_page_says() {
     assert_eq!(role.status("Seccomp"), "2");
     role.has_an_empty_root();
     let null = "/dev/null";
-    assert_eq!(role.descriptors(), ["", "", null, null, null, "socket", "socket"]);
+    let settings = "/"; // of IPv6: the root of a mount that has no other name
+    assert_eq!(role.descriptors(), ["", "", settings, null, null, null, "socket", "socket"]);
     assert_eq!(role.end(), Exit::Code(0));
+    nothing_is_left();
+    drop(tap);
+}
+
+#[test]
+fn priv_confined_as_it_is_has_ipv6_forwarded_and_takes_it_back() {
+    let _world = own_world(true);
+    let value = |path: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{path}")).ok();
+        text.map(|text| text.trim().to_owned())
+    };
+    let forced = value("all/force_forwarding").is_some();
+    assert_eq!(value("all/forwarding").as_deref(), Some("0"));
+    let mut role: Role<ToPriv, FromPriv> = Role::start("priv", None);
+    let inet6 = Some([0xfd00, 0, 0, 1, 0x6440, 0x103, 0, 1].into());
+    let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6, nat: true };
+    let (mut message, fds) = make_tap(1);
+    if let ToPriv::MakeTap { bridge, local: end, .. } = &mut message {
+        (*bridge, *end) = (None, Some(local));
+    }
+    role.say(message, fds);
+    let (made, tap) = role.hear();
+    assert!(matches!(made, FromPriv::TapMade { .. }), "{made:?}");
+    let switched = if forced { value("tap0/force_forwarding") } else { value("all/forwarding") };
+    assert_eq!(switched.as_deref(), Some("1"));
+    assert_eq!(role.end(), Exit::Code(0));
+    assert_eq!(value("all/forwarding").as_deref(), Some("0"));
     nothing_is_left();
     drop(tap);
 }

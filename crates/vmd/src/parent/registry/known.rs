@@ -29,7 +29,7 @@ fn model_of(switch: &Switch) -> Option<config::model::Switch> {
         enabled: true,
         interface: IfName::new(switch.bridge.as_str().as_bytes()).ok()?,
         locked_lladdr: switch.locked,
-        group: None,
+        group: switch.group.clone(),
         rdomain: switch.rdomain,
         up: switch.up,
     })

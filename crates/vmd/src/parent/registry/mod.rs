@@ -187,6 +187,8 @@ pub enum Action {
         up: bool,
         /// The routing domain it is in, without a bridge.
         rdomain: Option<u8>,
+        /// Number of its interface group.
+        group: Option<u32>,
         /// The host's addresses on it, on a local interface.
         local: Option<LocalEnd>,
     },
@@ -264,6 +266,8 @@ pub struct Switch {
     pub locked: bool,
     /// The routing domain of its bridge.
     pub rdomain: Option<u8>,
+    /// The interface group of what is attached to it.
+    pub group: Option<config::model::InterfaceGroup>,
 }
 
 /// A reading of vm.conf after the start.

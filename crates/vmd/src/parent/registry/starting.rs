@@ -12,6 +12,7 @@ use proto::{Code, Failure, IfName, Text, UserPath, VmId};
 
 use super::super::access::Who;
 use super::super::definition::{Definition, Nic, obstacle};
+use super::super::local::Locals;
 use super::life::{Asked, Life, Preparation, Vm};
 use super::{Action, Card, File, Found, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};
 
@@ -107,6 +108,7 @@ impl Registry {
                 },
             };
             let alias = format!("vm{id}-if{index}-{name}");
+            let locals = Locals { nat: locals.nat && nic.rdomain.is_none_or(|rdomain| rdomain == 0), ..locals };
             let pair = nic.local.then(|| locals.pair(id, index)).transpose()?;
             pairs.extend(pair.map(|pair| (index, pair)));
             let local = pair.map(|pair| pair.host);
@@ -117,6 +119,7 @@ impl Registry {
                 bridge,
                 up: nic.up,
                 rdomain: nic.rdomain,
+                group: nic.group,
                 local,
             });
         }
@@ -352,6 +355,7 @@ struct Tap {
     bridge: Option<IfName>,
     up: bool,
     rdomain: Option<u8>,
+    group: Option<u32>,
     local: Option<LocalEnd>,
 }
 
@@ -385,8 +389,8 @@ impl Plan {
         if kernel_given {
             out.push(Action::Probe(run, File::Kernel, ToProbe::Kernel));
         }
-        for Tap { nic, name, alias, bridge, up, rdomain, local } in self.taps {
-            out.push(Action::MakeTap { run, nic, name, alias, bridge, up, rdomain, local });
+        for Tap { nic, name, alias, bridge, up, rdomain, group, local } in self.taps {
+            out.push(Action::MakeTap { run, nic, name, alias, bridge, up, rdomain, group, local });
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::privileged::switches::{self, GROUP, Make, Step, Switches, Undo};
 fn link(index: u32, name: &str, kind: LinkKind) -> Link {
     let mac = Some([2, 0, 0, 0, 0, u8::try_from(index).unwrap()]);
     let alias = String::new();
-    Link { index, name: name.into(), kind, mac, master: None, alias, group: 0, mtu: 1500, up: false }
+    Link { index, name: name.into(), kind, mac, master: None, names: vec![], alias, group: 0, mtu: 1500, up: false }
 }
 
 fn bridge(index: u32, name: &str) -> Link {
@@ -103,7 +103,7 @@ fn a_description_by_which_we_would_not_know_our_own_is_refused() {
         assert_eq!(refused.code, Code::Invalid, "{alias:?}");
     }
     for alias in ["", "web", "vm", "vm1", "vm1-if", "vm1-if0", "vm-if0-web", "vm1-ifx-web", "switch1-lan"] {
-        let refused = switches::tap_steps(alias, &link(3, "tap0", LinkKind::Tun), None, true, None).unwrap_err();
+        let refused = switches::tap_steps(alias, &link(3, "tap0", LinkKind::Tun), None, true, None, None).unwrap_err();
         assert_eq!(refused.code, Code::Invalid, "{alias:?}");
     }
 }
@@ -112,16 +112,40 @@ fn a_description_by_which_we_would_not_know_our_own_is_refused() {
 fn a_tap_gets_description_then_bridge_then_state() {
     let tap = link(3, "tap0", LinkKind::Tun);
     let mark = Step::Mark("vm1-if0-web".into(), GROUP);
-    let steps = switches::tap_steps("vm1-if0-web", &tap, Some(&bridge(7, "br0")), false, None).unwrap();
+    let steps = switches::tap_steps("vm1-if0-web", &tap, Some(&bridge(7, "br0")), false, None, None).unwrap();
     assert_eq!(steps, [mark.clone(), Step::Master(7), Step::Up(false)]);
-    assert_eq!(switches::tap_steps("vm1-if0-web", &tap, None, true, None).unwrap(), [mark, Step::Up(true)]);
+    assert_eq!(switches::tap_steps("vm1-if0-web", &tap, None, true, None, None).unwrap(), [mark, Step::Up(true)]);
 }
 
 #[test]
 fn a_tap_takes_its_bridges_frame_length_first() {
     let jumbo = Link { mtu: 9000, ..bridge(7, "br0") };
-    let steps = switches::tap_steps("vm1-if0-web", &link(3, "tap0", LinkKind::Tun), Some(&jumbo), true, None).unwrap();
+    let steps =
+        switches::tap_steps("vm1-if0-web", &link(3, "tap0", LinkKind::Tun), Some(&jumbo), true, None, None).unwrap();
     assert_eq!(steps.get(1..3), Some(&[Step::Mtu(9000), Step::Master(7)][..]));
+}
+
+#[test]
+fn a_tap_of_another_group_is_named_before_it_is_in_it() {
+    let tap = link(3, "tap0", LinkKind::Tun);
+    let steps = |group| switches::tap_steps("vm1-if0-web", &tap, None, true, group, None).unwrap();
+    let mark = |group| Step::Mark("vm1-if0-web".into(), group);
+    assert_eq!(steps(Some(1000)), [Step::Name("vmd-tap0".into()), mark(1000), Step::Up(true)]);
+    for ours in [GROUP, switches::LOCAL_GROUP] {
+        assert_eq!(steps(Some(ours)), [mark(GROUP), Step::Up(true)], "vmd's groups are what they are");
+    }
+}
+
+#[test]
+fn a_tap_of_another_group_is_ours_by_its_other_name_alone() {
+    let tap =
+        |names: &[&str]| Link { group: 1000, names: names.iter().map(|n| (*n).into()).collect(), ..our_tap(8, 7) };
+    let undone = |tap| Switches::default().remove_all(&[tap]).len();
+    assert_eq!((undone(tap(&["vmd-tap8"])), undone(tap(&["tap-of-vmd", "x"])), undone(tap(&[]))), (1, 0, 0));
+    let bridge = Link { group: 1000, names: vec!["vmd-br0".into()], ..our_bridge(7, "br0") };
+    assert_eq!(undone(bridge), 0, "bridges stay in our group");
+    let described = Link { alias: "mine".into(), ..tap(&["vmd-tap8"]) };
+    assert_eq!(undone(described), 0);
 }
 
 #[test]
@@ -181,7 +205,8 @@ fn a_routing_domain_is_a_vrf_of_its_number_and_0_is_none() {
 #[test]
 fn a_tap_without_a_bridge_joins_the_vrf_and_keeps_its_frame_length() {
     let vrf = Link { mtu: 65575, ..domain(3) };
-    let steps = switches::tap_steps("vm1-if0-web", &link(3, "tap0", LinkKind::Tun), Some(&vrf), true, None).unwrap();
+    let steps =
+        switches::tap_steps("vm1-if0-web", &link(3, "tap0", LinkKind::Tun), Some(&vrf), true, None, None).unwrap();
     let mark = Step::Mark("vm1-if0-web".into(), GROUP);
     assert_eq!(steps, [mark, Step::Master(vrf.index), Step::Up(true)]);
 }

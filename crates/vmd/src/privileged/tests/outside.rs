@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 /// Behind the other interface.
 const BEYOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
 
 /// A UDP packet: from where to where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +26,10 @@ struct Packet {
 }
 
 /// Somebody at the far end of a tap, who has every address that the host asks for there.
-struct End {
-    fd: OwnedFd,
-    mac: [u8; 6],
-    host: [u8; 6],
+pub(super) struct End {
+    pub(super) fd: OwnedFd,
+    pub(super) mac: [u8; 6],
+    pub(super) host: [u8; 6],
 }
 
 impl End {
@@ -44,7 +44,7 @@ impl End {
         self.write(&[&[8, 0], ip.as_slice(), &ports].concat(), self.host);
     }
 
-    fn write(&self, rest: &[u8], to: [u8; 6]) {
+    pub(super) fn write(&self, rest: &[u8], to: [u8; 6]) {
         let frame = [&[0; HEADER][..], &to, &self.mac, rest].concat();
         rustix::io::write(&self.fd, &frame).unwrap();
     }
@@ -80,17 +80,27 @@ impl End {
 
 /// A tap of the test's own, up, with this address of the host.
 fn outside(privileged: &mut Priv, name: &str, address: Ipv4Addr) -> End {
+    end_of(privileged, name, address.into(), 24)
+}
+
+/// The same with any address.
+pub(super) fn end_of(privileged: &mut Priv, name: &str, address: IpAddr, bits: u8) -> End {
     let device = control_device();
     sys::tun::attach(device.as_fd(), name).unwrap();
     sys::tap::set_header_length(device.as_fd(), sys::tap::VNET_HEADER_LENGTH).unwrap();
     let link = privileged.link(name).unwrap();
     privileged.route.set_up(link.index, true).unwrap();
-    privileged.route.add_address(link.index, address.into(), 24).unwrap();
+    privileged.route.add_address(link.index, address, bits).unwrap();
     End { fd: device, mac: [2, 0, 0, 0, 0, 9], host: link.mac.unwrap() }
 }
 
 fn guest(privileged: &mut Priv, nat: bool) -> End {
-    let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6: None, nat };
+    guest_of(privileged, nat, None, None)
+}
+
+/// One with an IPv6 address of the host, or in a group of the administrator's.
+pub(super) fn guest_of(privileged: &mut Priv, nat: bool, inet6: Option<Ipv6Addr>, group: Option<u32>) -> End {
+    let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6, nat };
     let alias = Alias::new("vm1-if0-web").unwrap();
     let message = |request| ToPriv::MakeTap {
         request,
@@ -99,6 +109,7 @@ fn guest(privileged: &mut Priv, nat: bool) -> End {
         bridge: None,
         up: true,
         rdomain: None,
+        group,
         local: Some(local),
     };
     match privileged.ask(message, vec![control_device()]) {
@@ -130,7 +141,7 @@ fn forwarding(route: &mut Route) -> BTreeMap<String, bool> {
     route.links().unwrap().into_iter().map(|link| (link.name, all[&link.index])).collect()
 }
 
-fn chains() -> Vec<sys::netlink::nft::Listed> {
+pub(super) fn chains() -> Vec<sys::netlink::nft::Listed> {
     sys::netlink::nft::Nft::open(SOON).unwrap().chains().unwrap()
 }
 
@@ -225,13 +236,13 @@ fn a_second_guest_and_a_new_priv_remember_what_forwards() {
     let mut second = Priv::start();
     let again = self::guest(&mut second, true);
     assert!(forwarding(&mut second.route)["up2"]);
-    assert_eq!(nat::remembered(&chains()).into_iter().collect::<Vec<_>>(), ["up0", "up1", "up2"]);
+    assert_eq!(nat::Memory::of(&chains()).forwards.into_iter().collect::<Vec<_>>(), ["up0", "up1", "up2"]);
     drop((again, near));
     assert!(forwarding(&mut second.end()).values().all(|on| !on), "those of the first too");
 }
 
 /// Makes tables as an administrator does, in the namespace of this thread.
-fn nft(rules: &str) -> String {
+pub(super) fn nft(rules: &str) -> String {
     let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let child = child.as_mut().map_err(|error| format!("nft: {error}")).unwrap();
     let lines = rules.replace('}', "\n}\n"); // each brace on a line of its own
@@ -268,13 +279,39 @@ fn a_policy_of_drop_is_passed_by_the_door_that_its_tool_has() {
 }
 
 #[test]
+fn a_guest_in_a_group_of_the_administrators_gets_out_and_others_of_the_group_do_not() {
+    own_namespace();
+    let mut privileged = Priv::start();
+    let near = outside(&mut privileged, "up0", HOST);
+    let far = outside(&mut privileged, "up1", Ipv4Addr::new(198, 51, 100, 1));
+    let index = privileged.link("up1").unwrap().index;
+    privileged.route.set_mark(index, "", 1000).unwrap();
+    let guest = guest_of(&mut privileged, true, None, Some(1000));
+    guest.send(packet(Ipv4Addr::new(100, 64, 9, 9), SERVER, 1));
+    far.send(packet(BEYOND, SERVER, 1));
+    near.send(packet(SERVER, GUEST, 1));
+    guest.send(packet(GUEST, SERVER, 53));
+    let seen = near.next();
+    assert_eq!((seen.from.0, seen.to), (HOST, (SERVER, 53)), "the first to come, and in the host's name");
+    near.send(Packet { from: seen.to, to: seen.from });
+    assert_eq!(guest.next(), Packet { from: (SERVER, 53), to: (GUEST, 7000) });
+    drop(guest);
+    privileged.settle();
+    let again = guest_of(&mut privileged, true, None, Some(1000));
+    assert_eq!(nat::Memory::of(&chains()).taps.len(), 1, "the first is gone and forgotten");
+    drop(again);
+    privileged.end();
+    assert_eq!(chains(), []);
+}
+
+#[test]
 fn what_blocks_is_named() {
     own_namespace();
     nft("table ip mine { chain fw { type filter hook forward priority 5; policy drop; } }
          table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; policy accept; } }
          table ip6 six { chain fw { type filter hook forward priority 5; policy drop; } }
          table ip filter { chain INPUT { type filter hook input priority 0; policy drop; } }");
-    let found = nat::blocking(&chains());
+    let found = nat::blocking(&chains(), false);
     let places: Vec<String> = found.iter().map(|blocking| nat::place(&blocking.chain)).collect();
     assert_eq!(places, ["chain fw of table ip mine", "chain filter_FORWARD of table inet firewalld"]);
     assert!(found.iter().all(|blocking| blocking.door.is_none()));

@@ -53,6 +53,7 @@ fn of_base(rights: &[Right]) -> Fixture {
         up: true,
         locked: false,
         rdomain: None,
+        group: None,
     };
     let settings = Settings { switches: vec![lan], ..settings(vec![base(rights)]) };
     f.on(Event::ConfigRead(Reading { asked: None, load: None }, Ok(Box::new(settings))));

@@ -5,8 +5,16 @@ use super::*;
 /// A VM with this many local interfaces behind one that is none.
 fn with_locals(name: &str, count: usize) -> Definition {
     let mut vm = definition(name);
-    let nic =
-        |local| Nic { mac: MacAddr([2; 6]), tap: None, switch: None, up: true, locked: false, rdomain: None, local };
+    let nic = |local| Nic {
+        mac: MacAddr([2; 6]),
+        tap: None,
+        switch: None,
+        up: true,
+        locked: false,
+        rdomain: None,
+        group: None,
+        local,
+    };
     vm.nics.push(nic(false));
     vm.nics.extend((0..count).map(|_| nic(true)));
     vm
@@ -48,6 +56,39 @@ fn a_reboot_tells_the_addresses_that_its_taps_have() {
     f.on(Event::StartDone(id, Ok(7)));
     f.on(Event::Ended(id, End::PoweredOff));
     assert_eq!(hosts(&f.start("web")), [None, Some("10.0.1.4".to_owned())], "the next start has the new prefix");
+}
+
+#[test]
+fn a_local_interface_in_a_routing_domain_has_no_nat_and_one_in_the_hosts_has() {
+    for (rdomain, nat, expected) in [
+        (None, true, true),
+        (Some(0), true, true),
+        (Some(3), true, false),
+        (None, false, false),
+        (Some(3), false, false),
+    ] {
+        let mut vm = with_locals("web", 1);
+        vm.nics[1].rdomain = rdomain;
+        let mut f = Fixture::new(vec![vm]);
+        f.registry.locals.nat = nat;
+        let told = f.start("web").into_iter().find_map(|action| match action {
+            Action::MakeTap { local: Some(local), rdomain, .. } => Some((local.nat, rdomain)),
+            _ => None,
+        });
+        assert_eq!(told, Some((expected, rdomain)));
+    }
+}
+
+#[test]
+fn a_tap_is_asked_for_in_the_group_of_its_card() {
+    let mut vm = with_locals("web", 1);
+    vm.nics[1].group = Some(1000);
+    let group = |action| match action {
+        Action::MakeTap { group, .. } => Some(group),
+        _ => None,
+    };
+    let groups: Vec<_> = Fixture::new(vec![vm]).start("web").into_iter().filter_map(group).collect();
+    assert_eq!(groups, [None, Some(1000)]);
 }
 
 #[test]

@@ -465,7 +465,16 @@ fn waits_of_one_connection_are_bounded_and_end_with_it() {
 fn a_reboot_keeps_disks_and_taps_and_reads_the_kernel_anew() {
     let mut vm = definition("web");
     let mac = MacAddr([2; 6]);
-    vm.nics.push(Nic { mac, tap: None, switch: None, up: true, locked: false, rdomain: None, local: false });
+    vm.nics.push(Nic {
+        mac,
+        tap: None,
+        switch: None,
+        up: true,
+        locked: false,
+        rdomain: None,
+        group: None,
+        local: false,
+    });
     let mut f = Fixture::new(vec![vm]);
     let id = f.running("web");
     f.now += Duration::from_secs(60);
@@ -571,7 +580,15 @@ fn the_staggered_start_takes_so_many_at_a_time() {
 fn vms_wait_until_every_switch_was_answered_for() {
     let name = SwitchName::cut("lan");
     let bridge = IfName::new("br0").unwrap();
-    let switch = Switch { id: 0, name: name.clone(), bridge: bridge.clone(), up: true, locked: false, rdomain: None };
+    let switch = Switch {
+        id: 0,
+        name: name.clone(),
+        bridge: bridge.clone(),
+        up: true,
+        locked: false,
+        rdomain: None,
+        group: None,
+    };
     let mut vm = Definition { enabled: true, ..definition("web") };
     vm.nics.push(Nic {
         mac: MacAddr([2; 6]),
@@ -580,6 +597,7 @@ fn vms_wait_until_every_switch_was_answered_for() {
         up: true,
         locked: false,
         rdomain: None,
+        group: None,
         local: false,
     });
     let settings = Settings { switches: vec![switch], ..settings(vec![vm]) };
@@ -602,6 +620,7 @@ fn a_vm_on_a_switch_that_could_not_be_made_does_not_start() {
         up: true,
         locked: false,
         rdomain: None,
+        group: None,
         local: false,
     });
     let mut f = Fixture::new(vec![vm]);

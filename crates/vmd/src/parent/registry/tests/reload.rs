@@ -16,7 +16,7 @@ fn memory(name: &str, memory: u64) -> Definition {
 
 fn lan(bridge: &str) -> Switch {
     let bridge = IfName::new(bridge).unwrap();
-    Switch { id: 1, name: SwitchName::cut("lan"), bridge, up: true, locked: false, rdomain: None }
+    Switch { id: 1, name: SwitchName::cut("lan"), bridge, up: true, locked: false, rdomain: None, group: None }
 }
 
 impl Fixture {
@@ -268,7 +268,16 @@ fn a_switch_that_cannot_be_made_fails_the_reload_and_nothing_else() {
 fn a_reboot_does_not_ask_for_a_switch_that_is_forgotten() {
     let mut vm = definition("web");
     let switch = Some(SwitchName::cut("lan"));
-    vm.nics.push(Nic { mac: MacAddr([2; 6]), tap: None, switch, up: true, locked: false, rdomain: None, local: false });
+    vm.nics.push(Nic {
+        mac: MacAddr([2; 6]),
+        tap: None,
+        switch,
+        up: true,
+        locked: false,
+        rdomain: None,
+        group: None,
+        local: false,
+    });
     let mut f = Fixture::new(vec![]);
     let settings = Settings { switches: vec![lan("br0")], ..settings(vec![vm]) };
     f.on(Event::ConfigRead(reading(None), Ok(Box::new(settings))));

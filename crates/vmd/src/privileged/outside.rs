@@ -1,0 +1,201 @@
+//! The way to the outside, as `nat.rs` and `forward6.rs` say: our table, forwarding, and the chains of others.
+
+use std::collections::BTreeSet;
+
+use sys::ipv6::{Setting, Settings};
+use sys::netlink::nft::{Listed, Nft};
+use sys::netlink::{Link, NetlinkError, Route};
+
+use super::edge::KERNEL_DEADLINE;
+use super::forward6::{self, ALL, Change, DEFAULT, Seen};
+use super::nat::{self, Memory};
+use super::switches::LOCAL_GROUP;
+
+/// What it is made by.
+pub(super) struct Outside {
+    /// Opened when it is first needed: a kernel may lack it.
+    filter: Option<Nft>,
+    /// None where IPv6 is not there, or not ours to set.
+    settings: Option<Settings>,
+}
+
+impl Outside {
+    /// Nothing is changed yet.
+    pub(super) fn new(settings: Option<Settings>) -> Self {
+        Self { filter: None, settings }
+    }
+
+    /// Has a local tap reach the outside: our table first, which keeps the host from being a router for others, then
+    /// forwarding, then the chains of others that would drop it all.
+    pub(super) fn reach(&mut self, route: &mut Route, tap: u32, inet6: bool) -> Result<(), NetlinkError> {
+        let chains = self.filter()?.chains()?;
+        route.set_forwarding(tap, true)?;
+        let links = route.links()?;
+        let mut memory = Memory::of(&chains);
+        memory.forget_all_but(&links);
+        memory
+            .taps
+            .extend(links.iter().filter(|link| link.index == tap && link.group != LOCAL_GROUP).map(|tap| tap.index));
+        let idle = nat::to_switch_on(&links, &route.forwarding()?);
+        memory.forwards.extend(idle.iter().map(|link| link.name.clone()));
+        let changes = if inet6 { self.changes(&links, tap) } else { vec![] };
+        memory.inet6.extend(changes.iter().cloned());
+        self.filter()?.replace(&nat::table(&memory, &links))?;
+        for link in idle {
+            match route.set_forwarding(link.index, true) {
+                Err(error) if !error.is_missing() => return Err(error),
+                _ => {}
+            }
+            log::info!(
+                "\"{}\" forwards IPv4 packets now, for local interfaces; what is for others that it brings is dropped",
+                link.name
+            );
+        }
+        self.forward_inet6(&changes);
+        self.pass(&chains, &links, &memory, inet6)
+    }
+
+    /// What to change so that IPv6 is forwarded. Of the tap itself nothing is remembered: it takes it along.
+    fn changes(&mut self, links: &[Link], tap: u32) -> Vec<Change> {
+        let Some(settings) = &self.settings else {
+            log::error!(
+                "the IPv6 settings of the host can't be reached: local interfaces get out by IPv6 only if it forwards"
+            );
+            return vec![];
+        };
+        let named = |link: &&Link| !forward6::is_for_all(&link.name);
+        for own in links.iter().filter(named).filter(|link| link.index == tap) {
+            set(settings, &own.name, Setting::ForceForwarding, 1);
+        }
+        let interfaces = links.iter().filter(named).map(|link| link.name.as_str());
+        let seen: Vec<Seen> =
+            [ALL, DEFAULT].into_iter().chain(interfaces).filter_map(|name| seen(settings, name)).collect();
+        forward6::to_change(&seen)
+    }
+
+    fn forward_inet6(&self, changes: &[Change]) {
+        let Some(settings) = &self.settings else { return };
+        for Change { setting, interface, .. } in changes {
+            let after = Change { setting: *setting, interface: interface.clone(), before: 0 }.after();
+            if !after.is_some_and(|after| set(settings, interface, *setting, after)) {
+                continue;
+            }
+            match setting {
+                Setting::ForceForwarding => log::info!(
+                    "\"{interface}\" forwards IPv6 packets now, for local interfaces; what is for others that it brings is dropped"
+                ),
+                Setting::Forwarding => {
+                    log::info!(
+                        "the host forwards IPv6 packets now, for local interfaces; those for others are dropped"
+                    );
+                }
+                Setting::AcceptRa => {
+                    log::info!("\"{interface}\" believes routers still, though the host forwards IPv6")
+                }
+            }
+        }
+    }
+
+    /// Lets local taps through where others drop.
+    fn pass(&mut self, chains: &[Listed], links: &[Link], memory: &Memory, inet6: bool) -> Result<(), NetlinkError> {
+        for blocking in nat::blocking(chains, inet6) {
+            let place = nat::place(&blocking.chain);
+            let Some(door) = blocking.door else {
+                log::error!("{place} drops what local interfaces send: let their taps through there");
+                continue;
+            };
+            let filter = self.filter()?;
+            filter.remove(&door, nat::TAG)?;
+            for pass in nat::passes(links, memory) {
+                filter.insert(&door, &pass, nat::TAG)?;
+            }
+            log::info!("{place} drops: taps of local interfaces are let through in {}", door.name);
+        }
+        Ok(())
+    }
+
+    /// Undoes it, for this priv and for one that was killed. The table goes last: as long as anything forwards for us, it
+    /// keeps others out.
+    pub(super) fn leave(&mut self, route: &mut Route) -> Result<(), NetlinkError> {
+        let Ok(filter) = self.filter() else { return Ok(()) }; // a kernel without: nothing to undo
+        let chains = filter.chains()?;
+        for door in nat::doors(&chains) {
+            filter.remove(&door, nat::TAG)?;
+        }
+        let memory = Memory::of(&chains);
+        for name in &memory.forwards {
+            let Some(link) = route.link(name)? else { continue };
+            match route.set_forwarding(link.index, false) {
+                Err(error) if !error.is_missing() => return Err(error),
+                _ => log::info!("\"{name}\" forwards no more"),
+            }
+        }
+        if !self.undo(&memory.inet6) {
+            log::error!("the nftables table \"inet {}\" stays, as the host still forwards IPv6", nat::TABLE);
+            self.filter = None;
+            return Ok(());
+        }
+        let done = self.filter()?.delete(nat::TABLE);
+        self.filter = None;
+        done
+    }
+
+    /// Whether nothing is left of the changes.
+    fn undo(&self, changes: &BTreeSet<Change>) -> bool {
+        let Some(settings) = &self.settings else { return changes.is_empty() };
+        let mut done = true;
+        for change in forward6::to_undo(changes) {
+            // What somebody else set meanwhile is theirs.
+            if change.setting == Setting::AcceptRa
+                && value(settings, &change.interface, Setting::AcceptRa).is_none_or(|now| Some(now) != change.after())
+            {
+                continue;
+            }
+            let there = set(settings, &change.interface, change.setting, change.before);
+            let gone = value(settings, &change.interface, change.setting).is_none();
+            done &= there || gone;
+            match (change.setting, there) {
+                (Setting::ForceForwarding, true) => log::info!("\"{}\" forwards IPv6 no more", change.interface),
+                (Setting::Forwarding, true) if change.interface == ALL => log::info!("the host forwards IPv6 no more"),
+                _ => {}
+            }
+        }
+        done
+    }
+
+    fn filter(&mut self) -> Result<&mut Nft, NetlinkError> {
+        let open = match self.filter.take() {
+            Some(filter) => filter,
+            None => Nft::open(KERNEL_DEADLINE)?,
+        };
+        Ok(self.filter.insert(open))
+    }
+}
+
+/// The settings of one that has IPv6.
+fn seen(settings: &Settings, interface: &str) -> Option<Seen> {
+    Some(Seen {
+        interface: interface.to_owned(),
+        forwarding: value(settings, interface, Setting::Forwarding)? != 0,
+        force: value(settings, interface, Setting::ForceForwarding).map(|value| value != 0),
+        accept_ra: value(settings, interface, Setting::AcceptRa)?,
+    })
+}
+
+fn value(settings: &Settings, interface: &str, setting: Setting) -> Option<u32> {
+    settings.value(interface, setting).unwrap_or_else(|error| {
+        log::warn!("{} of \"{interface}\": {error}", setting.name());
+        None
+    })
+}
+
+/// Whether it is set now. One that is not there is no failure.
+fn set(settings: &Settings, interface: &str, setting: Setting, value: u32) -> bool {
+    settings.set(interface, setting, value).unwrap_or_else(|error| {
+        log::error!(
+            "{} of \"{interface}\" can't be set to {value}: {error}; local interfaces may not get out by IPv6",
+            setting.name()
+        );
+        false
+    })
+}
