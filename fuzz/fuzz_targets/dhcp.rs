@@ -14,6 +14,7 @@ fuzz_target!(|input: &[u8]| {
         host_mac: [2; 6],
         host: [100, 64, 1, 2].into(),
         address: [100, 64, 1, 3].into(),
+        name_servers: vec![[192, 0, 2, 53].into()],
         name: Some("web".to_owned()),
         net_boot: input.len() % 2 == 0,
     };

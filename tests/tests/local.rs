@@ -70,8 +70,10 @@ impl Elsewhere {
         for command in [
             &format!("ip link add out0 type veth peer name in0 netns {}", child.id()),
             "ip addr add 192.0.2.1/24 dev out0",
+            "ip addr add 2001:db8::1/64 dev out0 nodad",
             "ip link set out0 up",
             &format!("{inside} ip addr add {BEYOND}/24 dev in0"),
+            &format!("{inside} ip addr add 2001:db8::9/64 dev in0 nodad"),
             &format!("{inside} ip link set in0 up"),
         ] {
             run(command);
@@ -131,6 +133,42 @@ fn a_guest_reaches_another_namespace_by_nat_through_a_policy_of_drop_too() {
         assert_eq!(forwards("out0"), "0", "as it was");
         let left = run("nft list ruleset");
         assert!(left.contains("policy drop") && !left.contains("vmd"), "nothing of vmd is left: {left}");
+    });
+}
+
+/// The host's own resolver's stub, and what is behind it; in this test's own name space of mounts.
+const RESOLV_CONF: &str = "printf 'nameserver 127.0.0.53\\nnameserver 192.0.2.9\\n' >/run/resolv.conf && \
+    touch /etc/resolv.conf && mount --bind /run/resolv.conf /etc/resolv.conf";
+
+#[test]
+fn a_guest_is_told_name_servers_gets_out_by_ipv6_and_what_blocks_it_is_named() {
+    on_kvm("a_guest_is_told_name_servers_gets_out_by_ipv6_and_what_blocks_it_is_named", || {
+        let _elsewhere = Elsewhere::new();
+        run(RESOLV_CONF);
+        let settings =
+            || run("cd /proc/sys/net/ipv6/conf && cat */forwarding */accept_ra; cat */force_forwarding; true");
+        let before = settings();
+        let conf = "local inet6 prefix \"fd00:1::\"\n".to_owned() + &local(&Vm::new("web", Kernel::BzImage), "");
+        let daemon = Daemon::start(&conf);
+        daemon.vmctl(&["start", "web"]).success();
+        let mut guest = Guest::wait_up(daemon.console("web"));
+        let told = asks_for_its_address(&mut guest);
+        assert_eq!(told, format!("told 100.64.1.3/31 100.64.1.2 {BEYOND} 100.64.1.2 4294967295 web"));
+        guest.check("ip addr add fd00:1::6440:103:0:2/96 dev eth0 && ip -6 route add default via fd00:1::6440:103:0:1");
+        guest.check("ping -6 -c 3 -W 10 2001:db8::9");
+        drop(guest);
+        daemon.vmctl(&["stop", "-f", "-w", "web"]).success();
+
+        run(
+            "nft 'add table ip6 filter; add chain ip6 filter FORWARD { type filter hook forward priority 0; policy drop; }'",
+        );
+        daemon.vmctl(&["start", "web"]).success();
+        Guest::wait_up(daemon.console("web"));
+        let log = daemon.log();
+        assert!(log.contains("chain FORWARD of table ip6 filter drops what local interfaces send"), "{log}");
+        daemon.vmctl(&["stop", "-f", "-w", "web"]).success();
+        assert!(daemon.stop().success(), "vmd ends well");
+        assert_eq!(settings(), before, "all as it was");
     });
 }
 

@@ -47,6 +47,7 @@ impl Fixture {
             host_mac: OTHER,
             host: [100, 64, 1, 2].into(),
             address: [100, 64, 1, 3].into(),
+            name_servers: vec![],
             name: None,
             net_boot: false,
         };

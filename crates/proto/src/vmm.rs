@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::MAX_CMDLINE;
-use crate::bounded::Text;
+use crate::bounded::{List, Text};
 use crate::channel::Message;
 use crate::client::DiskFormat;
 use crate::failure::Failure;
@@ -172,17 +172,22 @@ pub struct NicDescription {
 }
 
 /// The two ends of a `local interface`: the whole network is this pair (spec, daemon 3.12).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Local {
     /// Address of the host's side of the tap.
     pub host_mac: MacAddr,
-    /// The host's: router and name server.
+    /// The host's: router, and name server where no other is known.
     pub host: Ipv4Addr,
     /// The guest's.
     pub guest: Ipv4Addr,
+    /// Name servers of the host that the guest can reach.
+    pub name_servers: List<Ipv4Addr, MAX_NAME_SERVERS>,
     /// Told the file that OpenBSD's installer boots by.
     pub net_boot: bool,
 }
+
+/// Name servers that a guest is told of; a resolver asks no more (resolver(5), MAXNS).
+pub const MAX_NAME_SERVERS: usize = 3;
 
 /// What vmm says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

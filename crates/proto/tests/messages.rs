@@ -183,6 +183,7 @@ fn parent_and_vmm() {
         host_mac: MacAddr([2; 6]),
         host: [100, 64, 1, 2].into(),
         guest: [100, 64, 1, 3].into(),
+        name_servers: List::try_from(vec![[192, 0, 2, 53].into(); 3]).unwrap(),
         net_boot: true,
     };
     let nic = NicDescription { mac: MacAddr([1; 6]), locked: true, local: Some(local) };

@@ -33,6 +33,7 @@ pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
             host_mac: local.host_mac.0,
             host: local.host,
             address: local.guest,
+            name_servers: local.name_servers.to_vec(),
             name: host_name(vm.as_str()),
             net_boot: local.net_boot,
         }),

@@ -10,6 +10,7 @@ use proto::vmm::{Local, NicDescription, StartVm, ToVmm};
 use sys::pty::Pty;
 
 use super::registry::{File, Launch};
+use super::resolvers::NameServers;
 
 /// What one VM holds.
 #[derive(Debug, Default)]
@@ -37,7 +38,8 @@ impl Holdings {
     }
 
     /// The whole start as vmm gets it, each message with duplicates of its descriptors.
-    pub fn messages(&self, launch: &Launch) -> io::Result<Vec<(ToVmm, Vec<OwnedFd>)>> {
+    /// Guests that reach the outside are told these name servers.
+    pub fn messages(&self, launch: &Launch, servers: &NameServers) -> io::Result<Vec<(ToVmm, Vec<OwnedFd>)>> {
         let vm = launch.vm.vm;
         let start = StartVm { cgroup: self.cgroup.is_some(), ..launch.vm.clone() };
         let mut fds = vec![copy(self.log.as_ref())?, copy(self.memory.as_ref())?, copy(self.files.get(&File::Kernel))?];
@@ -58,6 +60,7 @@ impl Holdings {
                 host_mac: self.tap_macs.get(&nic).copied().unwrap_or_default(),
                 host: pair.host.inet,
                 guest: pair.guest,
+                name_servers: if pair.host.nat { servers.clone() } else { NameServers::default() },
                 net_boot: card.net_boot,
             });
             let description = NicDescription { mac: card.mac, locked: card.locked, local };

@@ -11,7 +11,9 @@ use sys::cgroup::{Cgroup, Tree};
 use sys::memory::Pool;
 
 use super::access::Owner;
+use super::accounts::read_some;
 use super::registry::Launch;
+use super::resolvers::{self, NameServers};
 
 /// Threads that a VM's processes have beside its vCPUs and queues: main ones, io_uring's and KVM's own.
 const SPARE_THREADS: u32 = 64;
@@ -67,6 +69,29 @@ impl Host {
             }
         }
         bytes
+    }
+
+    /// The name servers that a guest of this start is told of, as the host has them now; none: it is told the host.
+    pub fn name_servers(&self, launch: &Launch) -> NameServers {
+        let outside = launch.nics.iter().filter_map(|card| card.local).any(|pair| pair.host.nat);
+        if !outside {
+            return NameServers::default();
+        }
+        let read = |path| match read_some(path) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                log::debug!("{path}: {error}");
+                None
+            }
+        };
+        let servers = resolvers::first_within_reach(resolvers::FILES.into_iter().filter_map(read));
+        if servers.is_empty() {
+            log::warn!(
+                "vm \"{}\": the host names no server for DNS that a guest can reach: it is told the host itself",
+                launch.vm.name
+            );
+        }
+        servers
     }
 
     /// Group and mode of a console (spec, daemon 3.10).

@@ -25,6 +25,7 @@ mod pulse;
 mod rate;
 mod registry;
 mod reserve;
+mod resolvers;
 mod restarts;
 mod service;
 mod settings;

@@ -224,11 +224,13 @@ impl Edge {
             .memory
             .take(launch.vm.memory)
             .map_err(|error| Failure::io(format!("guest memory of {} bytes", launch.vm.memory), &error))?;
+        let servers = self.host.name_servers(launch);
         let held = self.holdings.entry(run.vm).or_default();
         held.log = Some(log_end);
         held.memory = Some(memory);
         held.cgroup = cgroup;
-        let messages = held.messages(launch).map_err(|error| Failure::io("descriptors of the start", &error))?;
+        let messages =
+            held.messages(launch, &servers).map_err(|error| Failure::io("descriptors of the start", &error))?;
         held.log = None; // so that the pipe ends with the VM's processes
         held.memory = None; // given back with the last process that has it
         held.cgroup = None; // the host's own is what ends it

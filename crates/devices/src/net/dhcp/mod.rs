@@ -24,10 +24,12 @@ pub struct Lease {
     pub mac: [u8; 6],
     /// That of the host's side of the tap.
     pub host_mac: [u8; 6],
-    /// The host's address: router, name server and this server.
+    /// The host's address: router, this server, and the name server where no other is known.
     pub host: Ipv4Addr,
     /// The guest's address.
     pub address: Ipv4Addr,
+    /// Name servers.
+    pub name_servers: Vec<Ipv4Addr>,
     /// The guest's name, if it can be a host's.
     pub name: Option<String>,
     /// It boots from the network: the file that OpenBSD's installer looks for.

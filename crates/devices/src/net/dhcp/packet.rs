@@ -237,7 +237,8 @@ fn options(bytes: &mut Vec<u8>, answer: Answer, lease: &Lease) {
     if answer != Answer::Nak {
         add(bytes, option::MASK, &MASK.octets());
         add(bytes, option::ROUTER, &host);
-        add(bytes, option::DNS, &host);
+        let servers: Vec<u8> = lease.name_servers.iter().flat_map(Ipv4Addr::octets).collect();
+        add(bytes, option::DNS, if servers.is_empty() { &host } else { &servers });
         if let Some(name) = &lease.name {
             add(bytes, option::HOST_NAME, name.as_bytes());
         }

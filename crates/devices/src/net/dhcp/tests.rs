@@ -21,7 +21,15 @@ const BOOTP: usize = 42;
 const OPTIONS: usize = BOOTP + 240;
 
 fn lease() -> Lease {
-    Lease { mac: MAC, host_mac: HOST_MAC, host: HOST, address: GUEST, name: host_name("web"), net_boot: false }
+    Lease {
+        mac: MAC,
+        host_mac: HOST_MAC,
+        host: HOST,
+        address: GUEST,
+        name_servers: vec![],
+        name: host_name("web"),
+        net_boot: false,
+    }
 }
 
 fn checksum(bytes: &[u8]) -> u16 {
@@ -135,6 +143,20 @@ fn discover_is_offered_the_guests_one_address() {
     assert_eq!(option(OptionCode::ServerIdentifier), DhcpOption::ServerIdentifier(HOST));
     assert_eq!(option(OptionCode::Hostname), DhcpOption::Hostname("web".to_owned()));
     assert_eq!(reply.fname(), None, "no boot file");
+}
+
+#[test]
+fn name_servers_that_are_known_are_told_in_the_hosts_place() {
+    let servers: Vec<Ipv4Addr> = (1..=3).map(|last| Ipv4Addr::new(192, 0, 2, last)).collect();
+    let told = Lease { name_servers: servers.clone(), ..lease() };
+    for kind in [MessageType::Discover, MessageType::Request, MessageType::Inform] {
+        let reply = reply_of(&said(kind, |_| ()), &told);
+        assert_eq!(
+            reply.opts().get(OptionCode::DomainNameServer),
+            Some(&DhcpOption::DomainNameServer(servers.clone()))
+        );
+        assert_eq!(reply.opts().get(OptionCode::Router), Some(&DhcpOption::Router(vec![HOST])));
+    }
 }
 
 #[test]
