@@ -304,6 +304,29 @@ fn a_guest_in_a_group_of_the_administrators_gets_out_and_others_of_the_group_do_
     assert_eq!(chains(), []);
 }
 
+/// Where br_netfilter is loaded, as docker does, frames within a bridge are shown to the firewall too.
+#[test]
+fn what_stays_within_a_bridge_of_the_host_goes_on() {
+    own_namespace();
+    let mut privileged = Priv::start();
+    let bridge = privileged.route.create_bridge("office0", 0).unwrap();
+    privileged.route.set_up(bridge.index, true).unwrap();
+    privileged.route.add_address(bridge.index, HOST.into(), 24).unwrap();
+    let mut port = |name, address: u8| {
+        let end = outside(&mut privileged, name, Ipv4Addr::new(203, 0, address, 1));
+        let index = privileged.link(name).unwrap().index;
+        privileged.route.set_master(index, Some(bridge.index)).unwrap();
+        End { mac: [2, 0, 0, 0, 0, address], ..end }
+    };
+    let (one, two) = (port("port0", 1), port("port1", 2));
+    let guest = guest(&mut privileged, true);
+    assert!(forwarding(&mut privileged.route)["office0"], "a bridge that forwards only for guests");
+    let within = packet(SERVER, Ipv4Addr::new(192, 0, 2, 8), 1);
+    End { host: two.mac, ..one }.send(within);
+    assert_eq!(two.next(), within);
+    drop(guest);
+}
+
 #[test]
 fn what_blocks_is_named() {
     own_namespace();
