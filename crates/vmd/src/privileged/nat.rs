@@ -39,6 +39,9 @@ const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 /// Where tools that drop forwarded packets let others put rules: docker's and ufw's chains.
 const DOORS: [&str; 3] = ["DOCKER-USER", "ufw-user-forward", "ufw6-user-forward"];
+/// firewalld's table and the chain that ends in its refusal. It gives no place to others; where it owns its table
+/// (NftablesTableOwner) the kernel takes no rule of anybody else there.
+const FIREWALLD: (&str, &str) = ("firewalld", "filter_FORWARD");
 
 /// What the table remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -151,7 +154,7 @@ pub fn blocking(chains: &[Listed], inet6: bool) -> Vec<Blocking> {
             NFPROTO_IPV6 => inet6,
             _ => false,
         };
-        concerned && chain.table != TABLE && chain.hook == forward && (chain.drops || chain.table == "firewalld")
+        concerned && chain.table != TABLE && chain.hook == forward && (chain.drops || chain.table == FIREWALLD.0)
     };
     let door =
         |of: &Listed| doors(chains).into_iter().find(|door| (door.family, &door.table) == (of.family, &of.table));
@@ -160,7 +163,9 @@ pub fn blocking(chains: &[Listed], inet6: bool) -> Vec<Blocking> {
 
 /// All chains that rules of ours may be in.
 pub fn doors(chains: &[Listed]) -> Vec<Listed> {
-    chains.iter().filter(|chain| DOORS.contains(&chain.name.as_str())).cloned().collect()
+    let named = |chain: &Listed| DOORS.contains(&chain.name.as_str());
+    let door = |chain: &&Listed| named(chain) || (chain.table.as_str(), chain.name.as_str()) == FIREWALLD;
+    chains.iter().filter(door).cloned().collect()
 }
 
 /// What lets the packets of taps through a chain, such as the tool's own commands can show: by name, both ways. What may

@@ -67,7 +67,7 @@ impl Outside {
         for own in links.iter().filter(named).filter(|link| link.index == tap) {
             set(settings, &own.name, Setting::ForceForwarding, 1);
         }
-        let interfaces = links.iter().filter(named).map(|link| link.name.as_str());
+        let interfaces = links.iter().filter(named).filter(|link| link.index != tap).map(|link| link.name.as_str());
         let seen: Vec<Seen> =
             [ALL, DEFAULT].into_iter().chain(interfaces).filter_map(|name| seen(settings, name)).collect();
         forward6::to_change(&seen)
@@ -105,11 +105,17 @@ impl Outside {
                 continue;
             };
             let filter = self.filter()?;
-            filter.remove(&door, nat::TAG)?;
-            for pass in nat::passes(links, memory) {
-                filter.insert(&door, &pass, nat::TAG)?;
+            let mut passes = nat::passes(links, memory).into_iter();
+            let done = filter
+                .remove(&door, nat::TAG)
+                .and_then(|()| passes.try_for_each(|pass| filter.insert(&door, &pass, nat::TAG)));
+            match done {
+                Ok(()) => log::info!("{place} drops: taps of local interfaces are let through in {}", door.name),
+                Err(NetlinkError::Refused { errno, .. }) => log::error!(
+                    "{place} drops what local interfaces send and takes no rule of vmd's ({errno}): let their taps through there"
+                ),
+                Err(error) => return Err(error),
             }
-            log::info!("{place} drops: taps of local interfaces are let through in {}", door.name);
         }
         Ok(())
     }

@@ -327,6 +327,69 @@ fn what_stays_within_a_bridge_of_the_host_goes_on() {
     drop(guest);
 }
 
+/// What firewalld 1.3 (Debian 12) makes of its default zone, as far as forwarded packets meet it.
+const FIREWALLD: &str = "table inet firewalld {
+    chain filter_FORWARD {
+        type filter hook forward priority filter + 10; policy accept;
+        ct state established,related accept
+        ct status dnat accept
+        iifname \"lo\" accept
+        ct state invalid drop
+        jump filter_FORWARD_ZONES
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FORWARD_POLICIES_pre { }
+    chain filter_FORWARD_POLICIES_post { }
+    chain filter_FWD_public_allow { }
+    chain filter_FWD_public {
+        jump filter_FORWARD_POLICIES_pre
+        jump filter_FWD_public_allow
+        jump filter_FORWARD_POLICIES_post
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FORWARD_ZONES { goto filter_FWD_public; }
+}";
+
+#[test]
+fn firewalld_lets_local_taps_through_where_it_takes_rules() {
+    own_namespace();
+    nft(FIREWALLD);
+    let mut privileged = Priv::start();
+    let near = outside(&mut privileged, "up0", HOST);
+    let guest = guest(&mut privileged, true);
+    guest.send(packet(GUEST, SERVER, 53));
+    let seen = near.next();
+    near.send(Packet { from: seen.to, to: seen.from });
+    assert_eq!(guest.next().from, (SERVER, 53));
+    privileged.end();
+    let left = nft("list ruleset");
+    assert!(left.contains("filter_FWD_public") && !left.contains("vmd"), "{left}");
+}
+
+#[test]
+fn a_table_that_belongs_to_its_tool_is_left_alone_and_the_vm_starts() {
+    own_namespace();
+    // It owns the table as long as it runs.
+    let mut tool = Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut owned = tempfile::NamedTempFile::new().unwrap();
+    let table = FIREWALLD.replacen('{', "{\n flags owner", 1).replace('}', "\n}\n");
+    owned.write_all(table.as_bytes()).unwrap();
+    writeln!(tool.stdin.as_mut().unwrap(), "include \"{}\"", owned.path().display()).unwrap();
+    let until = Instant::now() + SOON;
+    while chains().is_empty() {
+        assert!(Instant::now() < until, "no table");
+        std::thread::yield_now();
+    }
+    let mut privileged = Priv::start();
+    let _near = outside(&mut privileged, "up0", HOST);
+    let _guest = guest(&mut privileged, true);
+    let table = nft("list table inet firewalld");
+    assert!(table.contains("flags owner") && !table.contains("vmd"), "{table}");
+    privileged.end();
+    drop(tool.stdin.take()); // it ends, and its table with it
+    tool.wait().unwrap();
+}
+
 #[test]
 fn what_blocks_is_named() {
     own_namespace();
@@ -337,5 +400,6 @@ fn what_blocks_is_named() {
     let found = nat::blocking(&chains(), false);
     let places: Vec<String> = found.iter().map(|blocking| nat::place(&blocking.chain)).collect();
     assert_eq!(places, ["chain fw of table ip mine", "chain filter_FORWARD of table inet firewalld"]);
-    assert!(found.iter().all(|blocking| blocking.door.is_none()));
+    let doors: Vec<_> = found.iter().map(|blocking| blocking.door.as_ref().map(|door| door.name.as_str())).collect();
+    assert_eq!(doors, [None, Some("filter_FORWARD")]);
 }
