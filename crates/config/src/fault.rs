@@ -124,6 +124,8 @@ pub enum Fault {
     InterfaceInvalid { name: String },
     #[error("interface name too long: {name}")]
     InterfaceTooLong { name: String },
+    #[error("an interface in rdomain {number} can't be on switch \"{switch}\" in rdomain {rdomain}")]
+    RdomainOfSwitch { number: u8, switch: String, rdomain: u8 },
     #[error("invalid address: {text}")]
     LladdrInvalid { text: String },
     #[error("lladdr {text} is a multicast address: no guest can use it as its own")]
@@ -213,6 +215,7 @@ impl Fault {
             }
             Self::LladdrInvalid { .. } => "expected six octets such as \"fe:e1:bb:d1:12:34\"".to_owned(),
             Self::LladdrMulticast { .. } => "the first octet must be even".to_owned(),
+            Self::RdomainOfSwitch { .. } => "an interface has one master, here the bridge; remove it".to_owned(),
             Self::LocalOnSwitch => {
                 "a bridge's port has no addresses of its own; give the VM a second interface".to_owned()
             }

@@ -51,12 +51,13 @@ fn what_the_check_refuses_does_not_start_and_is_not_loaded() {
     apart("rules::what_the_check_refuses_does_not_start_and_is_not_loaded", || {
         let switch = "switch \"lan\" {\n\tinterface br0\n\trdomain 3\n}\n";
         let wrong = format!("{switch}{}", web("interface { switch lan rdomain 4 }"));
-        let said = "an interface in rdomain 4 can't be on switch \"lan\" in rdomain 3: an interface has one master";
+        let said = "an interface in rdomain 4 can't be on switch \"lan\" in rdomain 3";
         let file = tempfile::NamedTempFile::new().expect("a file");
         fs::write(file.path(), &wrong).expect("it is ours");
         for option in ["-n", "-d"] {
             let reply = vmd(&[option, "-f", text(file.path())]);
-            assert_eq!((reply.status, reply.stderr), (Some(1), format!("vmd: vm \"web\": {said}\n")), "{option}");
+            let placed = reply.stderr.starts_with(text(file.path())) && reply.stderr.contains(&format!(": {said}\n"));
+            assert!(reply.status == Some(1) && placed, "{option}: {reply:?}");
         }
         gone();
         let daemon = Daemon::start_quietly("");

@@ -61,6 +61,15 @@ struct SwitchUse {
     step: Step,
 }
 
+/// A routing domain of an interface, looked at when all switches are known.
+struct RdomainUse {
+    rdomain: u8,
+    local: bool,
+    switch: Option<SwitchName>,
+    span: Span,
+    step: Step,
+}
+
 /// The state of one parse.
 pub(crate) struct Parser<'a> {
     lexer: Lexer,
@@ -79,8 +88,9 @@ pub(crate) struct Parser<'a> {
     broken: HashSet<VmName>,
     switches: HashMap<SwitchName, Span>,
     uses: Vec<SwitchUse>,
-    /// Local interfaces that name a routing domain: what that means depends on `local nat`.
-    locals_in_rdomains: Vec<(Step, Span)>,
+    /// Where the interface that is being read names a routing domain.
+    rdomain_at: Option<(Step, Span)>,
+    rdomains: Vec<RdomainUse>,
 }
 
 impl<'a> Parser<'a> {
@@ -107,7 +117,8 @@ impl<'a> Parser<'a> {
             broken: HashSet::new(),
             switches: HashMap::new(),
             uses: Vec::new(),
-            locals_in_rdomains: Vec::new(),
+            rdomain_at: None,
+            rdomains: Vec::new(),
         }
     }
 
@@ -117,7 +128,7 @@ impl<'a> Parser<'a> {
             self.recover(read, false);
         }
         self.check_switch_uses();
-        self.check_locals();
+        self.check_rdomains();
         self.lexer.warn_of_unused_macros();
         let (errors, warnings) = self.lexer.report.finish(&self.lexer.input);
         match errors.is_empty() {
@@ -126,11 +137,21 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Warns of local interfaces that get no NAT though others do.
-    fn check_locals(&mut self) {
-        for (step, span) in std::mem::take(&mut self.locals_in_rdomains) {
-            if self.config.globals.local_nat {
-                self.lexer.report.warn_at(step, Fault::LocalInRdomain, Some(span));
+    /// An interface has one master: on a switch that is the bridge, whose routing domain it has. Elsewhere a local one gets no
+    /// NAT, though others do.
+    fn check_rdomains(&mut self) {
+        for used in std::mem::take(&mut self.rdomains) {
+            let switch = used.switch.and_then(|name| self.config.switch(&name).or_else(|| self.known.switch(&name)));
+            let of_switch = switch.map(|switch| (switch.name.to_string(), switch.rdomain.unwrap_or(0)));
+            match of_switch.filter(|(_, rdomain)| *rdomain != used.rdomain) {
+                Some((switch, rdomain)) => {
+                    let fault = Fault::RdomainOfSwitch { number: used.rdomain, switch, rdomain };
+                    self.lexer.report.error_at(used.step, fault, used.span);
+                }
+                None if used.local && used.rdomain != 0 && self.config.globals.local_nat => {
+                    self.lexer.report.warn_at(used.step, Fault::LocalInRdomain, Some(used.span));
+                }
+                None => {}
             }
         }
     }

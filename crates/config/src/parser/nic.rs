@@ -1,6 +1,6 @@
 //! `interface` of a VM, with its options in braces or on its line (vm.conf specification, 5 and 10.1).
 
-use super::{Parser, Read, Text};
+use super::{Parser, RdomainUse, Read, Text};
 use crate::fault::Fault;
 use crate::keyword::{Block, Keyword};
 use crate::lexer::Kind;
@@ -11,6 +11,7 @@ impl Parser<'_> {
     /// After `interface`: a tap's name or none, then options or none.
     pub(super) fn nic(&mut self, local: bool) -> Read<Nic> {
         let mut nic = Nic { local, ..Nic::default() };
+        self.rdomain_at = None;
         if matches!(self.token.kind, Kind::Text { .. } | Kind::Bad) {
             let text = self.text("a tap")?;
             nic.tap = self.tap(&text);
@@ -20,6 +21,9 @@ impl Parser<'_> {
                 self.block(Block::Interface, &mut nic, Self::nic_option)?;
             }
             _ => self.nic_line(&mut nic)?,
+        }
+        if let (Some((step, span)), Some(rdomain)) = (self.rdomain_at.take(), nic.rdomain) {
+            self.rdomains.push(RdomainUse { rdomain, local, switch: nic.switch.clone(), span, step });
         }
         Ok(nic)
     }
@@ -53,13 +57,8 @@ impl Parser<'_> {
             Keyword::Down => nic.up = false,
             Keyword::Group => return self.group(&mut nic.group),
             Keyword::Rdomain => {
-                let span = self.token.span;
-                self.rdomain(&mut nic.rdomain)?;
-                if nic.local && nic.rdomain.is_some_and(|rdomain| rdomain != 0) {
-                    let step = self.lexer.report.now();
-                    self.locals_in_rdomains.push((step, span));
-                }
-                return Ok(());
+                self.rdomain_at = Some((self.lexer.report.now(), self.token.span));
+                return self.rdomain(&mut nic.rdomain);
             }
             Keyword::Switch => {
                 self.advance();
