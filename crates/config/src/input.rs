@@ -117,16 +117,12 @@ impl Input {
         self.pending.push(byte);
     }
 
-    /// Where the next byte stands.
-    pub fn here(&self) -> Span {
-        match (self.pending.last(), self.open.last()) {
-            (Some(byte), _) => byte.span,
-            (None, Some(cursor)) => Span { end: cursor.start, ..*cursor },
-            (None, None) => {
-                let end = self.files.first().map_or(0, |file| file.text.len());
-                Span { file: 0, start: end, end }
-            }
-        }
+    /// Where the innermost file ends once all of it is read; where the first one does when none is open.
+    pub fn end(&self) -> Span {
+        self.open.last().copied().unwrap_or_else(|| {
+            let end = self.files.first().map_or(0, |file| file.text.len());
+            Span { file: 0, start: end, end }
+        })
     }
 
     /// The line that a span begins in, from 1.

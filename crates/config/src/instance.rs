@@ -233,6 +233,13 @@ mod tests {
     }
 
     #[test]
+    fn a_users_card_keeps_the_address_that_was_asked_for() {
+        let nics = vec![Nic { tap: None, ..nic("2:0:0:0:0:9", "") }];
+        let made = made(VmRequest { nics: nics.clone(), ..request() }, &[Right::Interface], ANN).expect("an instance");
+        assert_eq!(made.nics.first(), nics.first());
+    }
+
+    #[test]
     fn equal_settings_need_no_right() {
         let same = VmRequest { cpus: Some(2), memory: Some(MemorySize::DEFAULT), ..request() };
         assert!(made(same, &[], ANN).is_ok());

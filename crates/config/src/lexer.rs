@@ -84,10 +84,10 @@ impl Lexer {
     pub fn next(&mut self) -> Token {
         self.report.step();
         loop {
-            let here = self.input.here();
             let Some(byte) = self.byte() else {
+                let span = self.input.end();
                 let kind = if self.input.pop() { Kind::Newline } else { Kind::End };
-                return Token { kind, span: here };
+                return Token { kind, span };
             };
             let single = |kind| Token { kind, span: byte.span };
             match byte.value {

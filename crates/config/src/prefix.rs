@@ -145,11 +145,11 @@ fn network4(text: &[u8]) -> Option<u32> {
         None => {
             let mut octets = [0_u8; 4];
             let mut parts = text.split('.');
-            for (position, octet) in octets.iter_mut().enumerate() {
+            for octet in &mut octets {
                 match parts.next() {
                     Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => *octet = digits.parse().ok()?,
-                    None if position > 0 => {}
-                    _ => return None,
+                    None => {}
+                    Some(_) => return None,
                 }
             }
             parts.next().is_none().then(|| u32::from_be_bytes(octets))

@@ -145,9 +145,8 @@ pub fn register<'a>(
     requester: Requester<'_>,
     switch: impl Fn(&SwitchName) -> Option<&'a Switch>,
 ) -> Result<Vm, Refusal> {
-    if request.nics.len() < request.least_nics.min(MAX_NICS) {
-        request.nics.resize(request.least_nics.min(MAX_NICS), Nic::default());
-    }
+    let least_nics = request.least_nics.min(MAX_NICS).max(request.nics.len());
+    request.nics.resize(least_nics, Nic::default());
     match (&request.template, template) {
         (Some(name), None) => return Err(Refusal::TemplateUnknown(name.clone())),
         (Some(_), Some(template)) => instance::derive(&mut request, template, requester)?,

@@ -282,7 +282,7 @@ impl<'a> Parser<'a> {
                 Kind::Sign(b'{') => depth = depth.saturating_add(1),
                 Kind::Sign(b'}') if depth == 0 && in_block => return false,
                 Kind::Sign(b'}') => depth = depth.saturating_sub(1),
-                Kind::Word(Keyword::Vm) if self.fresh && depth > 0 => return false,
+                Kind::Word(Keyword::Vm) if self.fresh => return false,
                 _ => {}
             }
             self.advance();
@@ -388,7 +388,7 @@ impl<'a> Parser<'a> {
             let found = found(&self.token);
             let span = match self.token.kind {
                 // An end is shown behind what came before it.
-                Kind::Newline | Kind::End => Span { start: self.last.end, end: self.last.end, ..self.last },
+                Kind::Newline | Kind::End => Span { start: self.last.end, ..self.last },
                 _ => self.token.span,
             };
             self.error(Fault::Unexpected { found, expected }, span);
