@@ -102,7 +102,7 @@ impl Disk {
 /// `fe:e1:bb:d<N>:xx:yy` (spec, daemon 3.13) from two random bytes.
 pub fn generated_mac(index: usize, random: [u8; 2]) -> MacAddr {
     let low = u8::try_from((index + 1) & 15).unwrap_or(0);
-    MacAddr([0xfe, 0xe1, 0xbb, 0xd0 | low, random[0], random[1]])
+    MacAddr([0xfe, 0xe1, 0xbb, 0xd0 + low, random[0], random[1]])
 }
 
 /// The definition that a client's request makes (spec, vmctl 5), beside these switches; its own limits checked again, as
@@ -159,7 +159,7 @@ fn made_by_client(
     Ok(Definition { from_config: false, ..definition_of(&vm, known, names)? })
 }
 
-/// A request in the words of vm.conf.
+/// A request in the words of vm.conf; what to boot from is for that boot alone, and no part of the definition.
 fn request_of(start: &Start, name: &VmName) -> Result<VmRequest, Failure> {
     let name = config::names::VmName::new(name.as_str().as_bytes());
     let name = name.map_err(|error| Failure::new(Code::Invalid, error.to_string()))?;
@@ -177,11 +177,6 @@ fn request_of(start: &Start, name: &VmName) -> Result<VmRequest, Failure> {
         memory: start.memory.map(checked_memory).transpose()?,
         cpus: start.cpus.map(|cpus| checked_cpus(Some(cpus))).transpose()?,
         boot: start.kernel.as_ref().map(path),
-        boot_device: start.boot_device.map(|device| match device {
-            BootDevice::Cdrom => model::BootDevice::Cdrom,
-            BootDevice::Disk => model::BootDevice::Disk,
-            BootDevice::Net => model::BootDevice::Net,
-        }),
         cdrom: start.cdrom.as_ref().map(path),
         disks: start.disks.iter().map(disk_of).collect(),
         nics,
@@ -296,5 +291,35 @@ mod tests {
         assert!(checked_memory((128 << 30) + (1 << 20)).is_err());
         assert!(checked_memory(u64::MAX).is_err());
         assert!(checked_cpus(Some(0)).is_err() && checked_cpus(Some(65)).is_err() && checked_cpus(Some(64)).is_ok());
+    }
+
+    struct Nobody;
+
+    impl Names for Nobody {
+        fn owner(&mut self, _: Owner) -> String {
+            String::new()
+        }
+
+        fn random(&mut self) -> [u8; 2] {
+            [0; 2]
+        }
+    }
+
+    #[test]
+    fn a_vm_that_a_client_defines_starts_with_no_daemon_and_boots_from_a_device_once() {
+        let start = Start {
+            vm: proto::client::VmRef::Id(1),
+            instance_of: None,
+            memory: None,
+            cpus: None,
+            kernel: None,
+            disks: proto::List::try_from(vec![DiskArg { path: UserPath::new("/d").unwrap(), format: None }]).unwrap(),
+            cdrom: None,
+            nics: proto::List::default(),
+            boot_device: Some(BootDevice::Net),
+        };
+        let name = VmName::new("new").unwrap();
+        let made = of_request(&start, &name, &config::Config::default(), &mut Nobody).unwrap();
+        assert_eq!((made.enabled, made.boot_device, made.from_config), (false, None, false));
     }
 }

@@ -51,11 +51,11 @@ impl Locals {
         if nic > MAX_LOCAL {
             return Err(exceeded());
         }
-        let offset = (u64::from(vm.0) << 8) | ((u64::from(nic) + 1) * 2);
+        let offset = (u64::from(vm.0) << 8) + (u64::from(nic) + 1) * 2;
         let beyond = u64::from(u32::MAX >> self.inet.length());
         let offset = u32::try_from(offset).ok().filter(|_| offset <= beyond).ok_or_else(exceeded)?;
-        let host = Ipv4Addr::from(u32::from(self.inet.address()) | offset);
-        let guest = Ipv4Addr::from(u32::from(host) | 1);
+        let host = Ipv4Addr::from(u32::from(self.inet.address()) + offset);
+        let guest = Ipv4Addr::from(u32::from(host) + 1);
         Ok(Pair {
             host: LocalEnd { inet: host, inet6: self.inet6.map(|prefix| host6(prefix, guest)), nat: self.nat },
             guest,
@@ -65,7 +65,7 @@ impl Locals {
 
 /// The host's IPv6 address: the prefix, the guest's IPv4 address, and 1.
 fn host6(prefix: Ipv6Addr, guest: Ipv4Addr) -> Ipv6Addr {
-    Ipv6Addr::from((u128::from(prefix) >> 64 << 64) | (u128::from(u32::from(guest)) << 32) | 1)
+    Ipv6Addr::from((u128::from(prefix) >> 64 << 64) + (u128::from(u32::from(guest)) << 32) + 1)
 }
 
 /// A network below fd00::/8 (RFC 4193), from 56 random bits.

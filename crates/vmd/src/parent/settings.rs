@@ -290,4 +290,92 @@ mod tests {
         assert_eq!((of(None, None), of(one, None), of(None, two)), (None, Some(1), Some(2)));
         assert_eq!((of(one, two), of(unknown, two), of(unknown, None)), (Some(1), Some(2), None));
     }
+
+    /// Owners by their uid, and how often one was asked for; bytes that count.
+    #[derive(Default)]
+    struct Counting {
+        owners: usize,
+        random: u8,
+    }
+
+    impl Names for Counting {
+        fn owner(&mut self, owner: Owner) -> String {
+            self.owners += 1;
+            format!("user{}", owner.uid)
+        }
+
+        fn random(&mut self) -> [u8; 2] {
+            self.random += 1;
+            [7, self.random]
+        }
+    }
+
+    /// What a vm.conf says, on a host that has every file.
+    fn parsed(text: &str) -> config::Config {
+        struct Host;
+        impl config::Sources for Host {
+            fn include(&self, _: &Path) -> std::io::Result<Vec<u8>> {
+                Ok(Vec::new())
+            }
+            fn resolve(&self, path: &Path) -> std::io::Result<std::path::PathBuf> {
+                Ok(path.to_owned())
+            }
+        }
+        impl config::Users for Host {
+            fn uid(&self, _: &str) -> std::io::Result<Option<u32>> {
+                Ok(None)
+            }
+            fn gid(&self, _: &str) -> std::io::Result<Option<u32>> {
+                Ok(None)
+            }
+            fn interface_group(&self, _: &str) -> std::io::Result<Option<u32>> {
+                Ok(None)
+            }
+        }
+        let parsed = config::parse("vm.conf", text.as_bytes(), &config::Macros::new(), &Host, &Host);
+        parsed.unwrap_or_else(|errors| panic!("{errors}")).config
+    }
+
+    fn settings_of(text: &str, names: &mut Counting) -> (Settings, Vec<Failure>) {
+        of_config(&parsed(text), 2, names)
+    }
+
+    #[test]
+    fn an_owner_is_asked_for_once_and_each_card_has_its_own_address() {
+        let vm = |name: &str, uid| format!("vm {name} {{\n boot \"/k\"\n owner {uid}\n interfaces 2\n}}\n");
+        let mut names = Counting::default();
+        let (settings, refused) = settings_of(&[vm("a", 1000), vm("b", 1000), vm("c", 1001)].concat(), &mut names);
+        assert_eq!((refused, names.owners), (vec![], 2));
+        let owners: Vec<String> = settings.vms.iter().map(|vm| vm.owner_name.to_string()).collect();
+        assert_eq!(owners, ["user1000", "user1000", "user1001"]);
+        let macs: Vec<String> =
+            settings.vms.iter().flat_map(|vm| &vm.nics).map(|nic| nic.mac.to_string()).take(3).collect();
+        assert_eq!(macs, ["fe:e1:bb:d1:07:01", "fe:e1:bb:d2:07:02", "fe:e1:bb:d1:07:03"]);
+    }
+
+    #[test]
+    fn switches_are_numbered_from_one_in_the_order_of_the_file() {
+        let (settings, _) = settings_of(
+            "switch a { interface br0 }\nswitch off { interface br1\ndisable\n}\nswitch b { interface br2 }\n",
+            &mut Counting::default(),
+        );
+        let switches: Vec<_> = settings.switches.iter().map(|switch| (switch.id, switch.name.as_str())).collect();
+        assert_eq!(switches, [(1, "a"), (2, "b")]);
+    }
+
+    #[test]
+    fn local_interfaces_are_as_the_file_says() {
+        let text = "local prefix \"10.0.0.0/8\"\nlocal inet6 prefix \"fd00:1::/64\"\nlocal nat no\n";
+        let (settings, _) = settings_of(text, &mut Counting::default());
+        let inet = config::prefix::Prefix4::parse(b"10.0.0.0/8").unwrap();
+        assert_eq!(settings.locals, Locals { inet, inet6: "fd00:1::".parse().ok(), nat: false });
+    }
+
+    #[test]
+    fn a_vm_starts_with_64_mebibytes_at_least() {
+        for (memory, starts) in [("64M", true), ("63M", false)] {
+            let parsed = parsed(&format!("vm a {{\n boot \"/k\"\n memory {memory}\n}}\n"));
+            assert_eq!(will_not_start(&parsed).is_empty(), starts, "{memory}");
+        }
+    }
 }

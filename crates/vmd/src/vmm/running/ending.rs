@@ -103,11 +103,10 @@ impl Vm {
         self.end_now(outcome, out);
     }
 
-    /// A process of it said what it must not: nothing it has is to be trusted, and only its VM pays.
+    /// A process of it said what it must not: nothing it has is to be trusted, and only its VM pays. What comes from one
+    /// that ends anyway is of no account.
     pub(super) fn breach(&mut self, member: Member, what: &str, out: &mut Vec<Action>) {
-        if !matches!(self.life, Life::Ending { .. }) {
-            self.fail(Failure::new(Code::Io, format!("{member}: {what}")), out);
-        }
+        self.fail(Failure::new(Code::Io, format!("{member}: {what}")), out);
     }
 
     /// SIGKILL to all. The first outcome stays.

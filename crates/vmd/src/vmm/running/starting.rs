@@ -200,7 +200,6 @@ impl Running {
             FromDevice::Ready => {
                 let waiting = match &mut vm.life {
                     Life::Spawning { waiting, .. } | Life::Preparing { waiting, .. } => waiting,
-                    Life::Ending { .. } => return,
                     _ => return vm.breach(process.member, "said twice that it is ready", out),
                 };
                 if !waiting.remove(&process.member) {
@@ -223,7 +222,6 @@ impl Running {
                 vm.life = Life::Up { pid, course: Course::Running, left };
                 out.push(Action::Reply(ToParent::StartDone { vm: id, result: Ok(pid) }));
             }
-            Life::Ending { .. } => {}
             _ => vm.breach(Member::Vm, "said that it started, and was not asked to", out),
         }
     }

@@ -1,6 +1,8 @@
 //! One test per rule of a VM's life; `world` drives it with everything in any order.
 
+mod edges;
 mod instances;
+mod leaving;
 mod local;
 mod model;
 mod pausing;

@@ -1,0 +1,273 @@
+//! Where a rule begins and ends to hold: the last moment, the one more, the other of two.
+
+use super::*;
+
+fn enabled(names: &[&str]) -> Vec<Definition> {
+    names.iter().map(|name| Definition { enabled: true, ..definition(name) }).collect()
+}
+
+fn switch(name: &str) -> Switch {
+    let (name, bridge) = (SwitchName::cut(name), IfName::new("br0").unwrap());
+    Switch { id: 0, name, bridge, up: true, locked: false, rdomain: None, group: None }
+}
+
+fn on_switch(name: &str, switch: &str) -> Definition {
+    let mut vm = definition(name);
+    let switch = Some(SwitchName::cut(switch));
+    vm.nics.push(Nic {
+        mac: MacAddr([2; 6]),
+        tap: None,
+        switch,
+        up: true,
+        locked: false,
+        rdomain: None,
+        group: None,
+        local: false,
+    });
+    vm
+}
+
+fn text(actions: &[Action]) -> String {
+    let told = replies(actions).into_iter().find_map(|reply| match reply {
+        Reply::Failed(failure) => Some(failure.text.to_string()),
+        _ => None,
+    });
+    told.unwrap_or_else(|| panic!("no failure in {actions:?}"))
+}
+
+fn opened_disks(action: &Action) -> Vec<What> {
+    match action {
+        Action::Open { files, .. } => {
+            files.iter().filter(|(file, ..)| matches!(file, File::Disk(_))).map(|(_, what, _)| *what).collect()
+        }
+        _ => vec![],
+    }
+}
+
+fn launch_of(actions: &[Action]) -> &Launch {
+    let found = actions.iter().find_map(|action| match action {
+        Action::Launch(_, launch) => Some(launch),
+        _ => None,
+    });
+    found.unwrap_or_else(|| panic!("no launch in {actions:?}"))
+}
+
+#[test]
+fn a_switch_that_cannot_be_made_is_forgotten_and_no_other() {
+    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
+    let vms = vec![on_switch("a", "lan"), on_switch("b", "dmz")];
+    let settings = Settings { switches: vec![switch("lan"), switch("dmz")], ..settings(vms) };
+    f.on(Event::Configured(Box::new(settings)));
+    f.on(Event::SwitchMade(SwitchName::cut("lan"), Err(Failure::new(Code::Io, "no"))));
+    f.on(Event::SwitchMade(SwitchName::cut("dmz"), Ok(())));
+    assert_eq!((code(&f.start("a")), code(&f.start("b"))), (Some(Code::NotFound), None));
+}
+
+#[test]
+fn a_batch_is_not_early_for_a_switch_that_is_answered_and_not_late_at_its_moment() {
+    let mut f = Fixture::new(enabled(&["a", "b", "c", "d", "e"]));
+    let answered = |f: &mut Fixture| f.on(Event::SwitchMade(SwitchName::cut("lan"), Ok(())));
+    f.now += Duration::from_secs(29);
+    answered(&mut f);
+    assert_eq!(f.state("c"), Some(VmState::Waiting));
+    f.now += Duration::from_secs(1);
+    answered(&mut f);
+    assert_eq!((f.state("c"), f.state("e")), (Some(VmState::Starting), Some(VmState::Waiting)));
+}
+
+#[test]
+fn the_last_batch_waits_for_no_other() {
+    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
+    let settings = Settings { delay: Duration::from_secs(1), ..settings(enabled(&["a", "b"])) };
+    f.on(Event::Configured(Box::new(settings)));
+    assert_eq!(f.registry.next_deadline(), Some(f.now + PREPARE_LIMIT));
+}
+
+#[test]
+fn a_stranger_is_told_whose_a_vm_is() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let stranger = Who { uid: 1001, gid: 1001, groups: vec![] };
+    let (_, actions) = f.ask_as(stranger, Request::Start(Box::new(start_of(by_name("web")))));
+    let expected = "vm \"web\" belongs to \"ann\", and uid 1001 is neither that user nor in that group";
+    assert_eq!(text(&actions), expected);
+}
+
+#[test]
+fn a_known_vm_takes_no_disk_no_card_and_no_cdrom() {
+    let path = |path| UserPath::new(path).unwrap();
+    let plain = || start_of(by_name("web"));
+    let disks = List::try_from(vec![DiskArg { path: path("/d"), format: None }]).unwrap();
+    let nics = List::try_from(vec![proto::client::NicArg::Plain]).unwrap();
+    for start in
+        [Start { disks, ..plain() }, Start { nics, ..plain() }, Start { cdrom: Some(path("/c.iso")), ..plain() }]
+    {
+        let mut f = Fixture::new(vec![definition("web")]);
+        assert_eq!(code(&f.ask(Request::Start(Box::new(start.clone())))), Some(Code::Already), "{start:?}");
+    }
+}
+
+#[test]
+fn a_disk_that_one_writes_is_nobody_elses_also_to_read() {
+    for (first, second) in [(true, false), (false, true)] {
+        let disks = |read_only| vec![Disk { read_only, ..definition("web").disks[0].clone() }];
+        let vm = |name, read_only| Definition { disks: disks(read_only), ..definition(name) };
+        let mut f = Fixture::new(vec![vm("a", first), vm("b", second)]);
+        f.running("a");
+        assert_eq!(code(&f.start("b")), Some(Code::DiskMissing), "{first} {second}");
+    }
+}
+
+#[test]
+fn a_file_that_the_probe_refuses_is_named_with_its_path() {
+    for (file, name) in [(File::Kernel, "kernel \"/vmlinuz\""), (File::Disk(0), "disk \"/web.raw\"")] {
+        let mut f = Fixture::new(vec![definition("web")]);
+        f.start("web");
+        let run = f.registry.vms[0].run.unwrap();
+        let refused = f.on(Event::Probed(run, file, Err(Failure::new(Code::Invalid, "no magic"))));
+        assert_eq!(text(&refused), format!("{name}: no magic"));
+    }
+}
+
+#[test]
+fn a_start_waits_for_the_last_of_file_tap_and_console() {
+    let mut vm = Definition { disks: vec![], ..definition("web") };
+    let mac = MacAddr([2; 6]);
+    vm.nics.push(Nic {
+        mac,
+        tap: None,
+        switch: None,
+        up: true,
+        locked: false,
+        rdomain: None,
+        group: None,
+        local: false,
+    });
+    for last in 0..3 {
+        let mut f = Fixture::new(vec![vm.clone()]);
+        f.start("web");
+        let run = f.registry.vms[0].run.unwrap();
+        f.on(Event::Opened(run, File::Kernel, Ok(())));
+        let mut events = vec![
+            Event::Probed(run, File::Kernel, Ok(Found::Kernel(KernelKind::Pvh))),
+            Event::TapMade(run, 0, Ok(IfName::new("tap0").unwrap())),
+            Event::ConsoleMade(run, Ok(Text::cut("/dev/pts/9"))),
+        ];
+        events.rotate_left(last);
+        let begun: Vec<bool> = events.into_iter().map(|event| launched(&f.on(event)).is_some()).collect();
+        assert_eq!(begun, [false, false, true], "{last}");
+    }
+}
+
+#[test]
+fn the_addresses_of_a_clients_vm_come_from_its_requests_random_bytes() {
+    let mut f = Fixture::new(vec![]);
+    let mut start = start_of(by_name("new"));
+    start.kernel = Some(UserPath::new("/k").unwrap());
+    start.nics = List::try_from(vec![proto::client::NicArg::Plain; 2]).unwrap();
+    f.ask(Request::Start(Box::new(start)));
+    let macs: Vec<String> = f.registry.vms[0].definition.nics.iter().map(|nic| nic.mac.to_string()).collect();
+    assert_eq!(macs, ["fe:e1:bb:d1:02:01", "fe:e1:bb:d2:04:03"]);
+}
+
+#[test]
+fn an_eighth_is_forgotten_at_the_very_number_that_is_too_many() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    (0..4096).for_each(|number| drop(f.registry.claim(&format!("vm{number}"), 2000)));
+    assert_eq!(f.registry.ids.len(), 4097);
+    f.registry.claim("more", 2000).unwrap();
+    assert_eq!(f.registry.ids.len(), 4097 - 512 + 1);
+}
+
+#[test]
+fn what_comes_for_an_earlier_start_does_not_hit_a_later_one() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.start("web");
+    let first = f.registry.vms[0].run.unwrap();
+    let failure = || Failure::new(Code::Io, "no");
+    f.on(Event::Opened(first, File::Kernel, Err(failure())));
+    f.start("web");
+    assert_eq!(f.on(Event::Opened(first, File::Disk(0), Err(failure()))), []);
+    assert_eq!(f.state("web"), Some(VmState::Starting));
+}
+
+#[test]
+fn a_launch_is_given_up_at_its_deadline_and_not_before() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let actions = f.start("web");
+    f.prepare(actions);
+    f.now += LAUNCH_LIMIT - Duration::from_millis(1);
+    assert_eq!(f.on(Event::Time), []);
+    f.now += Duration::from_millis(1);
+    assert_eq!(code(&f.on(Event::Time)), Some(Code::TimedOut));
+}
+
+#[test]
+fn a_start_that_takes_too_long_says_what_is_missing() {
+    let mut vm = Definition { disks: vec![], ..definition("web") };
+    let mac = MacAddr([2; 6]);
+    vm.nics.push(Nic {
+        mac,
+        tap: None,
+        switch: None,
+        up: true,
+        locked: false,
+        rdomain: None,
+        group: None,
+        local: false,
+    });
+    for (there, missing) in [(0, "a file did not open"), (1, "no tap"), (2, "no console")] {
+        let mut f = Fixture::new(vec![vm.clone()]);
+        f.start("web");
+        let run = f.registry.vms[0].run.unwrap();
+        let events = [
+            Event::Probed(run, File::Kernel, Ok(Found::Kernel(KernelKind::Pvh))),
+            Event::TapMade(run, 0, Ok(IfName::new("tap0").unwrap())),
+        ];
+        events.into_iter().take(there).for_each(|event| drop(f.on(event)));
+        f.now += PREPARE_LIMIT;
+        let told = text(&f.on(Event::Time));
+        assert!(told.starts_with(&format!("start took longer than 30 s: {missing}")), "{told}");
+    }
+}
+
+#[test]
+fn a_disk_is_opened_for_writing_unless_the_guest_only_reads_and_the_kernel_is_told() {
+    for (read_only, cmdline) in [(false, "console=ttyS0 root=/dev/vda rw"), (true, "console=ttyS0 root=/dev/vda ro")] {
+        let disks = vec![Disk { read_only, ..definition("web").disks[0].clone() }];
+        let mut f = Fixture::new(vec![Definition { disks, ..definition("web") }]);
+        let actions = f.start("web");
+        let all = f.prepare(actions);
+        let opened: Vec<What> = all.iter().flat_map(opened_disks).collect();
+        assert_eq!(opened, [What::Disk { write: !read_only }]);
+        assert_eq!(launch_of(&all).vm.cmdline.as_str(), cmdline);
+    }
+}
+
+#[test]
+fn a_kernel_that_a_client_brought_is_named_by_the_path_it_gave() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let kernel = Some(UserPath::new("/home/ann/bzImage").unwrap());
+    f.ask(Request::Start(Box::new(Start { kernel, ..start_of(by_name("web")) })));
+    let run = f.registry.vms[0].run.unwrap();
+    let refused = f.on(Event::Probed(run, File::Kernel, Err(Failure::new(Code::Invalid, "no magic"))));
+    assert_eq!(text(&refused), "kernel \"/home/ann/bzImage\": no magic");
+}
+
+#[test]
+fn vms_that_run_are_listed_first_in_the_order_of_their_starts() {
+    let mut f = Fixture::new(vec![definition("a"), definition("b"), definition("c")]);
+    f.running("c");
+    f.running("a");
+    let replies = replies(&f.ask(Request::List));
+    let Some(Reply::Vms(lines)) = replies.first() else { panic!("{replies:?}") };
+    let names: Vec<&str> = lines.iter().map(|line| line.name.as_str()).collect();
+    assert_eq!(names, ["c", "a", "b"]);
+}
+
+#[test]
+fn those_that_run_are_known_with_their_processes() {
+    let mut f = Fixture::new(vec![definition("a"), definition("b")]);
+    assert_eq!(f.registry.running().count(), 0);
+    let id = f.running("b");
+    assert_eq!(f.registry.running().collect::<Vec<_>>(), [(id, 42)]);
+}
