@@ -1,7 +1,7 @@
 //! Parent and priv: bridges and taps. Each request is answered once, with its number.
 //!
 //! At its start the parent says `Sweep` before the first `MakeSwitch`. To a priv that is started again while VMs run it
-//! says no `Sweep` but `MakeSwitch` for each switch: what an earlier priv made is recognised and taken over.
+//! says neither: what an earlier priv made is recognised by its marks, and removed at the end.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

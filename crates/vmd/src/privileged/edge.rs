@@ -50,7 +50,8 @@ impl Edge {
         Ok(Self { channel: Channel::new(channel), route, outside, switches: Switches::default() })
     }
 
-    /// Serves until the parent is gone or a signal ends it; then removes what was made.
+    /// Serves until the parent is gone, and then removes what was made. A signal ends it too, but then the parent starts
+    /// another, and VMs run on: bridges and taps are left to that one.
     pub(super) fn serve(mut self) -> Result<(), Fatal> {
         let ends = [Signal::Terminate, Signal::Interrupt];
         let ignored = [Signal::Hangup, Signal::Pipe, Signal::User1];
@@ -61,11 +62,12 @@ impl Edge {
         let mut life = Life::On;
         while life == Life::On {
             for ready in events.wait(None)? {
-                let over = match ready.token {
-                    Token::Parent => self.speak() == Life::Over,
-                    Token::Signals => signals.next()?.is_some_and(|signal| ends.contains(&signal)),
-                };
-                life = if over { Life::Over } else { life };
+                match ready.token {
+                    Token::Parent if self.speak() == Life::Over => life = Life::Over,
+                    Token::Parent => {}
+                    Token::Signals if signals.next()?.is_some_and(|signal| ends.contains(&signal)) => return Ok(()),
+                    Token::Signals => {}
+                }
             }
             let interest = if self.channel.wants_write() { Interest::ReadWrite } else { Interest::Read };
             events.change(&self.channel, interest)?;
