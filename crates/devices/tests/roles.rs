@@ -176,7 +176,10 @@ fn vioblk_follows_what_is_to_be_logged() {
     let vmm = Vmm::over(socket, VERSION_1);
     assert!(vmm.front_end.get_features().is_ok());
     drop(vmm);
-    assert!(process.ended().success(), "{}", process.said());
+    let ended = process.ended();
+    let said = process.said();
+    assert!(ended.success(), "{said}");
+    assert!(said.contains("vm/web/vioblk0: the log level is INFO from here on"), "{said}");
 }
 
 #[test]

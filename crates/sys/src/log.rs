@@ -83,8 +83,11 @@ pub fn set_name(name: &str) {
     *LOGGER.name.lock().unwrap_or_else(PoisonError::into_inner) = name.to_owned();
 }
 
-/// Changes which records are written.
+/// Changes which records are written. Each process says so itself: the log shows whom a change has reached.
 pub fn set_level(level: LevelFilter) {
+    if level != log::max_level() {
+        log::info!("the log level is {level} from here on");
+    }
     log::set_max_level(level);
 }
 
