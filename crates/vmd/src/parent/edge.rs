@@ -116,7 +116,10 @@ impl Edge {
             match self.pulse.due(Instant::now()) {
                 None => {}
                 Some(Beat::Ask(request)) => drop(self.tell_vmm(vmm::ToVmm::Info { request }, vec![])),
-                Some(Beat::Late(late)) => log::error!("vmm has not answered for {} s; VMs run on", late.as_secs()),
+                Some(Beat::Late(late)) => {
+                    log::error!("vmm has not answered for {} s; VMs run on", late.as_secs());
+                    self.event(Event::VmmSilent(late));
+                }
             }
         }
     }

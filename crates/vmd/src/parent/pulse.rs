@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use proto::{RequestId, VmId};
 
-/// Between two questions, and how long an answer may take before it is said. Nothing else follows from a late one: to
-/// end vmm would end all VMs.
+/// Between two questions, and how long an answer may take before it is said, again and again. Who waits for vmm is then told
+/// that it does not answer; nothing else follows: to end vmm would end all VMs.
 pub const PULSE: Duration = Duration::from_secs(30);
 
 /// The question that is out, or when the next is due.
@@ -14,7 +14,7 @@ pub const PULSE: Duration = Duration::from_secs(30);
 pub struct Pulse {
     next: Instant,
     asked: Option<(RequestId, Instant)>,
-    said_late: bool,
+    said_late: Option<Instant>,
     running: BTreeMap<VmId, u32>,
     count: u32,
 }
@@ -31,14 +31,14 @@ pub enum Beat {
 impl Pulse {
     /// The first question is due one pulse from now.
     pub fn new(now: Instant) -> Self {
-        Self { next: now + PULSE, asked: None, said_late: false, running: BTreeMap::new(), count: 0 }
+        Self { next: now + PULSE, asked: None, said_late: None, running: BTreeMap::new(), count: 0 }
     }
 
     /// When [`Pulse::due`] has something to say.
     pub fn deadline(&self) -> Option<Instant> {
         match self.asked {
             None => Some(self.next),
-            Some((_, at)) => (!self.said_late).then_some(at + PULSE),
+            Some((_, at)) => Some(self.said_late.unwrap_or(at) + PULSE),
         }
     }
 
@@ -51,8 +51,8 @@ impl Pulse {
                 self.running.clear();
                 Some(Beat::Ask(RequestId(self.count)))
             }
-            Some((_, at)) if !self.said_late && at + PULSE <= now => {
-                self.said_late = true;
+            Some((_, at)) if self.said_late.unwrap_or(at) + PULSE <= now => {
+                self.said_late = Some(now);
                 Some(Beat::Late(now.saturating_duration_since(at)))
             }
             None | Some(_) => None,
@@ -69,9 +69,8 @@ impl Pulse {
     /// vmm has told all; they are given, with how late it was if that was said.
     pub fn ended(&mut self, request: RequestId, now: Instant) -> Option<(BTreeMap<VmId, u32>, Option<Duration>)> {
         let (_, at) = self.asked.filter(|(asked, _)| *asked == request)?;
-        let late = self.said_late.then(|| now.saturating_duration_since(at));
+        let late = self.said_late.take().map(|_| now.saturating_duration_since(at));
         self.asked = None;
-        self.said_late = false;
         self.next = now + PULSE;
         Some((std::mem::take(&mut self.running), late))
     }
@@ -97,13 +96,15 @@ mod tests {
     }
 
     #[test]
-    fn a_late_answer_is_said_once_and_how_late_it_came() {
+    fn a_late_answer_is_said_every_pulse_and_how_late_it_came() {
         let start = Instant::now();
         let mut pulse = Pulse::new(start);
         pulse.due(start + PULSE);
         assert_eq!(pulse.due(start + PULSE * 2), Some(Beat::Late(PULSE)));
-        assert_eq!((pulse.due(start + PULSE * 3), pulse.deadline()), (None, None));
+        assert_eq!((pulse.due(start + PULSE * 2), pulse.deadline()), (None, Some(start + PULSE * 3)));
+        assert_eq!(pulse.due(start + PULSE * 3), Some(Beat::Late(PULSE * 2)));
         let (_, late) = pulse.ended(RequestId(1), start + PULSE * 4).unwrap();
         assert_eq!(late, Some(PULSE * 3));
+        assert_eq!(pulse.deadline(), Some(start + PULSE * 5));
     }
 }

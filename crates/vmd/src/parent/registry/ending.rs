@@ -1,6 +1,6 @@
 //! From the wish to end to the end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::client::Reply;
 use proto::vmm::End;
@@ -68,6 +68,17 @@ impl Registry {
             out.push(Action::Answer(asked, Reply::Ended { id: id.0 }));
         }
         self.begin(id, None, None, now, out);
+    }
+
+    /// What vmm was asked it may still do: a late answer changes the VM's state, and is nobody's any more.
+    pub(super) fn vmm_silent(&mut self, late: Duration, out: &mut Vec<Action>) {
+        let text = format!("the vmm process has not answered for {} s; see the log", late.as_secs());
+        let failure = Failure::new(Code::TimedOut, text);
+        for request in self.stops.keys().copied().collect::<Vec<_>>() {
+            self.terminate_done(request, Err(failure.clone()), out);
+        }
+        let pauses = std::mem::take(&mut self.pauses).into_values();
+        out.extend(pauses.map(|asked| Action::Answer(asked, Reply::Failed(failure.clone()))));
     }
 
     pub(super) fn vmm_gone(&mut self, out: &mut Vec<Action>) {

@@ -128,6 +128,8 @@ pub enum Event {
     Leaving(VmId, bool),
     /// A VM is gone.
     Ended(VmId, End),
+    /// vmm has not answered for so long: who waits for its answer waits no longer.
+    VmmSilent(Duration),
     /// vmm lives no more, and so no VM.
     VmmGone,
     /// A deadline passed.
@@ -365,6 +367,7 @@ impl Registry {
             Event::PauseDone(request, vm, pause, result) => self.pause_done(request, vm, pause, result, out),
             Event::Leaving(vm, reboot) => self.leaving(vm, reboot),
             Event::Ended(vm, end) => self.ended(vm, end, now, out),
+            Event::VmmSilent(late) => self.vmm_silent(late, out),
             Event::VmmGone => self.vmm_gone(out),
             Event::Time => self.time(now, out),
             Event::Terminate => self.terminate(out),

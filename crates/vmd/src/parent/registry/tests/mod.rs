@@ -1,5 +1,6 @@
 //! One test per rule of a VM's life; `world` drives it with everything in any order.
 
+mod answers;
 mod edges;
 mod instances;
 mod leaving;
@@ -9,6 +10,7 @@ mod pausing;
 mod permissions;
 mod reload;
 mod rules;
+mod silent;
 mod world;
 
 use std::time::{Duration, Instant};

@@ -11,7 +11,7 @@ fn unpause(name: &str) -> Request {
 }
 
 /// The number that vmm was asked with, and whether for a pause.
-fn asked_of_vmm(actions: &[Action]) -> (RequestId, VmId, bool) {
+pub(super) fn asked_of_vmm(actions: &[Action]) -> (RequestId, VmId, bool) {
     let found = actions.iter().find_map(|action| match action {
         Action::Pause(request, vm) => Some((*request, *vm, true)),
         Action::Unpause(request, vm) => Some((*request, *vm, false)),

@@ -121,6 +121,28 @@ fn a_vm_that_starts_or_ends_counts_as_running() {
 }
 
 #[test]
+fn a_reload_leaves_a_paused_vm_paused() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
+    let (request, ..) = super::pausing::asked_of_vmm(&f.ask(Request::Pause { vm: by_name("web") }));
+    // While it is being paused too.
+    f.reload(vec![memory("web", 1 << 30)]);
+    f.on(Event::PauseDone(request, id, true, Ok(())));
+    assert_eq!(f.state("web"), Some(VmState::Paused));
+    let touches = |actions: &[Action]| {
+        actions.iter().any(|action| {
+            matches!(action, Action::Unpause(..) | Action::Terminate(..) | Action::Release(..) | Action::Open { .. })
+        })
+    };
+    for vms in [vec![memory("web", 2 << 30)], vec![]] {
+        let actions = f.reload(vms);
+        assert!(!touches(&actions), "{actions:?}");
+        let line = f.line("web").expect("it is listed");
+        assert_eq!((line.state, line.memory), (VmState::Paused, definition("web").memory));
+    }
+}
+
+#[test]
 fn a_running_vm_that_the_file_no_longer_has_is_listed_until_the_first_reload_after_its_end() {
     let mut f = Fixture::new(vec![definition("web")]);
     let id = f.running("web");
