@@ -160,6 +160,38 @@ fn parent_and_probe() {
 }
 
 #[test]
+fn parent_and_priv() {
+    use privileged::{Alias, LocalEnd, ToParent, ToPriv};
+    let (request, name) = (RequestId(4), || IfName::new("tap0").unwrap());
+    let alias = || Alias::cut("vm1-if0-web");
+    let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6: Some([0xfd, 0, 0, 0, 0, 0, 0, 1].into()), nat: true };
+    let tap = |name, bridge, rdomain, local| ToPriv::MakeTap {
+        request,
+        name,
+        alias: alias(),
+        bridge,
+        up: true,
+        rdomain,
+        group: rdomain.map(u32::from),
+        local,
+    };
+    travel(vec![
+        ToPriv::Sweep { request },
+        ToPriv::MakeSwitch { request, bridge: name(), alias: alias(), up: false, rdomain: Some(255) },
+        ToPriv::RemoveSwitch { request, bridge: name() },
+        tap(None, None, None, None),
+        tap(Some(name()), Some(name()), Some(1), Some(local)),
+        ToPriv::Verbose { debug: true },
+    ]);
+    travel(vec![
+        ToParent::SwitchMade { request, created: true },
+        ToParent::Removed { request },
+        ToParent::TapMade { request, name: name(), mac: MacAddr([1; 6]) },
+        ToParent::Failed { request, failure: failure() },
+    ]);
+}
+
+#[test]
 fn parent_and_vmm() {
     use vmm::*;
     let vm = VmId(1);

@@ -14,4 +14,6 @@ mod nics;
 mod rules;
 mod socket;
 mod startup;
+mod streams;
+mod waits;
 mod world;

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use proto::client::{Reply, Request, ToClient, ToControl, VERSION, VmRef};
-use proto::{Channel, MAX_MESSAGE, Received, RequestId, VmName};
+use proto::client::{DiskOperation, Reply, Request, ToClient, ToControl, VERSION, VmRef};
+use proto::{Channel, Code, MAX_MESSAGE, Received, RequestId, VmName};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Gid, Uid};
 use testkit::apart::apart;
@@ -13,19 +13,22 @@ use testkit::deadline::{self, DAEMON};
 
 use crate::world::{Quiet, ends, refused};
 
-type Client = Channel<ToControl, ToClient>;
+/// A client's end of a connection.
+pub type Client = Channel<ToControl, ToClient>;
 
 /// A VM that can't start, and a socket that nobody's group may use.
 const CONFIGURATION: &str = "socket owner root:nogroup\nvm \"web\" {\n\tdisable\n\tboot \"/dev/null\"\n}\n";
 
-fn connection() -> Client {
+/// A connection on which nothing was said yet.
+pub fn connection() -> Client {
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket");
     let address = SocketAddrUnix::new("/run/vmd.sock").expect("an address");
     connect(&socket, &address).expect("the daemon listens");
     Channel::new(socket)
 }
 
-fn greeted() -> Client {
+/// One whose version was accepted.
+pub fn greeted() -> Client {
     let mut client = connection();
     client.send(&ToControl::Hello { version: VERSION }, vec![]).expect("sent");
     let hello = client.recv_within(DAEMON);
@@ -33,12 +36,28 @@ fn greeted() -> Client {
     client
 }
 
-fn ask(number: u32, request: Request) -> ToControl {
+/// A request with its number.
+pub fn ask(number: u32, request: Request) -> ToControl {
     ToControl::Ask { id: RequestId(number), request }
 }
 
-fn web() -> VmRef {
+/// The VM of these tests.
+pub fn web() -> VmRef {
     VmRef::Name(VmName::new("web").expect("a name"))
+}
+
+fn start() -> proto::client::Start {
+    proto::client::Start {
+        vm: web(),
+        instance_of: None,
+        memory: None,
+        cpus: None,
+        kernel: None,
+        disks: proto::List::default(),
+        cdrom: None,
+        nics: proto::List::default(),
+        boot_device: None,
+    }
 }
 
 /// Reads until the daemon ends the connection; panics if it does not.
@@ -106,22 +125,92 @@ fn garbage_half_messages_and_what_is_too_long_end_their_connection_alone() {
     });
 }
 
+/// As a user of the group that owns the socket, who may do nothing: another thread with that user's ids.
+fn as_stranger<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::spawn(|| {
+        let (uid, gid) = (Uid::from_raw(65534), Gid::from_raw(65534));
+        rustix::thread::set_thread_groups(&[gid]).expect("root may");
+        rustix::thread::set_thread_res_gid(gid, gid, gid).expect("root may");
+        rustix::thread::set_thread_res_uid(uid, uid, uid).expect("root may");
+        body()
+    });
+    thread.join().expect("no panic")
+}
+
+fn every_request() -> Vec<Request> {
+    let path = || proto::Text::new("/nowhere").expect("a path");
+    vec![
+        Request::List,
+        Request::Start(Box::new(start())),
+        Request::Stop { vm: web(), force: false, wait: false },
+        Request::Wait { vm: VmRef::Id(1) },
+        Request::Pause { vm: web() },
+        Request::Unpause { vm: web() },
+        Request::Send { vm: web() },
+        Request::Receive { name: VmName::new("new").expect("a name") },
+        Request::Log { verbose: false },
+        Request::Reload,
+        Request::Load { path: path() },
+        Request::Reset { vms: false, switches: false },
+        Request::DiskFail { vm: web(), disk: 0, operation: DiskOperation::Read, count: 1 },
+        Request::FlushStop { vm: web(), disk: 0, count: 1 },
+    ]
+}
+
+/// Each of them short, long and with a descriptor too many or too few; whoever sends it loses that connection alone.
+fn odd_sizes() {
+    for request in every_request() {
+        let whole = postcard::to_stdvec(&ask(1, request.clone())).expect("encoded");
+        let null = || OwnedFd::from(File::open("/dev/null").expect("it is there"));
+        let right = request.fds();
+        let cut = (1..whole.len()).map(|length| (whole[..length].to_vec(), right));
+        let long = [1, 7, 4000].map(|more| ([&whole[..], &vec![0; more]].concat(), right));
+        let fds = [(whole.clone(), right + 1), (whole.clone(), 1 - right.min(1))];
+        for (bytes, fds) in cut.chain(long).chain(fds) {
+            let mut client = greeted();
+            let fds: Vec<OwnedFd> = (0..fds).map(|_| null()).collect();
+            assert!(sent(&client, &bytes, &fds), "{request:?}");
+            is_ended(&mut client);
+        }
+    }
+}
+
+#[test]
+fn odd_sizes_of_every_request_cost_their_sender_alone_whoever_it_is() {
+    apart("socket::odd_sizes_of_every_request_cost_their_sender_alone_whoever_it_is", || {
+        let daemon = Daemon::start_quietly(CONFIGURATION);
+        let quiet = Quiet::of(&daemon);
+        let mut witness = greeted();
+        odd_sizes();
+        as_stranger(odd_sizes);
+        // What is whole a stranger is refused, word for word, and goes on: but for the list, which is everybody's.
+        let refused = as_stranger(|| {
+            let mut client = greeted();
+            every_request().into_iter().filter(|request| *request != Request::List).all(|request| {
+                let fds = (0..request.fds()).map(|_| File::open("/dev/null").expect("it is there").into()).collect();
+                client.send(&ask(1, request.clone()), fds).expect("sent");
+                let answer = client.recv_within(DAEMON).expect("an answer");
+                let Received::Message(ToClient::Answer { reply: Reply::Failed(failure), .. }, _) = answer else {
+                    panic!("{request:?}: {answer:?}");
+                };
+                failure.code == Code::NotPermitted && failure.text.contains("65534")
+            })
+        });
+        assert!(refused);
+        serves(&daemon);
+        witness.send(&ask(1, Request::List), vec![]).expect("sent");
+        assert!(matches!(witness.recv_within(DAEMON), Ok(Received::Message(..))));
+        drop(witness);
+        quiet.again();
+        ends(daemon);
+    });
+}
+
 #[test]
 fn who_leaves_at_any_point_leaves_nothing() {
     apart("socket::who_leaves_at_any_point_leaves_nothing", || {
         let daemon = Daemon::start_quietly(CONFIGURATION);
         let quiet = Quiet::of(&daemon);
-        let start = || proto::client::Start {
-            vm: web(),
-            instance_of: None,
-            memory: None,
-            cpus: None,
-            kernel: None,
-            disks: proto::List::default(),
-            cdrom: None,
-            nics: proto::List::default(),
-            boot_device: None,
-        };
         drop(connection());
         let half = connection();
         assert!(sent(&half, &[0], &[]));
@@ -166,15 +255,7 @@ fn a_thousand_connections_of_one_user_leave_room_for_others() {
     apart("socket::a_thousand_connections_of_one_user_leave_room_for_others", || {
         let daemon = Daemon::start_quietly(CONFIGURATION);
         let quiet = Quiet::of(&daemon);
-        // A thread with that user's ids, as another process of theirs would have them.
-        let crowd = std::thread::spawn(|| {
-            let (uid, gid) = (Uid::from_raw(65534), Gid::from_raw(65534));
-            rustix::thread::set_thread_groups(&[gid]).expect("root may");
-            rustix::thread::set_thread_res_gid(gid, gid, gid).expect("root may");
-            rustix::thread::set_thread_res_uid(uid, uid, uid).expect("root may");
-            (0..1000).map(|_| connection()).collect::<Vec<Client>>()
-        });
-        let crowd = crowd.join().expect("all connect");
+        let crowd = as_stranger(|| (0..1000).map(|_| connection()).collect::<Vec<Client>>());
         deadline::until("root to be served beside them", DAEMON, || {
             daemon.vmctl(&["status"]).status.filter(|status| *status == 0)
         });

@@ -1,7 +1,7 @@
 //! What vmd can't start with: one line, in the background too, exit status 1, and a host as it was.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -9,7 +9,7 @@ use testkit::apart::{apart, mount, unmount};
 use testkit::artefacts;
 use testkit::daemon::Daemon;
 
-use crate::world::{as_nobody, gone, in_run, run, text, vmd};
+use crate::world::{as_nobody, ends, gone, in_run, run, text, vmd};
 
 /// Neither in the foreground nor in the background does it start, and both say this.
 #[track_caller]
@@ -113,4 +113,22 @@ fn readable_vmd() -> std::path::PathBuf {
     let copy = Path::new("/mnt/vmd").to_path_buf();
     fs::copy(artefacts::vmd(), &copy).expect("it is ours");
     copy
+}
+
+#[test]
+fn the_control_socket_is_its_owners_and_groups_alone_and_replaces_what_was_left() {
+    apart("startup::the_control_socket_is_its_owners_and_groups_alone_and_replaces_what_was_left", || {
+        for (configuration, owner) in
+            [("", (0, 0)), ("socket owner nobody\n", (65534, 0)), ("socket owner :daemon\n", (0, 1))]
+        {
+            // As a daemon that was killed leaves it.
+            fs::write("/run/vmd.sock", "").expect("it is ours");
+            let daemon = Daemon::start_quietly(configuration);
+            let socket = fs::symlink_metadata("/run/vmd.sock").expect("it is there");
+            assert!(socket.file_type().is_socket(), "{configuration:?}");
+            assert_eq!((socket.uid(), socket.gid()), owner, "{configuration:?}");
+            assert_eq!(socket.mode() & 0o7777, 0o660, "{configuration:?}");
+            ends(daemon);
+        }
+    });
 }

@@ -78,10 +78,29 @@ fn a_configuration_that_is_not_there_is_told() {
 }
 
 #[test]
+fn wrong_arguments_are_the_usage() {
+    let _dir = own_world(true);
+    for arguments in [&["-z"][..], &["-P", "vmm"], &["-V", "3"], &["-n", "left over"], &["-f"], &["--json"], &["-dx"]] {
+        let ended = vmd(arguments, 65534);
+        ended.says(&["usage: vmd [-dnv] [--format | --json] [-D macro=value] [-f file]"]);
+    }
+    nothing_is_left();
+}
+
+#[test]
 fn a_role_is_not_for_users() {
     let _dir = own_world(true);
-    for arguments in [&["-x"][..], &["-x", "king"], &["-x", "control"], &["-x", "priv"], &["-x", "vmm"]] {
-        assert_eq!(vmd(arguments, 0).status, Some(1), "{arguments:?}");
+    for (arguments, words) in [
+        (&["-x"][..], ["unknown role \"\"", "-x is for vmd's own use"]),
+        (&["-x", "king"], ["unknown role \"king\"", "-x is for vmd's own use"]),
+        (&["-x", "control"], ["descriptor", "only vmd starts its roles"]),
+        (&["-x", "priv"], ["descriptor 3", "only vmd starts its roles"]),
+        (&["-x", "vmm"], ["descriptor", "only vmd starts its roles"]),
+        (&["-x", "vm"], ["descriptor 3", "only vmd starts its roles"]),
+        (&["-x", "vioblk"], ["descriptor 3", "only vmd starts its roles"]),
+        (&["-x", "vionet", "-v"], ["descriptor 3", "only vmd starts its roles"]),
+    ] {
+        vmd(arguments, 0).says(&words);
     }
     nothing_is_left();
 }
