@@ -187,8 +187,42 @@ const VMCTL: [(&str, usize); 11] = [
     ("11", 2),
 ];
 
+/// The same of docs/conformance/daemon.md.
+const DAEMON: [(&str, usize); 30] = [
+    ("1.1", 4),
+    ("1.2", 16),
+    ("1.3", 9),
+    ("1.4", 7),
+    ("1.5", 6),
+    ("1.6", 7),
+    ("1.7", 20),
+    ("1.8", 16),
+    ("1.9", 8),
+    ("1.10", 12),
+    ("2", 11),
+    ("3.1", 4),
+    ("3.5", 6),
+    ("3.7", 6),
+    ("3.14", 5),
+    ("4.1", 12),
+    ("4.2", 8),
+    ("4.3", 8),
+    ("4.4", 25),
+    ("4.5", 3),
+    ("6", 6),
+    ("8", 6),
+    ("9", 24),
+    ("10", 15),
+    ("11.1", 7),
+    ("11.2", 13),
+    ("11.3", 28),
+    ("Test families", 7),
+    ("Under load and misuse", 9),
+    ("12", 10),
+];
+
 /// Pages beside docs/conformance.md, which names them, and their sections.
-const PAGES: [(&str, &[(&str, usize)]); 2] = [("vm.conf", &VM_CONF), ("vmctl", &VMCTL)];
+const PAGES: [(&str, &[(&str, usize)]); 3] = [("daemon", &DAEMON), ("vm.conf", &VM_CONF), ("vmctl", &VMCTL)];
 
 fn rules(page: &str) -> Vec<Rule> {
     let mut section = String::new();
