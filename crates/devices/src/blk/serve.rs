@@ -300,7 +300,7 @@ impl Device for Blk {
     fn stop(&mut self, _queue: usize, mut on: Option<&mut Active<'_>>) {
         while self.free.len() < self.under_way.len() {
             if let Err(error) = self.engine.wait() {
-                log::error!("io_uring: {error}: requests under way are lost");
+                sys::guest_log!(Error, "io_uring: {error}: requests under way are lost");
                 self.forget();
                 return;
             }
