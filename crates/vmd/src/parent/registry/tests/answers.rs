@@ -27,7 +27,8 @@ fn a_vm_whose_kernel_came_for_one_boot_is_not_started_again_and_says_why() {
     let actions = f.on(Event::Ended(id, End::Rebooted));
     assert_eq!(launched(&actions), None);
     assert!(actions.contains(&Action::Answer(asked, Reply::Ended { id: id.0 })), "{actions:?}");
-    let says = |action: &Action| matches!(action, Action::Log(_, text) if text.contains("\"new\" is not started again: its kernel came with vmctl start -b"));
+    let why = "vm \"new\" is not started again: its kernel came with vmctl start -b";
+    let says = |action: &Action| matches!(action, Action::LogOf(.., text) if text.starts_with(why));
     assert!(actions.iter().any(says), "{actions:?}");
     assert_eq!(f.state("new"), None, "a client's VM goes with its end");
 }
