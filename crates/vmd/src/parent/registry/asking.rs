@@ -11,7 +11,7 @@ use super::super::definition::{checked_cpus, of_request, unsupported};
 use super::super::local::Locals;
 use super::known::Known;
 use super::life::{Asked, Life};
-use super::starting::ThisBoot;
+use super::plan::ThisBoot;
 use super::{Action, GRACE_SECONDS, MAX_WAITS, Registry, Run, Stopper};
 
 /// A client with a request.

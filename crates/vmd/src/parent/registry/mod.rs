@@ -20,6 +20,7 @@ mod known;
 mod life;
 mod list;
 mod pausing;
+mod plan;
 mod reload;
 mod starting;
 #[cfg(test)]

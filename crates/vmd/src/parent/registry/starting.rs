@@ -1,31 +1,16 @@
 //! From the wish to run to vmm's answer. Files, taps and console are made side by side; the first failure undoes all.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use proto::client::{BootDevice, DiskFormat, Reply};
-use proto::opener::What;
-use proto::privileged::LocalEnd;
+use proto::client::{BootDevice, Reply};
 use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{DiskDescription, StartVm, Stop};
 use proto::{Code, Failure, IfName, Text, UserPath, VmId};
 
-use super::super::access::Who;
-use super::super::definition::{Definition, Nic, obstacle};
-use super::super::local::Locals;
+use super::super::definition::{Definition, Nic};
 use super::life::{Asked, Life, Preparation, Vm};
+use super::plan::ThisBoot;
 use super::{Action, Card, File, Found, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};
-
-/// What a client gave for this boot alone.
-#[derive(Debug, Default)]
-pub(super) struct ThisBoot {
-    /// Path of the kernel that came with the request; the edge holds it for this run.
-    pub(super) kernel: Option<UserPath>,
-    /// CPUs.
-    pub(super) cpus: Option<u8>,
-    /// What to boot from; with one, a reboot of the guest is its end.
-    pub(super) device: Option<BootDevice>,
-}
 
 impl Registry {
     /// Begins a start of a VM that does not run. `starter` gets the one answer.
@@ -57,76 +42,6 @@ impl Registry {
                 None
             }
         }
-    }
-
-    /// What a start needs, or why it can't begin.
-    fn plan(&mut self, id: VmId, boot: &ThisBoot, now: Instant) -> Result<Plan, Failure> {
-        let switches: Vec<_> = self.switches.iter().map(|(switch, _)| (switch.name.clone(), switch.clone())).collect();
-        let unmade = self.unmade.clone();
-        let locals = self.locals;
-        let gone = || Failure::new(Code::NotFound, "vm not found");
-        self.disks_are_free(id)?;
-        self.within_limits(id, boot.cpus)?;
-        let vm = self.vm(id).ok_or_else(gone)?;
-        let name = vm.definition.name.clone();
-        if let Some(failure) = obstacle(&vm.definition.model) {
-            return Err(failure);
-        }
-        if !vm.rate.start(now) {
-            return Err(Failure::new(
-                Code::NotPermitted,
-                format!(
-                    "vm \"{name}\" restarted too quickly: 3 times within 6 seconds each; wait 6 seconds and start it"
-                ),
-            ));
-        }
-        let rebooting = vm.tty.is_some();
-        let files = files_of(&vm.definition, boot, rebooting)?;
-        let (mut taps, mut warnings) = (Vec::new(), Vec::new());
-        let mut pairs = BTreeMap::new();
-        for (index, nic) in vm.definition.nics.iter().enumerate() {
-            if rebooting {
-                break; // its taps are held, whatever has become of their switches
-            }
-            let index = u8::try_from(index).unwrap_or(u8::MAX);
-            let bridge = match &nic.switch {
-                None => None,
-                Some(wanted) => match switches.iter().find(|(name, _)| name == wanted) {
-                    Some((_, switch)) => Some(switch.bridge.clone()),
-                    None if unmade.contains(wanted) => {
-                        let text = format!(
-                            "switch \"{wanted}\" of vm \"{name}\" could not be made; the log says why, and a reload tries again"
-                        );
-                        return Err(Failure::new(Code::NotFound, text));
-                    }
-                    None => {
-                        let text =
-                            format!("vm \"{name}\": switch \"{wanted}\" not found: its interface {index} is on none");
-                        warnings.push(text);
-                        None
-                    }
-                },
-            };
-            let alias = format!("vm{id}-if{index}-{name}");
-            let locals = Locals { nat: locals.nat && nic.rdomain.is_none_or(|rdomain| rdomain == 0), ..locals };
-            let pair = nic.local.then(|| locals.pair(id, index)).transpose()?;
-            pairs.extend(pair.map(|pair| (index, pair)));
-            let local = pair.map(|pair| pair.host);
-            taps.push(Tap {
-                nic: index,
-                name: nic.tap.clone(),
-                alias,
-                bridge,
-                up: nic.up,
-                rdomain: nic.rdomain,
-                group: nic.group,
-                local,
-            });
-        }
-        if !rebooting {
-            vm.locals = pairs;
-        }
-        Ok(Plan { files, taps, warnings })
     }
 
     pub(super) fn opened(
@@ -336,99 +251,6 @@ impl Registry {
             }
         }
     }
-}
-
-type Files = Vec<(File, What, UserPath)>;
-
-/// What one start has to make.
-struct Plan {
-    files: Files,
-    taps: Vec<Tap>,
-    /// What is told in the log.
-    warnings: Vec<String>,
-}
-
-struct Tap {
-    nic: u8,
-    name: Option<IfName>,
-    alias: String,
-    bridge: Option<IfName>,
-    up: bool,
-    rdomain: Option<u8>,
-    group: Option<u32>,
-    local: Option<LocalEnd>,
-}
-
-impl Plan {
-    fn preparation(&self, starter: Option<Asked>, boot: ThisBoot, now: Instant) -> Preparation {
-        let mut files: BTreeSet<File> = self.files.iter().map(|(file, ..)| *file).collect();
-        files.insert(File::Kernel); // also one that a client gave is looked at by the probe
-        Preparation {
-            starter,
-            cpus: boot.cpus,
-            given: boot.kernel,
-            deadline: now + PREPARE_LIMIT,
-            files,
-            taps: self.taps.iter().map(|tap| tap.nic).collect(),
-            console: true,
-            kernel: None,
-            tap_names: Vec::new(),
-        }
-    }
-
-    fn act(self, run: Run, vm: &Vm, kernel_given: bool, out: &mut Vec<Action>) {
-        let name = &vm.definition.name;
-        out.extend(self.warnings.into_iter().map(|text| Action::LogOf(name.clone(), log::Level::Warn, text)));
-        out.push(Action::MakeConsole(run, vm.definition.owner));
-        // What vm.conf names root may open; what a user named, that user.
-        let user = vm.definition.user.clone().unwrap_or_default();
-        let (theirs, ours) = self.files.into_iter().partition(|(file, ..)| matches!(file, File::Disk(_)));
-        for (who, files) in by_opener([(Who::default(), ours), (user, theirs)]) {
-            out.push(Action::Open { run, who, files });
-        }
-        if kernel_given {
-            out.push(Action::Probe(run, File::Kernel, ToProbe::Kernel));
-        }
-        for Tap { nic, name, alias, bridge, up, rdomain, group, local } in self.taps {
-            out.push(Action::MakeTap { run, nic, name, alias, bridge, up, rdomain, group, local });
-        }
-    }
-}
-
-/// One opener for each user, none for nothing.
-fn by_opener([ours, theirs]: [(Who, Files); 2]) -> Vec<(Who, Files)> {
-    let openers = match ours.0 == theirs.0 {
-        true => vec![(ours.0, [ours.1, theirs.1].concat())],
-        false => vec![ours, theirs],
-    };
-    openers.into_iter().filter(|(_, files)| !files.is_empty()).collect()
-}
-
-/// Files to open. A reboot still holds its disks; its kernel is read anew, as it may have been upgraded.
-fn files_of(definition: &Definition, boot: &ThisBoot, rebooting: bool) -> Result<Files, Failure> {
-    let mut files = Vec::new();
-    match (&definition.boot, &boot.kernel) {
-        (_, Some(_)) => {}
-        (Some(path), None) => files.push((File::Kernel, What::Kernel, path.clone())),
-        (None, None) => {
-            let name = &definition.name;
-            let text = format!("vm \"{name}\" has no kernel: name one with \"boot\" in vm.conf or vmctl start -b");
-            return Err(Failure::new(Code::BiosMissing, text));
-        }
-    }
-    if let Some(path) = &definition.initrd {
-        files.push((File::Initrd, What::Initrd, path.clone()));
-    }
-    for (index, disk) in definition.disks.iter().enumerate() {
-        if disk.format == DiskFormat::Qcow2 {
-            return Err(super::super::definition::unsupported(&format!("disk \"{}\" in qcow2 format", disk.path)));
-        }
-        if !rebooting {
-            let file = File::Disk(u8::try_from(index).unwrap_or(u8::MAX));
-            files.push((file, What::Disk { write: !disk.read_only }, disk.path.clone()));
-        }
-    }
-    Ok(files)
 }
 
 /// Where a file of a start came from, for what users read.

@@ -1,0 +1,205 @@
+//! What one start has to open and make, or why it can't begin. Changes nothing but the count of starts and the addresses that
+//! the VM's guest is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use proto::client::{BootDevice, DiskFormat};
+use proto::opener::What;
+use proto::privileged::LocalEnd;
+use proto::probe::ToProbe;
+use proto::{Code, Failure, IfName, SwitchName, UserPath, VmId};
+
+use super::super::access::Who;
+use super::super::definition::{Definition, Nic, obstacle, unsupported};
+use super::super::local::Locals;
+use super::life::{Asked, Preparation, Vm};
+use super::{Action, File, PREPARE_LIMIT, Registry, Run};
+
+/// What a client gave for this boot alone.
+#[derive(Debug, Default)]
+pub(super) struct ThisBoot {
+    /// Path of the kernel that came with the request; the edge holds it for this run.
+    pub(super) kernel: Option<UserPath>,
+    /// CPUs.
+    pub(super) cpus: Option<u8>,
+    /// What to boot from; with one, a reboot of the guest is its end.
+    pub(super) device: Option<BootDevice>,
+}
+
+impl Registry {
+    /// What a start needs, or why it can't begin.
+    pub(super) fn plan(&mut self, id: VmId, boot: &ThisBoot, now: Instant) -> Result<Plan, Failure> {
+        self.disks_are_free(id)?;
+        self.within_limits(id, boot.cpus)?;
+        let vm = self.vm(id).ok_or_else(|| Failure::new(Code::NotFound, "vm not found"))?;
+        if let Some(failure) = obstacle(&vm.definition.model) {
+            return Err(failure);
+        }
+        let definition = vm.definition.clone();
+        let name = &definition.name;
+        if !vm.rate.start(now) {
+            let text = "restarted too quickly: 3 times within 6 seconds each; wait 6 seconds and start it";
+            return Err(Failure::new(Code::NotPermitted, format!("vm \"{name}\" {text}")));
+        }
+        let rebooting = vm.tty.is_some();
+        let mut plan = Plan { files: files_of(&definition, boot, rebooting)?, taps: vec![], warnings: vec![] };
+        if rebooting {
+            return Ok(plan); // its taps are held, whatever has become of their switches
+        }
+        let mut pairs = BTreeMap::new();
+        for (index, nic) in (0..).zip(&definition.nics) {
+            let bridge = match self.bridge(nic) {
+                Bridge::None => None,
+                Bridge::Named(bridge) => Some(bridge),
+                Bridge::Unmade(switch) => {
+                    let text = format!(
+                        "switch \"{switch}\" of vm \"{name}\" could not be made; the log says why, and a reload tries again"
+                    );
+                    return Err(Failure::new(Code::NotFound, text));
+                }
+                Bridge::Unknown(switch) => {
+                    let text = format!("switch \"{switch}\" not found: its interface {index} is on none");
+                    plan.warnings.push(format!("vm \"{name}\": {text}"));
+                    None
+                }
+            };
+            let pair = nic.local.then(|| self.locals_of(nic).pair(id, index)).transpose()?;
+            pairs.extend(pair.map(|pair| (index, pair)));
+            let (alias, local) = (format!("vm{id}-if{index}-{name}"), pair.map(|pair| pair.host));
+            plan.taps.push(Tap {
+                nic: index,
+                name: nic.tap.clone(),
+                alias,
+                bridge,
+                up: nic.up,
+                rdomain: nic.rdomain,
+                group: nic.group,
+                local,
+            });
+        }
+        if let Some(vm) = self.vm(id) {
+            vm.locals = pairs;
+        }
+        Ok(plan)
+    }
+
+    fn bridge(&self, nic: &Nic) -> Bridge {
+        let Some(wanted) = &nic.switch else { return Bridge::None };
+        match self.switches.iter().find(|(switch, _)| switch.name == *wanted) {
+            Some((switch, _)) => Bridge::Named(switch.bridge.clone()),
+            None if self.unmade.contains(wanted) => Bridge::Unmade(wanted.clone()),
+            None => Bridge::Unknown(wanted.clone()),
+        }
+    }
+
+    /// There is no NAT in a routing domain (docs/conformance.md, switches and taps).
+    fn locals_of(&self, nic: &Nic) -> Locals {
+        let outside = nic.rdomain.is_none_or(|rdomain| rdomain == 0);
+        Locals { nat: self.locals.nat && outside, ..self.locals }
+    }
+}
+
+/// What a card's tap is a port of.
+enum Bridge {
+    /// No switch was wanted.
+    None,
+    Named(IfName),
+    /// The switch could not be made.
+    Unmade(SwitchName),
+    /// vm.conf has no such switch.
+    Unknown(SwitchName),
+}
+
+type Files = Vec<(File, What, UserPath)>;
+
+/// What one start has to make.
+pub(super) struct Plan {
+    files: Files,
+    taps: Vec<Tap>,
+    /// What is told in the log.
+    warnings: Vec<String>,
+}
+
+struct Tap {
+    nic: u8,
+    name: Option<IfName>,
+    alias: String,
+    bridge: Option<IfName>,
+    up: bool,
+    rdomain: Option<u8>,
+    group: Option<u32>,
+    local: Option<LocalEnd>,
+}
+
+impl Plan {
+    pub(super) fn preparation(&self, starter: Option<Asked>, boot: ThisBoot, now: Instant) -> Preparation {
+        let mut files: BTreeSet<File> = self.files.iter().map(|(file, ..)| *file).collect();
+        files.insert(File::Kernel); // also one that a client gave is looked at by the probe
+        Preparation {
+            starter,
+            cpus: boot.cpus,
+            given: boot.kernel,
+            deadline: now + PREPARE_LIMIT,
+            files,
+            taps: self.taps.iter().map(|tap| tap.nic).collect(),
+            console: true,
+            kernel: None,
+            tap_names: Vec::new(),
+        }
+    }
+
+    pub(super) fn act(self, run: Run, vm: &Vm, kernel_given: bool, out: &mut Vec<Action>) {
+        let name = &vm.definition.name;
+        out.extend(self.warnings.into_iter().map(|text| Action::LogOf(name.clone(), log::Level::Warn, text)));
+        out.push(Action::MakeConsole(run, vm.definition.owner));
+        // What vm.conf names root may open; what a user named, that user.
+        let user = vm.definition.user.clone().unwrap_or_default();
+        let (theirs, ours) = self.files.into_iter().partition(|(file, ..)| matches!(file, File::Disk(_)));
+        for (who, files) in by_opener([(Who::default(), ours), (user, theirs)]) {
+            out.push(Action::Open { run, who, files });
+        }
+        if kernel_given {
+            out.push(Action::Probe(run, File::Kernel, ToProbe::Kernel));
+        }
+        for Tap { nic, name, alias, bridge, up, rdomain, group, local } in self.taps {
+            out.push(Action::MakeTap { run, nic, name, alias, bridge, up, rdomain, group, local });
+        }
+    }
+}
+
+/// One opener for each user, none for nothing.
+fn by_opener([ours, theirs]: [(Who, Files); 2]) -> Vec<(Who, Files)> {
+    let openers = match ours.0 == theirs.0 {
+        true => vec![(ours.0, [ours.1, theirs.1].concat())],
+        false => vec![ours, theirs],
+    };
+    openers.into_iter().filter(|(_, files)| !files.is_empty()).collect()
+}
+
+/// Files to open. A reboot still holds its disks; its kernel is read anew, as it may have been upgraded.
+fn files_of(definition: &Definition, boot: &ThisBoot, rebooting: bool) -> Result<Files, Failure> {
+    let mut files = Vec::new();
+    match (&definition.boot, &boot.kernel) {
+        (_, Some(_)) => {}
+        (Some(path), None) => files.push((File::Kernel, What::Kernel, path.clone())),
+        (None, None) => {
+            let name = &definition.name;
+            let text = format!("vm \"{name}\" has no kernel: name one with \"boot\" in vm.conf or vmctl start -b");
+            return Err(Failure::new(Code::BiosMissing, text));
+        }
+    }
+    if let Some(path) = &definition.initrd {
+        files.push((File::Initrd, What::Initrd, path.clone()));
+    }
+    for (index, disk) in definition.disks.iter().enumerate() {
+        if disk.format == DiskFormat::Qcow2 {
+            return Err(unsupported(&format!("disk \"{}\" in qcow2 format", disk.path)));
+        }
+        if !rebooting {
+            let file = File::Disk(u8::try_from(index).unwrap_or(u8::MAX));
+            files.push((file, What::Disk { write: !disk.read_only }, disk.path.clone()));
+        }
+    }
+    Ok(files)
+}
