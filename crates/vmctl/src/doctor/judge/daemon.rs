@@ -69,6 +69,7 @@ pub fn account(host: &Host) -> Finding {
         Err(finding) => finding,
         Ok(None) => fault(id, "no user _vmd in /etc/passwd", make),
         Ok(Some((0, _))) => fault(id, "_vmd is uid 0: its processes would be root", "give _vmd a uid of its own"),
+        Ok(Some((_, 0))) => fault(id, "_vmd has gid 0: vmd does not start with it", "give _vmd a group of its own"),
         Ok(Some((uid, gid))) => ok(id, format!("_vmd, uid {uid}, gid {gid}")),
     }
 }

@@ -226,9 +226,10 @@ fn a_vmd_that_is_missing_broken_or_of_another_release_is_told() {
 }
 
 #[test]
-fn no_account_or_root_as_the_account_is_a_fault() {
+fn no_account_or_roots_ids_for_it_are_a_fault() {
     finds(&[("account", Fault, "no user _vmd")], |host| host.account = Seen::Is(None));
     finds(&[("account", Fault, "uid 0")], |host| host.account = Seen::Is(Some((0, 990))));
+    finds(&[("account", Fault, "gid 0")], |host| host.account = Seen::Is(Some((990, 0))));
 }
 
 #[test]
