@@ -204,9 +204,13 @@ pub fn leftovers(host: &Host) -> Finding {
         by_hand.push(format!("ip link delete {name}"));
     }
     let chains = host.chains.get().into_iter().flatten();
-    if chains.into_iter().any(|chain| chain.family == INET && chain.table == TABLE) {
+    let ours: Vec<_> = chains.filter(|chain| chain.family == INET && chain.table == TABLE).collect();
+    if !ours.is_empty() {
         left.push(format!("nftables table inet {TABLE}"));
-        by_hand.push(format!("nft delete table inet {TABLE}"));
+        // A chain without a hook is a change of the host that vmd undoes; until then the table keeps others out.
+        if ours.iter().all(|chain| chain.hook.is_some()) {
+            by_hand.push(format!("nft delete table inet {TABLE}"));
+        }
     }
     left.extend(marked.cgroups.iter().map(|place| format!("cgroup {place}")));
     if host.socket == Socket::Stale {

@@ -299,6 +299,13 @@ fn what_a_dead_daemon_left_is_told_with_how_it_goes() {
     }
     let by_hand = "by hand: \"kill 9; ip link delete bridge0; nft delete table inet vmd\"";
     assert!(left.advice.as_ref().is_some_and(|advice| advice.ends_with(by_hand)), "{:?}", left.advice);
+    let found = differs(|host| {
+        stopped(host);
+        let change = Listed { hook: None, ..chain(1, "vmd", "inet6-forwarding-0-all", false) };
+        host.chains = Seen::Is(vec![chain(1, "vmd", "forward", false), change]);
+    });
+    let left = found.iter().find(|finding| finding.id == "leftovers").expect("it is told");
+    assert_eq!(left.advice.as_deref(), Some("start vmd: it removes them"), "the table guards a host that forwards");
     finds(&[], |host| host.marked.links = Seen::Is(vec!["bridge0".to_owned()]));
 }
 
