@@ -81,7 +81,7 @@ pub fn nftables(host: &Host) -> Finding {
     }
 }
 
-/// Whether the host forwards by itself. vmd has it forward for local interfaces, interface by interface.
+/// Whether the host forwards by itself. vmd has it forward for local interfaces while there are any.
 pub fn forwarding(host: &Host, id: &'static str, of: Value) -> Finding {
     let ipv6 = of == Value::ForwardIpv6;
     let name = if ipv6 { "net.ipv6.conf.all.forwarding" } else { "net.ipv4.ip_forward" };
@@ -90,10 +90,7 @@ pub fn forwarding(host: &Host, id: &'static str, of: Value) -> Finding {
     }
     match value(host, id, name, of) {
         Err(finding) => finding,
-        Ok("0") if ipv6 => {
-            note(id, format!("{name} is 0"), "set it to 1 if guests are to be routed by the host itself")
-        }
-        Ok("0") => ok(id, format!("{name} is 0; vmd has interfaces forward while a local interface needs it")),
+        Ok("0") => ok(id, format!("{name} is 0; vmd has the host forward while a local interface needs it")),
         Ok(on) => ok(id, format!("{name} is {on}")),
     }
 }

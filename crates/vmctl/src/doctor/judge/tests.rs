@@ -351,7 +351,7 @@ fn what_network_cards_lack_is_told() {
     finds(&none, |host| host.chains = Seen::Failed("gone".into()));
     finds(&[("nftables", Warning, "nft_masq")], |host| _ = host.modules.insert("nft_masq", Module::Absent));
     finds(&[("forwarding-ipv4", Fine, "is 1")], set(Value::ForwardIpv4, "1"));
-    finds(&[("forwarding-ipv6", Note, "is 0")], set(Value::ForwardIpv6, "0"));
+    finds(&[("forwarding-ipv6", Fine, "is 0; vmd has the host forward")], set(Value::ForwardIpv6, "0"));
     finds(&[("forwarding-ipv6", Note, "no IPv6")], |host| drop(host.values.insert(Value::ForwardIpv6, Seen::Missing)));
 }
 
