@@ -21,6 +21,11 @@ pub const GROUP: u32 = 0x0076_6d64;
 pub const LOCAL_GROUP: u32 = GROUP + 1;
 /// The name of vmd's nftables table, whose family is inet.
 pub const TABLE: &str = "vmd";
+/// Where tools that drop forwarded packets let others put rules, and vmd does: docker's and ufw's chains.
+pub const DOORS: [&str; 3] = ["DOCKER-USER", "ufw-user-forward", "ufw6-user-forward"];
+/// firewalld's table and the chain that ends in its refusal. It gives no place to others; where it owns its table
+/// (NftablesTableOwner) the kernel takes no rule of anybody else there.
+pub const FIREWALLD: (&str, &str) = ("firewalld", "filter_FORWARD");
 
 /// What the parent says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -20,6 +20,7 @@ use sys::netlink::nft::{Chain, Expr, Fact, Hook, Listed, Table};
 use sys::netlink::{Link, LinkKind};
 
 pub use proto::privileged::TABLE;
+use proto::privileged::{DOORS, FIREWALLD};
 
 use super::forward6::{self, Change};
 use super::switches::LOCAL_GROUP;
@@ -37,11 +38,6 @@ const REDIRECTED: u32 = 1 << 5;
 const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
-/// Where tools that drop forwarded packets let others put rules: docker's and ufw's chains.
-const DOORS: [&str; 3] = ["DOCKER-USER", "ufw-user-forward", "ufw6-user-forward"];
-/// firewalld's table and the chain that ends in its refusal. It gives no place to others; where it owns its table
-/// (NftablesTableOwner) the kernel takes no rule of anybody else there.
-const FIREWALLD: (&str, &str) = ("firewalld", "filter_FORWARD");
 
 /// What the table remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

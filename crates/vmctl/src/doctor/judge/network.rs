@@ -1,5 +1,6 @@
 //! Whether network cards of VMs reach anything: taps, bridges, VRFs, NAT, forwarding, and other tools' firewalls.
 
+use proto::privileged::{DOORS, FIREWALLD, TABLE};
 use sys::netlink::nft::{Hook, Listed};
 
 use super::{Finding, has_driver, hidden, known, module_of, note, ok, other_device, rights, unread, value, warning};
@@ -8,8 +9,6 @@ use crate::doctor::host::{Host, Module, Seen, Value};
 
 /// NFPROTO_* of linux/netfilter.h: families whose chains see what guests send.
 const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
-/// Chains in which docker and ufw leave room for others' rules: vmd puts its own there.
-const DOORS: [&str; 2] = ["DOCKER-USER", "ufw-user-forward"];
 
 /// /dev/net/tun: no network card without it.
 pub fn tun(host: &Host) -> Finding {
@@ -125,6 +124,11 @@ pub fn firewall(host: &Host) -> Finding {
     }
     match open.as_slice() {
         [] => ok(id, "no chain drops what is forwarded"),
+        open if blocking.iter().any(|chain| chain.table == FIREWALLD.0) => note(
+            id,
+            format!("vmd lets its guests through {}, unless firewalld owns its table", open.join(", ")),
+            "where vmd's log says that it takes no rule: \"firewall-cmd --zone=trusted --add-interface=\" the tap",
+        ),
         open => ok(id, format!("vmd lets its guests through {}", open.join(", "))),
     }
 }
@@ -133,12 +137,16 @@ pub fn firewall(host: &Host) -> Finding {
 fn blocks(chain: &Listed) -> bool {
     let looks =
         FAMILIES.iter().any(|(family, _)| *family == chain.family) && chain.hook == Some(Hook::Forward.number());
-    looks && chain.table != proto::privileged::TABLE && (chain.drops || chain.table == "firewalld")
+    looks && chain.table != TABLE && (chain.drops || chain.table == FIREWALLD.0)
 }
 
 fn door<'c>(chains: &'c [Listed], of: &Listed) -> Option<&'c str> {
     let same = |chain: &&Listed| (chain.family, &chain.table) == (of.family, &of.table);
-    chains.iter().filter(same).map(|chain| chain.name.as_str()).find(|name| DOORS.contains(name))
+    chains
+        .iter()
+        .filter(same)
+        .map(|chain| chain.name.as_str())
+        .find(|name| DOORS.contains(name) || (of.table.as_str(), *name) == FIREWALLD)
 }
 
 fn place(chain: &Listed) -> String {

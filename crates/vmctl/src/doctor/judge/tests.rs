@@ -376,9 +376,18 @@ fn the_chain_that_drops_is_named_unless_there_is_a_way_through() {
     let apart = vec![mine, chain(1, "filter", "DOCKER-USER", false)];
     finds(&[("firewall", Warning, "table ip filter"), nftables("2 chains")], chains(apart));
     finds(
-        &[("firewall", Warning, "inet firewalld"), nftables("1 chains")],
+        &[("firewall", Note, "inet firewalld (by filter_FORWARD), unless"), nftables("1 chains")],
         chains(vec![chain(1, "firewalld", "filter_FORWARD", false)]),
     );
+    finds(
+        &[("firewall", Warning, "chain own of table inet firewalld"), nftables("1 chains")],
+        chains(vec![chain(1, "firewalld", "own", false)]),
+    );
+    let ufw = vec![
+        chain(10, "filter", "FORWARD", true),
+        Listed { hook: None, ..chain(10, "filter", "ufw6-user-forward", false) },
+    ];
+    finds(&[nftables("2 chains"), ("firewall", Fine, "of table ip6 filter (by ufw6-user-forward)")], chains(ufw));
     finds(&[nftables("1 chains")], chains(vec![chain(2, "filter", "FORWARD", false)]));
     finds(&[("firewall", Note, "older kind")], set(Value::LegacyTables, "nat\nfilter"));
 }
