@@ -75,6 +75,7 @@ impl Registry {
             self.stagger.parallel = settings.parallel;
             self.stagger.delay = settings.delay;
             self.locals = settings.locals;
+            self.unmade.clear(); // the file says anew which are to be made
             out.push(Action::GiveSocket(settings.socket));
             self.report(settings.snmp.take(), out);
         }

@@ -271,3 +271,18 @@ fn after_a_reset_a_switch_that_could_not_be_made_is_one_that_nobody_defined() {
     f.ask(Request::Reset { vms: false, switches: true });
     assert_eq!(code(&f.start("web")), None);
 }
+
+#[test]
+fn a_switch_that_could_not_be_made_is_nobodys_once_the_file_has_it_no_more() {
+    let mut f = Fixture::new(vec![on_switches("web", &["lan"])]);
+    f.on(Event::SwitchMade(SwitchName::cut("lan"), Err(Failure::new(Code::Exists, "no bridge"))));
+    assert_eq!(code(&f.start("web")), Some(Code::NotFound));
+    let reload = |load| {
+        let settings = Box::new(settings(vec![on_switches("web", &["lan"])]));
+        Event::ConfigRead(Reading { asked: None, load }, Ok(settings))
+    };
+    f.on(reload(Some(UserPath::new("/more").unwrap())));
+    assert_eq!(code(&f.start("web")), Some(Code::NotFound), "a file beside it says nothing of it");
+    f.on(reload(None));
+    assert_eq!(code(&f.start("web")), None);
+}
