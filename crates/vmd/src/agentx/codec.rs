@@ -1,7 +1,7 @@
 //! What AgentX's packets are made of (RFC 2741, 5): numbers in either order, names, octet strings, ranges and values. Reading
 //! checks each length against what is there, and allocates no more than was received.
 
-use super::pdu::{MAX_SUBIDS, Malformed, Oid, Range, Value};
+use super::pdu::{MAX_RANGES, MAX_SUBIDS, Malformed, Oid, Range, Value};
 
 /// The beginning that a name's one-byte prefix stands for: iso.org.dod.internet.
 const INTERNET: [u32; 4] = [1, 3, 6, 1];
@@ -87,6 +87,9 @@ impl<'a> Reader<'a> {
         let mut ranges = Vec::new();
         while !self.bytes.is_empty() {
             let ((start, include), (end, _)) = (self.oid()?, self.oid()?);
+            if ranges.len() >= MAX_RANGES {
+                return Err(Malformed::Ranges);
+            }
             ranges.push(Range { start, include, end });
         }
         Ok(ranges)

@@ -10,6 +10,9 @@ pub const HEADER: usize = 20;
 /// Bytes of a packet's payload: the largest SNMP message, 64 KiB of the shortest names that are ours, comes to about 250 KiB
 /// here. A master that announces more is given up.
 pub const MAX_PAYLOAD: usize = 512 * 1024;
+/// Names of one question: no more than this fit the largest SNMP message, at 7 bytes for the shortest. Each costs some ten
+/// times its bytes here, and its answer as much.
+pub const MAX_RANGES: usize = 10_000;
 /// Sub-identifiers of a name (RFC 2578, 3.5).
 pub const MAX_SUBIDS: usize = 128;
 
@@ -76,6 +79,9 @@ pub enum Malformed {
     /// A name of more than [`MAX_SUBIDS`].
     #[error("a name of {0} sub-identifiers")]
     Name(usize),
+    /// More than [`MAX_RANGES`].
+    #[error("more than {MAX_RANGES} names")]
+    Ranges,
     /// A type of packet that nobody sends to a subagent.
     #[error("a packet of type {0}")]
     Kind(u8),

@@ -42,6 +42,17 @@ fn questions_are_read_in_both_byte_orders_with_prefix_context_and_include() {
 }
 
 #[test]
+fn a_question_has_no_more_names_than_an_snmp_message_can_hold() {
+    for wire in ORDERS {
+        let names = |count| wire.packet(6, 0, &wire.range(&[], false, &[]).repeat(count));
+        assert!(
+            matches!(read(&names(MAX_RANGES)), Ok(Packet { body: Body::GetNext(all), .. }) if all.len() == MAX_RANGES)
+        );
+        assert_eq!(read(&names(MAX_RANGES + 1)), Err(Malformed::Ranges));
+    }
+}
+
+#[test]
 fn values_of_every_type_are_counted_in_a_set() {
     for wire in ORDERS {
         let name = wire.oid(&[1, 3, 6, 1, 2, 1, 236, 1, 4, 1, 2, 1], false);
