@@ -127,6 +127,35 @@ fn terminate_and_interrupt_end_those_that_are_started_again() {
 }
 
 #[test]
+fn a_daemon_without_priv_or_whose_priv_was_ended_too_leaves_nothing() {
+    apart("a_daemon_without_priv_or_whose_priv_was_ended_too_leaves_nothing", || {
+        let nothing = Census::take();
+        let mut daemon = Daemon::start(NO_VM);
+        bridge();
+        // As pkill(1) does: priv ends before it is asked to.
+        let privileged = role(&daemon, "priv");
+        send(privileged, Signal::STOP);
+        send(privileged, Signal::TERM);
+        daemon.signal(Signal::TERM);
+        deadline::until("the daemon to end", DAEMON, || daemon.log().contains("terminating").then_some(()));
+        send(privileged, Signal::CONT);
+        assert!(daemon.wait().success());
+        nothing.wait_same();
+
+        let mut daemon = Daemon::start(NO_VM);
+        bridge();
+        deadline::until("the parent to wait with another priv", DAEMON, || {
+            let pids = daemon.in_role("priv").into_iter().filter_map(|it| Pid::from_raw(i32::try_from(it.pid).ok()?));
+            pids.for_each(|pid| _ = kill_process(pid, Signal::KILL)); // it may be gone already
+            daemon.log().contains("priv ended too often").then_some(())
+        });
+        daemon.signal(Signal::TERM);
+        assert!(daemon.wait().success());
+        nothing.wait_same();
+    });
+}
+
+#[test]
 fn terminate_of_vmm_ends_the_daemon_and_interrupt_of_the_parent_is_as_terminate() {
     apart("terminate_of_vmm_ends_the_daemon_and_interrupt_of_the_parent_is_as_terminate", || {
         let nothing = Census::take();

@@ -210,10 +210,22 @@ impl Edge {
         for (vm, _) in std::mem::take(&mut self.holdings) {
             self.host.end_vm_cgroup(vm, END_LIMIT);
         }
-        self.end_role("vmm", |edge| edge.vmm.take().map(|peer| (peer.child, peer.channel.into_socket())));
-        self.end_role("agentx", |edge| edge.agentx.take().map(|peer| (peer.child, peer.channel.into_socket())));
-        self.end_role("control", |edge| edge.control.take().map(|peer| (peer.child, peer.channel.into_socket())));
-        self.end_role("priv", |edge| edge.privileged.take().map(|peer| (peer.child, peer.channel.into_socket())));
+        let vmm = self.vmm.take().map(|peer| (peer.child, peer.channel.into_socket()));
+        self.end_role("vmm", vmm);
+        let agentx = self.agentx.take().map(|peer| (peer.child, peer.channel.into_socket()));
+        self.end_role("agentx", agentx);
+        let control = self.control.take().map(|peer| (peer.child, peer.channel.into_socket()));
+        self.end_role("control", control);
+        if !self.end_privileged() {
+            // One that a signal ended, or that waits to be started again, has left all that it made to the next.
+            self.reserve.give_all();
+            match self.start_privileged() {
+                Ok(()) => drop(self.end_privileged()),
+                Err(error) => {
+                    log::error!("start priv: {error}; bridges and NAT of VMs stay until vmd is started again")
+                }
+            }
+        }
         while let Some(mut child) = self.buried.pop() {
             let _ = child.kill(Signal9::KILL); // an agentx that was asked to end may not have
             let _ = child.wait(); // an error means that it was reaped
@@ -223,23 +235,33 @@ impl Edge {
         }
     }
 
-    fn end_role(&mut self, role: &str, take: fn(&mut Self) -> Option<(sys::child::Child, OwnedFd)>) {
-        let Some((mut child, socket)) = take(self) else { return };
+    /// Whether it has removed what was made.
+    fn end_privileged(&mut self) -> bool {
+        let privileged = self.privileged.take().map(|peer| (peer.child, peer.channel.into_socket()));
+        self.end_role("priv", privileged)
+    }
+
+    /// Whether it was there, and ended as it was asked.
+    fn end_role(&mut self, role: &str, peer: Option<(sys::child::Child, OwnedFd)>) -> bool {
+        let Some((mut child, socket)) = peer else { return false };
         self.events.remove(&socket);
         drop(socket);
         let end = std::time::Instant::now() + END_LIMIT;
         loop {
             match child.try_wait() {
-                Ok(Some(exit)) if exit.is_success() => return self.drain_logs(),
                 Ok(Some(exit)) => {
-                    log::warn!("lost child: {role} exited abnormally: {exit}");
-                    return self.drain_logs();
+                    if !exit.is_success() {
+                        log::warn!("lost child: {role} exited abnormally: {exit}");
+                    }
+                    self.drain_logs();
+                    return exit.is_success();
                 }
                 Ok(None) if std::time::Instant::now() < end => self.wait_for(child.as_fd(), end),
                 Ok(None) | Err(_) => {
                     log::warn!("{role} does not end; killed");
                     self.drain_logs();
-                    return self.bury(child);
+                    self.bury(child);
+                    return false;
                 }
             }
         }

@@ -65,7 +65,9 @@ impl Edge {
                 match ready.token {
                     Token::Parent if self.speak() == Life::Over => life = Life::Over,
                     Token::Parent => {}
-                    Token::Signals if signals.next()?.is_some_and(|signal| ends.contains(&signal)) => return Ok(()),
+                    Token::Signals if signals.next()?.is_some_and(|signal| ends.contains(&signal)) => {
+                        return Err(Fatal::Signal);
+                    }
                     Token::Signals => {}
                 }
             }

@@ -2,12 +2,14 @@
 //! all of it at the end.
 //!
 //! Its one peer is the parent ([`proto::privileged`]). It runs as root with CAP_NET_ADMIN alone, in the host's network
-//! and an empty root: it can open no file but IPv6 settings, so that /dev/net/tun comes with each request for a tap. It knows no VM.
+//! and an empty root: it can open no file but IPv6 settings, so that /dev/net/tun comes with each request for a tap. It
+//! knows no VM.
 //!
 //! It holds the parent's channel, a netlink socket, with local interfaces another one for nftables, the directory of the
 //! host's IPv6 settings, and its signals; a tap's descriptor only while its request is carried out. A request that can't be
-//! carried out is answered so and leaves nothing behind; nothing the parent says ends priv. It ends when the parent does, or on SIGTERM and SIGINT, and first removes what it made. What a killed one
-//! left is recognised by the next (`switches.rs`).
+//! carried out is answered so and leaves nothing behind; nothing the parent says ends priv. It ends when the parent does, and
+//! first removes what it made. SIGTERM and SIGINT end it too, but VMs run on then: it fails, and what it made is left to the
+//! next, which the parent starts and which recognises it (`switches.rs`), as what a killed one left.
 
 mod edge;
 mod forward6;
@@ -35,6 +37,9 @@ pub enum Fatal {
     /// No event loop.
     #[error("event loop: {0}")]
     Events(#[from] io::Error),
+    /// A signal: an end in which nothing is removed, which its status tells the parent.
+    #[error("ended by a signal; bridges and taps are left to the next priv")]
+    Signal,
 }
 
 /// Serves the parent at the other end of `channel` until it is gone.
