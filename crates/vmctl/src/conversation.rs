@@ -63,6 +63,7 @@ fn ended(error: ChannelError) -> TalkError {
 fn connect_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "; is vmd running?",
+        io::ErrorKind::WouldBlock => "; vmd is there and takes no connection: its log says what it does",
         _ if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::PROTOTYPE) => {
             "; another program listens there: end it, then start vmd"
         }
@@ -152,5 +153,18 @@ impl Conversation {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_takes_no_connection_is_told_from_one_that_is_not_there() {
+        let told = |errno: rustix::io::Errno| TalkError::Connect("/s".into(), errno.into()).to_string();
+        let busy = "connect: /s: Resource temporarily unavailable; vmd is there and takes no connection: its log says what it does";
+        assert_eq!(told(rustix::io::Errno::AGAIN), busy);
+        assert_eq!(told(rustix::io::Errno::NOENT), "connect: /s: No such file or directory; is vmd running?");
     }
 }
