@@ -87,7 +87,13 @@ impl Seen {
                 // The parent's answer to what was asked, or control's own refusal of a second wait.
                 let waits = asked.get(id).copied();
                 assert!(waits.is_some() || matches!(event, Event::Said(..)), "an answer that nobody asked for");
-                if waits == Some(false) || !matches!(reply, Reply::Accepted { .. }) {
+                // More comes after an error of a configuration, and after the word that a wait has begun.
+                let more = match reply {
+                    Reply::Wrong(_) => true,
+                    Reply::Accepted { .. } => waits == Some(true),
+                    _ => false,
+                };
+                if !more {
                     asked.remove(id);
                 }
             }
