@@ -119,7 +119,7 @@ impl Registry {
             return Err(Failure::new(Code::NotPermitted, text));
         }
         let VmRef::Name(name) = &start.vm else { return Err(not_found(&start.vm)) };
-        if start.kernel.is_none() && start.disks.is_empty() {
+        if start.kernel.is_none() && start.disks.is_empty() && start.cdrom.is_none() {
             let text = format!("vm \"{name}\" is not known, and nothing to start it from was given (-b, -d)");
             return Err(Failure::new(Code::NotFound, text));
         }

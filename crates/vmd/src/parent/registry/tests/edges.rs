@@ -107,6 +107,15 @@ fn a_known_vm_takes_no_disk_no_card_and_no_cdrom() {
 }
 
 #[test]
+fn an_unknown_vm_with_a_cdrom_alone_is_told_what_it_lacks() {
+    let cdrom = UserPath::new("/c.iso").ok();
+    let mut f = Fixture::new(vec![]);
+    let (_, actions) = f.ask_as(root(), Request::Start(Box::new(Start { cdrom, ..start_of(by_name("new")) })));
+    assert_eq!(text(&actions), "a CD-ROM is not supported by this release");
+    assert!(f.line("new").is_none(), "it was never defined");
+}
+
+#[test]
 fn a_disk_that_one_writes_is_nobody_elses_also_to_read() {
     for (first, second) in [(true, false), (false, true)] {
         let disks = |read_only| vec![Disk { read_only, ..definition("web").disks[0].clone() }];
