@@ -176,8 +176,14 @@ impl Registry {
         if !matches!(vm.life, Life::Running { .. }) {
             return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" is not running")));
         }
-        if usize::from(disk) >= vm.definition.disks.len() {
-            return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" has no disk {disk}; the first is 0")));
+        let has = vm.definition.disks.len();
+        if usize::from(disk) >= has {
+            let those = match has {
+                0 => "it has none".to_owned(),
+                1 => "its only one is 0".to_owned(),
+                _ => format!("they are 0 to {}", has - 1),
+            };
+            return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" has no disk {disk}; {those}")));
         }
         Err(unsupported(what))
     }

@@ -116,6 +116,17 @@ fn an_unknown_vm_with_a_cdrom_alone_is_told_what_it_lacks() {
 }
 
 #[test]
+fn a_fault_of_a_disk_that_is_not_there_names_those_that_are() {
+    for (disks, those) in [(0, "it has none"), (1, "its only one is 0"), (3, "they are 0 to 2")] {
+        let disk = |nth| Disk::new(UserPath::new(&format!("/{nth}.raw")).unwrap(), None);
+        let mut f = Fixture::new(vec![Definition { disks: (0..disks).map(disk).collect(), ..definition("web") }]);
+        f.running("web");
+        let (_, actions) = f.ask_as(root(), Request::FlushStop { vm: by_name("web"), disk: 9, count: 1 });
+        assert_eq!(text(&actions), format!("vm \"web\" has no disk 9; {those}"));
+    }
+}
+
+#[test]
 fn a_disk_that_one_writes_is_nobody_elses_also_to_read() {
     for (first, second) in [(true, false), (false, true)] {
         let disks = |read_only| vec![Disk { read_only, ..definition("web").disks[0].clone() }];
