@@ -49,7 +49,7 @@ lab: ## prepare the machine and the guests of the end-to-end tests
 
 install: ## programs, manuals, unit and the rest of a package, below $(DESTDIR)$(PREFIX)
 	install -D -m 755 $(OUT)/vmd $(DESTDIR)$(PREFIX)/sbin/vmd
-	install -D -m 755 $(OUT)/vmctl $(DESTDIR)$(PREFIX)/sbin/vmctl
+	install -D -m 755 $(OUT)/vmctl $(DESTDIR)$(PREFIX)/bin/vmctl
 	install -D -m 644 examples/vm.conf $(DESTDIR)$(PREFIX)/share/vmd/examples/vm.conf
 	install -D -m 644 man/vmd.8 $(DESTDIR)$(PREFIX)/share/man/man8/vmd.8
 	install -D -m 644 man/vmctl.8 $(DESTDIR)$(PREFIX)/share/man/man8/vmctl.8

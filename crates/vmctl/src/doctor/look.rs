@@ -299,10 +299,11 @@ impl Root {
         seen(read())
     }
 
-    /// The first vmd: beside the running program, then where it is installed.
+    /// The first vmd: beside the running program, in the sbin of its bin, then where it is installed.
     pub fn program(&self, beside: Option<&Path>) -> Seen<PathBuf> {
         let installed = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(|folder| self.at(folder));
-        let places = beside.map(Path::to_path_buf).into_iter().chain(installed).map(|folder| folder.join("vmd"));
+        let near = beside.into_iter().flat_map(|folder| [folder.to_path_buf(), folder.with_file_name("sbin")]);
+        let places = near.chain(installed).map(|folder| folder.join("vmd"));
         let mut none = Seen::Missing;
         for path in places {
             match seen(fs::metadata(&path)) {

@@ -19,7 +19,7 @@ pub fn program(host: &Host) -> Finding {
         Seen::Missing => {
             return fault(
                 id,
-                "no vmd beside vmctl, nor in /usr/local/sbin, /usr/sbin, /sbin",
+                "no vmd beside vmctl, nor in ../sbin, /usr/local/sbin, /usr/sbin, /sbin",
                 "install vmd, of the same release as vmctl",
             );
         }

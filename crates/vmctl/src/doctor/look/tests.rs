@@ -166,8 +166,10 @@ fn values_memory_and_file_systems_are_read() {
 
 #[test]
 fn vmd_is_looked_for_beside_vmctl_first() {
-    let (folder, root) = host(&[("/usr/sbin/vmd", ""), ("/opt/vmd", ""), ("/usr/local/sbin/other", "")]);
+    let files = ["/usr/sbin/vmd", "/opt/vmd", "/opt/own/sbin/vmd", "/usr/local/sbin/other"].map(|path| (path, ""));
+    let (folder, root) = host(&files);
     assert_eq!(root.program(Some(&folder.path().join("opt"))), Seen::Is(root.at("/opt/vmd")));
+    assert_eq!(root.program(Some(&folder.path().join("opt/own/bin"))), Seen::Is(root.at("/opt/own/sbin/vmd")));
     assert_eq!(root.program(Some(&folder.path().join("none"))), Seen::Is(root.at("/usr/sbin/vmd")));
     assert_eq!(host(&[]).1.program(None), Seen::Missing);
 }
