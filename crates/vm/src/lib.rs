@@ -28,7 +28,7 @@ mod virtio;
 
 use std::os::fd::OwnedFd;
 
-use log::{error, info};
+use log::{debug, error};
 use proto::vm::{ToVm, ToVmm};
 use proto::{Channel, exit};
 use sandbox::promise;
@@ -72,7 +72,7 @@ fn start_and_run(
     set_debug(plan.description.debug);
     let assembled = machine::assemble(plan, narrow)?;
     let status = running::run(channel, assembled)?;
-    info!("ended with status {status}");
+    debug!("ended with status {status}"); // vmm says in words what it means
     Ok(status)
 }
 

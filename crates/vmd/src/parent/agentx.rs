@@ -30,7 +30,8 @@ impl Edge {
 
     pub(super) fn start_agentx(&mut self) -> Result<(), StartError> {
         let (peer, log): (AgentX, _) = self.starter.start("agentx", None, None)?;
-        self.events.add(&peer.channel, Token::AgentX, Interest::Read)?;
+        let watched = self.events.add(&peer.channel, Token::AgentX, Interest::Read);
+        let peer = self.kept(peer, watched)?;
         self.agentx = Some(peer);
         self.watch_log("agentx".to_owned(), log);
         self.tell_agentx_context();

@@ -1,5 +1,6 @@
 //! What the parent does when a process that it needs is gone (spec, daemon 1.5 with its **Here**).
 
+use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use sys::event::Interest;
 
 use super::Fatal;
 use super::edge::{Edge, Token, Wish};
-use super::peers::StartError;
+use super::peers::{Peer, StartError};
 use super::rate::FAST;
 use super::registry::Event;
 use super::restarts::Lasting;
@@ -87,7 +88,8 @@ impl Edge {
     pub(super) fn start_control(&mut self) -> Result<(), StartError> {
         let (peer, log): (super::peers::Control, _) =
             self.starter.start("control", Some(self.listener.as_fd()), None)?;
-        self.events.add(&peer.channel, Token::Control, Interest::Read)?;
+        let watched = self.events.add(&peer.channel, Token::Control, Interest::Read);
+        let peer = self.kept(peer, watched)?;
         self.control = Some(peer);
         self.watch_log("control".to_owned(), log);
         Ok(())
@@ -95,7 +97,8 @@ impl Edge {
 
     pub(super) fn start_privileged(&mut self) -> Result<(), StartError> {
         let (peer, log): (super::peers::Privileged, _) = self.starter.start("priv", None, None)?;
-        self.events.add(&peer.channel, Token::Privileged, Interest::Read)?;
+        let watched = self.events.add(&peer.channel, Token::Privileged, Interest::Read);
+        let peer = self.kept(peer, watched)?;
         self.privileged = Some(peer);
         self.watch_log("priv".to_owned(), log);
         Ok(())
@@ -104,9 +107,23 @@ impl Edge {
     pub(super) fn start_vmm(&mut self) -> Result<(), StartError> {
         let exe = self.starter.exe.as_fd();
         let (peer, log): (super::peers::Vmm, _) = self.starter.start("vmm", Some(exe), self.host.vmm_cgroup())?;
-        self.events.add(&peer.channel, Token::Vmm, Interest::Read)?;
+        let watched = self.events.add(&peer.channel, Token::Vmm, Interest::Read);
+        let peer = self.kept(peer, watched)?;
         self.vmm = Some(peer);
         self.watch_log("vmm".to_owned(), log);
         Ok(())
+    }
+
+    /// A process whose channel can't be watched is ended at once.
+    pub(super) fn kept<Tx, Rx>(
+        &mut self,
+        peer: Peer<Tx, Rx>,
+        watched: io::Result<()>,
+    ) -> Result<Peer<Tx, Rx>, StartError> {
+        if let Err(error) = watched {
+            self.bury(peer.child);
+            return Err(error.into());
+        }
+        Ok(peer)
     }
 }

@@ -126,7 +126,10 @@ impl Outside {
         let Ok(filter) = self.filter() else { return Ok(()) }; // a kernel without: nothing to undo
         let chains = filter.chains()?;
         for door in nat::doors(&chains) {
-            filter.remove(&door, nat::TAG)?;
+            // Its tool may be making it anew at this moment; what follows is undone all the same.
+            if let Err(error) = filter.remove(&door, nat::TAG) {
+                log::error!("chain \"{}\" of table \"{}\": rules of vmd may stay ({error})", door.name, door.table);
+            }
         }
         let memory = Memory::of(&chains);
         for name in &memory.forwards {
