@@ -1,7 +1,7 @@
 //! The opener's loop: reads a message, does it, answers. The only file here that makes system calls.
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::opener::{Asker, ToOpener, ToParent, What};
 use proto::{Channel, Received, UserPath};
@@ -111,12 +111,25 @@ fn size(file: &OwnedFd) -> Result<u64, Errno> {
     Ok(end)
 }
 
+/// How long the lock of an open file is waited for. What a vioblk had in its ring the kernel lets go in the background after
+/// its end, so the disk of a VM that was just said to have stopped may be locked for a moment. All disks of a start together
+/// stay within the time that it has.
+const LINGERS: Duration = Duration::from_millis(1500);
+/// Between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 fn take_lock(file: &OwnedFd, what: What) -> Result<(), Refusal> {
     let Some(kind) = judge::lock(what) else { return Ok(()) };
-    match sys::lock::try_lock(file, kind) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Refusal::Locked(sys::lock::holder(file).unwrap_or_default())),
-        Err(error) => Err(Refusal::Examine(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
+    let end = Instant::now() + LINGERS;
+    loop {
+        match sys::lock::try_lock(file, kind) {
+            Ok(true) => return Ok(()),
+            Ok(false) => match sys::lock::holder(file).unwrap_or_default() {
+                None if Instant::now() < end => std::thread::sleep(LOOK_AGAIN),
+                holder => return Err(Refusal::Locked(holder)),
+            },
+            Err(error) => return Err(Refusal::Examine(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
+        }
     }
 }
 

@@ -172,6 +172,21 @@ fn a_disk_is_written_by_one() {
 }
 
 #[test]
+fn a_lock_that_ends_a_moment_later_is_waited_for() {
+    let (_dir, path) = file_of(512);
+    let first = open(WRITE, &path).expect("free");
+    let (begun, begins) = std::sync::mpsc::channel();
+    let holder = std::thread::spawn(move || {
+        begins.recv().expect("it begins");
+        std::thread::sleep(std::time::Duration::from_millis(50)); // as what the kernel does in the background
+        drop(first);
+    });
+    begun.send(()).expect("it waits");
+    assert!(open(WRITE, &path).is_ok());
+    holder.join().expect("no panic");
+}
+
+#[test]
 fn a_disk_is_read_by_many_and_then_written_by_none() {
     let (_dir, path) = file_of(512);
     let (_one, _two) = (open(READ, &path).expect("free"), open(READ, &path).expect("shared"));
