@@ -10,6 +10,7 @@ use testkit::artefacts::Kernel;
 use testkit::bridge;
 use testkit::census::Census;
 use testkit::daemon::Daemon;
+use testkit::deadline::{self, DAEMON};
 use testkit::guest::Guest;
 use testkit::machine::on_kvm;
 
@@ -127,7 +128,10 @@ fn a_guest_reaches_another_namespace_by_nat_through_a_policy_of_drop_too() {
         asks_for_its_address(&mut guest);
         guest.check(&ping);
         drop(guest);
+        let passes = || run("nft list chain ip filter DOCKER-USER").matches("comment \"vmd\"").count();
+        assert_eq!(passes(), 2, "both ways");
         daemon.vmctl(&["stop", "-f", "-w", "web"]).success();
+        deadline::until("rules that name the tap go with it", DAEMON, || (passes() == 0).then_some(()));
 
         assert!(daemon.stop().success(), "vmd ends well");
         assert_eq!(forwards("out0"), "0", "as it was");

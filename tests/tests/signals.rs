@@ -127,6 +127,28 @@ fn terminate_and_interrupt_end_those_that_are_started_again() {
 }
 
 #[test]
+fn a_priv_that_is_killed_before_it_has_swept_has_a_successor_that_does() {
+    apart("a_priv_that_is_killed_before_it_has_swept_has_a_successor_that_does", || {
+        // As a killed daemon leaves it.
+        let left = "ip link add bridge7 type bridge && ip link set bridge7 group 7761252 alias switch1-lan";
+        assert!(Command::new("sh").args(["-c", left]).status().expect("sh can be run").success());
+        let daemon = Daemon::launch(NO_VM);
+        let first = loop {
+            if let Some(first) = daemon.in_role("priv").first() {
+                break *first;
+            }
+            std::thread::yield_now(); // every moment counts: its first request is on the way
+        };
+        send(first, Signal::KILL);
+        deadline::until("another priv", DAEMON, || daemon.in_role("priv").into_iter().find(|other| *other != first));
+        serves(&daemon);
+        let there = || std::path::Path::new("/sys/class/net/bridge7").exists();
+        deadline::until("the leftover to go", DAEMON, || (!there()).then_some(()));
+        assert!(daemon.stop().success());
+    });
+}
+
+#[test]
 fn a_daemon_without_priv_or_whose_priv_was_ended_too_leaves_nothing() {
     apart("a_daemon_without_priv_or_whose_priv_was_ended_too_leaves_nothing", || {
         let nothing = Census::take();

@@ -1,7 +1,7 @@
 //! Parent and priv: bridges and taps. Each request is answered once, with its number.
 //!
-//! At its start the parent says `Sweep` before the first `MakeSwitch`. To a priv that is started again while VMs run it
-//! says neither: what an earlier priv made is recognised by its marks, and removed at the end.
+//! At its start the parent says `Sweep` before the first `MakeSwitch`. To a priv that is started again after one has answered
+//! that, it says neither: what an earlier priv made is recognised by its marks, and removed at the end.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -74,6 +74,11 @@ pub enum ToPriv {
         /// The host's end of a `local interface`.
         local: Option<LocalEnd>,
     },
+    /// The tap of a local interface is gone, or going: nothing is to let its name through any more. Not answered.
+    TapGone {
+        /// The name that it had.
+        name: IfName,
+    },
     /// How much to log.
     Verbose {
         /// Debug lines too.
@@ -129,9 +134,11 @@ impl Message for ToPriv {
     fn fds(&self) -> usize {
         match self {
             ToPriv::MakeTap { .. } => 1,
-            ToPriv::Sweep { .. } | ToPriv::MakeSwitch { .. } | ToPriv::RemoveSwitch { .. } | ToPriv::Verbose { .. } => {
-                0
-            }
+            ToPriv::Sweep { .. }
+            | ToPriv::MakeSwitch { .. }
+            | ToPriv::RemoveSwitch { .. }
+            | ToPriv::TapGone { .. }
+            | ToPriv::Verbose { .. } => 0,
         }
     }
 }

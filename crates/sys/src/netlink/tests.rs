@@ -305,17 +305,21 @@ fn a_batch_with_an_error_changes_nothing() {
 }
 
 #[test]
-fn tagged_rules_are_put_first_and_removed_alone() {
+fn tagged_rules_are_exchanged_alone_and_at_once() {
     in_namespace(|_| {
         let mut filter = nft::Nft::open(Duration::from_secs(5)).unwrap();
         filter.replace(&sample("others")).unwrap();
-        let chain = filter.chains().unwrap().into_iter().find(|chain| chain.name == "only-a-name").unwrap();
-        for tag in ["vmd", "vmd", "other"] {
-            filter.insert(&chain, &[nft::Expr::Accept], tag).unwrap();
+        let chain = filter.chains().unwrap().into_iter().find(|chain| chain.name == "forward").unwrap();
+        let two = [vec![nft::Expr::Accept], vec![nft::Expr::Accept]];
+        filter.exchange(&chain, "other", &two[..1]).unwrap();
+        for rules in [&two[..], &two[..1], &two[..], &[], &[]] {
+            filter.exchange(&chain, "vmd", rules).unwrap();
+            let tagged = ["vmd", "other"].map(|tag| filter.tagged(&chain, tag).unwrap());
+            assert_eq!(tagged, [rules.len(), 1]);
         }
-        assert_eq!(filter.tagged(&chain, "vmd").unwrap(), 2);
-        filter.remove(&chain, "vmd").unwrap();
-        filter.remove(&chain, "vmd").unwrap();
-        assert_eq!((filter.tagged(&chain, "vmd").unwrap(), filter.tagged(&chain, "other").unwrap()), (0, 1));
+        let bad = [vec![nft::Expr::Accept], vec![nft::Expr::Masquerade]]; // which a chain of filters has not
+        filter.exchange(&chain, "vmd", &two).unwrap();
+        assert!(filter.exchange(&chain, "vmd", &bad).is_err());
+        assert_eq!(filter.tagged(&chain, "vmd").unwrap(), 2, "none goes where none can come");
     });
 }

@@ -7,10 +7,7 @@ use std::time::Instant;
 
 use proto::channel::Message;
 use proto::client::Reply;
-use proto::{
-    Channel, Code, ConnId, Failure, IfName, Received, RequestId, SwitchName, VmId, control, opener, privileged, probe,
-    vmm,
-};
+use proto::{Channel, Code, ConnId, Failure, Received, RequestId, VmId, control, opener, probe, vmm};
 use rustix::process::Signal as Signal9;
 use sys::child::Child;
 use sys::event::{Interest, Loop, Ready};
@@ -20,6 +17,7 @@ use sys::signals::{Signal, Signals};
 use super::access::Who;
 use super::holdings::Holdings;
 use super::host::Host;
+use super::network::Wish;
 use super::peers::{AgentX, Control, Peer, Privileged, Starter, Vmm};
 use super::pulse::{Beat, Pulse};
 use super::registry::{Asked, Event, File, Found, Registry, Run};
@@ -53,14 +51,6 @@ pub(super) enum Token {
     Log(u64),
 }
 
-/// What a request to priv was for.
-#[derive(Clone, Debug)]
-pub(super) enum Wish {
-    Sweep,
-    Switch(SwitchName, IfName),
-    Tap(Run, u8),
-}
-
 /// The parent with all that it holds.
 pub(super) struct Edge {
     pub(super) registry: Registry,
@@ -84,6 +74,8 @@ pub(super) struct Edge {
     pub(super) kernels: BTreeMap<(ConnId, RequestId), OwnedFd>,
     pub(super) wishes: BTreeMap<RequestId, Wish>,
     pub(super) next_wish: u32,
+    /// What a killed daemon left may still be there.
+    pub(super) unswept: bool,
     pub(super) logs: BTreeMap<u64, (String, LogPipe)>,
     pub(super) next_log: u64,
     pub(super) pulse: Pulse,
@@ -234,56 +226,6 @@ impl Edge {
         self.clients.insert(conn, who);
     }
 
-    fn privileged_ready(&mut self) {
-        loop {
-            let Some(peer) = &mut self.privileged else { return };
-            match receive(&mut peer.channel, "priv", &mut self.reserve) {
-                Got::Message(message, fds) => {
-                    self.privileged_says(message, fds);
-                    self.reserve.fill();
-                }
-                Got::Nothing => break,
-                Got::Lost => return self.privileged_lost(),
-            }
-        }
-        let peer = self.privileged.as_ref();
-        rearm(&mut self.events, peer.map(|peer| &peer.channel));
-    }
-
-    fn privileged_says(&mut self, message: privileged::ToParent, fds: Vec<OwnedFd>) {
-        let (request, answer) = match message {
-            privileged::ToParent::SwitchMade { request, created } => {
-                if let (true, Some(Wish::Switch(_, bridge))) = (created, self.wishes.get(&request)) {
-                    self.host.ignore_routers_on(bridge);
-                }
-                (request, Ok(None))
-            }
-            privileged::ToParent::TapMade { request, name, mac } => (request, Ok(Some((name, mac)))),
-            privileged::ToParent::Failed { request, failure } => (request, Err(failure)),
-            privileged::ToParent::Removed { request } => (request, Ok(None)),
-        };
-        match (self.wishes.remove(&request), answer) {
-            (Some(Wish::Switch(name, _)), answer) => self.event(Event::SwitchMade(name, answer.map(|_| ()))),
-            (Some(Wish::Tap(run, nic)), Ok(Some((name, mac)))) => {
-                self.host.ignore_routers_on(&name);
-                let kept = self.keep(fds).map(|tap| {
-                    if let (Some(tap), Some(holdings)) = (tap, self.holdings.get_mut(&run.vm)) {
-                        holdings.taps.insert(nic, tap);
-                        holdings.tap_macs.insert(nic, mac);
-                    }
-                    name
-                });
-                self.event(Event::TapMade(run, nic, kept));
-            }
-            (Some(Wish::Tap(run, nic)), Err(failure)) => self.event(Event::TapMade(run, nic, Err(failure))),
-            (Some(Wish::Sweep), Err(failure)) => log::warn!("leftovers of an earlier daemon: {failure}"),
-            (Some(Wish::Sweep), Ok(_)) => {}
-            (Some(Wish::Tap(..)), Ok(None)) => log::error!("priv: a tap without its name"),
-            // What comes for a start that was given up is closed here, and so undone.
-            (None, _) => log::debug!("priv: answer to a request that was given up"),
-        }
-    }
-
     fn vmm_ready(&mut self) {
         loop {
             let Some(peer) = &mut self.vmm else { return };
@@ -382,7 +324,7 @@ impl Edge {
     }
 
     /// The descriptor of a message, to be kept if that leaves the reserve whole; else it is closed.
-    fn keep(&mut self, mut fds: Vec<OwnedFd>) -> Result<Option<OwnedFd>, Failure> {
+    pub(super) fn keep(&mut self, mut fds: Vec<OwnedFd>) -> Result<Option<OwnedFd>, Failure> {
         if self.reserve.fill() {
             return Ok(fds.pop());
         }

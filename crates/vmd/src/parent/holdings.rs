@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use proto::MacAddr;
 use proto::vmm::{Local, NicDescription, StartVm, ToVmm};
+use proto::{IfName, MacAddr};
 use sys::pty::Pty;
 
 use super::registry::{File, Launch};
@@ -23,6 +23,8 @@ pub struct Holdings {
     pub taps: BTreeMap<u8, OwnedFd>,
     /// Addresses of the host's side of its taps.
     pub tap_macs: BTreeMap<u8, MacAddr>,
+    /// Names of those that others' rules let through to the outside.
+    pub outside: Vec<IfName>,
     /// Guest memory of the run that starts.
     pub memory: Option<OwnedFd>,
     /// Directory of its cgroup, where there are cgroups.

@@ -4,11 +4,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use proto::{Code, Failure};
 use sys::event::Interest;
 
 use super::Fatal;
-use super::edge::{Edge, Token, Wish};
+use super::edge::{Edge, Token};
 use super::peers::{Peer, StartError};
 use super::rate::FAST;
 use super::registry::Event;
@@ -26,24 +25,6 @@ impl Edge {
         }
         log::error!("control ended; its clients are disconnected");
         self.again(Lasting::Control);
-    }
-
-    /// What was asked of a dead priv has failed; taps and bridges are still there.
-    pub(super) fn privileged_lost(&mut self) {
-        if let Some(peer) = self.privileged.take() {
-            self.events.remove(&peer.channel);
-            self.bury(peer.child);
-        }
-        log::error!("priv ended");
-        let failure = Failure::new(Code::Io, "the priv process ended before it answered; see the log");
-        for (_, wish) in std::mem::take(&mut self.wishes) {
-            match wish {
-                Wish::Sweep => {}
-                Wish::Switch(name, _) => self.event(Event::SwitchMade(name, Err(failure.clone()))),
-                Wish::Tap(run, nic) => self.event(Event::TapMade(run, nic, Err(failure.clone()))),
-            }
-        }
-        self.again(Lasting::Privileged);
     }
 
     /// Without vmm there is no VM, and nothing to start one with.
@@ -92,15 +73,6 @@ impl Edge {
         let peer = self.kept(peer, watched)?;
         self.control = Some(peer);
         self.watch_log("control".to_owned(), log);
-        Ok(())
-    }
-
-    pub(super) fn start_privileged(&mut self) -> Result<(), StartError> {
-        let (peer, log): (super::peers::Privileged, _) = self.starter.start("priv", None, None)?;
-        let watched = self.events.add(&peer.channel, Token::Privileged, Interest::Read);
-        let peer = self.kept(peer, watched)?;
-        self.privileged = Some(peer);
-        self.watch_log("priv".to_owned(), log);
         Ok(())
     }
 

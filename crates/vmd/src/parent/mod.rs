@@ -16,6 +16,7 @@ mod host;
 mod ifgroups;
 mod local;
 mod lost;
+mod network;
 mod options;
 mod owners;
 mod peers;

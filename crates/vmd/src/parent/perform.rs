@@ -10,15 +10,17 @@ use proto::opener::{Asker, ToOpener, What};
 use proto::privileged::{Alias, ToPriv};
 use proto::probe::ToProbe;
 use proto::vmm::ToVmm;
-use proto::{Code, Failure, List, RequestId, Text, UserPath, VmId, control};
+use proto::{Code, Failure, List, Text, UserPath, VmId, control};
 use sys::event::Interest;
 use sys::logpipe::LogPipe;
 use sys::pty::Pty;
 
 use super::access::{Owner, Who};
-use super::edge::{Edge, Errand, Token, Wish, rearm};
+use super::edge::{Edge, Errand, Token, rearm};
+use super::holdings::Holdings;
+use super::network::Wish;
 use super::peers::StartError;
-use super::registry::{Action, Asked, Event, File, Keep, Launch, Run, Switch};
+use super::registry::{Action, Asked, Event, File, Keep, Launch, Run};
 
 /// What the processes of a VM that was killed have to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -52,9 +54,9 @@ impl Edge {
             Action::Open { run, who, files } => self.open(run, &who, files),
             Action::Probe(run, file, question) => self.probe(run, file, question).into_iter().collect(),
             Action::MakeTap { run, nic, name, alias, bridge, up, rdomain, group, local } => {
-                let alias = Alias::cut(&alias);
+                let (alias, outside) = (Alias::cut(&alias), local.is_some_and(|local| local.nat));
                 let tap = |request| ToPriv::MakeTap { request, name, alias, bridge, up, rdomain, group, local };
-                self.make_tap(run, nic, tap).into_iter().collect()
+                self.make_tap(run, nic, outside, tap).into_iter().collect()
             }
             Action::MakeConsole(run, owner) => vec![Event::ConsoleMade(run, self.console(run.vm, owner))],
             Action::Launch(run, launch) => self.launch(run, &launch).into_iter().collect(),
@@ -87,35 +89,6 @@ impl Edge {
                 vec![]
             }
         }
-    }
-
-    fn make_switch(&mut self, switch: Switch) -> Option<Event> {
-        let request = self.wish(Wish::Switch(switch.name.clone(), switch.bridge.clone()));
-        let alias = Alias::cut(&format!("switch{}-{}", switch.id, switch.name));
-        let message =
-            ToPriv::MakeSwitch { request, bridge: switch.bridge, alias, up: switch.up, rdomain: switch.rdomain };
-        let failure = self.tell_priv(message, vec![]).err()?;
-        self.wishes.remove(&request);
-        Some(Event::SwitchMade(switch.name, Err(failure)))
-    }
-
-    pub(super) fn wish(&mut self, wish: Wish) -> RequestId {
-        self.next_wish = self.next_wish.wrapping_add(1);
-        self.wishes.insert(RequestId(self.next_wish), wish);
-        RequestId(self.next_wish)
-    }
-
-    fn make_tap(&mut self, run: Run, nic: u8, tap: impl FnOnce(RequestId) -> ToPriv) -> Option<Event> {
-        self.holdings.entry(run.vm).or_default();
-        let request = self.wish(Wish::Tap(run, nic));
-        let sent = self
-            .host
-            .open_tun()
-            .map_err(|error| Failure::io("/dev/net/tun (is the module tun loaded?)", &error))
-            .and_then(|tun| self.tell_priv(tap(request), vec![tun]));
-        let failure = sent.err()?;
-        self.wishes.remove(&request);
-        Some(Event::TapMade(run, nic, Err(failure)))
     }
 
     fn open(&mut self, run: Run, who: &Who, files: Vec<(File, What, UserPath)>) -> Vec<Event> {
@@ -253,7 +226,7 @@ impl Edge {
         for file in probes {
             self.end_probe(run, file);
         }
-        self.wishes.retain(|_, wish| !matches!(wish, Wish::Tap(of, _) if *of == run));
+        self.wishes.retain(|_, wish| !matches!(wish, Wish::Tap { run: of, .. } if *of == run));
         vec![]
     }
 
@@ -261,10 +234,12 @@ impl Edge {
     fn release(&mut self, vm: VmId, keep: Keep) -> Vec<Event> {
         match keep {
             Keep::Nothing => {
-                if let Some(console) = self.holdings.remove(&vm).and_then(|held| held.console) {
-                    if let Err(error) = console.give(0, 0, 0o600) {
-                        log::debug!("console {}: {error}", console.name.display());
+                if let Some(Holdings { console, taps, outside, .. }) = self.holdings.remove(&vm) {
+                    if let Some(Err(error)) = console.as_ref().map(|console| console.give(0, 0, 0o600)) {
+                        log::debug!("the console of vm {vm}: {error}");
                     }
+                    drop(taps);
+                    outside.into_iter().for_each(|name| self.tap_gone(name));
                 }
             }
             Keep::ForReboot => {
@@ -306,14 +281,6 @@ impl Edge {
         if let Err(error) = sent {
             log::error!("control: {error}");
         }
-    }
-
-    pub(super) fn tell_priv(&mut self, message: ToPriv, fds: Vec<OwnedFd>) -> Result<(), Failure> {
-        let gone = || Failure::new(Code::Io, "the priv process does not run");
-        let peer = self.privileged.as_mut().ok_or_else(gone)?;
-        let sent = peer.channel.send(&message, fds);
-        rearm(&mut self.events, Some(&peer.channel));
-        sent.map_err(|error| Failure::new(Code::Io, format!("priv: {error}")))
     }
 
     /// False when vmm did not take it; its loss is then told by its channel.

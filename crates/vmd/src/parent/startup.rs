@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
 use config::Config;
-use proto::privileged::ToPriv;
 use proto::vmm::{self, ToVmm};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal as Signal9;
@@ -19,7 +18,7 @@ use sys::signals::{Signal, Signals};
 
 use super::Fatal;
 use super::accounts::HostAccounts;
-use super::edge::{Edge, Token, Wish};
+use super::edge::{Edge, Token};
 use super::host::Host;
 use super::options::{Options, USAGE};
 use super::peers::Starter;
@@ -176,6 +175,7 @@ impl Edge {
             kernels: BTreeMap::new(),
             wishes: BTreeMap::new(),
             next_wish: 0,
+            unswept: true,
             logs: BTreeMap::new(),
             next_log: 0,
             pulse: Pulse::new(std::time::Instant::now()),
@@ -187,11 +187,6 @@ impl Edge {
 
     fn start(&mut self, kvm: OwnedFd, config: &Config) -> Result<(), Fatal> {
         self.start_privileged().map_err(|error| Fatal::Start("priv", error))?;
-        // What a killed daemon left. No wish has number 0: priv logs what could not go.
-        let request = self.wish(Wish::Sweep);
-        if let Err(failure) = self.tell_priv(ToPriv::Sweep { request }, vec![]) {
-            log::warn!("{failure}");
-        }
         self.start_control().map_err(|error| Fatal::Start("control", error))?;
         self.start_vmm().map_err(|error| Fatal::Start("vmm", error))?;
         self.tell_vmm(ToVmm::Kvm, vec![kvm]);

@@ -109,6 +109,12 @@ impl Edge {
                 sys::log::set_level(sys::log::level_of(u8::from(debug)));
                 return None;
             }
+            ToPriv::TapGone { name } => {
+                if let Err(error) = self.outside.tap_gone(&mut self.route, name.as_str()) {
+                    log::warn!("rules of others may still let \"{name}\" through: {error}");
+                }
+                return None;
+            }
             ToPriv::Sweep { request } => (request, self.remove_all().map(|()| (ToParent::Removed { request }, vec![]))),
             ToPriv::MakeSwitch { request, bridge, alias, up, rdomain } => {
                 let vrf = self.vrf(rdomain);

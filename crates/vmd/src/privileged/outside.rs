@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use rustix::io::Errno;
 use sys::ipv6::{Setting, Settings};
-use sys::netlink::nft::{Listed, Nft};
+use sys::netlink::nft::{Expr, Listed, Nft};
 use sys::netlink::{Link, NetlinkError, Route};
 
 use super::edge::KERNEL_DEADLINE;
 use super::forward6::{self, ALL, Change, DEFAULT, Seen};
 use super::nat::{self, Memory};
 use super::switches::LOCAL_GROUP;
+
+/// How often a chain may be another than a moment before.
+const MAX_TRIES: usize = 4;
 
 /// What it is made by.
 pub(super) struct Outside {
@@ -104,17 +108,29 @@ impl Outside {
                 log::error!("{place} drops what local interfaces send: let their taps through there");
                 continue;
             };
-            let filter = self.filter()?;
-            let mut passes = nat::passes(links, memory).into_iter();
-            let done = filter
-                .remove(&door, nat::TAG)
-                .and_then(|()| passes.try_for_each(|pass| filter.insert(&door, &pass, nat::TAG)));
+            let passes = nat::passes(links, memory);
+            let done = exchange(self.filter()?, &door, &passes);
             match done {
                 Ok(()) => log::info!("{place} drops: taps of local interfaces are let through in {}", door.name),
                 Err(NetlinkError::Refused { errno, .. }) => log::error!(
                     "{place} drops what local interfaces send and takes no rule of vmd's ({errno}): let their taps through there"
                 ),
                 Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the name of a tap that is gone, or going, out of the chains of others.
+    pub(super) fn tap_gone(&mut self, route: &mut Route, tap: &str) -> Result<(), NetlinkError> {
+        let filter = self.filter()?;
+        let chains = filter.chains()?;
+        let mut links = route.links()?;
+        links.retain(|link| link.name != tap);
+        let passes = nat::passes(&links, &Memory::of(&chains));
+        for door in nat::doors(&chains) {
+            if filter.tagged(&door, nat::TAG)? > passes.len() {
+                exchange(filter, &door, &passes)?;
             }
         }
         Ok(())
@@ -127,7 +143,7 @@ impl Outside {
         let chains = filter.chains()?;
         for door in nat::doors(&chains) {
             // Its tool may be making it anew at this moment; what follows is undone all the same.
-            if let Err(error) = filter.remove(&door, nat::TAG) {
+            if let Err(error) = exchange(filter, &door, &[]) {
                 log::error!("chain \"{}\" of table \"{}\": rules of vmd may stay ({error})", door.name, door.table);
             }
         }
@@ -179,6 +195,17 @@ impl Outside {
         };
         Ok(self.filter.insert(open))
     }
+}
+
+/// Puts these rules of ours, and no other, into a chain whose tool may be changing it at the moment.
+fn exchange(filter: &mut Nft, door: &Listed, rules: &[Vec<Expr>]) -> Result<(), NetlinkError> {
+    for _ in 1..MAX_TRIES {
+        match filter.exchange(door, nat::TAG, rules) {
+            Err(error) if error.errno() == Some(Errno::NOENT) => {}
+            done => return done,
+        }
+    }
+    filter.exchange(door, nat::TAG, rules)
 }
 
 /// The settings of one that has IPv6.

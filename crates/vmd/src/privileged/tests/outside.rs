@@ -279,6 +279,27 @@ fn a_policy_of_drop_is_passed_by_the_door_that_its_tool_has() {
 }
 
 #[test]
+fn the_name_of_a_tap_that_goes_is_let_through_no_more() {
+    own_namespace();
+    nft("table ip filter { chain DOCKER-USER { counter; }
+         chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; } }");
+    let mut privileged = Priv::start();
+    let [one, _two] = [(); 2].map(|()| guest(&mut privileged, true));
+    let mut gone = |tap: &str| {
+        privileged.channel.send(&ToPriv::TapGone { name: name(tap) }, vec![]).unwrap();
+        privileged.settle();
+        let rules = nft("list ruleset");
+        assert!(rules.contains("counter"), "others' rules stay: {rules}");
+        ["tap0", "tap1"].map(|tap| rules.matches(&format!("ifname \"{tap}\" accept")).count())
+    };
+    assert_eq!(gone("tap7"), [2, 2], "not one of ours");
+    assert_eq!(gone("tap0"), [0, 2], "by its word alone: its descriptor is still held");
+    drop(one);
+    assert_eq!(gone("tap0"), [0, 2]);
+    assert_eq!(gone("tap1"), [0, 0]);
+}
+
+#[test]
 fn a_guest_in_a_group_of_the_administrators_gets_out_and_others_of_the_group_do_not() {
     own_namespace();
     let mut privileged = Priv::start();

@@ -1,0 +1,174 @@
+//! What the parent wants of priv: bridges and taps, and the end of what is left of them.
+
+use std::os::fd::OwnedFd;
+
+use proto::privileged::{Alias, ToParent, ToPriv};
+use proto::{Code, Failure, IfName, RequestId, SwitchName};
+use sys::event::Interest;
+
+use super::edge::{Edge, Got, Token, rearm, receive};
+use super::peers::{Privileged, StartError};
+use super::registry::{Event, Run, Switch};
+use super::restarts::Lasting;
+
+/// What a request to priv was for.
+#[derive(Clone, Debug)]
+pub(super) enum Wish {
+    Sweep,
+    Switch(SwitchName, IfName),
+    /// `outside`: its guest reaches the outside.
+    Tap {
+        run: Run,
+        nic: u8,
+        outside: bool,
+    },
+}
+
+impl Edge {
+    /// The first thing that a priv is told is to remove what a killed daemon left, until one has done it: then there are
+    /// bridges and taps of ours.
+    pub(super) fn start_privileged(&mut self) -> Result<(), StartError> {
+        let (peer, log): (Privileged, _) = self.starter.start("priv", None, None)?;
+        let watched = self.events.add(&peer.channel, Token::Privileged, Interest::Read);
+        let peer = self.kept(peer, watched)?;
+        self.privileged = Some(peer);
+        self.watch_log("priv".to_owned(), log);
+        if self.unswept {
+            let request = self.wish(Wish::Sweep);
+            if let Err(failure) = self.tell_priv(ToPriv::Sweep { request }, vec![]) {
+                log::warn!("{failure}");
+            }
+        }
+        Ok(())
+    }
+
+    /// What was asked of a dead priv has failed; taps and bridges are still there.
+    pub(super) fn privileged_lost(&mut self) {
+        if let Some(peer) = self.privileged.take() {
+            self.events.remove(&peer.channel);
+            self.bury(peer.child);
+        }
+        log::error!("priv ended");
+        let failure = Failure::new(Code::Io, "the priv process ended before it answered; see the log");
+        for (_, wish) in std::mem::take(&mut self.wishes) {
+            match wish {
+                Wish::Sweep => {}
+                Wish::Switch(name, _) => self.event(Event::SwitchMade(name, Err(failure.clone()))),
+                Wish::Tap { run, nic, .. } => self.event(Event::TapMade(run, nic, Err(failure.clone()))),
+            }
+        }
+        self.again(Lasting::Privileged);
+    }
+
+    pub(super) fn privileged_ready(&mut self) {
+        loop {
+            let Some(peer) = &mut self.privileged else { return };
+            match receive(&mut peer.channel, "priv", &mut self.reserve) {
+                Got::Message(message, fds) => {
+                    self.privileged_says(message, fds);
+                    self.reserve.fill();
+                }
+                Got::Nothing => break,
+                Got::Lost => return self.privileged_lost(),
+            }
+        }
+        let peer = self.privileged.as_ref();
+        rearm(&mut self.events, peer.map(|peer| &peer.channel));
+    }
+
+    fn privileged_says(&mut self, message: ToParent, fds: Vec<OwnedFd>) {
+        let (request, answer) = match message {
+            ToParent::SwitchMade { request, created } => {
+                if let (true, Some(Wish::Switch(_, bridge))) = (created, self.wishes.get(&request)) {
+                    self.host.ignore_routers_on(bridge);
+                }
+                (request, Ok(None))
+            }
+            ToParent::TapMade { request, name, mac } => (request, Ok(Some((name, mac)))),
+            ToParent::Failed { request, failure } => (request, Err(failure)),
+            ToParent::Removed { request } => (request, Ok(None)),
+        };
+        match (self.wishes.remove(&request), answer) {
+            (Some(Wish::Switch(name, _)), answer) => self.event(Event::SwitchMade(name, answer.map(|_| ()))),
+            (Some(Wish::Tap { run, nic, outside }), Ok(Some((name, mac)))) => {
+                self.host.ignore_routers_on(&name);
+                let kept = self.keep(fds).map(|tap| {
+                    if let (Some(tap), Some(holdings)) = (tap, self.holdings.get_mut(&run.vm)) {
+                        holdings.taps.insert(nic, tap);
+                        holdings.tap_macs.insert(nic, mac);
+                        holdings.outside.extend(outside.then(|| name.clone()));
+                    }
+                    name
+                });
+                self.event(Event::TapMade(run, nic, kept));
+            }
+            (Some(Wish::Tap { run, nic, .. }), Err(failure)) => self.event(Event::TapMade(run, nic, Err(failure))),
+            (Some(Wish::Sweep), answer) => {
+                self.unswept = false;
+                if let Err(failure) = answer {
+                    log::warn!("leftovers of an earlier daemon: {failure}");
+                }
+            }
+            (Some(Wish::Tap { .. }), Ok(None)) => log::error!("priv: a tap without its name"),
+            // What comes for a start that was given up is closed here, and so undone.
+            (None, answer) => {
+                log::debug!("priv: answer to a request that was given up");
+                drop(fds);
+                if let Ok(Some((name, _))) = answer {
+                    self.tap_gone(name);
+                }
+            }
+        }
+    }
+
+    pub(super) fn make_switch(&mut self, switch: Switch) -> Option<Event> {
+        let request = self.wish(Wish::Switch(switch.name.clone(), switch.bridge.clone()));
+        let alias = Alias::cut(&format!("switch{}-{}", switch.id, switch.name));
+        let message =
+            ToPriv::MakeSwitch { request, bridge: switch.bridge, alias, up: switch.up, rdomain: switch.rdomain };
+        let failure = self.tell_priv(message, vec![]).err()?;
+        self.wishes.remove(&request);
+        Some(Event::SwitchMade(switch.name, Err(failure)))
+    }
+
+    pub(super) fn make_tap(
+        &mut self,
+        run: Run,
+        nic: u8,
+        outside: bool,
+        tap: impl FnOnce(RequestId) -> ToPriv,
+    ) -> Option<Event> {
+        self.holdings.entry(run.vm).or_default();
+        let request = self.wish(Wish::Tap { run, nic, outside });
+        let sent = self
+            .host
+            .open_tun()
+            .map_err(|error| Failure::io("/dev/net/tun (is the module tun loaded?)", &error))
+            .and_then(|tun| self.tell_priv(tap(request), vec![tun]));
+        let failure = sent.err()?;
+        self.wishes.remove(&request);
+        Some(Event::TapMade(run, nic, Err(failure)))
+    }
+
+    /// The name is free for any other interface: what lets it through must not stay. A priv that is gone had no more to say
+    /// in it; the next one does it with its first tap, or at the end.
+    pub(super) fn tap_gone(&mut self, name: IfName) {
+        if let Err(failure) = self.tell_priv(ToPriv::TapGone { name }, vec![]) {
+            log::debug!("{failure}");
+        }
+    }
+
+    fn wish(&mut self, wish: Wish) -> RequestId {
+        self.next_wish = self.next_wish.wrapping_add(1);
+        self.wishes.insert(RequestId(self.next_wish), wish);
+        RequestId(self.next_wish)
+    }
+
+    pub(super) fn tell_priv(&mut self, message: ToPriv, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        let gone = || Failure::new(Code::Io, "the priv process does not run");
+        let peer = self.privileged.as_mut().ok_or_else(gone)?;
+        let sent = peer.channel.send(&message, fds);
+        rearm(&mut self.events, Some(&peer.channel));
+        sent.map_err(|error| Failure::new(Code::Io, format!("priv: {error}")))
+    }
+}
