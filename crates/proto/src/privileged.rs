@@ -1,7 +1,7 @@
 //! Parent and priv: bridges and taps. Each request is answered once, with its number.
 //!
-//! At its start the parent says `Sweep` before the first `MakeSwitch`. To a priv that is started again after one has answered
-//! that, it says neither: what an earlier priv made is recognised by its marks, and removed at the end.
+//! At its start the parent says `Sweep` before the first `MakeSwitch`. To a priv that is started again after one has
+//! answered that, it says neither: what an earlier priv made is recognised by its marks, and removed at the end.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -19,6 +19,8 @@ pub type Alias = Text<63>;
 pub const GROUP: u32 = 0x0076_6d64;
 /// The group of the taps of local interfaces that reach the outside.
 pub const LOCAL_GROUP: u32 = GROUP + 1;
+/// Before a tap's name, in the other one that a tap in a group of the administrator's has: `ip link show vmd-tap0`.
+pub const MARK: &str = "vmd-";
 /// The name of vmd's nftables table, whose family is inet.
 pub const TABLE: &str = "vmd";
 /// Where tools that drop forwarded packets let others put rules, and vmd does: docker's and ufw's chains.

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 
 use proto::client::{ToClient, ToControl};
 use proto::{Channel, Received};
@@ -69,6 +70,19 @@ fn what_a_killed_daemon_left_is_named_and_gone_after_the_next() {
         assert!(Daemon::start(CONFIGURATION).stop().success(), "vmd ends well");
         changes(&before, &Report::of(&mut vmctl()), &[]);
     });
+}
+
+#[test]
+fn a_tap_left_in_a_group_of_the_administrators() {
+    faulty(
+        "daemons::a_tap_left_in_a_group_of_the_administrators",
+        &[("leftovers", "warning", "interface tap7"), ("leftovers", "warning", "ip link delete tap7")],
+        || {
+            let made = "ip tuntap add tap7 mode tap && ip tuntap add tap8 mode tap \
+                && ip link property add dev tap7 altname vmd-tap7 && ip link set tap7 group 5 && ip link set tap8 group 5";
+            assert!(Command::new("sh").args(["-c", made]).status().expect("sh can be run").success());
+        },
+    );
 }
 
 #[test]

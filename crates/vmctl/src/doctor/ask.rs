@@ -8,12 +8,12 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use proto::failure::plain;
-use proto::privileged::{GROUP, LOCAL_GROUP};
+use proto::privileged::{GROUP, LOCAL_GROUP, MARK};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, getegid, geteuid, getgroups, getrlimit, pidfd_open};
 use sys::netlink::nft::Nft;
-use sys::netlink::{NetlinkError, Route};
+use sys::netlink::{LinkKind, NetlinkError, Route};
 
 use super::host::{Host, Marked, Program, Ran, Seen, Socket};
 use super::look::Root;
@@ -92,10 +92,13 @@ fn asked<T>(answer: Result<T, NetlinkError>) -> Seen<T> {
     }
 }
 
-/// Names of the interfaces that have a group of vmd's.
+/// Names of the interfaces that have a group of vmd's, or, in a group of the administrator's, its other name.
 fn links() -> Seen<Vec<String>> {
     let all = Route::open(NETLINK).and_then(|mut route| route.links());
-    let ours = |link: &sys::netlink::Link| [GROUP, LOCAL_GROUP].contains(&link.group);
+    let ours = |link: &sys::netlink::Link| {
+        let named = link.kind == LinkKind::Tun && link.names.iter().any(|name| name.starts_with(MARK));
+        [GROUP, LOCAL_GROUP].contains(&link.group) || named
+    };
     asked(all).map(|all| all.into_iter().filter(ours).map(|link| link.name).collect())
 }
 

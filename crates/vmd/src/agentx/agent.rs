@@ -82,7 +82,7 @@ pub enum Action {
 enum State {
     Idle,
     Waiting(Instant),
-    Asked,
+    Asked(Instant),
     Opening { packet: u32, until: Instant },
     Registering { session: u32, context: Option<Context>, packet: u32, until: Instant },
     Serving { session: u32, context: Option<Context>, ping: Ping },
@@ -176,8 +176,8 @@ impl Agent {
     /// When [`Event::Time`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         let state = match self.state {
-            State::Idle | State::Asked => None,
-            State::Waiting(at) | State::Serving { ping: Ping::At(at), .. } => Some(at),
+            State::Idle => None,
+            State::Waiting(at) | State::Asked(at) | State::Serving { ping: Ping::At(at), .. } => Some(at),
             State::Opening { until, .. }
             | State::Registering { until, .. }
             | State::Serving { ping: Ping::Sent { until, .. }, .. } => Some(until),
@@ -204,15 +204,15 @@ impl Agent {
     fn serve(&mut self, context: Option<Context>, now: Instant, out: &mut Vec<Action>) {
         self.wanted = context;
         match self.state {
-            State::Idle => self.ask(out),
+            State::Idle => self.ask(now, out),
             State::Serving { .. } => self.adapt(now),
             // The answer to a register brings it about.
-            State::Waiting(_) | State::Asked | State::Opening { .. } | State::Registering { .. } => {}
+            State::Waiting(_) | State::Asked(_) | State::Opening { .. } | State::Registering { .. } => {}
         }
     }
 
-    fn ask(&mut self, out: &mut Vec<Action>) {
-        self.state = State::Asked;
+    fn ask(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.state = State::Asked(now + ANSWER_LIMIT);
         out.push(Action::Connect);
     }
 
@@ -301,7 +301,7 @@ impl Agent {
 
     fn is_connected(&self) -> bool {
         match self.state {
-            State::Idle | State::Waiting(_) | State::Asked => false,
+            State::Idle | State::Waiting(_) | State::Asked(_) => false,
             State::Opening { .. } | State::Registering { .. } | State::Serving { .. } => true,
         }
     }
@@ -351,7 +351,7 @@ impl Agent {
             State::Registering { session, context, .. } | State::Serving { session, context, .. } => {
                 (*session, context.as_deref().map(str::as_bytes))
             }
-            State::Idle | State::Waiting(_) | State::Asked | State::Opening { .. } => {
+            State::Idle | State::Waiting(_) | State::Asked(_) | State::Opening { .. } => {
                 return self.answer(&header, Error::NotOpen, 0, &[]);
             }
         };
@@ -381,7 +381,7 @@ impl Agent {
 
     /// The master says that the session is over.
     fn closed(&mut self, reason: u8, now: Instant, out: &mut Vec<Action>) {
-        self.state = State::Asked; // so that it is not told of its own end
+        self.state = State::Waiting(now); // so that it is not told of its own end
         self.lose(&format!("closed the session (reason {reason})"), now, out);
     }
 
@@ -432,7 +432,8 @@ impl Agent {
             self.read(now, out);
         }
         match self.state.clone() {
-            State::Waiting(at) if at <= now => self.ask(out),
+            // The parent's answer to the last one got lost.
+            State::Waiting(at) | State::Asked(at) if at <= now => self.ask(now, out),
             State::Opening { until, .. }
             | State::Registering { until, .. }
             | State::Serving { ping: Ping::Sent { until, .. }, .. }

@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// Shown for every mistake.
-pub const USAGE: &str = "usage: vmd [-dnv] [--format | --json] [-D macro=value] [-f file]";
+pub const USAGE: &str = "usage: vmd [-dnv] [-D macro=value] [-f file]
+       vmd -n --format | --json [-D macro=value] [-f file]";
 
 /// How a checked configuration is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

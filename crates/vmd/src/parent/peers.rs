@@ -1,4 +1,5 @@
-//! The processes that live as long as the daemon: control, priv, vmm, and agentx where it is wanted. Started here, and started again.
+//! The processes that live as long as the daemon: control, priv, vmm, and agentx where it is wanted. Started here, and
+//! started again.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

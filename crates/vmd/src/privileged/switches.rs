@@ -15,12 +15,10 @@ use std::net::IpAddr;
 
 pub use proto::privileged::{GROUP, LOCAL_GROUP};
 
-use proto::privileged::LocalEnd;
+use proto::privileged::{LocalEnd, MARK};
 use proto::{Code, Failure, IfName};
 use sys::netlink::{Link, LinkKind};
 
-/// Before a tap's name, in its other one: `ip link show vmd-tap0`.
-const MARK: &str = "vmd-";
 /// Before the number of a routing domain, in the name of its VRF.
 const VRF: &str = "rdomain";
 /// The routing tables of VRFs that vmd makes: this, "vm" in ASCII, and the number of the domain.

@@ -82,7 +82,10 @@ fn wrong_arguments_are_the_usage() {
     let _dir = own_world(true);
     for arguments in [&["-z"][..], &["-P", "vmm"], &["-V", "3"], &["-n", "left over"], &["-f"], &["--json"], &["-dx"]] {
         let ended = vmd(arguments, 65534);
-        ended.says(&["usage: vmd [-dnv] [--format | --json] [-D macro=value] [-f file]"]);
+        ended.says(&[
+            "usage: vmd [-dnv] [-D macro=value] [-f file]",
+            "vmd -n --format | --json [-D macro=value] [-f file]",
+        ]);
     }
     nothing_is_left();
 }

@@ -147,6 +147,16 @@ fn a_master_that_is_away_is_tried_every_three_seconds_and_warned_of_once() {
 }
 
 #[test]
+fn a_parent_that_does_not_say_whether_there_is_a_connection_is_asked_again() {
+    let mut f = Fixture::new();
+    assert_eq!(f.on(Event::Serve(None)), [Action::Connect]);
+    assert_eq!(f.agent.deadline(), Some(f.now + ANSWER_LIMIT));
+    assert_eq!(f.after(ANSWER_LIMIT - Duration::from_nanos(1)), []);
+    assert_eq!(f.after(Duration::from_nanos(1)), [Action::Connect]);
+    assert!(matches!(f.connect()[..], [Action::Log(Level::Info, _)]), "one that comes late serves all the same");
+}
+
+#[test]
 fn a_master_with_ever_new_reasons_does_not_fill_the_log() {
     let mut f = Fixture::serving(None);
     let lines: usize = (0..1000).map(|n| warnings(&f.on(Event::NotConnected(n.to_string()))).len()).sum();

@@ -1,4 +1,5 @@
-//! What `vmctl status` and the SNMP master are told. For vmctl: the running first, in order of start, then the others in order of registration.
+//! What `vmctl status` and the SNMP master are told. For vmctl: the running first, in order of
+//! start, then the others in order of registration.
 
 use proto::agentx::Row;
 use proto::client::{MAX_LINES, Reply, VmLine, VmState};
