@@ -67,7 +67,7 @@ fn sizes_that_do_not_fit_and_what_a_guest_has_are_refused_while_it_runs() {
                 ),
             ),
             ("tap", "tap \"tap7\" is taken; name another, or none for the first that is free".to_owned()),
-            ("empty", "initrd is empty".to_owned()),
+            ("empty", format!("initrd \"{place}/empty\": is empty; name another file, or none")),
         ] {
             refused(&daemon, &["start", name], &format!("vmctl: start \"{name}\": {said}"));
         }

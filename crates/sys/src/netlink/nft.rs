@@ -36,6 +36,8 @@ mod uapi {
     pub const NFTA_FIB_RESULT: u16 = 2;
     pub const NFTA_FIB_FLAGS: u16 = 3;
     pub const NFTA_SREG: u16 = 1;
+    pub const NFT_META_IIFKIND: i32 = 26;
+    pub const NFT_META_OIFKIND: i32 = 27;
     pub const NFTA_CMP_OP: u16 = 2;
     pub const NFTA_CMP_DATA: u16 = 3;
     pub const NFTA_BITWISE_DREG: u16 = 2;
@@ -133,6 +135,10 @@ pub enum Fact {
     InName,
     /// Name of the interface that it leaves by, 16 bytes.
     OutName,
+    /// What drives the interface that it came by ("bridge", "tun"), 16 bytes; without such a word the rule ends.
+    InKind,
+    /// What drives the interface that it leaves by.
+    OutKind,
     /// NFPROTO_IPV4 or NFPROTO_IPV6, one byte.
     Family,
     /// State of its connection, as bits.
@@ -313,6 +319,8 @@ impl Fact {
             Fact::OutIndex => load(out, "meta", libc::NFT_META_OIF),
             Fact::InName => load(out, "meta", libc::NFT_META_IIFNAME),
             Fact::OutName => load(out, "meta", libc::NFT_META_OIFNAME),
+            Fact::InKind => load(out, "meta", NFT_META_IIFKIND),
+            Fact::OutKind => load(out, "meta", NFT_META_OIFKIND),
             Fact::Family => load(out, "meta", libc::NFT_META_NFPROTO),
             Fact::State => load(out, "ct", libc::NFT_CT_STATE),
             Fact::Status => load(out, "ct", libc::NFT_CT_STATUS),

@@ -53,6 +53,8 @@ pub enum Refusal {
     Type(FileType),
     /// Shorter than a sector.
     Short(u64),
+    /// Nothing is in it.
+    Empty,
     /// Somebody else has locked it; who, if the kernel tells.
     Locked(Option<u32>),
     /// It is open, and a question about it failed.
@@ -71,6 +73,8 @@ pub fn check_type(what: What, found: FileType) -> Result<(), Refusal> {
 pub fn check_size(what: What, size: u64) -> Result<(), Refusal> {
     match what {
         What::Disk { .. } if size < MIN_DISK => Err(Refusal::Short(size)),
+        What::Initrd if size == 0 => Err(Refusal::Empty),
+        // The probe judges kernels.
         What::Disk { .. } | What::Kernel | What::Initrd | What::Cdrom => Ok(()),
     }
 }
@@ -84,6 +88,7 @@ pub fn failure(refusal: Refusal, what: What, path: &str, asker: &Asker, user: Op
         Refusal::Short(size) => {
             format!("has {size} bytes, a disk at least {MIN_DISK}; make one with \"vmctl create -s SIZE {path}\"")
         }
+        Refusal::Empty => "is empty; name another file, or none".to_owned(),
         Refusal::Locked(Some(pid)) => format!("already in use by process {pid}; end it, or name another image"),
         Refusal::Locked(None) => {
             "already in use by another program or daemon; end it, or name another image".to_owned()
@@ -97,7 +102,7 @@ pub fn failure(refusal: Refusal, what: What, path: &str, asker: &Asker, user: Op
 fn code(refusal: Refusal, what: What) -> Code {
     match (refusal, what) {
         (Refusal::Open(Errno::ACCESS | Errno::PERM | Errno::ROFS), _) => Code::NotPermitted,
-        (Refusal::Relative | Refusal::Short(_), _) => Code::Invalid,
+        (Refusal::Relative | Refusal::Short(_) | Refusal::Empty, _) => Code::Invalid,
         (Refusal::Type(_), What::Cdrom) => Code::CdromInvalid,
         (Refusal::Type(_), _) => Code::NotPermitted,
         (Refusal::Open(_) | Refusal::Locked(_), What::Disk { .. }) => Code::DiskMissing,

@@ -152,6 +152,15 @@ fn a_disk_has_at_least_a_sector() {
 }
 
 #[test]
+fn an_initrd_has_at_least_a_byte() {
+    let (_dir, empty) = file_of(0);
+    assert_eq!(open(What::Initrd, &empty).expect_err("empty"), Refusal::Empty);
+    assert_eq!(open(What::Kernel, &empty).expect("the probe judges kernels").size, 0);
+    let (_dir, one) = file_of(1);
+    assert_eq!(open(What::Initrd, &one).expect("a byte").size, 1);
+}
+
+#[test]
 fn a_path_from_nowhere_is_refused() {
     for relative in ["", "disk.img", "./disk.img", "../etc/passwd"] {
         assert_eq!(open(WRITE, relative).expect_err("relative"), Refusal::Relative, "{relative:?}");
@@ -244,6 +253,7 @@ fn refusals_say_what_failed_with_which_value_and_what_to_do() {
             WRITE,
             "disk \"/srv/web.img\": has 5 bytes, a disk at least 512; make one with \"vmctl create -s SIZE /srv/web.img\"",
         ),
+        (Refusal::Empty, What::Initrd, "initrd \"/srv/web.img\": is empty; name another file, or none"),
         (
             Refusal::Locked(None),
             WRITE,
@@ -269,6 +279,7 @@ fn codes_are_those_that_clients_know() {
     assert_eq!(code(Refusal::Open(Errno::ACCESS), WRITE), Code::NotPermitted);
     assert_eq!(code(Refusal::Type(FileType::Fifo), WRITE), Code::NotPermitted);
     assert_eq!(code(Refusal::Short(1), WRITE), Code::Invalid);
+    assert_eq!(code(Refusal::Empty, What::Initrd), Code::Invalid);
     assert_eq!(code(Refusal::Open(Errno::NOENT), What::Cdrom), Code::CdromMissing);
     assert_eq!(code(Refusal::Type(FileType::Directory), What::Cdrom), Code::CdromInvalid);
     assert_eq!(code(Refusal::Open(Errno::NOENT), What::Kernel), Code::NotFound);

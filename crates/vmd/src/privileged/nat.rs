@@ -111,14 +111,22 @@ pub fn table(memory: &Memory, links: &[Link]) -> Table {
         forward.push(rule(vec![to], Expr::Drop));
     }
     forward.extend::<Vec<_>>(each(&from, Expr::Accept));
-    for bridge in links.iter().filter(|link| link.kind == LinkKind::Bridge) {
+    let bridges = links.iter().filter(|link| link.kind == LinkKind::Bridge);
+    for bridge in bridges.clone() {
         let within = vec![name(Fact::InName, &bridge.name), name(Fact::OutName, &bridge.name)];
         forward.push(rule(within, Expr::Accept));
     }
     forward
         .extend(memory.forwards.iter().map(|by| rule(vec![family(NFPROTO_IPV4), name(Fact::InName, by)], Expr::Drop)));
     match forward6::who_forwards(&memory.inet6) {
-        forward6::Forwarding::All => forward.push(rule(vec![family(NFPROTO_IPV6)], Expr::Drop)),
+        forward6::Forwarding::All => {
+            // A bridge that is made later has no rule of its own; what stays within it goes on all the same.
+            let known = bridges.flat_map(|bridge| [Fact::InName, Fact::OutName].map(|fact| name(fact, &bridge.name)));
+            forward.extend(known.map(|known| rule(vec![family(NFPROTO_IPV6), known], Expr::Drop)));
+            let kinds = [Fact::InKind, Fact::OutKind].map(|fact| name(fact, "bridge"));
+            forward.push(rule([&[family(NFPROTO_IPV6)], &kinds[..]].concat(), Expr::Accept));
+            forward.push(rule(vec![family(NFPROTO_IPV6)], Expr::Drop));
+        }
         forward6::Forwarding::Some(names) => forward
             .extend(names.into_iter().map(|by| rule(vec![family(NFPROTO_IPV6), name(Fact::InName, by)], Expr::Drop))),
     }

@@ -196,6 +196,28 @@ fn a_host_that_was_a_router_of_ipv6_stays_one() {
     assert_eq!(all_settings(), before);
 }
 
+/// Where br_netfilter is loaded, frames within a bridge are shown to the firewall: also of one that came after the rules.
+#[test]
+fn what_stays_within_a_bridge_that_is_made_later_goes_on_by_ipv6_too() {
+    on_both(|older| {
+        let (mut privileged, guest, near, _far) = world(older);
+        let bridge = privileged.route.create_bridge("office0", 0).unwrap();
+        privileged.route.set_up(bridge.index, true).unwrap();
+        let mut port = |name, number: u8| {
+            let address = Ipv6Addr::new(0x2001, 0xdb8, 7, number.into(), 0, 0, 0, 1);
+            let end = end_of(&mut privileged, name, address.into(), 64);
+            let index = privileged.link(name).unwrap().index;
+            privileged.route.set_master(index, Some(bridge.index)).unwrap();
+            End { mac: [2, 0, 0, 0, 0, number], ..end }
+        };
+        let (one, two) = (port("port0", 1), port("port1", 2));
+        let within = packet(BEYOND, SERVER, 1);
+        End { host: two.mac, ..one }.send6(within);
+        assert_eq!(two.next6(), within);
+        reaches(&guest, SERVER, &near, HOST);
+    });
+}
+
 #[test]
 fn routers_are_believed_still_where_they_were() {
     on_both(|older| {
