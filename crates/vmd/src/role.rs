@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, OsString};
 use std::fmt::Display;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
@@ -44,16 +45,17 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
 /// Whether /dev/kvm runs the probe guest: `ok` on standard output, or what does not work, after a line that says which vmd
 /// this is (`proto::doctor`). It has the rights of who asks, reads nothing, and is no part of the daemon.
 fn doctor() -> ExitCode {
-    println!("{}", proto::doctor::banner(env!("CARGO_PKG_VERSION")));
-    match crate::parent::open_kvm().map_err(|error| format!("/dev/kvm: {error}")).and_then(vm::probe_guest::run) {
-        Ok(()) => {
-            println!("{}", proto::doctor::RAN);
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            println!("{why}");
-            ExitCode::FAILURE
-        }
+    let mut out = std::io::stdout();
+    let mut tell = |line: &str| writeln!(out, "{line}");
+    let told = tell(&proto::doctor::banner(env!("CARGO_PKG_VERSION"))); // first, whatever becomes of the guest
+    let ran = crate::parent::open_kvm().map_err(|error| format!("/dev/kvm: {error}")).and_then(vm::probe_guest::run);
+    let (word, code) = match &ran {
+        Ok(()) => (proto::doctor::RAN, ExitCode::SUCCESS),
+        Err(why) => (why.as_str(), ExitCode::FAILURE),
+    };
+    match told.and_then(|()| tell(word)) {
+        Ok(()) => code,
+        Err(error) => failed(&format!("standard output: {error}")),
     }
 }
 

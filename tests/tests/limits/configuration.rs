@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::process::Command;
 use std::time::Instant;
 
 use testkit::apart::apart;
+use testkit::artefacts;
 use testkit::daemon::Daemon;
 use testkit::schema;
 
@@ -47,6 +49,86 @@ fn a_configuration_that_can_not_be_read_is_named() {
         let usage = vmd(&["-n", "-z"]);
         let said = "usage: vmd [-dnv] [-D macro=value] [-f file]\n       vmd -n --format | --json [-D macro=value] [-f file]\n";
         assert_eq!((usage.status, &*usage.stderr), (Some(1), said));
+    });
+}
+
+/// How `vmd ARGUMENT...` ends where nobody can read what it says: on a full device, and in a pipe that was closed.
+fn unheard(arguments: &[&str], stream: &str) -> [Option<i32>; 2] {
+    let program = artefacts::vmd();
+    let run = |script: String| {
+        Command::new("sh")
+            .args(["-c", &script, "sh"])
+            .arg(&program)
+            .args(arguments)
+            .status()
+            .expect("sh can be run")
+            .code()
+    };
+    // The pipe's reader has ended before vmd begins.
+    let closed = format!("exec 3>&1; mkfifo p; : <p & exec 4>p; wait; \"$@\" {stream}>&4 3>&-");
+    let dir = tempfile::tempdir().expect("a directory");
+    [run(format!("\"$@\" {stream}>/dev/full")), run(format!("cd {} && {closed}", text(dir.path())))]
+}
+
+#[test]
+fn what_nobody_can_read_changes_no_outcome() {
+    apart("configuration::what_nobody_can_read_changes_no_outcome", || {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = |name: &str, configuration: &str| {
+            let file = dir.path().join(name);
+            fs::write(&file, configuration).expect("it is ours");
+            text(&file).to_owned()
+        };
+        let (right, warned, wrong) = (file("right", ""), file("warned", "a = \"1\"\n"), file("wrong", "vm {\n"));
+        for (arguments, status) in [
+            (&["-n", "-f", &right][..], 0),
+            (&["-n", "-f", &warned], 0),
+            (&["-n", "-f", &right, "-D", "none"], 0),
+            (&["-n", "-f", &wrong], 1),
+            (&["-d", "-f", &wrong], 1),
+            (&["-z"], 1),
+        ] {
+            assert_eq!(unheard(arguments, "2"), [Some(status); 2], "{arguments:?}");
+        }
+        for tell in ["--json", "--format"] {
+            assert_eq!(unheard(&["-n", tell, "-f", &warned], "1"), [Some(1); 2], "{tell}");
+        }
+        assert_eq!(unheard(&["-x", "doctor"], "1"), [Some(1); 2]);
+    });
+}
+
+#[test]
+fn what_vmd_tells_commands_no_terminal() {
+    apart("configuration::what_vmd_tells_commands_no_terminal", || {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (file, disk) = (dir.path().join("vm.conf"), dir.path().join("\u{1b}[31m\n.img"));
+        fs::write(&disk, "").expect("it is ours");
+        let shown = dir.path().join("disk");
+        std::os::unix::fs::symlink(&disk, &shown).expect("it is ours");
+        fs::write(&file, format!("vm a {{\ndisk \"{}\" format qcow2\n}}\n", shown.display())).expect("it is ours");
+        let reply = vmd(&["-n", "-f", text(&file), "-D", "\u{1b}[31m\n"]);
+        assert_eq!(reply.status, Some(0));
+        assert!(reply.stderr.contains("\\u{1b}[31m\\n.img"), "{}", reply.stderr);
+        assert!(reply.stderr.lines().all(|line| !line.contains(char::is_control)), "{:?}", reply.stderr);
+        assert_eq!(reply.stderr.lines().count(), 3, "{}", reply.stderr);
+    });
+}
+
+#[test]
+fn a_thousand_switches_are_all_made_and_a_file_that_is_no_disk_is_told_before() {
+    apart("configuration::a_thousand_switches_are_all_made_and_a_file_that_is_no_disk_is_told_before", || {
+        let switches: String = (0..1000).map(|n| format!("switch s{n} {{\n\tinterface bridge0\n}}\n")).collect();
+        let daemon = Daemon::start_quietly(&switches);
+        let more = daemon.path("more.conf");
+        fs::write(&more, switches.replace("switch s", "switch more")).expect("it is ours");
+        daemon.vmctl(&["load", text(&more)]).success();
+        let log = daemon.log();
+        assert!(!log.contains("does not read"), "{log}");
+        fs::write(&more, "vm dir {\n\tboot \"/etc\"\n}\n").expect("it is ours");
+        daemon.vmctl(&["load", text(&more)]).success();
+        let told = "vm \"dir\" will not start: kernel \"/etc\": is a directory, kernel must be a regular file";
+        assert!(daemon.log().contains(told), "{}", daemon.log());
+        ends(daemon);
     });
 }
 

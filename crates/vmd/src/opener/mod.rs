@@ -9,7 +9,7 @@
 
 mod conversation;
 mod edge;
-mod judge;
+pub mod judge;
 #[cfg(test)]
 mod tests;
 

@@ -6,9 +6,10 @@ use config::json::Value;
 use config::{Diagnostic, dump};
 
 use super::accounts::HostAccounts;
+use super::obstacles::will_not_start;
 use super::options::{Options, Tell};
 use super::source::{Source, refused};
-use super::{Fatal, settings};
+use super::{Fatal, say};
 
 /// Says on standard error what is wrong, or `configuration OK`; and on standard output what was asked for.
 pub fn check(options: &Options) -> Result<(), Fatal> {
@@ -19,7 +20,7 @@ pub fn check(options: &Options) -> Result<(), Fatal> {
             match tell {
                 Some(_) => print(&config::canonical(&config, &HostAccounts)),
                 None => {
-                    eprintln!("configuration OK");
+                    say::all(&"configuration OK");
                     Ok(())
                 }
             }
@@ -34,7 +35,7 @@ fn json(options: &Options) -> Result<(), Fatal> {
         Ok(Ok(parsed)) => {
             let refused: Vec<Value> = refused(&parsed.config).iter().map(dump::error).collect();
             let right = refused.is_empty();
-            let notes = settings::will_not_start(&parsed.config).iter().map(dump::warning).collect();
+            let notes = will_not_start(&parsed.config).iter().map(dump::warning).collect();
             (Some(Value::from(&parsed.config)), [refused, values(&parsed.warnings), notes].concat(), right)
         }
         Ok(Err(errors)) => (None, [values(&errors.errors), values(&errors.warnings)].concat(), false),

@@ -17,7 +17,7 @@ use sys::signals::{Signal, Signals};
 use super::access::Who;
 use super::holdings::Holdings;
 use super::host::Host;
-use super::network::Wish;
+use super::network::{Unsaid, Wish};
 use super::peers::{AgentX, Control, Peer, Privileged, Starter, Vmm};
 use super::pulse::{Beat, Pulse};
 use super::registry::{Asked, Event, File, Found, Registry, Run};
@@ -74,6 +74,9 @@ pub(super) struct Edge {
     pub(super) kernels: BTreeMap<(ConnId, RequestId), OwnedFd>,
     pub(super) wishes: BTreeMap<RequestId, Wish>,
     pub(super) next_wish: u32,
+    pub(super) unsaid: Unsaid,
+    /// That were made; each takes the kernel a while to remove.
+    pub(super) bridges: u32,
     /// What a killed daemon left may still be there.
     pub(super) unswept: bool,
     pub(super) logs: BTreeMap<u64, (String, LogPipe)>,

@@ -1,5 +1,6 @@
 //! What the parent wants of priv: bridges and taps, and the end of what is left of them.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use proto::privileged::{Alias, ToParent, ToPriv};
@@ -23,6 +24,10 @@ pub(super) enum Wish {
         outside: bool,
     },
 }
+
+/// What priv is to hear once it has taken what is before: any number of switches may stand in vm.conf, and a channel
+/// queues only so much.
+pub(super) type Unsaid = VecDeque<(ToPriv, Vec<OwnedFd>)>;
 
 impl Edge {
     /// The first thing that a priv is told is to remove what a killed daemon left, until one has done it: then there are
@@ -48,6 +53,7 @@ impl Edge {
             self.events.remove(&peer.channel);
             self.bury(peer.child);
         }
+        self.unsaid.clear();
         log::error!("priv ended");
         let failure = Failure::new(Code::Io, "the priv process ended before it answered; see the log");
         for (_, wish) in std::mem::take(&mut self.wishes) {
@@ -72,8 +78,18 @@ impl Edge {
                 Got::Lost => return self.privileged_lost(),
             }
         }
-        let peer = self.privileged.as_ref();
-        rearm(&mut self.events, peer.map(|peer| &peer.channel));
+        self.say_unsaid();
+    }
+
+    fn say_unsaid(&mut self) {
+        let Some(peer) = &mut self.privileged else { return };
+        while !peer.channel.wants_write() {
+            let Some((message, fds)) = self.unsaid.pop_front() else { break };
+            if let Err(error) = peer.channel.send(&message, fds) {
+                log::error!("priv: {error}"); // that it is lost its channel says, and who asked is told then
+            }
+        }
+        rearm(&mut self.events, Some(&peer.channel));
     }
 
     fn privileged_says(&mut self, message: ToParent, fds: Vec<OwnedFd>) {
@@ -81,6 +97,7 @@ impl Edge {
             ToParent::SwitchMade { request, created } => {
                 if let (true, Some(Wish::Switch(_, bridge))) = (created, self.wishes.get(&request)) {
                     self.host.ignore_routers_on(bridge);
+                    self.bridges = self.bridges.saturating_add(1);
                 }
                 (request, Ok(None))
             }
@@ -166,9 +183,9 @@ impl Edge {
 
     pub(super) fn tell_priv(&mut self, message: ToPriv, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         let gone = || Failure::new(Code::Io, "the priv process does not run");
-        let peer = self.privileged.as_mut().ok_or_else(gone)?;
-        let sent = peer.channel.send(&message, fds);
-        rearm(&mut self.events, Some(&peer.channel));
-        sent.map_err(|error| Failure::new(Code::Io, format!("priv: {error}")))
+        self.privileged.as_ref().ok_or_else(gone)?;
+        self.unsaid.push_back((message, fds));
+        self.say_unsaid();
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use proto::client::{BootDevice, DiskFormat};
 use proto::{Code, Failure, IfName, MacAddr, SwitchName, Text, UserPath, VmName};
 
 use super::access::Owner;
-use super::definition::{Definition, Disk, Nic, bad_name, generated_mac, obstacle};
+use super::definition::{Definition, Disk, Nic, bad_name, generated_mac};
 use super::local::{Locals, random_network};
 use super::registry::{Settings, Switch};
 use super::snmp::{DEFAULT_PATH, Master};
@@ -81,12 +81,6 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
         delay: stagger.map_or(STAGGER_DELAY, |s| Duration::from_secs(s.delay_s.into())),
     };
     (settings, refused)
-}
-
-/// What is legal and will not start, for who reads the file; such a VM is known, and says so when it is started.
-pub fn will_not_start(config: &config::Config) -> Vec<String> {
-    let why = |vm: &config::model::Vm| obstacle(vm).map(|why| format!("vm \"{}\" will not start: {why}", vm.name));
-    config.vms.iter().filter_map(why).collect()
 }
 
 fn master_of(agentx: &config::model::AgentX) -> Result<Master, Failure> {
@@ -218,6 +212,7 @@ fn path(path: &Path) -> Result<UserPath, Failure> {
 mod tests {
     use config::model;
 
+    use super::super::definition::obstacle;
     use super::*;
 
     #[test]
@@ -375,7 +370,7 @@ mod tests {
     fn a_vm_starts_with_64_mebibytes_at_least() {
         for (memory, starts) in [("64M", true), ("63M", false)] {
             let parsed = parsed(&format!("vm a {{\n boot \"/k\"\n memory {memory}\n}}\n"));
-            assert_eq!(will_not_start(&parsed).is_empty(), starts, "{memory}");
+            assert_eq!(parsed.vms.iter().all(|vm| obstacle(vm).is_none()), starts, "{memory}");
         }
     }
 }

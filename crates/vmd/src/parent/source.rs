@@ -10,9 +10,10 @@ use proto::failure::plain;
 
 use super::Fatal;
 use super::accounts::{HostAccounts, read_at_once, read_text};
+use super::obstacles::will_not_start;
 use super::options::Options;
 use super::registry::Settings;
-use super::settings;
+use super::{say, settings};
 
 /// Read where nothing else is said; it may be missing.
 const DEFAULT_FILE: &str = "/etc/vm.conf";
@@ -47,7 +48,7 @@ impl Source {
         let mut macros = Macros::new();
         for argument in &options.macros {
             if let Err(error) = macros.define(argument.as_bytes()) {
-                eprintln!("vmd: {error}");
+                say::say(format_args!("vmd: {error}"));
             }
         }
         Self { file: options.file.clone(), macros, names: Names { directory: options.directory.clone() } }
@@ -57,14 +58,15 @@ impl Source {
     pub fn read(&self) -> Result<Config, Fatal> {
         match self.parse()? {
             Ok(parsed) => {
-                parsed.warnings.iter().for_each(|warning| eprintln!("{warning}"));
-                settings::will_not_start(&parsed.config).iter().for_each(|note| eprintln!("vmd: warning: {note}"));
+                parsed.warnings.iter().for_each(say::all);
+                let notes = will_not_start(&parsed.config);
+                notes.iter().for_each(|note| say::say(format_args!("vmd: warning: {note}")));
                 let refused = refused(&parsed.config);
-                refused.iter().for_each(|failure| eprintln!("vmd: {failure}"));
+                refused.iter().for_each(|failure| say::say(format_args!("vmd: {failure}")));
                 if refused.is_empty() { Ok(parsed.config) } else { Err(Fatal::Told) }
             }
             Err(errors) => {
-                eprintln!("{errors}");
+                say::all(&errors);
                 Err(Fatal::Told)
             }
         }
@@ -97,7 +99,7 @@ impl Source {
         let Parsed { config, warnings } =
             parsed.map_err(|errors| errors.errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        settings::will_not_start(&config).iter().for_each(|note| log::warn!("{note}"));
+        will_not_start(&config).iter().for_each(|note| log::warn!("{note}"));
         if let (Some(name), true) = (load, config.globals != config::model::Globals::default()) {
             return Err(vec![format!(
                 "{name}: only vm and switch may be loaded; all else belongs into the daemon's own file"

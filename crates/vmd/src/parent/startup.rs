@@ -1,6 +1,6 @@
 //! From the command line to a daemon that serves, in the order that users see (spec, daemon 1.2 and 1.3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,7 +39,7 @@ const USER: &str = "_vmd";
 /// The daemon, or a check of its configuration.
 pub fn main(arguments: &[OsString]) -> ExitCode {
     let Some(options) = Options::parse(arguments) else {
-        eprintln!("{USAGE}");
+        super::say::all(&USAGE);
         return ExitCode::FAILURE;
     };
     let journal = !options.check && service::stderr_is_the_journal();
@@ -175,6 +175,8 @@ impl Edge {
             kernels: BTreeMap::new(),
             wishes: BTreeMap::new(),
             next_wish: 0,
+            unsaid: VecDeque::new(),
+            bridges: 0,
             unswept: true,
             logs: BTreeMap::new(),
             next_log: 0,
@@ -233,15 +235,24 @@ impl Edge {
     /// Whether it has removed what was made.
     fn end_privileged(&mut self) -> bool {
         let privileged = self.privileged.take().map(|peer| (peer.child, peer.channel.into_socket()));
-        self.end_role("priv", privileged)
+        self.end_role_within(END_LIMIT + BRIDGE_LIMIT * self.bridges, "priv", privileged)
     }
 
     /// Whether it was there, and ended as it was asked.
     fn end_role(&mut self, role: &str, peer: Option<(sys::child::Child, OwnedFd)>) -> bool {
+        self.end_role_within(END_LIMIT, role, peer)
+    }
+
+    fn end_role_within(
+        &mut self,
+        limit: std::time::Duration,
+        role: &str,
+        peer: Option<(sys::child::Child, OwnedFd)>,
+    ) -> bool {
         let Some((mut child, socket)) = peer else { return false };
         self.events.remove(&socket);
         drop(socket);
-        let end = std::time::Instant::now() + END_LIMIT;
+        let end = std::time::Instant::now() + limit;
         loop {
             match child.try_wait() {
                 Ok(Some(exit)) => {
@@ -273,3 +284,5 @@ impl Edge {
 
 /// What a child of the parent has to end by itself.
 const END_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+/// And priv for each bridge: the kernel waits for readers of its lists, one bridge after the other.
+const BRIDGE_LIMIT: std::time::Duration = std::time::Duration::from_millis(100);

@@ -77,15 +77,17 @@ fn a_configuration_that_is_not_there_is_told() {
     nothing_is_left();
 }
 
+const USAGE: &str = "usage: vmd [-dnv] [-D macro=value] [-f file]
+       vmd -n --format | --json [-D macro=value] [-f file]
+";
+
 #[test]
 fn wrong_arguments_are_the_usage() {
     let _dir = own_world(true);
     for arguments in [&["-z"][..], &["-P", "vmm"], &["-V", "3"], &["-n", "left over"], &["-f"], &["--json"], &["-dx"]] {
         let ended = vmd(arguments, 65534);
-        ended.says(&[
-            "usage: vmd [-dnv] [-D macro=value] [-f file]",
-            "vmd -n --format | --json [-D macro=value] [-f file]",
-        ]);
+        assert_eq!((ended.status, ended.stdout.as_str()), (Some(1), ""), "{arguments:?}");
+        assert_eq!(ended.stderr, USAGE, "{arguments:?}");
     }
     nothing_is_left();
 }
