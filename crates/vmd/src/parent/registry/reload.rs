@@ -28,12 +28,25 @@ pub(super) struct Reload {
     pub(super) asked: Asked,
     /// The first switch that could not be made.
     failure: Option<Failure>,
+    /// And how many more.
+    more: usize,
 }
 
 impl Reload {
     pub(super) fn failed(&mut self, code: Code, why: &str) {
-        let text = || format!("{why}; all else of the configuration holds");
-        self.failure.get_or_insert_with(|| Failure::new(code, text()));
+        match &self.failure {
+            None => self.failure = Some(Failure::new(code, why)),
+            Some(_) => self.more = self.more.saturating_add(1),
+        }
+    }
+
+    fn reply(self) -> Reply {
+        let Some(Failure { code, text }) = self.failure else { return Reply::Done };
+        let more = match self.more {
+            0 => String::new(),
+            more => format!(" (and {more} more, see the log)"),
+        };
+        Reply::Failed(Failure::new(code, format!("{text}{more}; all else of the configuration holds")))
     }
 }
 
@@ -80,7 +93,7 @@ impl Registry {
             self.report(settings.snmp.take(), out);
         }
         self.stagger.next = None;
-        self.reloads.extend(reading.asked.map(|asked| Reload { asked, failure: None }));
+        self.reloads.extend(reading.asked.map(|asked| Reload { asked, failure: None, more: 0 }));
         self.take_in(settings, now, out);
         self.answer_reloads(out);
         let what = reading.load.map_or_else(|| "reloaded".to_owned(), |path| format!("\"{path}\" loaded"));
@@ -124,8 +137,8 @@ impl Registry {
         if self.switches_pending() {
             return;
         }
-        for Reload { asked, failure } in std::mem::take(&mut self.reloads) {
-            out.push(Action::Answer(asked, failure.map_or(Reply::Done, Reply::Failed)));
+        for reload in std::mem::take(&mut self.reloads) {
+            out.push(Action::Answer(reload.asked, reload.reply()));
         }
     }
 }

@@ -199,6 +199,14 @@ fn an_eighth_is_forgotten_at_the_very_number_that_is_too_many() {
 }
 
 #[test]
+fn a_new_name_gets_a_number_above_all_before_up_to_the_last_and_then_the_lowest() {
+    let known = [(("old".to_owned(), 0), VmId(16_381))].into();
+    let mut f = Fixture { registry: Registry::knowing(known), now: Instant::now(), requests: 0 };
+    let numbers = ["a", "b", "c", "d"].map(|name| f.registry.claim(name, 0).unwrap().0);
+    assert_eq!(numbers, [16_382, 16_383, 1, 2]);
+}
+
+#[test]
 fn what_comes_for_an_earlier_start_does_not_hit_a_later_one() {
     let mut f = Fixture::new(vec![definition("web")]);
     f.start("web");

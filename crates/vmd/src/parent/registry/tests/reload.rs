@@ -274,6 +274,22 @@ fn switches_are_replaced_by_name_and_one_that_is_gone_stays_known() {
 }
 
 #[test]
+fn of_switches_that_cannot_be_made_the_first_is_told_and_how_many_more() {
+    for (count, more) in [(1, ""), (2, " (and 1 more, see the log)"), (3, " (and 2 more, see the log)")] {
+        let mut f = Fixture::new(vec![]);
+        let (asked, _) = f.ask_as(root(), Request::Reload);
+        let names: Vec<_> = (0..count).map(|number| SwitchName::cut(&format!("s{number}"))).collect();
+        let switches = names.iter().map(|name| Switch { name: name.clone(), ..lan("br0") }).collect();
+        let settings = Settings { switches, ..settings(vec![]) };
+        f.on(Event::ConfigRead(reading(Some(asked)), Ok(Box::new(settings))));
+        let no = || Err(Failure::new(Code::Exists, "no bridge"));
+        let last = names.into_iter().map(|name| f.on(Event::SwitchMade(name, no()))).last().unwrap();
+        let text = format!("switch \"s0\": no bridge{more}; all else of the configuration holds");
+        assert_eq!(replies(&last), [Reply::Failed(Failure::new(Code::Exists, text))]);
+    }
+}
+
+#[test]
 fn a_switch_that_cannot_be_made_fails_the_reload_and_nothing_else() {
     let mut f = Fixture::new(vec![]);
     let (asked, _) = f.ask_as(root(), Request::Reload);
