@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use netlink_packet_core::{Emitable, NLM_F_DUMP};
 use netlink_packet_route::link::{LinkHeader, LinkMessage};
 
-use super::nft::plain;
+use super::attributes::plain;
 use super::{NetlinkError, Route};
 
 /// Bytes of a `struct ifinfomsg`, and where its index lies (rtnetlink(7)).

@@ -3,6 +3,7 @@
 //! Called by priv alone. One request is outstanding at a time, each has a deadline, and an answer that comes after its
 //! deadline is told by its sequence number and dropped. Never `ip` or `brctl`, never a name where the index is known.
 
+mod attributes;
 mod error;
 mod forward;
 mod link;

@@ -3,56 +3,19 @@
 //! Called by priv alone. A table is data: chains of rules of expressions, each of which loads, compares or decides. What is
 //! sent is one batch, that the kernel carries out as a whole or not at all.
 
+mod rule;
+mod uapi;
+
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use rustix::io::Errno;
 
 use super::NetlinkError;
+use super::attributes::{Out, plain, string, text};
 use super::wire::Wire;
-
-/// Attributes and values of linux/netfilter/nf_tables.h that libc lacks.
-mod uapi {
-    pub const NFTA_TABLE_NAME: u16 = 1;
-    pub const NFTA_CHAIN_TABLE: u16 = 1;
-    pub const NFTA_CHAIN_NAME: u16 = 3;
-    pub const NFTA_CHAIN_HOOK: u16 = 4;
-    pub const NFTA_CHAIN_POLICY: u16 = 5;
-    pub const NFTA_CHAIN_TYPE: u16 = 7;
-    pub const NFTA_HOOK_HOOKNUM: u16 = 1;
-    pub const NFTA_HOOK_PRIORITY: u16 = 2;
-    pub const NFTA_RULE_TABLE: u16 = 1;
-    pub const NFTA_RULE_CHAIN: u16 = 2;
-    pub const NFTA_RULE_HANDLE: u16 = 3;
-    pub const NFTA_RULE_EXPRESSIONS: u16 = 4;
-    pub const NFTA_RULE_USERDATA: u16 = 7;
-    pub const NFTA_LIST_ELEM: u16 = 1;
-    pub const NFTA_EXPR_NAME: u16 = 1;
-    pub const NFTA_EXPR_DATA: u16 = 2;
-    /// Target register and what is loaded, of meta and ct.
-    pub const NFTA_DREG: u16 = 1;
-    pub const NFTA_KEY: u16 = 2;
-    pub const NFTA_FIB_RESULT: u16 = 2;
-    pub const NFTA_FIB_FLAGS: u16 = 3;
-    pub const NFTA_SREG: u16 = 1;
-    pub const NFT_META_IIFKIND: i32 = 26;
-    pub const NFT_META_OIFKIND: i32 = 27;
-    pub const NFTA_CMP_OP: u16 = 2;
-    pub const NFTA_CMP_DATA: u16 = 3;
-    pub const NFTA_BITWISE_DREG: u16 = 2;
-    pub const NFTA_BITWISE_LEN: u16 = 3;
-    pub const NFTA_BITWISE_MASK: u16 = 4;
-    pub const NFTA_BITWISE_XOR: u16 = 5;
-    pub const NFTA_IMMEDIATE_DATA: u16 = 2;
-    pub const NFTA_DATA_VALUE: u16 = 1;
-    pub const NFTA_DATA_VERDICT: u16 = 2;
-    pub const NFTA_VERDICT_CODE: u16 = 1;
-    pub const NFT_FIB_RESULT_OIF: u32 = 1;
-    pub const NFTA_F_SADDR: u32 = 1;
-    pub const NFTA_F_IIF: u32 = 8;
-    pub const NESTED: u16 = 1 << 15;
-}
+use rule::write_rule;
 use uapi::*;
 
 /// Bytes of a `struct nfgenmsg` (linux/netfilter/nfnetlink.h).
@@ -259,122 +222,6 @@ impl Nft {
     }
 }
 
-impl Chain {
-    fn write(&self, table: &[u8], out: &mut Out) {
-        out.put(NFTA_CHAIN_TABLE, table);
-        out.put(NFTA_CHAIN_NAME, &text(&self.name));
-        let Some((hook, kind, priority)) = self.base else { return };
-        out.nest(NFTA_CHAIN_HOOK, |out| {
-            out.put(NFTA_HOOK_HOOKNUM, &hook.number().to_be_bytes());
-            out.put(NFTA_HOOK_PRIORITY, &priority.to_be_bytes());
-        });
-        out.put(NFTA_CHAIN_TYPE, &text(kind));
-    }
-}
-
-fn write_rule(out: &mut Out, table: &[u8], chain: &[u8], rule: &[Expr]) {
-    out.put(NFTA_RULE_TABLE, table);
-    out.put(NFTA_RULE_CHAIN, chain);
-    out.nest(NFTA_RULE_EXPRESSIONS, |out| {
-        for expr in rule {
-            out.nest(NFTA_LIST_ELEM, |out| expr.write(out));
-        }
-    });
-}
-
-impl Expr {
-    fn write(&self, out: &mut Out) {
-        let register = word(libc::NFT_REG_1);
-        match self {
-            Expr::Load(fact) => fact.write(out),
-            Expr::Mask(bits) => named(out, "bitwise", |out| {
-                out.put(NFTA_SREG, &register);
-                out.put(NFTA_BITWISE_DREG, &register);
-                out.put(NFTA_BITWISE_LEN, &4_u32.to_be_bytes());
-                out.nest(NFTA_BITWISE_MASK, |out| out.put(NFTA_DATA_VALUE, &bits.to_ne_bytes()));
-                out.nest(NFTA_BITWISE_XOR, |out| out.put(NFTA_DATA_VALUE, &[0; 4]));
-            }),
-            Expr::Is(value) => compare(out, libc::NFT_CMP_EQ, value),
-            Expr::IsNot(value) => compare(out, libc::NFT_CMP_NEQ, value),
-            Expr::Accept => verdict(out, libc::NF_ACCEPT),
-            Expr::Drop => verdict(out, libc::NF_DROP),
-            Expr::Masquerade => named(out, "masq", |_| ()),
-        }
-    }
-}
-
-impl Fact {
-    fn write(self, out: &mut Out) {
-        let register = word(libc::NFT_REG_1);
-        let load = |out: &mut Out, what: &str, key: libc::c_int| {
-            named(out, what, |out| {
-                out.put(NFTA_DREG, &register);
-                out.put(NFTA_KEY, &word(key));
-            });
-        };
-        match self {
-            Fact::InGroup => load(out, "meta", libc::NFT_META_IIFGROUP),
-            Fact::OutGroup => load(out, "meta", libc::NFT_META_OIFGROUP),
-            Fact::InIndex => load(out, "meta", libc::NFT_META_IIF),
-            Fact::OutIndex => load(out, "meta", libc::NFT_META_OIF),
-            Fact::InName => load(out, "meta", libc::NFT_META_IIFNAME),
-            Fact::OutName => load(out, "meta", libc::NFT_META_OIFNAME),
-            Fact::InKind => load(out, "meta", NFT_META_IIFKIND),
-            Fact::OutKind => load(out, "meta", NFT_META_OIFKIND),
-            Fact::Family => load(out, "meta", libc::NFT_META_NFPROTO),
-            Fact::State => load(out, "ct", libc::NFT_CT_STATE),
-            Fact::Status => load(out, "ct", libc::NFT_CT_STATUS),
-            Fact::WayBack => named(out, "fib", |out| {
-                out.put(NFTA_DREG, &register);
-                out.put(NFTA_FIB_RESULT, &NFT_FIB_RESULT_OIF.to_be_bytes());
-                out.put(NFTA_FIB_FLAGS, &(NFTA_F_SADDR | NFTA_F_IIF).to_be_bytes());
-            }),
-        }
-    }
-}
-
-fn named(out: &mut Out, name: &str, data: impl FnOnce(&mut Out)) {
-    out.put(NFTA_EXPR_NAME, &text(name));
-    out.nest(NFTA_EXPR_DATA, data);
-}
-
-fn compare(out: &mut Out, how: libc::c_int, value: &[u8]) {
-    named(out, "cmp", |out| {
-        out.put(NFTA_SREG, &word(libc::NFT_REG_1));
-        out.put(NFTA_CMP_OP, &word(how));
-        out.nest(NFTA_CMP_DATA, |out| out.put(NFTA_DATA_VALUE, value));
-    });
-}
-
-fn verdict(out: &mut Out, code: libc::c_int) {
-    named(out, "immediate", |out| {
-        out.put(NFTA_DREG, &word(libc::NFT_REG_VERDICT));
-        out.nest(NFTA_IMMEDIATE_DATA, |out| {
-            out.nest(NFTA_DATA_VERDICT, |out| out.put(NFTA_VERDICT_CODE, &word(code)));
-        });
-    });
-}
-
-/// Attributes one behind the other, each padded to four bytes (netlink(7)).
-#[derive(Debug, Default)]
-struct Out(Vec<u8>);
-
-impl Out {
-    fn put(&mut self, kind: u16, value: &[u8]) {
-        let length = u16::try_from(value.len().saturating_add(4)).unwrap_or(u16::MAX);
-        self.0.extend(length.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-    }
-
-    fn nest(&mut self, kind: u16, inside: impl FnOnce(&mut Out)) {
-        let mut out = Out::default();
-        inside(&mut out);
-        self.put(kind | NESTED, &out.0);
-    }
-}
-
 /// The messages of a batch, without their sequence number.
 #[derive(Debug, Default)]
 struct Batch {
@@ -387,21 +234,6 @@ impl Batch {
         write(&mut out);
         self.messages.push((kind_of(command), NLM_F_REQUEST | flags, out.0));
     }
-}
-
-/// The batch as the socket takes it: between a beginning and an end, the last message acknowledged.
-pub(super) fn framed(mut messages: Vec<(u16, u16, Vec<u8>)>) -> Vec<(u16, u16, Vec<u8>)> {
-    if let Some((_, flags, _)) = messages.last_mut() {
-        *flags |= NLM_F_ACK;
-    }
-    let subsystem = u16::try_from(libc::NFNL_SUBSYS_NFTABLES).unwrap_or(0).to_be_bytes();
-    let bound = |kind: libc::c_int| {
-        let body = [&[0, 0][..], &subsystem].concat();
-        (u16::try_from(kind).unwrap_or(0), NLM_F_REQUEST, body)
-    };
-    messages.insert(0, bound(libc::NFNL_MSG_BATCH_BEGIN));
-    messages.push(bound(libc::NFNL_MSG_BATCH_END));
-    messages
 }
 
 /// A body that is bytes already.
@@ -431,35 +263,8 @@ fn kind_of(command: libc::c_int) -> u16 {
     u16::try_from(libc::NFNL_SUBSYS_NFTABLES << 8 | command).unwrap_or(0)
 }
 
-/// A number as nf_tables has them.
-fn word(number: libc::c_int) -> [u8; 4] {
-    number.to_be_bytes()
-}
-
-/// A string with its NUL.
-fn text(string: &str) -> Vec<u8> {
-    [string.as_bytes(), &[0]].concat()
-}
-
 fn attributes(payload: &[u8]) -> Result<Vec<(u16, &[u8])>, NetlinkError> {
     plain(payload.get(GENERIC..).ok_or(NetlinkError::Malformed)?)
-}
-
-/// Attributes (kind, value) that borrow from the bytes, which netlink-packet-core's iterator does not let out.
-pub(super) fn plain(mut bytes: &[u8]) -> Result<Vec<(u16, &[u8])>, NetlinkError> {
-    let mut found = Vec::new();
-    while let Some((&[l0, l1, k0, k1], _)) = bytes.split_first_chunk::<4>() {
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = bytes.get(4..length).ok_or(NetlinkError::Malformed)?;
-        found.push((u16::from_ne_bytes([k0, k1]) & !NESTED, value));
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(found)
-}
-
-fn string(value: &[u8]) -> String {
-    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
-    String::from_utf8_lossy(value.get(..end).unwrap_or_default()).into_owned()
 }
 
 fn listed(payload: &[u8]) -> Result<Listed, NetlinkError> {

@@ -74,7 +74,7 @@ impl Wire {
     pub(super) fn batch(&mut self, messages: Vec<(u16, u16, Vec<u8>)>) -> Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
-        for (kind, flags, payload) in super::nft::framed(messages) {
+        for (kind, flags, payload) in framed(messages) {
             let length = u32::try_from(NETLINK_HEADER_LEN.saturating_add(payload.len()));
             let length = length.map_err(|_| NetlinkError::Malformed)?;
             let mut head = [0; NETLINK_HEADER_LEN];
@@ -216,6 +216,21 @@ fn done(code: i32, words: Option<&[u8]>) -> Result<Step, NetlinkError> {
 
 fn malformed(_: DecodeError) -> NetlinkError {
     NetlinkError::Malformed
+}
+
+/// The batch as the socket takes it: between a beginning and an end, the last message acknowledged.
+fn framed(mut messages: Vec<(u16, u16, Vec<u8>)>) -> Vec<(u16, u16, Vec<u8>)> {
+    if let Some((_, flags, _)) = messages.last_mut() {
+        *flags |= NLM_F_ACK;
+    }
+    let subsystem = u16::try_from(libc::NFNL_SUBSYS_NFTABLES).unwrap_or(0).to_be_bytes();
+    let bound = |kind: libc::c_int| {
+        let body = [&[0, 0][..], &subsystem].concat();
+        (u16::try_from(kind).unwrap_or(0), NLM_F_REQUEST, body)
+    };
+    messages.insert(0, bound(libc::NFNL_MSG_BATCH_BEGIN));
+    messages.push(bound(libc::NFNL_MSG_BATCH_END));
+    messages
 }
 
 #[cfg(test)]
