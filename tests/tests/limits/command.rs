@@ -46,6 +46,8 @@ fn wrong_arguments_are_told_with_their_value_and_what_is_right() {
             (&["start", "a b"], has("a b", "' '")),
             (&["start", "é"], has("é", "'é'")),
             (&["start", "fe80::1"], has("fe80::1", "':'")),
+            (&["start", ".x"], format!("vmctl: invalid VM name: \".x\": name begins with '.'; {rule}")),
+            (&["stop", "--", "-7"], "vmctl: invalid id: -7: name begins with '-'".to_owned()),
             (&["start", "a\u{1b}[31mb"], has("a\u{fffd}[31mb", "'\\u{1b}'")),
             (&["start", &long], too_long),
             (&["start", "-p", "65", "web"], "vmctl: cpu count is too large: 65; give 1 to 64".to_owned()),
