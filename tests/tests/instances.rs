@@ -60,7 +60,9 @@ fn a_users_instance_has_the_users_rights_and_not_more() {
         let said = start("open", &["-m", "128M"]);
         assert_eq!(said, "vmctl: start \"new\": vm \"new\": no permission to set memory\n");
         let said = start("closed", &["-d", &at("mine.raw")]);
-        assert_eq!(said, "vmctl: start \"new\": vm \"new\": no permission to create vm instance\n");
+        let why =
+            "may make no instance of \"closed\"; \"allow instance { owner ... }\" of that vm in vm.conf says who may";
+        assert_eq!(said, format!("vmctl: start \"new\": vm \"new\": uid {USER} {why}\n"));
         let names: Vec<String> = daemon.status().into_iter().map(|row| row.name).collect();
         assert_eq!(names, ["open", "closed"], "what failed is forgotten");
         assert!(daemon.stop().success());

@@ -16,9 +16,15 @@ pub enum CreateError {
     /// Not even a sector.
     #[error("a disk needs at least 512 bytes, not {0}")]
     Short(u64),
+    /// No name at all.
+    #[error("the name is empty; name the file to make")]
+    NoName,
     /// The directory that it is to be in is not there.
     #[error("no such directory; make it first, or correct the path")]
     NoDirectory,
+    /// The directory is there and takes no new file, as in /proc, or one that was removed.
+    #[error("its directory takes no new files; name another")]
+    NoNewFiles,
     /// The file can't be made, or not as large; nothing is left.
     #[error("{}", .0.to_string().split(" (os error").next().unwrap_or_default())]
     Io(io::Error),
@@ -30,10 +36,13 @@ pub fn create_raw(path: &Path, bytes: u64) -> Result<(), CreateError> {
     if bytes < SECTOR {
         return Err(CreateError::Short(bytes));
     }
+    if path.as_os_str().is_empty() {
+        return Err(CreateError::NoName);
+    }
     let file = match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(CreateError::Exists),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(CreateError::NoDirectory),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(not_found(path)),
         Err(error) => return Err(CreateError::Io(error)),
     };
     file.set_len(bytes).map_err(|error| {
@@ -41,6 +50,13 @@ pub fn create_raw(path: &Path, bytes: u64) -> Result<(), CreateError> {
         let _ = std::fs::remove_file(path);
         CreateError::Io(error)
     })
+}
+
+/// Why a file that is to be made is "not found".
+fn not_found(path: &Path) -> CreateError {
+    let parent = path.parent().unwrap_or(path);
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    if parent.is_dir() { CreateError::NoNewFiles } else { CreateError::NoDirectory }
 }
 
 #[cfg(test)]
@@ -70,6 +86,16 @@ mod tests {
         symlink(dir.path().join("elsewhere"), &link).unwrap();
         assert!(matches!(create_raw(&link, 4096), Err(CreateError::Exists)));
         assert!(!dir.path().join("elsewhere").exists());
+    }
+
+    #[test]
+    fn what_is_not_found_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(create_raw(Path::new(""), 4096), Err(CreateError::NoName)));
+        assert!(matches!(create_raw(&dir.path().join("no/x"), 4096), Err(CreateError::NoDirectory)));
+        assert!(matches!(create_raw(Path::new("no-such-directory/x"), 4096), Err(CreateError::NoDirectory)));
+        assert!(matches!(create_raw(Path::new("/proc/x"), 4096), Err(CreateError::NoNewFiles)));
+        assert!(matches!(not_found(Path::new("x")), CreateError::NoNewFiles), "the working directory is one");
     }
 
     #[test]

@@ -41,6 +41,9 @@ pub enum BadName {
     /// A character that the rule does not allow.
     #[error("name has the character {0:?}")]
     Character(char),
+    /// One that a name may have, but not begin with.
+    #[error("name begins with {0:?}")]
+    First(char),
 }
 
 /// A VM's name: 1 to 63 of `[A-Za-z0-9.-_]`, the first not `-`, `.` or `_` (spec, daemon 9).
@@ -55,7 +58,7 @@ impl VmName {
         let odd = |c: &char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '-' | '_');
         match name.chars().find(odd) {
             Some(c) => Err(BadName::Character(c)),
-            None if matches!(first, '-' | '.' | '_') => Err(BadName::Character(first)),
+            None if matches!(first, '-' | '.' | '_') => Err(BadName::First(first)),
             None => Ok(Self(text)),
         }
     }
@@ -135,6 +138,21 @@ mod tests {
             assert!(VmName::new(bad).is_err(), "{bad:?}");
             let wire = postcard::to_stdvec(bad).unwrap();
             assert!(postcard::from_bytes::<VmName>(&wire).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_begins_wrongly_is_told_from_one_with_a_character_that_none_has() {
+        for (bad, why, text) in [
+            ("-7", BadName::First('-'), "name begins with '-'"),
+            (".x", BadName::First('.'), "name begins with '.'"),
+            ("_", BadName::First('_'), "name begins with '_'"),
+            ("-a b", BadName::Character(' '), "name has the character ' '"),
+            ("é", BadName::Character('é'), "name has the character 'é'"),
+            ("", BadName::Empty, "name is empty"),
+        ] {
+            let error = VmName::new(bad).unwrap_err();
+            assert_eq!((error, error.to_string().as_str()), (why, text), "{bad:?}");
         }
     }
 

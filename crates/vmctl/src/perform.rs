@@ -76,9 +76,12 @@ pub enum RunError {
     /// A stream on a terminal.
     #[error("{0}")]
     Terminal(&'static str),
-    /// Standard output or standard error failed.
-    #[error("writing: {}", plain(.0))]
-    Write(#[from] io::Error),
+    /// What was asked for could not be written.
+    #[error("standard output: {}", plain(.0))]
+    Output(io::Error),
+    /// The stream to read can't be had.
+    #[error("standard input: {}", plain(.0))]
+    Input(io::Error),
 }
 
 /// Text from elsewhere as a terminal may have it: what could command it is replaced.
@@ -99,9 +102,9 @@ impl Run<'_> {
     pub fn perform(&mut self, command: Command) -> Result<ExitCode, RunError> {
         match command {
             Command::Create(create) => {
-                self.warn(create.warning.as_deref())?;
+                self.warn(create.warning.as_deref());
                 let made = image::make(&create)?;
-                self.say(made)?;
+                self.say(made);
             }
             Command::Doctor { json } => return self.doctor(json),
             Command::Start(start) => return self.start(*start),
@@ -135,10 +138,10 @@ impl Run<'_> {
                 if input.is_terminal() {
                     return Err(RunError::Terminal("receive: standard input is a terminal; redirect it from a file"));
                 }
-                let stream = input.as_fd().try_clone_to_owned()?;
+                let stream = input.as_fd().try_clone_to_owned().map_err(RunError::Input)?;
                 let what = format!("receive \"{name}\"");
                 let (id, tty) = self.started(what, Request::Receive { name }, vec![stream])?;
-                self.say(&format!("started vm {id} successfully, tty {tty}"))?;
+                self.say(&format!("started vm {id} successfully, tty {tty}"));
             }
             Command::Load(path) => self.settle(&format!("load \"{path}\""), Request::Load { path })?,
             Command::Log { verbose } => self.settle("log", Request::Log { verbose })?,
@@ -148,12 +151,22 @@ impl Run<'_> {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn say(&mut self, text: &str) -> io::Result<()> {
-        writeln!(self.err, "vmctl: {}", shown(text))
+    /// Text on standard error. That nobody reads it fails no command that did its work.
+    fn tell(&mut self, text: &str) {
+        let _ = write!(self.err, "{}", shown(text)).and_then(|()| self.err.flush());
     }
 
-    fn warn<'w>(&mut self, warnings: impl IntoIterator<Item = &'w str>) -> io::Result<()> {
-        warnings.into_iter().try_for_each(|warning| self.say(warning))
+    fn say(&mut self, text: &str) {
+        self.tell(&format!("vmctl: {text}\n"));
+    }
+
+    fn warn<'w>(&mut self, warnings: impl IntoIterator<Item = &'w str>) {
+        warnings.into_iter().for_each(|warning| self.say(warning));
+    }
+
+    /// Text on standard output: what was asked for, so that a failure is the command's.
+    fn print(&mut self, text: &str) -> Result<(), RunError> {
+        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(RunError::Output)
     }
 
     /// A request that is answered by `Done`; errors of a configuration are shown as they come.
@@ -161,7 +174,7 @@ impl Run<'_> {
         let mut conversation = Conversation::open(self.socket)?;
         let mut reply = conversation.call(request)?;
         while let Reply::Wrong(error) = &reply {
-            writeln!(self.err, "{}", shown(error))?;
+            self.tell(&format!("{error}\n"));
             reply = conversation.reply()?;
         }
         match reply {
@@ -173,7 +186,10 @@ impl Run<'_> {
 
     fn freeze(&mut self, verb: &str, done: &str, vm: &VmRef, request: Request) -> Result<(), RunError> {
         match Conversation::open(self.socket)?.call(request)? {
-            Reply::Accepted { id } => Ok(self.say(&format!("{done} vm {id} successfully"))?),
+            Reply::Accepted { id } => {
+                self.say(&format!("{done} vm {id} successfully"));
+                Ok(())
+            }
             Reply::Failed(failure) => Err(RunError::Refused { what: format!("{verb} {}", called(vm)), failure }),
             _ => Err(TalkError::Unexpected.into()),
         }
@@ -194,9 +210,12 @@ impl Run<'_> {
             Reply::Failed(failure) => return Err(RunError::Refused { what, failure }),
             _ => return Err(TalkError::Unexpected.into()),
         };
-        self.say(&format!("armed vm {id} {armed}"))?;
+        self.say(&format!("armed vm {id} {armed}"));
         match progress::reply(&mut conversation, self.lively, self.err, &format!("{what}: "))? {
-            Reply::Done => Ok(self.say(&format!("{happened} vm {id} {where_to}"))?),
+            Reply::Done => {
+                self.say(&format!("{happened} vm {id} {where_to}"));
+                Ok(())
+            }
             Reply::Failed(failure) => Err(RunError::Refused { what, failure }),
             _ => Err(TalkError::Unexpected.into()),
         }
@@ -206,15 +225,11 @@ impl Run<'_> {
         let vms = self.vms(&mut Conversation::open(self.socket)?)?;
         let vms: Vec<&VmLine> = vms.iter().filter(|vm| !running || table::runs(vm)).collect();
         let meant = vms.iter().copied().filter(|vm| wanted.is_none_or(|wanted| table::is_meant(vm, wanted)));
-        if json {
-            writeln!(self.out, "{}", told::vms(meant))?;
-        } else {
-            writeln!(self.out, "{}", table::header())?;
-            for vm in meant {
-                writeln!(self.out, "{}", shown(&table::line(vm)))?;
-            }
-        }
-        self.out.flush()?;
+        let text = match json {
+            true => format!("{}\n", told::vms(meant)),
+            false => meant.map(table::line).fold(table::header() + "\n", |text, line| text + &shown(&line) + "\n"),
+        };
+        self.print(&text)?;
         // That there is a VM decides, not that the one asked for is among them: scripts rely on both.
         Ok(ExitCode::from(u8::from(vms.is_empty())))
     }
@@ -226,8 +241,7 @@ impl Run<'_> {
             (false, false) => Form::Lines,
         };
         let (text, can_run) = doctor::examine(self.socket, form);
-        write!(self.out, "{text}")?;
-        self.out.flush()?;
+        self.print(&text)?;
         Ok(ExitCode::from(u8::from(!can_run)))
     }
 
@@ -247,12 +261,11 @@ impl Run<'_> {
             VmRef::Id(_) => format!("{doing} vm: "),
             VmRef::Name(name) => format!("{doing} vm {name}: "),
         };
-        write!(self.err, "{line}")?;
-        self.err.flush()?;
+        self.tell(&line);
         let asked = conversation.ask(request, Vec::new());
         let reply = asked.and_then(|()| progress::reply(conversation, self.lively, self.err, &line));
         if self.lively {
-            write!(self.err, "{line}")?; // it was taken away with the seconds
+            self.tell(&line); // it was taken away with the seconds
         }
         let (text, code) = match reply {
             Ok(Reply::Accepted { id }) => (format!("requested to shutdown vm {id}"), ExitCode::SUCCESS),
@@ -260,11 +273,11 @@ impl Run<'_> {
             Ok(Reply::Failed(failure)) => (how_it_failed(&failure), ExitCode::FAILURE),
             Ok(_) => ("failed: unexpected response received from vmd".to_owned(), ExitCode::FAILURE),
             Err(error) => {
-                writeln!(self.err)?;
+                self.tell("\n");
                 return Err(error.into());
             }
         };
-        writeln!(self.err, "{}", shown(&text))?;
+        self.tell(&format!("{text}\n"));
         Ok(code)
     }
 
@@ -283,21 +296,25 @@ impl Run<'_> {
         if output.is_terminal() {
             return Err(RunError::Terminal("send: standard output is a terminal; redirect it to a file"));
         }
+        let stream = output.as_fd().try_clone_to_owned().map_err(RunError::Output)?;
         let mut conversation = Conversation::open(self.socket)?;
-        conversation.ask(Request::Send { vm: vm.clone() }, vec![output.as_fd().try_clone_to_owned()?])?;
+        conversation.ask(Request::Send { vm: vm.clone() }, vec![stream])?;
         let who = match vm {
             VmRef::Id(id) => id.to_string(),
             VmRef::Name(name) => name.to_string(),
         };
         match conversation.reply()? {
-            Reply::Accepted { .. } | Reply::Ended { .. } => Ok(self.say(&format!("sent vm {who} successfully"))?),
+            Reply::Accepted { .. } | Reply::Ended { .. } => {
+                self.say(&format!("sent vm {who} successfully"));
+                Ok(())
+            }
             Reply::Failed(failure) => Err(RunError::Refused { what: format!("send {}", called(vm)), failure }),
             _ => Err(TalkError::Unexpected.into()),
         }
     }
 
     fn start(&mut self, start: Start) -> Result<ExitCode, RunError> {
-        self.warn(start.warnings.iter().map(String::as_str))?;
+        self.warn(start.warnings.iter().map(String::as_str));
         let what = format!("start {}", called(&start.vm));
         let attach = start.console;
         let (request, kernel) = request(start)?;
@@ -305,7 +322,7 @@ impl Run<'_> {
         if attach {
             return Ok(console::attach(Path::new(&tty))?);
         }
-        self.say(&format!("started vm {id} successfully, tty {tty}"))?;
+        self.say(&format!("started vm {id} successfully, tty {tty}"));
         Ok(ExitCode::SUCCESS)
     }
 
@@ -313,7 +330,7 @@ impl Run<'_> {
     fn started(&mut self, what: String, request: Request, fds: Vec<OwnedFd>) -> Result<(u32, String), RunError> {
         let mut conversation = Conversation::open(self.socket)?;
         if self.verbose {
-            self.say(&format!("connected to {}", self.socket.display()))?;
+            self.say(&format!("connected to {}", self.socket.display()));
         }
         conversation.ask(request, fds)?;
         match progress::reply(&mut conversation, self.lively, self.err, &format!("{what}: "))? {

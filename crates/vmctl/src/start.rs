@@ -15,6 +15,9 @@ use crate::words::{self, WordError};
 pub(crate) const SYNTAX: &str = "[-cL] [-B device] [-b path] [-d disk] [-i count]
 \t\t[-m size] [-n switch] [-p count] [-r path] [-t name] id | name";
 
+/// Why a VM that is defined by options alone is none.
+const NOTHING_TO_BOOT: &str = "no kernel or disk/cdrom specified: give -b, -d or -r, or only the name of a known vm";
+
 /// A start as it was asked for; paths are not looked at yet.
 #[derive(Debug, PartialEq)]
 pub struct Start {
@@ -127,11 +130,13 @@ impl Start {
         if !devices || self.template.is_some() {
             return Ok(());
         }
-        if !self.has_images() {
-            return said("no kernel or disk/cdrom specified: give -b, -d or -r, or only the name of a known vm");
-        }
         if self.disks.is_empty() && self.kernel.is_none() {
             self.warnings.push("starting without disks".to_owned());
+        }
+        if !self.has_images() {
+            // The warnings are said too, as where they stop nothing.
+            self.warnings.push(NOTHING_TO_BOOT.to_owned());
+            return said(&self.warnings.join("\nvmctl: "));
         }
         if self.nics.is_empty() && self.kernel.is_none() {
             self.warnings.push("starting without network interfaces".to_owned());
@@ -161,10 +166,11 @@ fn nic_count(value: &OsString) -> Result<usize, Wrong> {
     Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
-/// `.` is no switch but a local interface, as in the original.
+/// `.` is no switch but a local interface, as in the original; the empty name means no switch, as in vm.conf.
 fn nic(value: &OsString) -> Result<NicArg, Wrong> {
     match value.to_str() {
         Some(".") => Ok(NicArg::Local),
+        Some("") => Ok(NicArg::Plain),
         Some(name) => match SwitchName::new(name) {
             Ok(name) => Ok(NicArg::Switch(name)),
             Err(_) => Err(Wrong::Said(format!("interface name too long: {name}"))),
@@ -176,6 +182,9 @@ fn nic(value: &OsString) -> Result<NicArg, Wrong> {
 fn template(value: &OsString) -> Result<VmName, Wrong> {
     words::name(value).map_err(|error| match error {
         WordError::IdTooLong(word) => Wrong::Said(format!("instance vm name too long\nvmctl: invalid name: {word}")),
-        _ => Wrong::Said(format!("invalid name: {}", words::shown(value))),
+        WordError::Id(word, reason) => {
+            Wrong::Said(format!("invalid name: {word}: {reason}; -t takes the name of the vm to make an instance of"))
+        }
+        error => error.into(),
     })
 }

@@ -170,9 +170,16 @@ mod tests {
 
     #[test]
     fn words_that_are_neither_are_invalid_ids() {
-        for word in ["", "-7", "-", "a b", "+", "é"] {
-            let error = id(word).expect_err(word);
-            assert!(error.starts_with(&format!("invalid id: {word}: name ")), "{error}");
+        for (word, reason) in [
+            ("", "is empty"),
+            ("-7", "begins with '-'"),
+            ("-", "begins with '-'"),
+            (".x", "begins with '.'"),
+            ("a b", "has the character ' '"),
+            ("+", "has the character '+'"),
+            ("é", "has the character 'é'"),
+        ] {
+            assert_eq!(id(word), Err(format!("invalid id: {word}: name {reason}")));
         }
         let long = "x".repeat(64);
         assert_eq!(id(&long), Err(format!("name too long\nvmctl: invalid id: {long}")));

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
+use std::process::Command;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket_with};
 use testkit::apart::apart;
@@ -46,6 +47,8 @@ fn wrong_arguments_are_told_with_their_value_and_what_is_right() {
             (&["start", "a b"], has("a b", "' '")),
             (&["start", "é"], has("é", "'é'")),
             (&["start", "fe80::1"], has("fe80::1", "':'")),
+            (&["start", ".x"], format!("vmctl: invalid VM name: \".x\": name begins with '.'; {rule}")),
+            (&["stop", "--", "-7"], "vmctl: invalid id: -7: name begins with '-'".to_owned()),
             (&["start", "a\u{1b}[31mb"], has("a\u{fffd}[31mb", "'\\u{1b}'")),
             (&["start", &long], too_long),
             (&["start", "-p", "65", "web"], "vmctl: cpu count is too large: 65; give 1 to 64".to_owned()),
@@ -92,6 +95,30 @@ fn wrong_arguments_are_told_with_their_value_and_what_is_right() {
             "vmctl: connect: /run/vmd.sock: Permission denied; \"socket owner\" in vm.conf says who may use vmd\n";
         assert_eq!((reply.status, reply.stderr.as_str()), (Some(1), said));
         quiet.again();
+        ends(daemon);
+    });
+}
+
+#[test]
+fn status_that_nobody_takes_is_a_failure_and_a_request_whose_outcome_nobody_reads_is_made() {
+    let test = "command::status_that_nobody_takes_is_a_failure_and_a_request_whose_outcome_nobody_reads_is_made";
+    apart(test, || {
+        let daemon = Daemon::start_quietly("vm \"web\" {\n\tdisable\n\tboot \"/dev/null\"\n}\n");
+        let full = || fs::File::options().write(true).open("/dev/full").expect("it is there");
+        let closed = || fs::File::from(rustix::pipe::pipe().expect("a pipe").1);
+        for arguments in [&["status"][..], &["status", "--json"], &["show", "-r"]] {
+            for (stream, why) in [(full(), "No space left on device"), (closed(), "Broken pipe")] {
+                let ended = Command::new(artefacts::vmctl()).args(arguments).stdout(stream).output().expect("it runs");
+                let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+                let expected = format!("vmctl: standard output: {why}\n");
+                assert_eq!((ended.status.code(), said), (Some(1), expected), "{arguments:?}");
+            }
+        }
+        let silently = |arguments: &[&str], stream: fs::File| {
+            Command::new(artefacts::vmctl()).args(arguments).stderr(stream).status().expect("it runs").code()
+        };
+        assert_eq!([silently(&["stop", "web"], full()), silently(&["start", "web"], closed())], [Some(1); 2]);
+        assert_eq!((silently(&["reset"], full()), daemon.status().len()), (Some(0), 0));
         ends(daemon);
     });
 }

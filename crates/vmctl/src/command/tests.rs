@@ -176,7 +176,7 @@ fn stop_takes_its_options_in_a_cluster_and_behind_the_vm() {
 #[test]
 fn id_behind_two_dashes_is_invalid_when_it_begins_with_one() {
     let error = parsed("pause -- -x").expect_err("-x");
-    assert!(error.starts_with("vmctl: invalid id: -x"), "{error}");
+    assert_eq!(error, "vmctl: invalid id: -x: name begins with '-'");
 }
 
 #[test]
@@ -200,6 +200,15 @@ fn start_takes_all_its_options() {
     let lan = NicArg::Switch(SwitchName::new("lan").expect("a switch"));
     assert_eq!(start.nics, [NicArg::Local, lan, NicArg::Local, NicArg::Plain]);
     assert_eq!(start.template, VmName::new("base").ok());
+}
+
+#[test]
+fn a_switch_without_a_name_is_none() {
+    let arguments = ["start", "-b", "/k", "-n", "", "-n", ".", "-i", "2", "web"].map(OsString::from);
+    match parse(&arguments).expect("right").command {
+        Command::Start(start) => assert_eq!(start.nics, [NicArg::Plain, NicArg::Local]),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -233,9 +242,17 @@ fn start_refuses_wrong_values() {
         ),
         (format!("-n {long}"), format!("interface name too long: {long}")),
         (format!("-t {long}"), format!("instance vm name too long\nvmctl: invalid name: {long}")),
-        ("-t a/b".to_owned(), "invalid name: a/b".to_owned()),
     ] {
         assert_eq!(parsed(&format!("start {options} web")), Err(format!("vmctl: {message}")), "{options}");
+    }
+    for (name, reason) in [
+        ("a/b", "name has the character '/'"),
+        ("a b", "name has the character ' '"),
+        ("-7", "name begins with '-'"),
+        ("", "name is empty"),
+    ] {
+        let said = format!("vmctl: invalid name: {name}: {reason}; -t takes the name of the vm to make an instance of");
+        assert_eq!(words_parsed(&["start", "-t", name, "web"]), Err(said));
     }
     let name = parsed("start a/b").expect_err("a/b");
     assert!(name.starts_with("vmctl: invalid VM name: \"a/b\""), "{name}");
@@ -243,8 +260,11 @@ fn start_refuses_wrong_values() {
 
 #[test]
 fn start_with_device_options_needs_something_to_boot() {
-    let error = parsed("start -m 1G web").expect_err("nothing to boot");
-    assert!(error.starts_with("vmctl: no kernel or disk/cdrom specified"), "{error}");
+    let both = "vmctl: starting without disks\nvmctl: no kernel or disk/cdrom specified: give -b, -d or -r, or only the \
+                name of a known vm";
+    assert_eq!(parsed("start -m 1G web"), Err(both.to_owned()));
+    let rounded = format!("vmctl: memory size rounded to 1.0M\n{both}");
+    assert_eq!(parsed("start -m 1.5M web"), Err(rounded), "what was noticed before is said before");
     assert!(parsed("start -L web").is_err() && parsed("start -i 1 web").is_err());
     assert_eq!(started("start -p 2 -B disk -c web").warnings, [""; 0]);
     assert_eq!(started("start -m 1G -t base web").warnings, [""; 0]);

@@ -20,7 +20,7 @@ enum State {
 pub enum Meaning {
     /// Send these bytes to the guest.
     Send(Vec<u8>),
-    /// Send a break.
+    /// A break is wanted.
     Break,
     /// Leave; what follows was not meant for the guest.
     Leave,
@@ -115,6 +115,7 @@ mod tests {
     fn tilde_hash_is_a_break_and_the_line_begins_again() {
         assert_eq!(read("~#~."), [Meaning::Break, Meaning::Leave]);
         assert_eq!(read("a\r~#b"), [sent("a\r"), Meaning::Break, sent("b")]);
+        assert_eq!(read("a~#"), [sent("a~#")]);
     }
 
     #[test]

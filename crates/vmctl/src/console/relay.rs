@@ -1,7 +1,7 @@
 //! Moves bytes between a console and standard input and output. Waits for all of them at once; a guest that does not
 //! read holds up nothing but what is typed to it.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
@@ -16,6 +16,9 @@ const MAX_UNREAD: usize = 64 * 1024;
 
 /// Bytes moved at a time.
 const CHUNK: usize = 4096;
+
+/// What `~#` says.
+const NO_BREAK: &str = "\r\nvmctl: no break was sent: this console is a pty, which carries none on Linux\r\n";
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +180,7 @@ impl Relay<'_> {
             match meaning {
                 Meaning::Send(bytes) if self.unread.len() < MAX_UNREAD => self.unread.extend(bytes),
                 Meaning::Send(_) => {}
-                Meaning::Break => self.send_break(),
+                Meaning::Break => tell_of_no_break(),
                 Meaning::Leave => {
                     // What was typed before still goes, as far as the guest takes it.
                     self.pass()?;
@@ -187,11 +190,12 @@ impl Relay<'_> {
         }
         Ok(None)
     }
+}
 
-    /// A serial line carries a break; a pty drops it, and there is nothing to say to the user that would help.
-    fn send_break(&self) {
-        let _ = rustix::termios::tcsendbreak(&self.console);
-    }
+/// Linux takes a break at a pty's slave without an error, and the master, where the guest is, sees none of it. The
+/// terminal is raw: a line ends in both characters.
+fn tell_of_no_break() {
+    let _ = io::stderr().write_all(NO_BREAK.as_bytes());
 }
 
 #[cfg(test)]

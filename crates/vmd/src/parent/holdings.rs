@@ -39,6 +39,12 @@ impl Holdings {
         self.files.retain(|file, _| matches!(file, File::Disk(_)));
     }
 
+    /// Makes the console root's alone again. It goes with its master; a process of the VM that does not end has that too,
+    /// and whose console it was must not reach what another has there.
+    pub fn take_console_back(&self) -> io::Result<()> {
+        self.console.as_ref().map_or(Ok(()), |console| console.give(0, 0, 0o600))
+    }
+
     /// The whole start as vmm gets it, each message with duplicates of its descriptors.
     /// Guests that reach the outside are told these name servers.
     pub fn messages(&self, launch: &Launch, servers: &NameServers) -> io::Result<Vec<(ToVmm, Vec<OwnedFd>)>> {
@@ -77,4 +83,27 @@ impl Holdings {
 fn copy(fd: Option<&OwnedFd>) -> io::Result<OwnedFd> {
     let missing = || io::Error::new(io::ErrorKind::NotFound, "a descriptor of the start is missing");
     fd.ok_or_else(missing)?.as_fd().try_clone_to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_is_taken_back_from_its_owner_and_goes_with_its_last_holder() {
+        let pty = Pty::open().unwrap();
+        pty.give(1234, 4321, 0o660).unwrap();
+        let name = pty.name.clone();
+        let held = Holdings { console: Some(pty), ..Holdings::default() };
+        held.take_console_back().unwrap();
+        let now = rustix::fs::stat(&name).unwrap();
+        assert_eq!((now.st_uid, now.st_gid, now.st_mode & 0o777), (0, 0, 0o600));
+        drop(held);
+        assert!(!name.exists());
+    }
+
+    #[test]
+    fn where_there_is_no_console_none_is_taken_back() {
+        assert!(Holdings::default().take_console_back().is_ok());
+    }
 }

@@ -234,10 +234,11 @@ impl Edge {
     fn release(&mut self, vm: VmId, keep: Keep) -> Vec<Event> {
         match keep {
             Keep::Nothing => {
-                if let Some(Holdings { console, taps, outside, .. }) = self.holdings.remove(&vm) {
-                    if let Some(Err(error)) = console.as_ref().map(|console| console.give(0, 0, 0o600)) {
-                        log::debug!("the console of vm {vm}: {error}");
+                if let Some(held) = self.holdings.remove(&vm) {
+                    if let Err(error) = held.take_console_back() {
+                        log::warn!("take the console of vm {vm} back: {}", proto::failure::plain(&error));
                     }
+                    let Holdings { taps, outside, .. } = held;
                     drop(taps);
                     outside.into_iter().for_each(|name| self.tap_gone(name));
                 }

@@ -223,6 +223,21 @@ fn terminal_is_raw_with_its_size_given_on_and_as_before_after_leaving() {
 }
 
 #[test]
+fn a_wish_for_a_break_is_answered_with_why_there_is_none_and_the_guest_hears_nothing() {
+    let guest = Guest::new();
+    let mut session = attached(&guest);
+    rustix::io::write(&session.terminal.master, b"\r~#y").expect("typed");
+    assert_eq!(session.line(), "\r\n");
+    assert_eq!(session.line(), format!("{}\r\n", NO_BREAK.trim()));
+    // One byte is left of what showed that it relays.
+    let heard = guest.hears(3);
+    assert_eq!(heard.get(1..), Some("\ry"), "{heard:?}");
+    rustix::io::write(&session.terminal.master, b"\r~.").expect("typed");
+    let (_, words) = session.ended();
+    assert!(words.contains("ended: Ok("), "{words}");
+}
+
+#[test]
 fn terminal_is_as_before_when_the_vm_ends() {
     let guest = Guest::new();
     let session = attached(&guest);

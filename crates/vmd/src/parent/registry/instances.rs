@@ -4,7 +4,7 @@ use config::instance::{Requester, may_create};
 use proto::client::{Start, VmRef};
 use proto::{Code, Failure, VmId, VmName};
 
-use super::super::definition::{of_instance, refused};
+use super::super::definition::of_instance;
 use super::asking::Asker;
 use super::known::Known;
 use super::life::{Life, Vm};
@@ -33,7 +33,8 @@ impl Registry {
         let template = self.vms.iter().find(|vm| vm.definition.name == *template).ok_or_else(unknown)?;
         let template = template.definition.model.clone();
         let gids = asker.who.gids();
-        may_create(&template, Requester { uid: asker.who.uid, gids: &gids }).map_err(|why| refused(name, &why))?;
+        may_create(&template, Requester { uid: asker.who.uid, gids: &gids })
+            .map_err(|_| may_not_create(name, &template.name, asker.who.uid))?;
         if self.vms.iter().any(|vm| vm.definition.name == *name) {
             return Err(Failure::new(Code::Exists, format!("vm \"{name}\" exists; give the instance another name")));
         }
@@ -67,6 +68,15 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+/// Where it is said who may is told; who that is, is not.
+fn may_not_create(name: &VmName, template: &config::names::VmName, uid: u32) -> Failure {
+    let text = format!(
+        "vm \"{name}\": uid {uid} may make no instance of \"{template}\"; \"allow instance {{ owner ... }}\" of that vm in \
+         vm.conf says who may"
+    );
+    Failure::new(Code::NotPermitted, text)
 }
 
 fn takes(vm: &Vm, user: u32) -> bool {

@@ -186,7 +186,11 @@ fn a_user_chooses_no_network_that_the_template_is_not_on() {
 fn strangers_unknown_templates_and_names_in_use_are_refused() {
     let mut f = of_base(&[]);
     let stranger = Who { uid: 2000, gid: 0, groups: vec![0, 9] };
-    assert_eq!(code(&f.start_as(stranger.clone(), instance("mine"))), Some(Code::NotPermitted));
+    let actions = f.start_as(stranger.clone(), instance("mine"));
+    let Some(Reply::Failed(refused)) = replies(&actions).pop() else { panic!("{actions:?}") };
+    let text = "vm \"mine\": uid 2000 may make no instance of \"base\"; \"allow instance { owner ... }\" of that vm in vm.conf \
+                says who may";
+    assert_eq!((refused.code, refused.text.as_str()), (Code::NotPermitted, text));
     assert_eq!(code(&f.start_as(stranger, instance("base"))), Some(Code::NotPermitted), "not told what exists");
     assert_eq!(code(&f.start_as(ann(), instance("base"))), Some(Code::Exists));
     let other = Start { instance_of: Some(VmName::new("ghost").unwrap()), ..start_of(by_name("mine")) };

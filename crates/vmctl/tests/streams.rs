@@ -1,0 +1,137 @@
+//! The program itself with streams that take nothing: /dev/full, and a pipe that nobody reads.
+
+#[allow(dead_code, reason = "other tests use what these do not")]
+mod control;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::{Command, ExitCode, Output, Stdio};
+
+use control::Control;
+use proto::client::{Reply, Request, VmRef};
+use proto::{Text, VmName};
+use vmctl::Screen;
+
+/// The program, which aborts where a test would only panic.
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmctl"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn full() -> File {
+    File::options().write(true).open("/dev/full").expect("it takes whatever is written, and fails")
+}
+
+/// The writing end of a pipe that nobody reads.
+fn closed_pipe() -> File {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe").1.into()
+}
+
+/// Streams that take nothing, and why.
+fn broken() -> [(File, &'static str); 2] {
+    [(full(), "No space left on device"), (closed_pipe(), "Broken pipe")]
+}
+
+fn said(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_command_that_did_its_work_succeeds_though_its_message_is_lost() {
+    let folder = tempfile::tempdir().expect("a directory");
+    for (number, (stream, _)) in broken().into_iter().enumerate() {
+        let path = folder.path().join(number.to_string());
+        let path = path.to_str().expect("UTF-8");
+        let made = program(&["create", "-s", "1500K", path]).stderr(stream).status().expect("it runs");
+        assert_eq!((made.code(), std::fs::metadata(path).expect("made").len()), (Some(0), 1 << 20));
+    }
+}
+
+#[test]
+fn a_command_that_failed_exits_1_though_nobody_hears_why() {
+    for arguments in [&["create", "-s", "1M", ""][..], &["frob"], &["stop"], &[]] {
+        for (stream, _) in broken() {
+            let ended = program(arguments).stderr(stream).status().expect("it runs");
+            assert_eq!(ended.code(), Some(1), "{arguments:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_asked_for_and_can_not_be_written_is_a_failure() {
+    for arguments in [&["doctor"][..], &["doctor", "--json"]] {
+        for (stream, why) in broken() {
+            let output = program(arguments).stdout(stream).stderr(Stdio::piped()).output().expect("it runs");
+            assert_eq!(said(&output), (Some(1), format!("vmctl: standard output: {why}\n")), "{arguments:?}");
+        }
+        let (stream, _) = broken().into_iter().next().expect("one");
+        let ended = program(arguments).stdout(stream).stderr(closed_pipe()).status().expect("it runs");
+        assert_eq!(ended.code(), Some(1), "{arguments:?}, and nobody hears it");
+    }
+}
+
+/// vmctl's library, whose socket a test can choose, against a peer with these answers.
+fn run(command: &str, answers: Vec<Reply>, out: &mut dyn Write, err: &mut dyn Write) -> (bool, Vec<Request>) {
+    let control = Control::listen();
+    let serving = control.answer(move |_| answers.clone());
+    let arguments: Vec<OsString> = command.split_whitespace().map(OsString::from).collect();
+    let code = vmctl::run(&arguments, &control.path(), Screen { out, err, lively: false, coloured: false });
+    let requests = serving.join().expect("the peer");
+    (code == ExitCode::SUCCESS, requests.into_iter().map(|(request, _)| request).collect())
+}
+
+#[test]
+fn status_that_can_not_be_written_is_a_failure() {
+    for command in ["status", "status --json", "show web"] {
+        for (mut stream, why) in broken() {
+            let mut err = Vec::new();
+            let (success, _) = run(command, vec![Reply::Done], &mut stream, &mut err);
+            let text = String::from_utf8(err).expect("text");
+            assert_eq!((success, text), (false, format!("vmctl: standard output: {why}\n")), "{command}");
+        }
+    }
+}
+
+#[test]
+fn requests_are_made_and_their_outcome_is_the_exit_status_though_standard_error_takes_nothing() {
+    let web = || VmRef::Name(VmName::new("web").expect("a name"));
+    let accepted = || vec![Reply::Accepted { id: 1 }];
+    let refused = || vec![Reply::Failed(proto::Failure::new(proto::Code::Invalid, "no"))];
+    let stop = Request::Stop { vm: web(), force: false, wait: false };
+    let wrong = || vec![Reply::Wrong(Text::cut("a.conf:1:1: wrong")), refused().remove(0)];
+    for (command, request, answers, success) in [
+        ("stop web", stop.clone(), accepted(), true),
+        ("stop web", stop, refused(), false),
+        ("wait web", Request::Wait { vm: web() }, vec![Reply::Ended { id: 1 }], true),
+        ("pause web", Request::Pause { vm: web() }, accepted(), true),
+        ("unpause web", Request::Unpause { vm: web() }, accepted(), true),
+        ("reload", Request::Reload, wrong(), false),
+    ] {
+        for (mut stream, _) in broken() {
+            let outcome = run(command, answers.clone(), &mut io::sink(), &mut stream);
+            assert_eq!(outcome, (success, vec![request.clone()]), "{command}");
+        }
+    }
+    for (mut stream, _) in broken() {
+        let started = vec![Reply::Started { id: 1, tty: Text::cut("/dev/pts/9") }];
+        assert!(run("-v start web", started, &mut io::sink(), &mut stream).0);
+    }
+}
+
+#[test]
+fn a_name_that_no_file_can_have_is_told_with_its_own_reason() {
+    for (word, path, reason) in [
+        ("", "", "the name is empty; name the file to make"),
+        ("raw:", "", "the name is empty; name the file to make"),
+        ("/proc/x", "/proc/x", "its directory takes no new files; name another"),
+        ("/no/such/x", "/no/such/x", "no such directory; make it first, or correct the path"),
+    ] {
+        let output = program(&["create", "-s", "1M", word]).output().expect("it runs");
+        let text = format!("vmctl: create imagefile operation failed: \"{path}\": {reason}\n");
+        assert_eq!(said(&output), (Some(1), text), "{word:?}");
+        assert!(!Path::new("raw:").exists());
+    }
+}
