@@ -312,7 +312,7 @@ fn ten_thousand_vms_are_walked() {
         bridge::ip("link set lo up");
         let _snmpd = Snmpd::start();
         let vms: String =
-            (1..=10_000).map(|n| format!("vm \"v{n}\" {{\n\tdisable\n\tboot \"/dev/null\"\n}}\n")).collect();
+            (1..=10_000).map(|n| format!("vm \"v{n}\" {{\n\tdisable\n\tboot \"/etc/passwd\"\n}}\n")).collect();
         let daemon = Daemon::start_quietly(&(agentx("") + &vms));
         deadline::until("the number of VMs", GUEST, || (get("1.2.0").ends_with("INTEGER: 10000")).then_some(()));
         let names = ask("snmpbulkwalk", "public", &[&format!("{VM_MIB}.1.4.1.2")]);

@@ -87,7 +87,7 @@ fn make() -> Cgroup {
     let cgroup = Cgroup::make();
     run("cp -a /etc /mnt/etc");
     mount("--bind /mnt/etc /etc");
-    fs::write("/etc/vm.conf", "vm \"web\" {\n\tdisable\n\tboot \"/dev/null\"\n}\n").expect("it is ours");
+    fs::write("/etc/vm.conf", "vm \"web\" {\n\tdisable\n\tboot \"/etc/passwd\"\n}\n").expect("it is ours");
     cgroup
 }
 

@@ -27,7 +27,7 @@ fn says(arguments: &[&str], text: &str) {
 #[test]
 fn wrong_arguments_are_told_with_their_value_and_what_is_right() {
     apart("command::wrong_arguments_are_told_with_their_value_and_what_is_right", || {
-        let daemon = Daemon::start_quietly("vm \"web\" {\n\tdisable\n\tboot \"/dev/null\"\n}\n");
+        let daemon = Daemon::start_quietly("vm \"web\" {\n\tdisable\n\tboot \"/etc/passwd\"\n}\n");
         let quiet = Quiet::of(&daemon);
         let long = "x".repeat(64);
         let too_long = format!("vmctl: name too long\nvmctl: invalid id: {long}");
@@ -103,7 +103,7 @@ fn wrong_arguments_are_told_with_their_value_and_what_is_right() {
 fn status_that_nobody_takes_is_a_failure_and_a_request_whose_outcome_nobody_reads_is_made() {
     let test = "command::status_that_nobody_takes_is_a_failure_and_a_request_whose_outcome_nobody_reads_is_made";
     apart(test, || {
-        let daemon = Daemon::start_quietly("vm \"web\" {\n\tdisable\n\tboot \"/dev/null\"\n}\n");
+        let daemon = Daemon::start_quietly("vm \"web\" {\n\tdisable\n\tboot \"/etc/passwd\"\n}\n");
         let full = || fs::File::options().write(true).open("/dev/full").expect("it is there");
         let closed = || fs::File::from(rustix::pipe::pipe().expect("a pipe").1);
         for arguments in [&["status"][..], &["status", "--json"], &["show", "-r"]] {

@@ -252,7 +252,7 @@ fn ten_thousand_vms_are_started_with_and_listed() {
     apart("configuration::ten_thousand_vms_are_started_with_and_listed", || {
         let mut configuration = String::new();
         for number in 1..=10_000 {
-            let block = "{\n\tdisable\n\tboot \"/dev/null\"\n}";
+            let block = "{\n\tdisable\n\tboot \"/etc/passwd\"\n}";
             writeln!(configuration, "vm \"vm{number}\" {block}").expect("a string can be written to");
         }
         let daemon = Daemon::start_quietly(&configuration);

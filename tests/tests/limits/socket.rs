@@ -17,7 +17,7 @@ use crate::world::{Quiet, ends, refused};
 pub type Client = Channel<ToControl, ToClient>;
 
 /// A VM that can't start, and a socket that nobody's group may use.
-const CONFIGURATION: &str = "socket owner root:nogroup\nvm \"web\" {\n\tdisable\n\tboot \"/dev/null\"\n}\n";
+const CONFIGURATION: &str = "socket owner root:nogroup\nvm \"web\" {\n\tdisable\n\tboot \"/etc/passwd\"\n}\n";
 
 /// A connection on which nothing was said yet.
 pub fn connection() -> Client {

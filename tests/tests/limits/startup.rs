@@ -74,7 +74,7 @@ fn a_run_that_can_not_be_used_is_told_with_the_name_that_can_not_be_had() {
 #[test]
 fn two_vmds_are_one_and_the_second_names_the_first() {
     apart("startup::two_vmds_are_one_and_the_second_names_the_first", || {
-        let first = Daemon::start("vm \"web\" {\n\tdisable\n\tboot \"/dev/null\"\n}\n");
+        let first = Daemon::start("vm \"web\" {\n\tdisable\n\tboot \"/etc/passwd\"\n}\n");
         does_not_start(&format!("vmd already runs (pid {}): stop it first", first.process().pid));
         assert_eq!(first.row("web").state, "stopped", "the first serves");
         assert!(first.stop().success());

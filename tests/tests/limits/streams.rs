@@ -13,7 +13,7 @@ use testkit::deadline::{self, DAEMON};
 use crate::socket::{Client, ask, greeted, web};
 use crate::world::{Quiet, ends};
 
-const CONFIGURATION: &str = "vm \"web\" {\n\tdisable\n\tboot \"/dev/null\"\n}\n";
+const CONFIGURATION: &str = "vm \"web\" {\n\tdisable\n\tboot \"/etc/passwd\"\n}\n";
 
 /// Asks with a descriptor, and gives the words of the refusal.
 fn refusal(client: &mut Client, request: Request, with: OwnedFd) -> String {
