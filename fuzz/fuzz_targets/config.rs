@@ -54,7 +54,7 @@ fuzz_target!(|text: &[u8]| {
             return;
         }
     };
-    let text = canonical(&parsed.config, &Any);
+    let text = canonical(&parsed.config, &Any).expect("every string and account has a form");
     let mut again = parse("canonical", &text, &Macros::new(), &Any, &Any).expect("canonical text is right").config;
     for (vm, first) in again.vms.iter_mut().zip(&parsed.config.vms) {
         vm.template.clone_from(&first.template);

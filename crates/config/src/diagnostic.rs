@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::fault::Fault;
 use crate::input::{Input, Span};
+use crate::line::Line;
 
 /// Characters of a source line that are shown; of a longer one, those around the caret.
 const MAX_SHOWN: usize = 160;
@@ -98,6 +99,7 @@ struct Note {
 pub(crate) struct Report {
     step: u64,
     notes: Vec<Note>,
+    errors: usize,
 }
 
 /// A moment of reading, for a fault that is found later than the place it belongs to.
@@ -112,7 +114,7 @@ impl Report {
 
     /// Errors so far.
     pub fn errors(&self) -> usize {
-        self.notes.iter().filter(|note| note.severity == Severity::Error).count()
+        self.errors
     }
 
     /// Now.
@@ -137,37 +139,55 @@ impl Report {
     }
 
     fn note(&mut self, step: Step, severity: Severity, fault: Fault, span: Option<Span>) {
+        if severity == Severity::Error {
+            self.errors = self.errors.saturating_add(1);
+        }
         self.notes.push(Note { step: step.0, severity, fault, span });
     }
 
     /// Errors and warnings, each in the order of reading.
     pub fn finish(mut self, input: &Input) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         self.notes.sort_by_key(|note| (note.step, note.span.map(|span| (span.file, span.start))));
+        let mut lines = Lines { input, last: None };
         let all = self.notes.into_iter().map(|note| Diagnostic {
             severity: note.severity,
             fault: note.fault,
-            place: note.span.map(|span| locate(input, span)),
+            place: note.span.map(|span| lines.locate(span)),
         });
         all.partition(|note| note.severity == Severity::Error)
     }
 }
 
-fn locate(input: &Input, span: Span) -> Location {
-    let place = input.place(span);
-    let caret = place.column.saturating_sub(1);
-    let length = place.text.chars().count();
-    let first = if length > MAX_SHOWN { caret.saturating_sub(SHOWN_BEFORE) } else { 0 };
-    let shown: Vec<char> = place.text.chars().skip(first).take(MAX_SHOWN).map(visible).collect();
-    let before = caret.saturating_sub(first);
-    let indent = shown.iter().take(before).map(|letter| if *letter == '\t' { '\t' } else { ' ' }).collect();
-    let room = shown.len().saturating_sub(before).max(1);
-    Location {
-        file: place.file,
-        line: place.line,
-        column: place.column,
-        text: shown.into_iter().collect(),
-        indent,
-        width: place.width.min(room),
+/// The lines that are shown. Errors come in the order of reading, so it is mostly the last one again.
+struct Lines<'a> {
+    input: &'a Input,
+    last: Option<((usize, usize), Line<'a>)>,
+}
+
+impl Lines<'_> {
+    fn locate(&mut self, span: Span) -> Location {
+        let number = self.input.line(span);
+        let (begin, bytes) = self.input.text(span);
+        let key = (span.file, number);
+        let (_, line) = match self.last.take() {
+            Some(last) if last.0 == key => self.last.insert(last),
+            _ => self.last.insert((key, Line::new(bytes))),
+        };
+        let from = span.start.saturating_sub(begin).min(bytes.len());
+        let caret = line.column(from);
+        let first = if line.length() > MAX_SHOWN { caret.saturating_sub(SHOWN_BEFORE) } else { 0 };
+        let shown: Vec<char> = line.cut(first, MAX_SHOWN).map(visible).collect();
+        let before = caret.saturating_sub(first);
+        let indent = shown.iter().take(before).map(|letter| if *letter == '\t' { '\t' } else { ' ' }).collect();
+        let room = shown.len().saturating_sub(before).max(1);
+        Location {
+            file: self.input.name(span).to_owned(),
+            line: number,
+            column: caret.saturating_add(1),
+            text: shown.into_iter().collect(),
+            indent,
+            width: line.width(from, span.end.saturating_sub(begin), room).max(1),
+        }
     }
 }
 

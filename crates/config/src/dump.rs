@@ -1,6 +1,6 @@
 //! What a configuration means, and what was wrong with one, as JSON: `docs/schema/config.json` describes it. Pure.
 //!
-//! A path or a text that is not UTF-8 is shown with U+FFFD where it is not; the canonical text has it as it is.
+//! A path or a text that is not UTF-8 is shown with U+FFFD where it is not; no file can say one.
 
 use std::fmt;
 use std::path::Path;

@@ -24,12 +24,12 @@ pub enum Fault {
     #[error("\"{text}\" invalid number: {}", if *.negative { "too small" } else { "too large" })]
     NumberRange { text: String, negative: bool },
     #[error("macro '{name}' not defined")]
-    MacroNotDefined { name: String, near: Option<String> },
+    MacroNotDefined { name: String, near: Option<String>, braces: Option<String> },
     #[error("a NUL byte ends the configuration")]
     NulEndsFile,
     // statements
     #[error("syntax error: found {found}")]
-    Unexpected { found: String, expected: String },
+    Unexpected { found: String, expected: String, slip: Option<Slip> },
     #[error("syntax error: unknown {} \"{word}\"", .block.noun())]
     UnknownWord { word: String, block: Block },
     #[error("syntax error: this block is not closed")]
@@ -48,6 +48,8 @@ pub enum Fault {
     IncludeFailed { file: String, reason: String },
     #[error("failed to include file {file}: it includes itself")]
     IncludeCircle { file: String },
+    #[error("failed to include file {file}: more than {} MiB of configuration in all", .limit >> 20)]
+    IncludeTooLarge { file: String, limit: usize },
     #[error("{what} specified more than once")]
     Repeated { what: &'static str, first_line: usize },
     // global statements
@@ -66,7 +68,7 @@ pub enum Fault {
     #[error("invalid uid: {number}")]
     UidRange { number: i64 },
     #[error("failed to get {kind}: {name}{}", cause(.reason))]
-    UnknownAccount { kind: &'static str, name: String, reason: Option<String> },
+    UnknownAccount { kind: &'static str, name: String, reason: Option<String>, alone: bool },
     // switches
     #[error("invalid switch name: \"{name}\"")]
     SwitchNameInvalid { name: String },
@@ -107,6 +109,10 @@ pub enum Fault {
     BootDevice { device: String },
     #[error("{what} path not found: \"{path}\": {reason}")]
     PathNotFound { what: &'static str, path: String, reason: String },
+    #[error("{what} is not UTF-8: \"{text}\"")]
+    NotUtf8 { what: String, text: String },
+    #[error("{what} path leads to a name that is not UTF-8: \"{path}\"")]
+    LeadsToNotUtf8 { what: &'static str, path: String },
     #[error("{what} path too long")]
     PathTooLong { what: &'static str, limit: usize },
     #[error("kernel command line too long: {length} bytes")]
@@ -136,6 +142,36 @@ pub enum Fault {
     LocalInRdomain,
 }
 
+/// What is behind something unexpected, where that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Slip {
+    /// This word or number stands without quotes here.
+    Quoted(String),
+    /// A `$` in the value of a macro.
+    DollarInValue,
+    /// The file begins with a byte order mark.
+    ByteOrderMark,
+}
+
+impl Slip {
+    fn hint(&self) -> String {
+        match self {
+            Self::Quoted(word) => unquoted(word),
+            Self::DollarInValue => {
+                "a macro's value is not expanded again; define it without quotes, as in name = $other".to_owned()
+            }
+            Self::ByteOrderMark => "the file begins with a byte order mark; save it without one".to_owned(),
+        }
+    }
+}
+
+/// Words that are reserved: as text they have been quoted.
+const BOOT_DEVICES: [&str; 3] = ["cdrom", "disk", "net"];
+
+fn unquoted(word: &str) -> String {
+    format!("write {word} without quotes")
+}
+
 fn cause(reason: &Option<String>) -> String {
     reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
 }
@@ -150,8 +186,10 @@ impl Fault {
     /// What to do, or what was expected instead; stands behind the caret.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Unexpected { expected, .. } => return Some(format!("expected {expected}")),
+            Self::Unexpected { expected, slip: None, .. } => format!("expected {expected}"),
+            Self::Unexpected { slip: Some(slip), .. } => slip.hint(),
             Self::UnknownWord { word, block } => return Some(word_hint(word, *block)),
+            Self::MacroNotDefined { braces: Some(name), .. } => format!("write ${name}: braces are not taken"),
             Self::MacroNotDefined { near, .. } | Self::SwitchNotFound { near: near @ Some(_), .. } => {
                 return near.as_ref().map(|near| format!("did you mean \"{near}\"?"));
             }
@@ -178,12 +216,12 @@ impl Fault {
             Self::CountRange { least, .. } => format!("expected {least} to {}", i32::MAX),
             Self::UidRange { .. } => "expected 0 to 4294967294".to_owned(),
             Self::UnknownAccount { reason: Some(_), .. } => return None,
-            Self::UnknownAccount { kind, name, .. } => account_hint(kind, name),
+            Self::UnknownAccount { kind, name, alone, .. } => account_hint(kind, name, *alone),
             Self::SwitchNameInvalid { .. } => "expected 1 to 63 bytes of text without control characters".to_owned(),
             Self::SwitchNameTooLong { .. } | Self::VmNameTooLong { .. } => "at most 63 bytes".to_owned(),
             Self::SwitchWithoutInterface { .. } => "add a line such as \"interface br0\"".to_owned(),
             Self::SwitchInterfaceInvalid { .. } => {
-                "expected a bridge's name without blanks, \"/\" and \":\"".to_owned()
+                "expected a bridge's name without blanks, \"/\", \":\" and \"%\", in ASCII".to_owned()
             }
             Self::SwitchInterfaceTooLong { .. } | Self::InterfaceTooLong { .. } => "at most 15 bytes".to_owned(),
             Self::GroupNameInvalid { too_long: true, .. } => "at most 15 bytes".to_owned(),
@@ -204,12 +242,14 @@ impl Fault {
             }
             Self::MemorySyntax { .. } => "at most 128G".to_owned(),
             Self::CpusInvalid { limit, .. } => format!("expected 1 to {limit}"),
+            Self::BootDevice { device } if BOOT_DEVICES.contains(&device.as_str()) => unquoted(device),
             Self::BootDevice { .. } => "expected \"cdrom\", \"disk\" or \"net\"".to_owned(),
             Self::CmdlineTooLong { .. } => "at most 2047 bytes".to_owned(),
             Self::NoKernelFor { .. } => "the firmware does not read it".to_owned(),
             Self::TooManyInterfaces { number: ..0, limit } => format!("expected 0 to {limit}"),
             Self::TooManyDisks { limit, .. } | Self::TooManyInterfaces { limit, .. } => format!("at most {limit}"),
             Self::DiskFormat { .. } => "expected \"raw\" or \"qcow2\"".to_owned(),
+            Self::InterfaceInvalid { name } if Block::Interface.words().contains(&name.as_str()) => unquoted(name),
             Self::InterfaceInvalid { .. } => {
                 "expected \"tap\" or \"tap\" and a number; a bridge is named by \"switch\"".to_owned()
             }
@@ -224,12 +264,16 @@ impl Fault {
             Self::PathNotFound { what: "disk", .. } => {
                 "correct the path, or make a disk with \"vmctl create\"".to_owned()
             }
+            Self::PathNotFound { what: "kernel", path, .. } if path == "device" => unquoted(path),
             Self::PathNotFound { .. } => "correct the path".to_owned(),
+            Self::NotUtf8 { .. } => "write it in UTF-8".to_owned(),
+            Self::LeadsToNotUtf8 { .. } => "rename the file".to_owned(),
             Self::MacroNameBlank => "letters, digits and \"_\" can be referred to".to_owned(),
             Self::NumberRange { .. }
             | Self::MacroNotUsed { .. }
             | Self::IncludeFailed { .. }
-            | Self::IncludeCircle { .. } => return None,
+            | Self::IncludeCircle { .. }
+            | Self::IncludeTooLarge { .. } => return None,
         };
         Some(text)
     }
@@ -263,8 +307,9 @@ fn prefix_hint(reason: PrefixError, lengths: &str, example: &str) -> String {
     }
 }
 
-fn account_hint(kind: &str, name: &str) -> String {
+fn account_hint(kind: &str, name: &str, alone: bool) -> String {
     match name.bytes().all(|byte| byte.is_ascii_digit()) {
+        true if alone => unquoted(name),
         true => format!("with \":\" a {kind} is given by name"),
         false => format!("no {kind} has this name"),
     }

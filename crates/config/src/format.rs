@@ -1,5 +1,5 @@
 //! The canonical text of a configuration: what it means, with all defaults, macros, includes and templates resolved.
-//! Parsed again, it means the same. VMs stand before switches, since a switch changes the VMs that come after it.
+//! Parsed again, it means the same; what vm.conf has no words for is refused. VMs stand before switches.
 
 use std::io::Write as _;
 
@@ -13,18 +13,44 @@ pub trait AccountNames {
     fn group(&self, gid: u32) -> Option<String>;
 }
 
-/// The text of vm.conf(5) that means `config`. Not always UTF-8: paths need not be.
-pub fn canonical(config: &Config, names: &dyn AccountNames) -> Vec<u8> {
-    let mut out = Writer { out: Vec::new(), names };
+/// Why a configuration has no canonical text: written down, it would mean something else.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unwritable {
+    /// A string that no file can hold. Only a file that a link leads to can have such a name.
+    #[error("{option} {value:?}: no string of vm.conf holds a newline or NUL; rename the file")]
+    Newline {
+        /// The option, with the VM that it is of.
+        option: String,
+        /// What it was to say.
+        value: String,
+    },
+    /// An owner of which only a number is known, where vm.conf takes a name.
+    #[error("{option} {owner}: vm.conf takes user and group by name, and {account} has none")]
+    Nameless {
+        /// The option, with the VM that it is of.
+        option: String,
+        /// Who it was to name.
+        owner: String,
+        /// The account that has no name.
+        account: String,
+    },
+}
+
+/// The text of vm.conf(5) that means `config`. Where the first of its values has none, that one is told.
+pub fn canonical(config: &Config, names: &dyn AccountNames) -> Result<Vec<u8>, Unwritable> {
+    let mut out = Writer { out: Vec::new(), names, of: String::new(), refused: None };
     out.globals(&config.globals);
     config.vms.iter().for_each(|vm| out.vm(vm));
     config.switches.iter().for_each(|switch| out.switch(switch));
-    out.out
+    out.refused.map_or(Ok(out.out), Err)
 }
 
 struct Writer<'a> {
     out: Vec<u8>,
     names: &'a dyn AccountNames,
+    /// The VM that is being written, for messages.
+    of: String,
+    refused: Option<Unwritable>,
 }
 
 impl Writer<'_> {
@@ -35,9 +61,24 @@ impl Writer<'_> {
 
     /// One line: a word and a string.
     fn string(&mut self, word: &str, value: &[u8]) {
+        self.word(word, value);
+        self.out.push(b'\n');
+    }
+
+    /// A word and a string.
+    fn word(&mut self, word: &str, value: &[u8]) {
+        if value.iter().any(|byte| matches!(byte, b'\n' | 0)) {
+            let value = String::from_utf8_lossy(value).into_owned();
+            let option = self.option(word);
+            self.refused.get_or_insert(Unwritable::Newline { option, value });
+        }
         let _ = write!(self.out, "{word} ");
         self.out.extend(quoted(value));
-        self.out.push(b'\n');
+    }
+
+    /// How messages call an option.
+    fn option(&self, word: &str) -> String {
+        format!("{}{}", self.of, word.trim_start())
     }
 
     fn globals(&mut self, globals: &Globals) {
@@ -50,14 +91,15 @@ impl Writer<'_> {
         if !globals.local_nat {
             self.line("local nat no");
         }
-        self.owner("socket owner", globals.socket_owner);
+        // Its group is 0 where none is said.
+        let gid = globals.socket_owner.gid.filter(|gid| *gid != 0);
+        self.owner("socket owner", Owner { gid, ..globals.socket_owner });
         if let Some(agentx) = &globals.agentx {
             self.out.extend(b"agentx");
             let path = agentx.path.as_deref().map(path_bytes);
-            for (word, value) in [("context", agentx.context.as_deref()), ("path", path)] {
+            for (word, value) in [(" context", agentx.context.as_deref()), (" path", path)] {
                 if let Some(value) = value {
-                    let _ = write!(self.out, " {word} ");
-                    self.out.extend(quoted(value));
+                    self.word(word, value);
                 }
             }
             self.out.push(b'\n');
@@ -69,6 +111,7 @@ impl Writer<'_> {
 
     fn vm(&mut self, vm: &Vm) {
         self.line(&format!("\nvm \"{}\" {{", vm.name));
+        self.of = format!("vm \"{}\": ", vm.name);
         self.line(if vm.enabled { "\tenable" } else { "\tdisable" });
         self.line(&format!("\tmemory {}\n\tcpus {}", vm.memory.bytes(), vm.cpus));
         let cmdline = vm.cmdline.as_ref().map(|line| line.as_bytes());
@@ -100,6 +143,7 @@ impl Writer<'_> {
             None => {}
         }
         self.line("}");
+        self.of.clear();
     }
 
     fn allow(&mut self, allow: &Allow) {
@@ -111,19 +155,28 @@ impl Writer<'_> {
         }
     }
 
-    /// By number where that says all, else by name. An account without a name is written by its number all the
-    /// same, for a reader to see.
+    /// By number where that says all, else by name; root is whom nothing names.
     fn owner(&mut self, word: &str, owner: Owner) {
         let Some(gid) = owner.gid else { return self.line(&format!("{word} {}", owner.uid)) };
-        let user = self.names.user(owner.uid).unwrap_or_else(|| owner.uid.to_string());
-        let group = self.names.group(gid).unwrap_or_else(|| gid.to_string());
+        let user = self.names.user(owner.uid).filter(|user| !user.is_empty() && !user.contains(':'));
+        let user = if owner.uid == 0 { Some(String::new()) } else { user };
+        let group = self.names.group(gid).filter(|group| !group.is_empty());
+        let (user, group) = match (user, group) {
+            (Some(user), Some(group)) => (user, group),
+            (user, _) => {
+                let account = if user.is_some() { format!("group {gid}") } else { format!("user {}", owner.uid) };
+                let option = self.option(word);
+                let owner = format!("{}:{gid}", owner.uid);
+                self.refused.get_or_insert(Unwritable::Nameless { option, owner, account });
+                return;
+            }
+        };
         self.string(word, format!("{user}:{group}").as_bytes());
     }
 
     fn switch(&mut self, switch: &Switch) {
         self.out.push(b'\n');
-        self.out.extend(b"switch ");
-        self.out.extend(quoted(switch.name.as_str().as_bytes()));
+        self.word("switch", switch.name.as_str().as_bytes());
         self.line(" {");
         self.line(if switch.enabled { "\tenable" } else { "\tdisable" });
         self.string("\tinterface", switch.interface.as_str().as_bytes());
@@ -141,8 +194,7 @@ impl Writer<'_> {
 
     /// A format that was only guessed from the extension is left to be guessed again.
     fn disk(&mut self, disk: &Disk) {
-        self.out.extend(b"\tdisk ");
-        self.out.extend(quoted(path_bytes(&disk.path)));
+        self.word("\tdisk", path_bytes(&disk.path));
         let format = if disk.format.named { format!(" format {}", disk.format.kind.word()) } else { String::new() };
         self.line(&format);
     }
@@ -170,29 +222,20 @@ impl Writer<'_> {
     }
 }
 
-/// A string as vm.conf reads it: in double quotes, those in it hidden, and a backslash before a blank doubled. A
-/// string in quotes cannot end in a backslash, so such an end is written as a word behind them.
+/// A string as vm.conf reads it: in double quotes, those in it hidden, and a backslash before a blank doubled. One at
+/// the end would hide the quote, so the end of a line is put between them, which vanishes with a backslash of its
+/// own.
 fn quoted(bytes: &[u8]) -> Vec<u8> {
-    let word = if bytes.ends_with(b"\\") { bytes.iter().rposition(|byte| byte.is_ascii_alphanumeric()) } else { None };
-    let (inside, outside) = bytes.split_at_checked(word.unwrap_or(bytes.len())).unwrap_or((bytes, &[]));
     let mut out = vec![b'"'];
-    let mut letters = inside.iter().peekable();
+    let mut letters = bytes.iter().peekable();
     while let Some(letter) = letters.next() {
-        match letter {
-            b'"' => out.extend(b"\\\""),
-            b'\\' if matches!(letters.peek(), Some(b' ' | b'\t')) => out.extend(b"\\\\"),
-            other => out.push(*other),
+        match (letter, letters.peek()) {
+            (b'"', _) => out.extend(b"\\\""),
+            (b'\\', Some(b' ' | b'\t')) => out.extend(b"\\\\"),
+            (b'\\', None) => out.extend(b"\\\\\n"),
+            (other, _) => out.push(*other),
         }
     }
     out.push(b'"');
-    if !outside.is_empty() {
-        out.push(b' ');
-    }
-    for letter in outside {
-        match letter {
-            b'\\' => out.extend(b"\\\\"),
-            other => out.push(*other),
-        }
-    }
     out
 }

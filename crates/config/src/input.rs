@@ -1,5 +1,7 @@
 //! The bytes of all files of one parse, in the order that they are read, each knowing where it stands.
 
+use std::io::BufRead as _;
+
 /// A stretch of one file, for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Span {
@@ -31,6 +33,9 @@ pub(crate) struct Byte {
     pub literal: bool,
 }
 
+/// What some editors write in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 struct File {
     name: String,
     text: Vec<u8>,
@@ -43,24 +48,13 @@ pub(crate) struct Input {
     files: Vec<File>,
     open: Vec<Span>,
     pending: Vec<Byte>,
-}
-
-/// A place as a user counts it.
-pub(crate) struct Place {
-    pub file: String,
-    /// From 1.
-    pub line: usize,
-    /// In characters, from 1.
-    pub column: usize,
-    /// The whole line, without its end.
-    pub text: String,
-    /// Characters of the span that stand in this line, at least 1.
-    pub width: usize,
+    /// Bytes of all files, those too that were refused for it.
+    size: usize,
 }
 
 impl Input {
     pub fn new(name: &str, text: &[u8]) -> Self {
-        let mut input = Self { files: Vec::new(), open: Vec::new(), pending: Vec::new() };
+        let mut input = Self { files: Vec::new(), open: Vec::new(), pending: Vec::new(), size: text.len() };
         input.push(name, text.to_vec());
         input
     }
@@ -68,8 +62,7 @@ impl Input {
     /// Reads this file next; what is left of the ones open comes after it.
     pub fn push(&mut self, name: &str, text: Vec<u8>) {
         self.open.push(Span { file: self.files.len(), start: 0, end: text.len() });
-        let ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-        let lines = std::iter::once(0).chain(ends.map(|(end, _)| end.saturating_add(1))).collect();
+        let lines = beginnings(&text);
         self.files.push(File { name: name.to_owned(), text, lines });
     }
 
@@ -92,6 +85,16 @@ impl Input {
     /// Files read in this parse so far.
     pub fn count(&self) -> usize {
         self.files.len()
+    }
+
+    /// Bytes of all files of this parse so far.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Counts the bytes of one more file.
+    pub fn add_size(&mut self, bytes: usize) {
+        self.size = self.size.saturating_add(bytes);
     }
 
     /// Whether a file of this name is being read: including it once more would never end.
@@ -130,23 +133,39 @@ impl Input {
         self.files.get(span.file).map_or(0, |file| file.lines.partition_point(|begin| *begin <= span.start))
     }
 
-    /// Line and column of a span, and the line itself.
-    pub fn place(&self, span: Span) -> Place {
-        let line = self.line(span);
-        let file = self.files.get(span.file);
-        let begin = file.and_then(|file| file.lines.get(line.saturating_sub(1))).copied().unwrap_or(0);
-        let rest = file.and_then(|file| file.text.get(begin..)).unwrap_or_default();
-        let text = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let text = text.strip_suffix(b"\r").unwrap_or(text);
-        let from = span.start.saturating_sub(begin).min(text.len());
-        let last = span.end.saturating_sub(begin).clamp(from, text.len());
-        let characters = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).chars().count();
-        Place {
-            file: file.map(|file| file.name.clone()).unwrap_or_default(),
-            line,
-            column: characters(text.get(..from)).saturating_add(1),
-            text: String::from_utf8_lossy(text).into_owned(),
-            width: characters(text.get(from..last)).max(1),
-        }
+    /// What the file of a span is called.
+    pub fn name(&self, span: Span) -> &str {
+        self.files.get(span.file).map_or("", |file| &file.name)
     }
+
+    /// Where the line that a span begins in begins itself, and the line without its end.
+    pub fn text(&self, span: Span) -> (usize, &[u8]) {
+        let number = self.line(span);
+        let Some(file) = self.files.get(span.file) else { return (0, &[]) };
+        let begin = number.checked_sub(1).and_then(|before| file.lines.get(before)).copied().unwrap_or(0);
+        let end = file.lines.get(number).map_or(file.text.len(), |next| next.saturating_sub(1));
+        let text = file.text.get(begin..end).unwrap_or_default();
+        (begin, text.strip_suffix(b"\r").unwrap_or(text))
+    }
+
+    /// Whether this is the beginning of a file, and a byte order mark.
+    pub fn is_mark(&self, span: Span) -> bool {
+        span.start == 0 && self.files.get(span.file).is_some_and(|file| file.text.starts_with(BYTE_ORDER_MARK))
+    }
+}
+
+/// Where each line of a text begins.
+fn beginnings(text: &[u8]) -> Vec<usize> {
+    let mut lines = vec![0];
+    let mut rest = text;
+    let mut begin = 0_usize;
+    while let Ok(length @ 1..) = rest.skip_until(b'\n') {
+        begin = begin.saturating_add(length);
+        lines.push(begin);
+    }
+    // What ends with the file has no line behind it.
+    if !text.is_empty() && !text.ends_with(b"\n") {
+        lines.pop();
+    }
+    lines
 }

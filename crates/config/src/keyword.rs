@@ -111,6 +111,11 @@ impl Block {
         }
     }
 
+    /// Whether this is one of these words.
+    pub(crate) fn has(self, word: &[u8]) -> bool {
+        self.words().iter().any(|own| own.as_bytes() == word)
+    }
+
     /// The word meant by one that other versions or other programs use here.
     pub(crate) fn other_name(self, word: &str) -> Option<&'static str> {
         match (self, word) {

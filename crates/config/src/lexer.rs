@@ -8,6 +8,7 @@ use crate::fault::Fault;
 use crate::input::{Byte, Input, Span};
 use crate::keyword::Keyword;
 use crate::macros::Macros;
+use crate::suggest::Suggestions;
 
 /// Bytes of a quoted string (specification, 2.4).
 const MAX_QUOTED: usize = 8094;
@@ -52,6 +53,8 @@ struct Macro {
 pub(crate) struct Lexer {
     pub input: Input,
     pub report: Report,
+    /// For names that are nearly right.
+    pub suggestions: Suggestions,
     macros: BTreeMap<Vec<u8>, Macro>,
 }
 
@@ -60,7 +63,7 @@ impl Lexer {
         let macros = macros.iter().map(|(name, value)| {
             (name.clone(), Macro { value: value.clone(), span: None, step: Step::default(), used: false })
         });
-        Self { input, report: Report::default(), macros: macros.collect() }
+        Self { input, report: Report::default(), suggestions: Suggestions::default(), macros: macros.collect() }
     }
 
     /// Takes a definition from a file; one from the command line stands against it.
@@ -151,17 +154,15 @@ impl Lexer {
     fn expand(&mut self, dollar: Byte) -> Option<Token> {
         let mut name = Vec::new();
         let mut span = dollar.span;
-        self.take_while(
-            |value| value.is_ascii_alphanumeric() || value == b'_',
-            |byte| {
-                name.push(byte.value);
-                span = span.to(byte.span);
-            },
-        );
+        self.take_while(in_name, |byte| {
+            name.push(byte.value);
+            span = span.to(byte.span);
+        });
         let Some(known) = self.macros.get_mut(&name) else {
             let near = self.near(&name);
+            let braces = if name.is_empty() { self.braces(&mut span) } else { None };
             let name = String::from_utf8_lossy(&name).into_owned();
-            self.report.error(Fault::MacroNotDefined { name, near }, span);
+            self.report.error(Fault::MacroNotDefined { name, near, braces }, span);
             // What is glued to the reference belongs to the word that it would have become.
             self.take_while(in_word, |_| {});
             return Some(Token { kind: Kind::Bad, span });
@@ -173,10 +174,32 @@ impl Lexer {
         None
     }
 
-    fn near(&self, name: &[u8]) -> Option<String> {
+    /// The name in `${NAME}`, which is a reference elsewhere. It is passed over, so that it is one mistake; anything
+    /// else that begins with a brace is left to be read.
+    fn braces(&mut self, span: &mut Span) -> Option<String> {
+        let mut read = Vec::new();
+        while let Some(byte) = self.byte() {
+            read.push(byte);
+            let goes_on = if read.len() == 1 { byte.value == b'{' } else { in_name(byte.value) };
+            if !goes_on {
+                break;
+            }
+        }
+        match read.as_slice() {
+            [_, name @ .., Byte { value: b'}', span: end, .. }] if !name.is_empty() => {
+                *span = span.to(*end);
+                return Some(name.iter().map(|byte| char::from(byte.value)).collect());
+            }
+            _ => {}
+        }
+        read.into_iter().rev().for_each(|byte| self.input.put_back(byte));
+        None
+    }
+
+    fn near(&mut self, name: &[u8]) -> Option<String> {
         let name = std::str::from_utf8(name).ok()?;
         let known = self.macros.keys().filter_map(|known| std::str::from_utf8(known).ok());
-        crate::suggest::closest(name, known).map(str::to_owned)
+        self.suggestions.closest(name, self.macros.len(), known).map(str::to_owned)
     }
 
     /// Hands over the bytes that fit, outside quotes, and leaves the first that does not.
@@ -201,6 +224,7 @@ impl Lexer {
             span = span.to(byte.span);
             match byte.value {
                 b'\n' => {}
+                b'\r' if self.newline_follows() => {}
                 value if value == quote.value => break,
                 b'\\' => bytes.extend(self.escaped(byte, quote.value)),
                 0 => {
@@ -224,6 +248,10 @@ impl Lexer {
         let next = self.input.next()?;
         match next.value {
             b'\n' => None,
+            b'\r' if self.newline_follows() => {
+                self.input.next();
+                None
+            }
             value if value == quote || value == b' ' || value == b'\t' => Some(value),
             _ => {
                 self.input.put_back(next);
@@ -285,6 +313,11 @@ impl Lexer {
         };
         Token { kind, span }
     }
+}
+
+/// Whether a byte may stand in the name of a macro where it is referred to (specification, 3).
+fn in_name(value: u8) -> bool {
+    value.is_ascii_alphanumeric() || value == b'_'
 }
 
 /// Whether a byte may stand in a word after its first (specification, 2.5).

@@ -8,8 +8,8 @@
 //! | `input`, `lexer`, `keyword` | bytes to tokens: macros, quoting, continuation, include files |
 //! | `parser/` | tokens to statements, a file a block: `global`, `switch`, `vm`, `nic`, `allow` |
 //! | `register`, `instance` | what a whole `vm` block must hold to be a VM |
-//! | `model`, `names`, `prefix`, `size` | the configuration, right by type |
-//! | `fault`, `diagnostic`, `suggest` | what can be wrong, and how it is shown |
+//! | `model`, `switches`, `names`, `prefix`, `size` | the configuration, right by type |
+//! | `fault`, `diagnostic`, `line`, `suggest` | what can be wrong, and how it is shown |
 //! | `format` | the canonical text of a configuration |
 //! | `dump`, `json` | what a configuration means as JSON, and JSON itself, for vmctl too |
 #![forbid(unsafe_code)]
@@ -36,6 +36,7 @@ pub mod instance;
 pub mod json;
 mod keyword;
 mod lexer;
+mod line;
 mod macros;
 pub mod model;
 pub mod names;
@@ -44,11 +45,12 @@ pub mod prefix;
 pub mod register;
 pub mod size;
 mod suggest;
+mod switches;
 
 pub use diagnostic::{Diagnostic, Errors, Severity};
 pub use environment::{Sources, Users};
-pub use fault::Fault;
-pub use format::{AccountNames, canonical};
+pub use fault::{Fault, Slip};
+pub use format::{AccountNames, Unwritable, canonical};
 pub use keyword::Keyword;
 pub use macros::{MacroSyntax, Macros};
 pub use model::{Config, ImageFormat, disk_argument};

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::names::{CommandLine, GroupName, IfName, MacAddr, SwitchName, VmName};
 use crate::prefix::{Prefix4, Prefix6};
 use crate::size::MIB;
+pub use crate::switches::Switches;
 
 /// Disks of one VM. The original allows 4; each is a process and a PCI slot here, and the bus has 32 slots.
 pub const MAX_DISKS: usize = 16;
@@ -27,7 +28,7 @@ pub struct Config {
     /// Statements that concern no one VM.
     pub globals: Globals,
     /// Switches in the order of the file; disabled ones too. The first of a name counts.
-    pub switches: Vec<Switch>,
+    pub switches: Switches,
     /// VMs in the order of the file, which is that of their ids and of their start.
     pub vms: Vec<Vm>,
 }
@@ -35,12 +36,7 @@ pub struct Config {
 impl Config {
     /// The switch that an interface means by a name. A disabled one is as good as none.
     pub fn switch(&self, name: &SwitchName) -> Option<&Switch> {
-        self.switches.iter().find(|switch| switch.enabled && switch.name == *name)
-    }
-
-    /// The VM of a name.
-    pub fn vm(&self, name: &VmName) -> Option<&Vm> {
-        self.vms.iter().find(|vm| vm.name == *name)
+        self.switches.named(name)
     }
 }
 
@@ -273,9 +269,14 @@ pub fn disk_argument(word: &[u8]) -> (ImageFormat, PathBuf) {
         }
     }
     let path = path_of(word);
+    (guessed_format(&path), path)
+}
+
+/// The format that a file's extension suggests, else raw.
+pub(crate) fn guessed_format(path: &Path) -> ImageFormat {
     let extension = path.extension().map(OsStr::as_bytes).unwrap_or_default();
     let kind = DiskFormat::of_word(extension).unwrap_or(DiskFormat::Raw);
-    (ImageFormat { kind, named: false }, path)
+    ImageFormat { kind, named: false }
 }
 
 /// A path of these bytes.

@@ -76,12 +76,13 @@ name!(
 );
 
 name!(
-    /// A network interface of the host, as Linux allows one (dev_valid_name: no blank, `/` or `:`, not `.` or `..`).
+    /// A network interface of the host, as Linux allows one (dev_valid_name: no blank, `/` or `:`, not `.` or `..`);
+    /// of ASCII, and without `%`, which Linux takes for a number to fill in. proto has the same rule.
     IfName,
     MAX_IF_NAME,
     |name| {
         !matches!(name, "" | "." | "..")
-            && !name.chars().any(|letter| letter.is_whitespace() || letter.is_control() || matches!(letter, '/' | ':'))
+            && name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'))
     }
 );
 
@@ -118,7 +119,7 @@ impl MacAddr {
         for octet in &mut octets {
             let digits = parts.next()?;
             let digits = digits.strip_prefix(b"0x").or_else(|| digits.strip_prefix(b"0X")).unwrap_or(digits);
-            let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_hexdigit);
+            let plain = matches!(digits.len(), 1 | 2) && digits.iter().all(u8::is_ascii_hexdigit);
             let significant = std::str::from_utf8(digits).ok().filter(|_| plain)?;
             *octet = u8::from_str_radix(significant, 16).ok()?;
         }
@@ -149,16 +150,16 @@ impl fmt::Display for MacAddr {
     }
 }
 
-/// What a kernel is told at boot: at most [`MAX_CMDLINE`] bytes, none of them NUL.
+/// What a kernel is told at boot: UTF-8 of at most [`MAX_CMDLINE`] bytes, none of them NUL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine(Vec<u8>);
 
 impl CommandLine {
-    /// The command line, if it is short enough.
+    /// The command line, if it is short enough and text.
     pub fn new(text: &[u8]) -> Result<Self, NameError> {
         match text {
             _ if text.len() > MAX_CMDLINE => Err(NameError::TooLong(MAX_CMDLINE)),
-            _ if text.contains(&0) => Err(NameError::Invalid),
+            _ if text.contains(&0) || std::str::from_utf8(text).is_err() => Err(NameError::Invalid),
             _ => Ok(Self(text.to_vec())),
         }
     }
@@ -189,7 +190,7 @@ mod tests {
         for name in ["br0", "lan", "veth.1", "exactly15bytes_"] {
             assert!(IfName::new(name.as_bytes()).is_ok(), "{name}");
         }
-        for name in ["", ".", "..", "a b", "a/b", "a:1", "a\tb"] {
+        for name in ["", ".", "..", "a b", "a/b", "a:1", "a\tb", "br%d", "bré", "a\u{a0}b", "a\x7f"] {
             assert_eq!(IfName::new(name.as_bytes()), Err(NameError::Invalid), "{name}");
         }
         assert_eq!(IfName::new(b"sixteen_bytes_xx"), Err(NameError::TooLong(15)));
@@ -214,9 +215,20 @@ mod tests {
             let read = MacAddr::parse(text.as_bytes()).map(|mac| mac.to_string());
             assert_eq!(read.as_deref(), Some("00:01:0a:0b:0c:ff"), "{text}");
         }
-        for text in
-            ["", "00:11:22:33:44", "00:11:22:33:44:55:66", "0:0:0:0:0:100", "g:0:0:0:0:0", "0::0:0:0:0", "+1:0:0:0:0:0"]
-        {
+        for text in [
+            "",
+            "00:11:22:33:44",
+            "00:11:22:33:44:55:66",
+            "000:1:2:3:4:5",
+            "0000:11:22:33:44:54",
+            "00000000000a:1:2:3:4:5",
+            "0x:1:2:3:4:5",
+            "0x000:1:2:3:4:5",
+            "0:0:0:0:0:100",
+            "g:0:0:0:0:0",
+            "0::0:0:0:0",
+            "+1:0:0:0:0:0",
+        ] {
             assert_eq!(MacAddr::parse(text.as_bytes()), None, "{text}");
         }
     }
@@ -226,5 +238,6 @@ mod tests {
         assert!(CommandLine::new(&[b'x'; 2047]).is_ok());
         assert_eq!(CommandLine::new(&[b'x'; 2048]), Err(NameError::TooLong(2047)));
         assert_eq!(CommandLine::new(b"a\0b"), Err(NameError::Invalid));
+        assert_eq!(CommandLine::new(b"a\xe9"), Err(NameError::Invalid));
     }
 }

@@ -24,7 +24,7 @@ fn outcome(text: &[u8]) -> String {
     match parse("vm.conf", text, &Macros::new(), &World, &World) {
         Ok(parsed) => {
             let mut out: String = parsed.warnings.iter().map(|warning| format!("{warning}\n")).collect();
-            let canonical = canonical(&parsed.config, &World);
+            let canonical = canonical(&parsed.config, &World).expect("a canonical text");
             out.push_str(&String::from_utf8_lossy(&canonical));
             let mut again = parse("canonical", &canonical, &Macros::new(), &World, &World).expect("canonical text");
             for (vm, first) in again.config.vms.iter_mut().zip(&parsed.config.vms) {

@@ -111,7 +111,7 @@ fn every_right_may_be_given() {
 #[test]
 fn local_knows_inet_and_no_other_word_before_prefix() {
     assert!(read("local inet prefix \"10.0.0.0/8\"\n").is_ok());
-    let expected = "1:7: syntax error: found \"other\": expected \"prefix\", \"inet6\" or \"nat\"";
+    let expected = "1:7: syntax error: found \"other\": expected \"inet\", \"inet6\", \"nat\" or \"prefix\"";
     assert_eq!(errors("local other prefix \"10.0.0.0/8\"\n"), [expected]);
 }
 
@@ -273,6 +273,51 @@ fn a_configuration_has_4096_files_and_no_more() {
     let list = |count: usize| included(&"include \"1\"\n".repeat(count), &|_| String::new());
     assert_eq!(list(4095), (true, 4095));
     assert_eq!(list(4096), (false, 4095));
+}
+
+/// Files by what they begin with and their size, and which were opened. A NUL ends them all.
+struct Sized<'a>(&'a [(&'a str, &'a str, usize)], RefCell<Vec<String>>);
+
+impl Sources for Sized<'_> {
+    fn include(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let path = path.to_str().expect("text");
+        self.1.borrow_mut().push(path.to_owned());
+        let (_, text, size) = self.0.iter().find(|(name, ..)| *name == path).expect("one of them");
+        let mut bytes = vec![0; *size];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(bytes)
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(path.to_owned())
+    }
+}
+
+/// The limit of one file must not be had again by each that it includes.
+#[test]
+fn a_configuration_has_64_mebibytes_in_all() {
+    let text = "include \"a\"\n";
+    let told = |of_a: usize| {
+        let a = "include \"b\"\ninclude \"c\"\ninclude \"c\"\n\0\n";
+        let files = [("a", a, of_a), ("b", "local inet6\n\0\n", 1_000_012), ("c", "", 0)];
+        let files = Sized(&files, RefCell::default());
+        let told = match parse("vm.conf", text.as_bytes(), &Macros::new(), &files, &World) {
+            Ok(parsed) => parsed.warnings.iter().map(ToString::to_string).collect(),
+            Err(errors) => errors.errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        };
+        (told, files.1.into_inner())
+    };
+    let most = (64 << 20) - text.len() - 1_000_012;
+    let (warned, opened) = told(most);
+    assert!(warned.len() == 1 && warned[0].contains("a NUL byte ends the configuration"), "{warned:?}");
+    assert_eq!(opened, ["a", "b"], "b ends all of it");
+    let (refused, opened) = told(most + 1);
+    let said = |line: usize, file: &str| {
+        format!("a:{line}:9: failed to include file {file}: more than 64 MiB of configuration in all\n")
+    };
+    let begin = [said(1, "b"), said(2, "c"), said(3, "c")];
+    assert!(refused.len() == 3 && refused.iter().zip(&begin).all(|(told, said)| told.starts_with(said)), "{refused:?}");
+    assert_eq!(opened, ["a", "b"], "what is beyond it is not even opened");
 }
 
 #[test]

@@ -89,6 +89,41 @@ fn ten_thousand_errors_are_all_told() {
     assert_eq!(read(&text).expect_err("wrong").errors.len(), 10_000);
 }
 
+/// Each is found and shown without reading the line anew.
+#[test]
+fn ten_thousand_errors_of_one_line_are_all_told() {
+    let text = format!("vm a {{ {}}}\n", "interface ".repeat(20_008));
+    let errors = read(&text).expect_err("wrong").errors;
+    assert_eq!(errors.len(), 20_000);
+    let last = errors.last().and_then(|last| last.place.as_ref()).expect("a place");
+    assert_eq!((last.line, last.column), (1, 8 + 20_007 * 10));
+}
+
+#[test]
+fn ten_thousand_vms_are_each_on_a_switch_of_their_own() {
+    let mut text = String::new();
+    for number in 0..40_000 {
+        let _ = writeln!(text, "vm v{number} {{\n\tboot /k\n\tinterface {{ switch s{number} rdomain 0 }}\n}}");
+    }
+    for number in 0..40_000 {
+        let _ = writeln!(text, "switch s{number} {{\n\tinterface br{number}\n\tlocked lladdr\n}}");
+    }
+    let config = read(&text).expect("right").config;
+    assert!(config.vms.iter().all(|vm| vm.nics[0].locked));
+    let known = config::parse_onto("more", text.as_bytes(), &Macros::new(), &World, &World, &config).expect("right");
+    assert_eq!((known.config.vms.len(), known.config.switches.len()), (0, 40_000));
+}
+
+#[test]
+fn ten_thousand_switches_that_no_one_defined_are_all_warned_of() {
+    let mut text = String::new();
+    for number in 0..20_000 {
+        let _ = writeln!(text, "vm v{number} {{\n\tboot /k\n\tinterface {{ switch lan{number} }}\n}}");
+        let _ = writeln!(text, "switch dmz{number} {{ interface br{number} }}");
+    }
+    assert_eq!(read(&text).expect("right").warnings.len(), 20_000);
+}
+
 #[test]
 fn macro_of_the_command_line_wins_and_is_warned_of_when_unused() {
     let mut macros = Macros::new();

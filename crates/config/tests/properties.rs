@@ -2,6 +2,8 @@
 
 mod world;
 
+use config::model::{AgentX, Config, Switch};
+use config::names::{CommandLine, SwitchName};
 use config::{Macros, canonical, parse};
 use proptest::prelude::*;
 use world::World;
@@ -86,7 +88,7 @@ const PIECES: &[&str] = &[
 
 fn check(text: &[u8]) {
     let Ok(parsed) = parse("vm.conf", text, &Macros::new(), &World, &World) else { return };
-    let canonical = canonical(&parsed.config, &World);
+    let canonical = canonical(&parsed.config, &World).expect("a canonical text");
     let mut again = match parse("canonical", &canonical, &Macros::new(), &World, &World) {
         Ok(again) => again.config,
         Err(errors) => panic!("{}\n{errors}", String::from_utf8_lossy(&canonical)),
@@ -95,6 +97,26 @@ fn check(text: &[u8]) {
         vm.template.clone_from(&first.template);
     }
     assert_eq!(again, parsed.config);
+}
+
+/// A configuration of which every string is this one, as far as it may be.
+fn said(word: &str) -> Config {
+    let text = "agentx context x path \"/x\"\nvm v {\n\tboot /k\n\tinitrd /i\n\tcmdline x\n\tcdrom x\n\tdisk d\n\t\
+        interface { switch s }\n}\nswitch s { interface br0 }\n";
+    let mut config = parse("vm.conf", text.as_bytes(), &Macros::new(), &World, &World).expect("right").config;
+    let path = || format!("/{word}");
+    config.globals.agentx = Some(AgentX { context: Some(word.into()), path: Some(path().into()) });
+    let vm = &mut config.vms[0];
+    (vm.boot, vm.initrd, vm.cdrom) = (Some(path().into()), Some(path().into()), Some(word.into()));
+    vm.cmdline = CommandLine::new(word.as_bytes()).ok();
+    vm.disks[0].path = path().into();
+    vm.disks[0].format = config::disk_argument(path().as_bytes()).0;
+    if let Ok(name) = SwitchName::new(word.as_bytes()) {
+        vm.nics[0].switch = Some(name.clone());
+        config.switches =
+            config.switches.iter().map(|switch| Switch { name: name.clone(), ..switch.clone() }).collect();
+    }
+    config
 }
 
 proptest! {
@@ -117,6 +139,20 @@ proptest! {
     ) {
         let lines: Vec<String> = lines.iter().map(|line| line.concat()).collect();
         check(format!("vm \"v\" {{\n\tdisk \"{path}\"\n\t{}\n}}\n", lines.join("\n\t")).as_bytes());
+    }
+
+    #[test]
+    fn any_string_keeps_its_meaning_or_is_refused(word in "[\\\\\\\\\"\"'#(){},=$ \t\r\nxé🦀]{0,8}") {
+        let config = said(&word);
+        match canonical(&config, &World) {
+            Ok(text) => {
+                prop_assert!(!word.contains('\n'));
+                let again = parse("canonical", &text, &Macros::new(), &World, &World);
+                let again = again.map(|again| again.config).map_err(|errors| errors.to_string());
+                prop_assert_eq!(again, Ok(config), "{}", String::from_utf8_lossy(&text));
+            }
+            Err(why) => prop_assert!(word.contains('\n') && why.to_string().starts_with("context "), "{}", why),
+        }
     }
 
     #[test]

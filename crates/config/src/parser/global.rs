@@ -4,6 +4,7 @@
 use super::{Parser, Read};
 use crate::fault::Fault;
 use crate::keyword::{INET, Keyword, NAT};
+use crate::lexer::Kind;
 use crate::model::{self, AgentX, LocalInet6, Staggered};
 use crate::prefix::{Prefix4, Prefix6};
 
@@ -29,7 +30,7 @@ impl Parser<'_> {
             _ => {}
         }
         if !self.taken(Keyword::Prefix) {
-            return self.unexpected("\"prefix\", \"inet6\" or \"nat\"".to_owned());
+            return self.unexpected("\"inet\", \"inet6\", \"nat\" or \"prefix\"".to_owned());
         }
         let text = self.text("an IPv4 network such as \"10.0.0.0/8\"")?;
         match Prefix4::parse(&text.bytes) {
@@ -83,16 +84,20 @@ impl Parser<'_> {
                 let text = self.text("an SNMP context")?;
                 if text.bytes.len() > MAX_CONTEXT {
                     self.error(Fault::AgentXContextTooLarge { limit: MAX_CONTEXT }, text.span);
+                } else {
+                    self.is_utf8(&text, "agentx context");
                 }
                 agentx.context = Some(text.bytes);
             } else if self.taken(Keyword::Path) {
                 let text = self.text("a socket's path")?;
                 if text.bytes.len() > MAX_SOCKET_PATH {
                     self.error(Fault::AgentXPathTooLarge { limit: MAX_SOCKET_PATH }, text.span);
-                } else if !text.bad && !text.bytes.starts_with(b"/") {
+                } else if self.is_utf8(&text, "agentx path") && !text.bytes.starts_with(b"/") {
                     self.error(Fault::AgentXPathNotAbsolute, text.span);
                 }
                 agentx.path = Some(model::path_of(&text.bytes));
+            } else if matches!(self.token.kind, Kind::Text { .. }) {
+                return self.unexpected("\"context\", \"path\" or the end of the line".to_owned());
             } else {
                 break;
             }

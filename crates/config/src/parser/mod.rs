@@ -7,6 +7,8 @@
 mod allow;
 mod global;
 mod nic;
+mod owner;
+mod reading;
 mod switch;
 mod vm;
 
@@ -19,7 +21,7 @@ use crate::input::{Input, Span};
 use crate::keyword::{Block, Keyword};
 use crate::lexer::{Kind, Lexer, Token};
 use crate::macros::Macros;
-use crate::model::{Config, Owner};
+use crate::model::{Config, Vm};
 use crate::names::{SwitchName, VmName};
 use crate::{Parsed, model};
 
@@ -28,6 +30,9 @@ const MAX_INCLUDE_DEPTH: usize = 64;
 
 /// Files of one parse: two files that each include two, and so on, would never come to an end.
 const MAX_FILES: usize = 4096;
+
+/// Bytes of all files of one parse: what is a limit of one file must not be had again by each that it includes.
+const MAX_SIZE: usize = 64 << 20;
 
 /// Something was noted; where reading goes on.
 pub(crate) enum Stop {
@@ -81,6 +86,7 @@ pub(crate) struct Parser<'a> {
     sources: &'a dyn Sources,
     users: &'a dyn Users,
     known: &'a Config,
+    known_vms: HashMap<&'a VmName, &'a Vm>,
     config: Config,
     /// Where each VM was defined, and its place in `config`.
     vms: HashMap<VmName, (Span, usize)>,
@@ -112,6 +118,7 @@ impl<'a> Parser<'a> {
             sources,
             users,
             known,
+            known_vms: known.vms.iter().map(|vm| (&vm.name, vm)).collect(),
             config: Config::default(),
             vms: HashMap::new(),
             broken: HashSet::new(),
@@ -127,6 +134,7 @@ impl<'a> Parser<'a> {
             let read = self.statement();
             self.recover(read, false);
         }
+        self.lock_cards();
         self.check_switch_uses();
         self.check_rdomains();
         self.lexer.warn_of_unused_macros();
@@ -184,7 +192,7 @@ impl<'a> Parser<'a> {
             return self.misplaced_token(&first, Block::File);
         }
         self.advance();
-        if name.bytes.iter().skip(1).any(u8::is_ascii_whitespace) {
+        if name.bytes.iter().skip(1).any(|byte| matches!(byte, b' ' | b'\t'..=b'\r')) {
             self.error(Fault::MacroNameBlank, name.span);
         }
         let value = self.text("a macro value in quotes")?;
@@ -219,8 +227,18 @@ impl<'a> Parser<'a> {
             self.error(Fault::IncludeCircle { file }, name.span);
             return Ok(());
         }
+        if input.size() > MAX_SIZE {
+            self.error(Fault::IncludeTooLarge { file, limit: MAX_SIZE }, name.span);
+            return Ok(());
+        }
         match self.sources.include(&model::path_of(&name.bytes)) {
-            Ok(text) => self.lexer.input.push(&file, text),
+            Ok(text) => {
+                self.lexer.input.add_size(text.len());
+                match self.lexer.input.size() > MAX_SIZE {
+                    true => self.error(Fault::IncludeTooLarge { file, limit: MAX_SIZE }, name.span),
+                    false => self.lexer.input.push(&file, text),
+                }
+            }
             Err(error) => self.error(Fault::IncludeFailed { file, reason: Fault::reason(&error) }, name.span),
         }
         Ok(())
@@ -288,194 +306,9 @@ impl<'a> Parser<'a> {
             self.advance();
         }
     }
-
-    fn advance(&mut self) {
-        self.take();
-    }
-
-    /// This token; the next one is read.
-    fn take(&mut self) -> Token {
-        self.fresh = matches!(self.token.kind, Kind::Newline | Kind::Sign(b'{'));
-        self.last = self.token.span;
-        let next = self.lexer.next();
-        std::mem::replace(&mut self.token, next)
-    }
-
-    fn error(&mut self, fault: Fault, span: Span) {
-        self.lexer.report.error(fault, span);
-    }
-
-    fn line(&self, span: Span) -> usize {
-        self.lexer.input.line(span)
-    }
-
-    /// Takes this keyword if it is the next token.
-    fn taken(&mut self, keyword: Keyword) -> bool {
-        let found = self.token.kind == Kind::Word(keyword);
-        if found {
-            self.advance();
-        }
-        found
-    }
-
-    fn keyword(&mut self, keyword: Keyword) -> Read<()> {
-        if self.taken(keyword) { Ok(()) } else { self.unexpected(format!("\"{}\"", keyword.text())) }
-    }
-
-    fn sign(&mut self, sign: u8, expected: &str) -> Read<()> {
-        if self.token.kind != Kind::Sign(sign) {
-            return self.unexpected(expected.to_owned());
-        }
-        self.advance();
-        Ok(())
-    }
-
-    /// The next token if it is an unquoted word that is not reserved.
-    fn plain_word(&self) -> Option<&[u8]> {
-        match &self.token.kind {
-            Kind::Text { bytes, quoted: false } => Some(bytes),
-            _ => None,
-        }
-    }
-
-    /// `STRING`: exactly one.
-    fn text(&mut self, expected: &str) -> Read<Text> {
-        match &self.token.kind {
-            Kind::Text { .. } | Kind::Bad => {
-                let token = self.take();
-                let (bytes, bad) = match token.kind {
-                    Kind::Text { bytes, .. } => (bytes, false),
-                    _ => (Vec::new(), true),
-                };
-                Ok(Text { bytes, span: token.span, bad })
-            }
-            _ => self.unexpected(expected.to_owned()),
-        }
-    }
-
-    /// `string`: one or more, joined.
-    fn texts(&mut self, expected: &str) -> Read<Text> {
-        if matches!(self.token.kind, Kind::Word(_) | Kind::Number(_)) {
-            return self.unexpected(format!("{expected} in quotes"));
-        }
-        let mut joined = self.text(expected)?;
-        while matches!(self.token.kind, Kind::Text { .. } | Kind::Bad) {
-            let next = self.text(expected)?;
-            joined.bytes.extend(next.bytes);
-            joined.span = joined.span.to(next.span);
-            joined.bad |= next.bad;
-        }
-        Ok(joined)
-    }
-
-    fn number(&mut self, expected: &str) -> Read<(i64, Span)> {
-        match self.token.kind {
-            Kind::Number(number) => Ok((number, self.take().span)),
-            _ => self.unexpected(expected.to_owned()),
-        }
-    }
-
-    fn end_of_line(&mut self) -> Read<()> {
-        match self.token.kind {
-            Kind::Newline | Kind::End => Ok(()),
-            _ => self.unexpected("the end of the line".to_owned()),
-        }
-    }
-
-    /// A syntax error at this token, unless the lexer has said what is wrong with it.
-    fn unexpected<T>(&mut self, expected: String) -> Read<T> {
-        if self.token.kind != Kind::Bad {
-            let found = found(&self.token);
-            let span = match self.token.kind {
-                // An end is shown behind what came before it.
-                Kind::Newline | Kind::End => Span { start: self.last.end, ..self.last },
-                _ => self.token.span,
-            };
-            self.error(Fault::Unexpected { found, expected }, span);
-        }
-        Err(Stop::SkipLine)
-    }
-
-    /// A syntax error: this token begins nothing that may stand here.
-    fn misplaced<T>(&mut self, block: Block) -> Read<T> {
-        let token = self.token.clone();
-        self.misplaced_token(&token, block)
-    }
-
-    fn misplaced_token<T>(&mut self, token: &Token, block: Block) -> Read<T> {
-        let word = match &token.kind {
-            Kind::Bad => return Err(Stop::SkipLine),
-            Kind::Text { bytes, quoted: false } => Some(String::from_utf8_lossy(bytes).into_owned()),
-            Kind::Word(keyword) => Some(keyword.text().to_owned()),
-            _ => None,
-        };
-        let fault = match word {
-            Some(word) if self.fresh || token.span != self.token.span => Fault::UnknownWord { word, block },
-            _ => Fault::Unexpected { found: found(token), expected: block.one().to_owned() },
-        };
-        self.error(fault, token.span);
-        Err(Stop::SkipLine)
-    }
-
-    /// `OWNER`: a uid, or a user, a group or both by name (specification, 8.3).
-    fn owner(&mut self) -> Read<Owner> {
-        if let Kind::Number(number) = self.token.kind {
-            let span = self.take().span;
-            let uid = u32::try_from(number).ok().filter(|uid| *uid != u32::MAX);
-            if uid.is_none() {
-                self.error(Fault::UidRange { number }, span);
-            }
-            return Ok(Owner { uid: uid.unwrap_or(0), gid: None });
-        }
-        let text = self.text("a user, \":group\" or \"user:group\"")?;
-        if text.bad {
-            return Ok(Owner::default());
-        }
-        let name = text.shown();
-        let (user, group) = name.split_once(':').unwrap_or((&name, ""));
-        let mut owner = Owner::default();
-        if !user.is_empty() {
-            let answer = self.users.uid(user);
-            owner.uid = self.account(answer, "user", user, text.span).unwrap_or(0);
-        }
-        if !group.is_empty() {
-            let answer = self.users.gid(group);
-            owner.gid = self.account(answer, "group", group, text.span);
-        }
-        Ok(owner)
-    }
-
-    fn account(
-        &mut self,
-        answer: std::io::Result<Option<u32>>,
-        kind: &'static str,
-        name: &str,
-        span: Span,
-    ) -> Option<u32> {
-        let reason = match answer {
-            Ok(Some(id)) => return Some(id),
-            Ok(None) => None,
-            Err(error) => Some(Fault::reason(&error)),
-        };
-        self.error(Fault::UnknownAccount { kind, name: name.to_owned(), reason }, span);
-        None
-    }
 }
 
 /// Whether a token shows that the block before it was never closed: no option begins so.
 fn begins_statement(kind: &Kind) -> bool {
     matches!(kind, Kind::End | Kind::Word(Keyword::Vm))
-}
-
-/// How messages call a token.
-fn found(token: &Token) -> String {
-    match &token.kind {
-        Kind::Newline | Kind::Bad => "end of line".to_owned(),
-        Kind::End => "end of file".to_owned(),
-        Kind::Number(number) => format!("number {number}"),
-        Kind::Text { bytes, .. } => format!("\"{}\"", String::from_utf8_lossy(bytes)),
-        Kind::Word(keyword) => format!("\"{}\"", keyword.text()),
-        Kind::Sign(sign) if sign.is_ascii_graphic() => format!("\"{}\"", char::from(*sign)),
-        Kind::Sign(sign) => format!("byte 0x{sign:02x}"),
-    }
 }

@@ -42,7 +42,10 @@ impl Parser<'_> {
                 self.advance();
             }
         }
-        Ok(())
+        match &self.token.kind {
+            Kind::Text { bytes, quoted: true } if Block::Interface.has(bytes) => self.misplaced(Block::Interface),
+            _ => Ok(()),
+        }
     }
 
     fn nic_option(&mut self, nic: &mut Nic) -> Read<()> {

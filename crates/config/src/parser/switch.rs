@@ -1,5 +1,7 @@
 //! `switch NAME { }` (vm.conf specification, 9).
 
+use std::collections::HashSet;
+
 use super::{Parser, Read, SwitchUse, Text};
 use crate::fault::Fault;
 use crate::input::Span;
@@ -147,13 +149,18 @@ impl Parser<'_> {
             self.lexer.report.warn(Fault::SwitchDefinedTwice { name, first_line }, Some(span));
         } else if switch.enabled {
             self.switches.insert(switch.name.clone(), span);
-            // In the original only VMs below it are locked, which the manual does not say.
-            let nics = self.config.vms.iter_mut().flat_map(|vm| &mut vm.nics);
-            for nic in nics.filter(|nic| nic.switch.as_ref() == Some(&switch.name)) {
-                nic.locked |= switch.locked_lladdr;
-            }
         }
         self.config.switches.push(switch);
+    }
+
+    /// A switch's lock holds for the cards of all VMs. In the original only VMs below it are locked, which the manual
+    /// does not say.
+    pub(super) fn lock_cards(&mut self) {
+        let switches = &self.config.switches;
+        for nic in self.config.vms.iter_mut().flat_map(|vm| &mut vm.nics) {
+            let switch = nic.switch.as_ref().and_then(|name| switches.named(name));
+            nic.locked |= switch.is_some_and(|switch| switch.locked_lladdr);
+        }
     }
 
     pub(super) fn note_switch_use(&mut self, name: SwitchName, span: Span) {
@@ -163,13 +170,15 @@ impl Parser<'_> {
 
     /// Warns of names that no switch has: such interfaces will be attached to nothing.
     pub(super) fn check_switch_uses(&mut self) {
+        let names: HashSet<&SwitchName> = self.config.switches.iter().map(|switch| &switch.name).collect();
         for used in std::mem::take(&mut self.uses) {
             let known = self.switches.contains_key(&used.name) || self.known.switch(&used.name).is_some();
             if known {
                 continue;
             }
-            let disabled = self.config.switches.iter().any(|switch| switch.name == used.name);
-            let near = crate::suggest::closest(used.name.as_str(), self.switches.keys().map(SwitchName::as_str));
+            let disabled = names.contains(&used.name);
+            let named = self.switches.keys().map(SwitchName::as_str);
+            let near = self.lexer.suggestions.closest(used.name.as_str(), self.switches.len(), named);
             let near = near.map(str::to_owned);
             let fault = Fault::SwitchNotFound { name: used.name.to_string(), disabled, near };
             self.lexer.report.warn_at(used.step, fault, Some(used.span));

@@ -11,7 +11,7 @@ use crate::instance::Requester;
 use crate::keyword::{Block, CMDLINE, INITRD, Keyword};
 use crate::lexer::Kind;
 use crate::model::{self, BootDevice, Disk, DiskFormat, MAX_CPUS, MAX_DISKS, MAX_NICS, MemorySize, Sev};
-use crate::names::{CommandLine, MAX_PATH, NameError, VmName};
+use crate::names::{CommandLine, MAX_CMDLINE, MAX_PATH, NameError, VmName};
 use crate::register::{Refusal, VmRequest, register};
 use crate::size;
 
@@ -131,14 +131,20 @@ impl Parser<'_> {
                 self.advance();
                 let text = self.texts("a kernel command line")?;
                 self.once(draft, CMDLINE, option);
-                draft.request.cmdline = CommandLine::new(&text.bytes).ok();
-                if draft.request.cmdline.is_none() {
-                    self.error(Fault::CmdlineTooLong { length: text.bytes.len() }, text.span);
-                }
+                draft.request.cmdline = self.command_line(&text);
                 Ok(())
             }
             _ => self.misplaced(Block::Vm),
         }
+    }
+
+    fn command_line(&mut self, text: &Text) -> Option<CommandLine> {
+        if text.bytes.len() > MAX_CMDLINE {
+            self.error(Fault::CmdlineTooLong { length: text.bytes.len() }, text.span);
+        } else if self.is_utf8(text, "kernel command line") {
+            return CommandLine::new(&text.bytes).ok();
+        }
+        None
     }
 
     /// Notes a second use of what may be given once.
@@ -215,7 +221,7 @@ impl Parser<'_> {
         self.once(draft, "cdrom", option);
         if text.bytes.len() > MAX_PATH {
             self.error(Fault::PathTooLong { what: "cdrom", limit: MAX_PATH }, text.span);
-        } else if !text.bad {
+        } else if self.is_utf8(&text, "cdrom path") {
             draft.request.cdrom = Some(model::path_of(&text.bytes));
         }
         Ok(())
@@ -229,12 +235,16 @@ impl Parser<'_> {
             self.error(Fault::TooManyDisks { disk: text.shown(), limit: MAX_DISKS }, text.span);
             return Ok(());
         }
-        let (format, path) = match keyword {
+        let (mut format, path) = match keyword {
             Some(kind) => (model::ImageFormat { kind, named: true }, model::path_of(&text.bytes)),
             None => model::disk_argument(&text.bytes),
         };
         let path = Text { bytes: model::path_bytes(&path).to_vec(), ..text };
         if let Some(path) = self.existing(&path, "disk") {
+            // What is kept is the file that a link leads to: its extension counts.
+            if !format.named {
+                format = model::guessed_format(&path);
+            }
             draft.request.disks.push(Disk { path, format });
         }
         Ok(())
@@ -261,7 +271,15 @@ impl Parser<'_> {
             self.error(Fault::PathTooLong { what, limit: MAX_PATH }, text.span);
             return None;
         }
+        if !self.is_utf8(text, &format!("{what} path")) {
+            return None;
+        }
         match self.sources.resolve(&model::path_of(&text.bytes)) {
+            Ok(path) if path.to_str().is_none() => {
+                let fault = Fault::LeadsToNotUtf8 { what, path: path.to_string_lossy().into_owned() };
+                self.error(fault, text.span);
+                None
+            }
             Ok(path) if model::path_bytes(&path).len() <= MAX_PATH => Some(path),
             Ok(_) => {
                 self.error(Fault::PathTooLong { what, limit: MAX_PATH }, text.span);
@@ -310,7 +328,7 @@ impl Parser<'_> {
             let fault = Fault::VmDefinedTwice { name: name.to_string(), first_line };
             return self.lexer.report.warn_at(step, fault, Some(span));
         }
-        if self.known.vm(&name).is_some() {
+        if self.known_vms.contains_key(&name) {
             return;
         }
         let template_name = draft.request.template.clone();
@@ -326,7 +344,7 @@ impl Parser<'_> {
         }
         let template = template_name.and_then(|name| {
             let here = self.vms.get(&name).and_then(|(_, at)| self.config.vms.get(*at));
-            here.or_else(|| self.known.vm(&name))
+            here.or_else(|| self.known_vms.get(&name).copied())
         });
         let known = self.known;
         let switches = |name: &_| self.config.switch(name).or_else(|| known.switch(name));

@@ -2,7 +2,7 @@
 
 use config::model::LocalInet6;
 
-use crate::{config, errors, refused};
+use crate::{config, errors, refused, told_by};
 
 #[test]
 fn of_a_repeated_statement_the_last_counts() {
@@ -119,6 +119,18 @@ fn agentx_takes_its_options_in_any_order_and_again() {
     refused("agentx extra\n", "1: syntax error: found \"extra\"");
     refused(&format!("agentx context {}\n", "c".repeat(33)), "1: agentx context too large");
     refused(&format!("agentx path /{}\n", "p".repeat(103)), "1: agentx path too large");
+}
+
+#[test]
+fn agentx_strings_are_utf8() {
+    for (option, said) in [
+        (&b"context \"a\xe9\""[..], "1: agentx context is not UTF-8: \"a\u{fffd}\""),
+        (b"path \"/a\xe9\"", "1: agentx path is not UTF-8: \"/a\u{fffd}\""),
+        (b"path \"\xe9\"", "1: agentx path is not UTF-8: \"\u{fffd}\""),
+    ] {
+        let told = told_by(&[b"agentx ", option, b"\n"].concat(), &config::Macros::new(), &crate::world::World);
+        assert_eq!(told.errors, [said]);
+    }
 }
 
 /// The original takes any number, and then never starts a VM.

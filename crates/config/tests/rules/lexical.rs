@@ -38,11 +38,34 @@ fn a_carriage_return_ends_a_line_with_its_newline_and_is_no_blank_alone() {
 }
 
 #[test]
+fn a_carriage_return_and_its_newline_in_quotes_are_a_newline() {
+    assert_eq!(disk("vm a { disk \"/one\r\ntwo\" }\r\n"), "/onetwo");
+    assert_eq!(disk("vm a { disk '/one\\\r\n  two' }\r\n"), "/one  two", "also where the line goes on");
+    assert_eq!(disk("vm a { disk \"/a\\\\\r\n\" }\n"), "/a\\", "the first of two backslashes stays");
+    assert_eq!(disk("vm a { disk \"/a\rb\\\rc\r\" }\n"), "/a\rb\\\rc\r", "one alone is kept");
+    assert_eq!(disk("vm a { disk \"/a\r\r\nb\" }\n"), "/a\rb", "one is part of the end");
+}
+
+#[test]
 fn bytes_from_0x80_are_stray_outside_of_quotes_and_kept_within() {
     let wrong = told_by(b"vm \xe9 {\n\tdisk \"/d\"\n}\n", &Macros::new(), &World).errors;
     assert_eq!(wrong[0], "1: syntax error: found byte 0xe9");
-    let read = told_by(b"vm \"a\" {\n\tdisk \"/\x80\xff\x01\"\n}\n", &Macros::new(), &World).config.expect("right");
-    assert_eq!(read.vms[0].disks[0].path.as_os_str().as_encoded_bytes(), b"/\x80\xff\x01");
+    assert_eq!(disk("vm a { disk \"/é\u{1}🦀\" }\n"), "/é\u{1}🦀");
+}
+
+/// A file that is no text at all is another matter: its first byte is only a stray one.
+#[test]
+fn a_byte_order_mark_is_told_by_its_name() {
+    let told = |text: &[u8]| {
+        let wrong = config::parse("f", text, &Macros::new(), &World, &World).expect_err("a stray byte").errors;
+        wrong.iter().map(|error| (error.fault.to_string(), error.fault.hint().expect("a hint"))).collect::<Vec<_>>()
+    };
+    let found = "syntax error: found byte 0xef".to_owned();
+    let named = (found.clone(), "the file begins with a byte order mark; save it without one".to_owned());
+    assert_eq!(told("\u{feff}local inet6\n".as_bytes()), [named]);
+    let stray = (found, "expected a statement".to_owned());
+    assert_eq!(told("\n\u{feff}local inet6\n".as_bytes()), std::slice::from_ref(&stray), "not behind the beginning");
+    assert_eq!(told(b"\xef\xbb x\n"), [stray]);
 }
 
 #[test]

@@ -27,7 +27,13 @@ fn macros_are_defined_outside_of_blocks_alone() {
 #[test]
 fn a_macros_name_has_no_blank_and_may_else_be_any_string() {
     refused("\"a b\" = \"c\"\n", "1: macro name cannot contain whitespace");
-    refused("\"a\tb\" = \"c\"\n", "1: macro name cannot contain whitespace");
+    for blank in ["\t", "\u{b}", "\u{c}", "\r"] {
+        refused(&format!("\"a{blank}b\" = \"c\"\n"), "1: macro name cannot contain whitespace");
+    }
+    assert!(
+        told("\"a\u{8}\u{e}b\" = \"c\"\n\"\u{b}b\" = \"c\"\n").errors.is_empty(),
+        "no blanks, and one that is the first"
+    );
     assert!(told("\"vm\" = \"x\"\n\"a-b\" = \"y\"\n\"\" = \"z\"\n").errors.is_empty());
     refused("disk = \"x\"\n", "1: syntax error: \"disk\" is a keyword and can name no macro");
 }
@@ -72,6 +78,36 @@ fn a_macro_is_expanded_where_a_token_begins_and_not_within_a_word() {
 #[test]
 fn a_dollar_in_a_value_is_no_reference() {
     refused("a = \"/x\"\nb = \"$a\"\nvm v {\n\tdisk $b\n}\n", "4: syntax error: found \"$\"");
+}
+
+fn hints(text: &str) -> Vec<(String, String)> {
+    let wrong = config::parse("f", text.as_bytes(), &Macros::new(), &World, &World).expect_err(text).errors;
+    let column = |error: &config::Diagnostic| error.place.as_ref().map_or(0, |place| place.column);
+    let shown = |error: &config::Diagnostic| {
+        (format!("{}: {}", column(error), error.fault), error.fault.hint().unwrap_or_default())
+    };
+    wrong.iter().map(shown).collect()
+}
+
+#[test]
+fn that_a_value_is_not_expanded_again_is_told() {
+    let told = hints("m = \"x\"\nn = \"$m\"\nvm $n { disk d }\n");
+    let hint = "a macro's value is not expanded again; define it without quotes, as in name = $other";
+    assert_eq!(told, [("4: syntax error: found \"$\"".to_owned(), hint.to_owned())]);
+    assert_eq!(hints("m = \"x\"\nn = \"$m\"\n$n\n")[0].1, hint, "also where a statement begins");
+}
+
+#[test]
+fn a_reference_in_braces_is_one_mistake_and_told_how_it_is_written() {
+    let told = hints("d_1 = \"/d\"\nvm v {\n\tdisk ${d_1}/x\n\tmemory 1G\n}\n");
+    assert_eq!(told, [("7: macro '' not defined".to_owned(), "write $d_1: braces are not taken".to_owned())]);
+    let shown = config::parse("f", b"vm ${d1} { disk d }\n", &Macros::new(), &World, &World).expect_err("braces");
+    assert!(shown.to_string().contains("\n      |    ^^^^^ write"), "{shown}");
+    for text in ["vm ${} x\n", "vm ${d-1} x\n", "vm ${d x\n", "vm $}d} x\n", "vm $x{d} x\n", "vm $ {d} x\n", "vm ${d"] {
+        assert!(hints(text).iter().all(|(_, hint)| !hint.contains("braces")), "{text}");
+    }
+    let left = hints("vm ${\n\tcpus 0\n}\n");
+    assert_eq!(left.len(), 2, "a brace that holds no name opens a block: {left:?}");
 }
 
 #[test]

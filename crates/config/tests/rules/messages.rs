@@ -88,6 +88,89 @@ fn a_word_that_is_nearly_one_is_offered() {
     assert_eq!(hint("dask = d\nvm v { disk $dsk }\n"), "did you mean \"dask\"?");
 }
 
+/// The original names the closing brace for both.
+#[test]
+fn a_vm_that_can_be_none_is_told_at_its_name_and_a_switch_without_interface_at_its_brace() {
+    refused("\n\nvm \"a\" {\n\tcpus 1\n}\n", "3: vm \"a\" failed: no kernel or disk/cdrom specified");
+    refused("\nvm \"a\"\\\ninstance \"b\" {\n\tdisk d\n}\n", "2: vm \"b\" failed: invalid template \"a\"");
+    refused("\nswitch \"s\" {\n\tup\n}\n", "4: switch \"s\" is missing interface name");
+}
+
+/// A word or number in quotes is text: that alone may be what is wrong.
+#[test]
+fn what_stands_without_quotes_is_told_so() {
+    let hint = |text: &str| {
+        let world = &crate::world::World;
+        let wrong = config::parse("f", text.as_bytes(), &config::Macros::new(), world, world).expect_err(text);
+        wrong.errors[0].fault.hint().unwrap_or_default()
+    };
+    let option = |text: &str| hint(&format!("vm v {{\n\tdisk d\n\t{text}\n}}\n"));
+    let not_found = |what, path: &str| {
+        config::Fault::PathNotFound { what, path: path.to_owned(), reason: String::new() }.hint().expect("a hint")
+    };
+    assert_eq!(
+        (not_found("kernel", "x"), not_found("initrd", "device")),
+        ("correct the path".into(), "correct the path".into())
+    );
+    for (word, told) in [
+        ("disk", option("boot device \"disk\"")),
+        ("cdrom", option("boot device \"cdrom\"")),
+        ("net", option("boot device 'net'")),
+        ("device", not_found("kernel", "device")),
+        ("yes", hint("local nat \"yes\"\n")),
+        ("no", hint("local nat \"no\"\n")),
+        ("inet", hint("local \"inet\" prefix \"10/8\"\n")),
+        ("nat", hint("local \"nat\" no\n")),
+        ("owner", hint("socket \"owner\" joe\n")),
+        ("path", hint("agentx \"path\" \"/x\"\n")),
+        ("context", hint("agentx path \"/x\" \"context\" x\n")),
+        ("vm", hint("\"vm\" a { disk d }\n")),
+        ("start", hint("staggered \"start\" parallel 1 delay 1\n")),
+        ("2", hint("staggered start parallel \"2\" delay 1\n")),
+        ("lladdr", hint("switch s {\n\tlocked \"lladdr\"\n}\n")),
+        ("interface", hint("switch s {\n\t\"interface\" br0\n}\n")),
+        ("disable", option("\"disable\"")),
+        ("initrd", option("\"initrd\" \"/i\"")),
+        ("-2", option("cpus \"-2\"")),
+        ("5000", option("owner \"5000\"")),
+        ("up", option("interface \"up\"")),
+        ("up", option("interface tap3 \"up\"")),
+        ("up", option("interface down \"up\"")),
+        ("up", option("interface { \"up\" }")),
+        ("boot", option("allow instance \"boot\"")),
+        ("instance", option("allow \"instance\" boot")),
+    ] {
+        assert_eq!(told, format!("write {word} without quotes"));
+    }
+}
+
+#[test]
+fn what_is_wrong_with_quotes_and_without_is_told_what_was_expected() {
+    let hint = |text: &str| {
+        let world = &crate::world::World;
+        let wrong = config::parse("f", text.as_bytes(), &config::Macros::new(), world, world).expect_err(text);
+        wrong.errors[0].fault.hint().unwrap_or_default()
+    };
+    let option = |text: &str| hint(&format!("vm v {{\n\tdisk d\n\t{text}\n}}\n"));
+    assert_eq!(option("boot device \"hd\""), "expected \"cdrom\", \"disk\" or \"net\"");
+    assert_eq!(option("boot device up"), "expected \"cdrom\", \"disk\" or \"net\"");
+    for text in ["maybe", "\"maybe\"", "\" or \"", "\"\""] {
+        assert_eq!(hint(&format!("local nat {text}\n")), "expected \"yes\" or \"no\"");
+    }
+    for text in ["\"\"", "\"-\"", "\"+2\"", "\"2x\"", "\"9223372036854775808\"", "x"] {
+        assert_eq!(option(&format!("cpus {text}")), "expected a number of CPUs (1 to 64)");
+    }
+    assert_eq!(option("\"rubbish\""), "expected a vm option");
+    assert_eq!(
+        option("interface \"eth0\""),
+        "expected \"tap\" or \"tap\" and a number; a bridge is named by \"switch\""
+    );
+    assert_eq!(option("interface down \"rubbish\""), "expected a vm option");
+    assert_eq!(option("owner \"5000:staff\""), "with \":\" a user is given by name");
+    assert_eq!(option("owner \":5000\""), "with \":\" a group is given by name");
+    assert_eq!(option("owner nosuch"), "no user has this name");
+}
+
 /// Section 18, what is refused there, with the message of each row; the layout that we accept is in `grammar`.
 #[test]
 fn the_rejected_examples_of_the_specification_are_refused() {

@@ -5,7 +5,7 @@ use config::model::Switch;
 use crate::{config, refused, told};
 
 fn switch(options: &str) -> Switch {
-    config(&format!("switch \"s\" {{\n\tinterface br0\n\t{options}\n}}\n")).switches.remove(0)
+    config(&format!("switch \"s\" {{\n\tinterface br0\n\t{options}\n}}\n")).switches[0].clone()
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn the_interface_is_any_that_linux_can_have() {
         refused(&format!("switch \"s\" {{ interface \"{name}\" }}\n"), &format!("1: {said}: {name}"));
     };
     interface("sixteen_bytes_xx", "switch interface too long");
-    for name in ["", "a b", "a/b", "a:0", ".", ".."] {
+    for name in ["", "a b", "a/b", "a:0", ".", "..", "br%d", "bré"] {
         interface(name, "invalid switch interface");
     }
 }

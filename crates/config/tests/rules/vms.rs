@@ -1,8 +1,15 @@
 //! Sections 7.3 and 10: `vm` and its options.
 
-use config::model::{BootDevice, DiskFormat, Sev};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use crate::{config, errors, option_refused, refused, told, vm};
+use config::model::{BootDevice, DiskFormat, Sev};
+use config::{Macros, Sources};
+
+use crate::world::World;
+use crate::{config, errors, option_refused, refused, told, told_by, vm};
 
 #[test]
 fn a_vm_that_says_only_its_disk_has_the_defaults() {
@@ -137,7 +144,9 @@ fn an_address_is_six_octets_or_random_and_locks_when_it_says_so() {
     assert_eq!((address("lladdr"), address("lladdr 00:00:00:00:00:00"), address("up")), (None, None, None));
     assert!(nic("locked lladdr").locked && !nic("lladdr 2:0:0:0:0:1").locked);
     assert!(nic("locked lladdr lladdr 2:0:0:0:0:1").locked, "never cleared");
-    for text in ["00:11:22:33:44", "0:0:0:0:0:100", "g:0:0:0:0:0", "\"\""] {
+    for text in
+        ["00:11:22:33:44", "0:0:0:0:0:100", "g:0:0:0:0:0", "\"\"", "0000:11:22:33:44:54", "00000000000a:1:2:3:4:5"]
+    {
         option_refused(&format!("interface lladdr {text}"), &format!("invalid address: {}", text.trim_matches('"')));
     }
 }
@@ -147,6 +156,61 @@ fn of_a_repeated_option_of_a_card_the_last_counts() {
     let nic = vm("interface switch a switch b rdomain 1 rdomain 2 group a group b up down").nics.remove(0);
     assert_eq!((nic.switch.expect("b").as_str(), nic.rdomain, nic.up), ("b", Some(2), false));
     assert_eq!(nic.group.expect("b").name.as_str(), "b");
+}
+
+/// What is kept is the file that a link leads to; the daemon looks at that one's extension too.
+#[test]
+fn a_links_own_extension_does_not_count() {
+    let format = |text: &str| {
+        let told = told_by(format!("vm v {{ disk {text} }}\n").as_bytes(), &Macros::new(), &Links);
+        let disk = told.config.expect("right").vms.remove(0).disks.remove(0);
+        (disk.path.to_str().expect("text").to_owned(), disk.format.kind, disk.format.named)
+    };
+    assert_eq!(format("/link.img"), ("/to.qcow2".to_owned(), DiskFormat::Qcow2, false));
+    assert_eq!(format("/link.qcow2"), ("/to".to_owned(), DiskFormat::Raw, false));
+    assert_eq!(format("/link.img format raw"), ("/to.qcow2".to_owned(), DiskFormat::Raw, true));
+    assert_eq!(format("qcow2:/link.qcow2"), ("/to".to_owned(), DiskFormat::Qcow2, true));
+}
+
+/// Links, and where they lead to.
+struct Links;
+
+impl Sources for Links {
+    fn include(&self, path: &Path) -> io::Result<Vec<u8>> {
+        World.include(path)
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(match path.to_str() {
+            Some("/link.img") => "/to.qcow2".into(),
+            Some("/link.qcow2") => "/to".into(),
+            Some("/latin1") => OsStr::from_bytes(b"/caf\xe9").into(),
+            _ => path.to_owned(),
+        })
+    }
+}
+
+/// What goes from process to process is UTF-8, and told here with its place.
+#[test]
+fn paths_and_command_lines_are_utf8() {
+    let wrong = |option: &str, said: &str| {
+        let mut text = b"vm v {\n\tdisk /d\n\t".to_vec();
+        text.extend(option.replace('#', "\u{1}").bytes().map(|byte| if byte == 1 { 0xe9 } else { byte }));
+        text.extend(b"\n}\n");
+        let wrong = config::parse("f", &text, &Macros::new(), &Links, &World).expect_err(option).errors;
+        let told = wrong.iter().map(|error| error.to_string()).collect::<Vec<_>>();
+        assert!(told.len() == 1 && told[0].starts_with("f:3:") && told[0].contains(said), "{option}: {told:?}");
+        wrong[0].fault.hint()
+    };
+    let write = Some("write it in UTF-8".to_owned());
+    assert_eq!(wrong("disk \"/x#\"", ": disk path is not UTF-8: \"/x\u{fffd}\"\n"), write);
+    assert_eq!(wrong("boot \"#\"", ": kernel path is not UTF-8: \"\u{fffd}\"\n"), write);
+    assert_eq!(wrong("initrd \"#\"", ": initrd path is not UTF-8: \""), write);
+    assert_eq!(wrong("cdrom \"#\"", ": cdrom path is not UTF-8: \""), write);
+    assert_eq!(wrong("cmdline \"a=#\"", ": kernel command line is not UTF-8: \"a=\u{fffd}\""), write);
+    let rename = Some("rename the file".to_owned());
+    assert_eq!(wrong("disk /latin1", ": disk path leads to a name that is not UTF-8: \"/caf\u{fffd}\"\n"), rename);
+    assert_eq!(wrong("boot /latin1", ": kernel path leads to a name that is not UTF-8: \""), rename);
 }
 
 #[test]

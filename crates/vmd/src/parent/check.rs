@@ -18,7 +18,7 @@ pub fn check(options: &Options) -> Result<(), Fatal> {
         tell => {
             let config = Source::new(options).read()?;
             match tell {
-                Some(_) => print(&config::canonical(&config, &HostAccounts)),
+                Some(_) => print(&config::canonical(&config, &HostAccounts)?),
                 None => {
                     say::all(&"configuration OK");
                     Ok(())

@@ -71,6 +71,9 @@ pub enum Fatal {
     /// The configuration can't be read.
     #[error("failed to open \"{0}\": {why}; -f names the configuration", why = plain(.1))]
     File(String, io::Error),
+    /// The configuration is right, and has no canonical text.
+    #[error(transparent)]
+    Unwritable(#[from] config::Unwritable),
     /// A name in /run can't be had.
     #[error("{0} {1}: {why}; make /run writable, and remove what else has this name", why = plain(.2))]
     Place(&'static str, &'static str, io::Error),

@@ -209,6 +209,9 @@ fn path(path: &Path) -> Result<UserPath, Failure> {
 }
 
 #[cfg(test)]
+mod rules;
+
+#[cfg(test)]
 mod tests {
     use config::model;
 
@@ -278,7 +281,7 @@ mod tests {
             };
             let nic =
                 model::Nic { switch: Some(switch.name.clone()), group: own.and_then(group), ..model::Nic::default() };
-            let config = config::Config { switches: vec![switch], ..config::Config::default() };
+            let config = config::Config { switches: std::iter::once(switch).collect(), ..config::Config::default() };
             nic_of(0, &nic, &config, &mut super::super::accounts::HostAccounts).unwrap().group
         };
         let (one, two, unknown) = (Some(Some(1)), Some(Some(2)), Some(None));

@@ -76,6 +76,21 @@ fn a_batch_is_not_early_for_a_switch_that_is_answered_and_not_late_at_its_moment
 }
 
 #[test]
+fn a_delay_of_0_starts_the_next_batch_at_once() {
+    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
+    let settings = Settings { delay: Duration::ZERO, ..settings(enabled(&["a", "b", "c", "d", "e"])) };
+    f.on(Event::Configured(Box::new(settings)));
+    let starting = |f: &mut Fixture| {
+        ["a", "b", "c", "d", "e"].iter().filter(|name| f.state(name) == Some(VmState::Starting)).count()
+    };
+    assert_eq!((starting(&mut f), f.registry.next_deadline()), (2, Some(f.now)));
+    f.on(Event::Time);
+    assert_eq!((starting(&mut f), f.registry.next_deadline()), (4, Some(f.now)));
+    f.on(Event::Time);
+    assert_eq!(starting(&mut f), 5);
+}
+
+#[test]
 fn the_last_batch_waits_for_no_other() {
     let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
     let settings = Settings { delay: Duration::from_secs(1), ..settings(enabled(&["a", "b"])) };

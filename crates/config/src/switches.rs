@@ -1,0 +1,55 @@
+//! The switches of a configuration, by their order and by their names: of thousands each is found at once.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+
+use crate::model::Switch;
+use crate::names::SwitchName;
+
+/// Switches in the order of the file; disabled ones too. The first of a name counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Switches {
+    list: Vec<Switch>,
+    /// Where the first enabled one of each name stands.
+    named: HashMap<SwitchName, usize>,
+}
+
+impl Switches {
+    /// Takes one more.
+    pub fn push(&mut self, switch: Switch) {
+        if switch.enabled {
+            self.named.entry(switch.name.clone()).or_insert(self.list.len());
+        }
+        self.list.push(switch);
+    }
+
+    /// The one that an interface means by a name. A disabled one is as good as none.
+    pub fn named(&self, name: &SwitchName) -> Option<&Switch> {
+        self.list.get(*self.named.get(name)?)
+    }
+}
+
+impl Deref for Switches {
+    type Target = [Switch];
+
+    fn deref(&self) -> &[Switch] {
+        &self.list
+    }
+}
+
+impl FromIterator<Switch> for Switches {
+    fn from_iter<I: IntoIterator<Item = Switch>>(list: I) -> Self {
+        let mut switches = Self::default();
+        list.into_iter().for_each(|switch| switches.push(switch));
+        switches
+    }
+}
+
+impl<'a> IntoIterator for &'a Switches {
+    type Item = &'a Switch;
+    type IntoIter = std::slice::Iter<'a, Switch>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.list.iter()
+    }
+}
