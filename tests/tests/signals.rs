@@ -90,8 +90,11 @@ fn hangup_pipe_user1_and_child_change_nothing_but_the_parents_configuration() {
         }
         assert_eq!(ROLES.map(|name| role(&daemon, name)), roles, "the same processes");
         // The parent's is a reload.
-        std::fs::write(daemon.path("vm.conf"), format!("{NO_VM}vm \"new\" {{\n\tdisable\n\tboot \"/etc/passwd\"\n}}\n"))
-            .expect("it is ours");
+        std::fs::write(
+            daemon.path("vm.conf"),
+            format!("{NO_VM}vm \"new\" {{\n\tdisable\n\tboot \"/etc/passwd\"\n}}\n"),
+        )
+        .expect("it is ours");
         ignores(daemon.process(), Signal::HUP);
         deadline::until("the reload", DAEMON, || (daemon.status().len() == 1).then_some(()));
         // One with an error changes nothing, and the daemon lives.

@@ -53,6 +53,8 @@ pub enum Fault {
     #[error("{what} specified more than once")]
     Repeated { what: &'static str, first_line: usize },
     // global statements
+    #[error("\"{word}\" in a file that is loaded")]
+    NotLoaded { word: &'static str },
     #[error("invalid local prefix: {reason}")]
     LocalPrefix { reason: PrefixError },
     #[error("invalid local inet6 prefix: {reason}")]
@@ -268,6 +270,9 @@ impl Fault {
             Self::PathNotFound { .. } => "correct the path".to_owned(),
             Self::NotUtf8 { .. } => "write it in UTF-8".to_owned(),
             Self::LeadsToNotUtf8 { .. } => "rename the file".to_owned(),
+            Self::NotLoaded { .. } => {
+                "only vm and switch may be loaded; all else belongs into the daemon's own file".to_owned()
+            }
             Self::MacroNameBlank => "letters, digits and \"_\" can be referred to".to_owned(),
             Self::NumberRange { .. }
             | Self::MacroNotUsed { .. }

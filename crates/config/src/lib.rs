@@ -75,11 +75,11 @@ pub fn parse(
     sources: &dyn Sources,
     users: &dyn Users,
 ) -> Result<Parsed, Errors> {
-    parse_onto(file_name, text, macros, sources, users, &Config::default())
+    parser::Parser::new(file_name, text, macros, sources, users, &Config::default(), false).run()
 }
 
 /// As [`parse`], for a file that is loaded beside what is `known` already: its VMs may be named as templates, its
-/// switches by interfaces, and a VM of a known name is skipped without a word.
+/// switches by interfaces, and a VM of a known name is skipped without a word. What is for the whole daemon is an error.
 pub fn parse_onto(
     file_name: &str,
     text: &[u8],
@@ -88,5 +88,5 @@ pub fn parse_onto(
     users: &dyn Users,
     known: &Config,
 ) -> Result<Parsed, Errors> {
-    parser::Parser::new(file_name, text, macros, sources, users, known).run()
+    parser::Parser::new(file_name, text, macros, sources, users, known, true).run()
 }

@@ -330,3 +330,25 @@ fn a_report_is_right_when_nothing_in_it_is_an_error() {
     assert!(!told(Some(Value::Null), vec![warning, dump::error("not supported")]));
     assert!(!told(None, vec![]));
 }
+
+#[test]
+fn what_is_for_the_whole_daemon_has_no_place_in_a_file_that_is_loaded() {
+    let known = config::Config::default();
+    let loaded = |text: &str| config::parse_onto("more", text.as_bytes(), &Macros::new(), &World, &World, &known);
+    for (word, rest) in
+        [("local", "inet6"), ("socket", "owner :0"), ("agentx", ""), ("staggered", "start parallel 1 delay 1")]
+    {
+        let text = format!("switch a {{\ninterface br0\n}}\n{word} {rest}\nnonsense\n");
+        let errors = loaded(&text).expect_err("it is the daemon's").errors;
+        let told: Vec<String> = errors.iter().map(|error| error.to_string()).collect();
+        let [first, second] = &told[..] else { panic!("{told:?}") };
+        assert!(first.starts_with(&format!("more:4:1: \"{word}\" in a file that is loaded\n")), "{first}");
+        assert!(
+            first.ends_with("only vm and switch may be loaded; all else belongs into the daemon's own file"),
+            "{first}"
+        );
+        assert!(second.starts_with("more:5:1: syntax error"), "{second}");
+    }
+    let parsed = loaded("a = br0\nswitch a {\ninterface $a\n}\n").expect("switches may be loaded, and macros help");
+    assert_eq!(parsed.config.switches.iter().count(), 1);
+}

@@ -23,7 +23,8 @@ fn kill(process: Process, signal: Signal) {
 }
 
 /// A configuration whose bridge is vmd's own.
-const CONFIGURATION: &str = "switch \"lan\" { interface bridge0 }\nvm \"web\" {\n\tdisable\n\tboot \"/etc/passwd\"\n}\n";
+const CONFIGURATION: &str =
+    "switch \"lan\" { interface bridge0 }\nvm \"web\" {\n\tdisable\n\tboot \"/etc/passwd\"\n}\n";
 
 /// A /dev/kvm with which a daemon starts, whatever this machine has: it is found out to be none when a VM starts.
 fn null_kvm() {

@@ -86,6 +86,8 @@ pub(crate) struct Parser<'a> {
     sources: &'a dyn Sources,
     users: &'a dyn Users,
     known: &'a Config,
+    /// The file comes beside what is known: what is for the whole daemon has no place in it.
+    loaded: bool,
     known_vms: HashMap<&'a VmName, &'a Vm>,
     config: Config,
     /// Where each VM was defined, and its place in `config`.
@@ -107,6 +109,7 @@ impl<'a> Parser<'a> {
         sources: &'a dyn Sources,
         users: &'a dyn Users,
         known: &'a Config,
+        loaded: bool,
     ) -> Self {
         let mut lexer = Lexer::new(Input::new(name, text), macros);
         let token = lexer.next();
@@ -118,6 +121,7 @@ impl<'a> Parser<'a> {
             sources,
             users,
             known,
+            loaded,
             known_vms: known.vms.iter().map(|vm| (&vm.name, vm)).collect(),
             config: Config::default(),
             vms: HashMap::new(),
@@ -173,6 +177,7 @@ impl<'a> Parser<'a> {
             Kind::Word(Keyword::Include) => return self.include(),
             Kind::Word(Keyword::Switch) => self.switch()?,
             Kind::Word(Keyword::Vm) => self.vm()?,
+            Kind::Word(word) if self.loaded && is_for_the_daemon(*word) => return self.not_loaded(*word),
             Kind::Word(Keyword::Local) => self.local()?,
             Kind::Word(Keyword::Socket) => self.socket()?,
             Kind::Word(Keyword::AgentX) => self.agentx()?,
@@ -200,6 +205,11 @@ impl<'a> Parser<'a> {
             self.lexer.define(name.bytes, value.bytes, name.span);
         }
         Ok(())
+    }
+
+    fn not_loaded(&mut self, keyword: Keyword) -> Read<()> {
+        self.error(Fault::NotLoaded { word: keyword.text() }, self.token.span);
+        Err(Stop::SkipLine)
     }
 
     /// A keyword that begins no statement: perhaps it was to name a macro.
@@ -306,6 +316,11 @@ impl<'a> Parser<'a> {
             self.advance();
         }
     }
+}
+
+/// Statements that hold for all VMs.
+fn is_for_the_daemon(keyword: Keyword) -> bool {
+    matches!(keyword, Keyword::Local | Keyword::Socket | Keyword::AgentX | Keyword::Staggered)
 }
 
 /// Whether a token shows that the block before it was never closed: no option begins so.

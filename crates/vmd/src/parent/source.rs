@@ -100,11 +100,6 @@ impl Source {
             parsed.map_err(|errors| errors.errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         will_not_start(&config).iter().for_each(|note| log::warn!("{note}"));
-        if let (Some(name), true) = (load, config.globals != config::model::Globals::default()) {
-            return Err(vec![format!(
-                "{name}: only vm and switch may be loaded; all else belongs into the daemon's own file"
-            )]);
-        }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         match settings::of_config(&config, cpus, &mut HostAccounts) {
             (settings, refused) if refused.is_empty() => Ok(settings),
