@@ -349,6 +349,8 @@ fn what_is_for_the_whole_daemon_has_no_place_in_a_file_that_is_loaded() {
         );
         assert!(second.starts_with("more:5:1: syntax error"), "{second}");
     }
+    let other = loaded("disk = x\n").expect_err("a keyword").errors;
+    assert!(other[0].to_string().contains("\"disk\" is a keyword and can name no macro"), "{}", other[0]);
     let parsed = loaded("a = br0\nswitch a {\ninterface $a\n}\n").expect("switches may be loaded, and macros help");
     assert_eq!(parsed.config.switches.iter().count(), 1);
 }
