@@ -195,3 +195,22 @@ impl Lines<'_> {
 fn visible(letter: char) -> char {
     if letter.is_control() && letter != '\t' { '\u{fffd}' } else { letter }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_with_many_errors_is_read_once() {
+        let text = [b"one error, ".repeat(1000), b"\nand another line".to_vec()].concat();
+        let input = Input::new("f", &text);
+        let mut lines = Lines { input: &input, last: None };
+        let mut read = |start: usize| {
+            let place = lines.locate(Span { file: 0, start, end: start });
+            ((place.line, place.column), lines.last.as_ref().map(|(_, line)| line.marks()))
+        };
+        let (first, second, other) = (read(4), read(10_000), read(11_003));
+        assert_eq!((first.0, second.0, other.0), ((1, 5), (1, 10_001), (2, 3)));
+        assert!(first.1.is_some() && first.1 == second.1 && second.1 != other.1);
+    }
+}

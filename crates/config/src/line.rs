@@ -37,6 +37,12 @@ impl<'a> Line<'a> {
         self.length
     }
 
+    /// Where its marks lie in memory: those of another reading lie elsewhere.
+    #[cfg(test)]
+    pub fn marks(&self) -> *const usize {
+        self.marks.as_ptr()
+    }
+
     /// Characters before a byte.
     pub fn column(&self, at: usize) -> usize {
         let at = at.min(self.bytes.len());
@@ -120,6 +126,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn any_line_is_as_it_is_when_it_is_read_anew(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             agrees(&bytes);

@@ -53,3 +53,32 @@ impl<'a> IntoIterator for &'a Switches {
         self.list.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::IfName;
+
+    fn switch(name: &str, bridge: &str, enabled: bool) -> Switch {
+        Switch {
+            name: SwitchName::new(name.as_bytes()).expect("a name"),
+            enabled,
+            interface: IfName::new(bridge.as_bytes()).expect("a name"),
+            locked_lladdr: false,
+            group: None,
+            rdomain: None,
+            up: true,
+        }
+    }
+
+    #[test]
+    fn switches_stand_in_their_order_and_the_first_enabled_one_of_a_name_is_meant() {
+        let all =
+            [switch("a", "br0", false), switch("a", "br1", true), switch("b", "br2", true), switch("a", "br3", true)];
+        let switches: Switches = all.iter().cloned().collect();
+        assert_eq!(&switches[..], &all[..]);
+        assert!(switches.into_iter().eq(&all));
+        let named = |name: &str| switches.named(&SwitchName::new(name.as_bytes()).expect("a name")).cloned();
+        assert_eq!((named("a"), named("b"), named("c")), (Some(all[1].clone()), Some(all[2].clone()), None));
+    }
+}
