@@ -23,6 +23,8 @@ pub(super) enum Wish {
         nic: u8,
         outside: bool,
     },
+    /// A tap to the outside, of a start that was given up.
+    Unwanted,
 }
 
 /// What priv is to hear once it has taken what is before: any number of switches may stand in vm.conf, and a channel
@@ -58,7 +60,7 @@ impl Edge {
         let failure = Failure::new(Code::Io, "the priv process ended before it answered; see the log");
         for (_, wish) in std::mem::take(&mut self.wishes) {
             match wish {
-                Wish::Sweep => {}
+                Wish::Sweep | Wish::Unwanted => {}
                 Wish::Switch(name, _) => self.event(Event::SwitchMade(name, Err(failure.clone()))),
                 Wish::Tap { run, nic, .. } => self.event(Event::TapMade(run, nic, Err(failure.clone()))),
             }
@@ -128,13 +130,11 @@ impl Edge {
             }
             (Some(Wish::Tap { .. }), Ok(None)) => log::error!("priv: a tap without its name"),
             // What comes for a start that was given up is closed here, and so undone.
-            (None, answer) => {
-                log::debug!("priv: answer to a request that was given up");
+            (Some(Wish::Unwanted), Ok(Some((name, _)))) => {
                 drop(fds);
-                if let Ok(Some((name, _))) = answer {
-                    self.tap_gone(name);
-                }
+                self.tap_gone(name);
             }
+            (None | Some(Wish::Unwanted), _) => log::debug!("priv: answer to a request that was given up"),
         }
     }
 
@@ -165,6 +165,16 @@ impl Edge {
         let failure = sent.err()?;
         self.wishes.remove(&request);
         Some(Event::TapMade(run, nic, Err(failure)))
+    }
+
+    /// A start was given up: what is still made for it is nobody's.
+    pub(super) fn give_up_taps(&mut self, run: Run) {
+        for wish in self.wishes.values_mut() {
+            if matches!(wish, Wish::Tap { run: of, outside: true, .. } if *of == run) {
+                *wish = Wish::Unwanted;
+            }
+        }
+        self.wishes.retain(|_, wish| !matches!(wish, Wish::Tap { run: of, .. } if *of == run));
     }
 
     /// The name is free for any other interface: what lets it through must not stay. A priv that is gone had no more to say

@@ -18,7 +18,6 @@ use sys::pty::Pty;
 use super::access::{Owner, Who};
 use super::edge::{Edge, Errand, Token, rearm};
 use super::holdings::Holdings;
-use super::network::Wish;
 use super::peers::StartError;
 use super::registry::{Action, Asked, Event, File, Keep, Launch, Run};
 
@@ -226,7 +225,7 @@ impl Edge {
         for file in probes {
             self.end_probe(run, file);
         }
-        self.wishes.retain(|_, wish| !matches!(wish, Wish::Tap { run: of, .. } if *of == run));
+        self.give_up_taps(run);
         vec![]
     }
 
