@@ -6,7 +6,9 @@ use std::path::Path;
 use e2e::idle::{self, Does};
 use e2e::vm_conf::switch;
 use testkit::artefacts::{self, Kernel};
+use testkit::bridge;
 use testkit::daemon::Daemon;
+use testkit::deadline::{self, DAEMON};
 use testkit::machine::on_kvm;
 
 use crate::world::{Quiet, ends, refused, text};
@@ -53,6 +55,7 @@ fn sizes_that_do_not_fit_and_what_a_guest_has_are_refused_while_it_runs() {
             idle::vm("second", &kernel, &[&shared, "interface { switch \"lan\" }"]),
         ];
         let daemon = Daemon::start_quietly(&conf.concat());
+        deadline::until("the bridge", DAEMON, || bridge::exists("bridge0").then_some(()));
         let nothing = Quiet::of(&daemon);
         daemon.vmctl(&["start", "first"]).success();
         let running = Quiet::of(&daemon);
