@@ -86,7 +86,7 @@ fn a_loaded_file_may_not_hold_what_is_for_the_whole_daemon() {
             fs::write(&more, vm("b", "128M") + statement + "\n").unwrap();
             let reply = daemon.vmctl(&["load", more.to_str().unwrap()]);
             let word = statement.split(' ').next().unwrap();
-            let place = format!("{}:5:1: \"{word}\" in a file that is loaded\n", more.display());
+            let place = format!("{}:6:1: \"{word}\" in a file that is loaded\n", more.display());
             assert!(reply.stderr.starts_with(&place), "{}", reply.stderr);
             assert!(reply.stderr.contains(" only vm and switch may be loaded; all else belongs"), "{}", reply.stderr);
         }
