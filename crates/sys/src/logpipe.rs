@@ -151,6 +151,11 @@ mod tests {
     }
 
     #[test]
+    fn what_could_command_a_terminal_is_escaped() {
+        assert_eq!(printable("a\x1b[31m\n\té \u{9b}".as_bytes()), "a\\u{1b}[31m\\n\\té \\u{9b}");
+    }
+
+    #[test]
     fn lines_come_whole_however_they_were_cut() {
         let stream = b"I a: one\nI b: two\n\nI c: three";
         for at in 0..stream.len() {

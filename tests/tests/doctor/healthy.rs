@@ -14,7 +14,7 @@ use testkit::machine::on_kvm;
 
 use crate::daemons::kill_all;
 use crate::kernels::forbid;
-use crate::world::{Report, USER};
+use crate::world::{Report, USER, copy_programs};
 
 /// ioctl(KVM_RUN), linux/kvm.h.
 const KVM_RUN: u64 = 0xAE80;
@@ -53,12 +53,9 @@ fn as_a_person_sees_it() {
 
 /// With rights on /dev/kvm the probe guest runs for a user too; without, that is told, and is no fault.
 fn as_a_user_sees_it() {
-    // Users may not enter every directory that this was built in.
     let dir = tempfile::tempdir().expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
-    for program in [artefacts::vmctl(), artefacts::vmd()] {
-        fs::copy(&program, dir.path().join(program.file_name().expect("a name"))).expect("it is ours");
-    }
+    copy_programs(dir.path());
     let of_user = |mode| {
         fs::set_permissions("/dev/kvm", fs::Permissions::from_mode(mode)).expect("root may");
         Report::of(Command::new(dir.path().join("vmctl")).uid(USER).gid(USER))

@@ -75,13 +75,18 @@ pub fn as_user() -> Command {
     command
 }
 
+/// Puts vmctl and vmd where users can reach them: they may not enter every directory that these were built in.
+pub fn copy_programs(to: &Path) {
+    for program in [artefacts::vmctl(), artefacts::vmd()] {
+        fs::copy(&program, to.join(program.file_name().expect("a name"))).expect("it is ours");
+    }
+}
+
 /// Makes it, in a world that `apart` has made: with a device of KVM's number, cgroups, an /etc of its own, and programs that
 /// users can reach.
 fn make() -> Cgroup {
     fs::create_dir(PROGRAMS).expect("it is ours");
-    for program in [artefacts::vmctl(), artefacts::vmd()] {
-        fs::copy(&program, Path::new(PROGRAMS).join(program.file_name().expect("a name"))).expect("it is ours");
-    }
+    copy_programs(Path::new(PROGRAMS));
     fs::remove_file("/dev/kvm").expect("it is ours");
     device("/dev/kvm", 10, 232);
     let cgroup = Cgroup::make();
