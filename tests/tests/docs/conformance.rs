@@ -1,77 +1,10 @@
-//! The documents are true of the code: the table of messages is that of `proto`, and each rule of the conformance page
-//! names tests that there are.
-#![forbid(unsafe_code)]
+//! docs/conformance.md and the pages beside it: each rule has a verdict, and names tests that there are.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn read(path: impl AsRef<Path>) -> String {
-    let path = root().join(path);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// The files of `proto` and the two peers of each.
-const PAIRS: [(&str, &str, &str); 9] = [
-    ("client", "client", "control"),
-    ("control", "control", "parent"),
-    ("opener", "parent", "opener"),
-    ("probe", "parent", "probe"),
-    ("privileged", "parent", "priv"),
-    ("vmm", "parent", "vmm"),
-    ("vm", "vmm", "vm"),
-    ("device", "vmm", "device"),
-    ("agentx", "parent", "agentx"),
-];
-
-#[test]
-fn the_table_of_messages_is_made_from_proto() {
-    let mut table = String::from("| file | from | to | messages |\n|---|---|---|---|\n");
-    let mut enums = 0;
-    for (file, one, other) in PAIRS {
-        let source = read(format!("crates/proto/src/{file}.rs"));
-        for name in source.lines().filter_map(|line| line.strip_prefix("impl Message for ")) {
-            let name = name.trim_end_matches(" {");
-            let to = name.strip_prefix("To").expect("a direction is called To...").to_lowercase();
-            let from = if to == one { other } else { one };
-            assert!(to == one || to == other, "{file}.rs: {name} goes to neither {one} nor {other}");
-            table += &format!("| `{file}.rs` | {from} | {to} | {} |\n", variants(&source, name).join(", "));
-            enums += 1;
-        }
-    }
-    assert_eq!(enums, 2 * PAIRS.len(), "two directions a pair");
-    let page = read("docs/architecture.md");
-    assert!(page.contains(&table), "docs/architecture.md: the table of messages is\n{table}");
-}
-
-#[test]
-fn every_file_of_messages_is_in_the_table() {
-    for entry in fs::read_dir(root().join("crates/proto/src")).unwrap() {
-        let path = entry.unwrap().path();
-        let Ok(source) = fs::read_to_string(&path) else { continue };
-        if source.lines().any(|line| line.starts_with("impl Message for ")) {
-            let file = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            assert!(PAIRS.iter().any(|(known, ..)| *known == file), "{file}.rs has messages and no line in PAIRS");
-        }
-    }
-}
-
-fn variants(source: &str, name: &str) -> Vec<String> {
-    let begin = format!("pub enum {name} {{");
-    let body = source.lines().skip_while(|line| *line != begin).skip(1).take_while(|line| *line != "}");
-    let variant = |line: &str| {
-        let line = line.strip_prefix("    ")?;
-        let end = line.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(line.len());
-        line.starts_with(|c: char| c.is_ascii_uppercase()).then(|| line.split_at(end).0.to_owned())
-    };
-    let all: Vec<String> = body.filter_map(variant).collect();
-    assert!(!all.is_empty(), "{name} has no variants: is it written otherwise than the others?");
-    all
-}
+use crate::{read, root};
 
 /// How a rule stands here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -364,45 +297,4 @@ fn tests_are_found_where_they_are_written() {
     assert_eq!(tests_of(source), ["one", "two"]);
     let made = "($($test:ident: $n:literal;)*) => {}\nmake! {\n    with_1_vcpu: 1;\n}\n";
     assert_eq!(tests_of(made), ["with_1_vcpu"]);
-}
-
-/// The expressions of `exclude_re`, each with whether a reason stands above it.
-fn exclusions(config: &str) -> Vec<(String, bool)> {
-    let lines: Vec<&str> = config.lines().map(str::trim).collect();
-    let list = lines.iter().skip_while(|line| **line != "exclude_re = [").skip(1).take_while(|line| **line != "]");
-    let mut reason = false;
-    let mut found = Vec::new();
-    for line in list {
-        if let Some(expression) = line.strip_prefix('\'').and_then(|line| line.strip_suffix("',")) {
-            found.push((expression.to_owned(), reason));
-        }
-        reason = line.starts_with('#');
-    }
-    found
-}
-
-#[test]
-fn changes_that_are_not_tried_are_explained_where_they_are_excluded_and_in_the_docs() {
-    let config = read(".cargo/mutants.toml");
-    assert!(config.contains("\nexclude_re = [\n"), "the list is written otherwise than this test reads it");
-    let excluded = exclusions(&config);
-    for (expression, reason) in &excluded {
-        assert!(reason, ".cargo/mutants.toml: no reason above '{expression}'");
-    }
-    let page = read("docs/mutants.md");
-    let told = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | ")).map(|(name, _)| name);
-    let told: Vec<&str> = told.filter(|name| name.contains("src/")).collect();
-    let excluded: Vec<&str> = excluded.iter().map(|(expression, _)| expression.as_str()).collect();
-    assert_eq!(told, excluded, "docs/mutants.md and .cargo/mutants.toml");
-    let rooms = read("scripts/mutants");
-    let rooms = rooms.lines().find_map(|line| line.strip_prefix("ROOMS=(")?.strip_suffix(')')).expect("ROOMS");
-    for room in rooms.split(' ') {
-        assert!(page.contains(&format!("| {room} |")), "docs/mutants.md: no figures of {room}");
-    }
-}
-
-#[test]
-fn an_exclusion_without_a_reason_is_found() {
-    let config = "exclude_re = [\n    # why\n    'src/a.rs',\n    'src/b.rs',\n]\n";
-    assert_eq!(exclusions(config), [("src/a.rs".to_owned(), true), ("src/b.rs".to_owned(), false)]);
 }
