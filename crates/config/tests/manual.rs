@@ -35,9 +35,10 @@ fn shown(page: &str, begins: &str, ends: &str) -> Config {
 #[test]
 fn whoever_owns_the_vm_of_an_example_can_reach_the_daemon() {
     let readme = shown(README, "points at what is wrong:\n", "\n`vmctl start web`");
+    let first = shown(README, "shell of its initrd:\n", "\nThen `vmd -n`");
     let (_, examples) = MANUAL.split_once(".Sh EXAMPLES").expect("examples");
     let manual = shown(examples, ".Bd -literal -offset indent\n", ".Ed");
-    for config in [readme, manual] {
+    for config in [readme, first, manual] {
         assert_eq!(config.vms.iter().map(|vm| vm.owner.uid).collect::<Vec<_>>(), [1001]);
         assert_eq!(config.globals.socket_owner.gid, Some(20), "the group staff");
     }
