@@ -1,5 +1,5 @@
-//! Instances: VMs made from another as template, by root's file or by users whom it allows (specification, 11;
-//! daemon specification, 3.2). The defects that the two mark there are mended here.
+//! Instances: VMs made from another as template, by root's file or by users whom it allows (openbsd/vm.conf.md, 11;
+//! openbsd/daemon.md, 3.2). The defects that the two mark there are mended here.
 
 use crate::model::{Allow, Nic, Owner, Right, Vm};
 use crate::register::{Refusal, VmRequest};

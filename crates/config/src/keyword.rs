@@ -2,7 +2,7 @@
 
 macro_rules! keywords {
     ($($name:ident $text:literal,)*) => {
-        /// A reserved word (vm.conf specification, 2.7). Unquoted it can be no name and no value.
+        /// A reserved word (openbsd/vm.conf.md, 2.7). Unquoted it can be no name and no value.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Keyword {
             $(#[doc = concat!("`", $text, "`")] $name,)*

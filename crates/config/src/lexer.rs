@@ -1,4 +1,4 @@
-//! Bytes to tokens (vm.conf specification, 2 and 3): blanks, comments, quoting, continuation, numbers, words and
+//! Bytes to tokens (openbsd/vm.conf.md, 2 and 3): blanks, comments, quoting, continuation, numbers, words and
 //! the expansion of macros.
 
 use std::collections::BTreeMap;
@@ -10,10 +10,10 @@ use crate::keyword::Keyword;
 use crate::macros::Macros;
 use crate::suggest::Suggestions;
 
-/// Bytes of a quoted string (specification, 2.4).
+/// Bytes of a quoted string (openbsd/vm.conf.md, 2.4).
 const MAX_QUOTED: usize = 8094;
 
-/// Bytes of an unquoted word (specification, 2.5).
+/// Bytes of an unquoted word (openbsd/vm.conf.md, 2.5).
 const MAX_WORD: usize = 8095;
 
 /// The least part of a file that the grammar knows.
@@ -315,12 +315,12 @@ impl Lexer {
     }
 }
 
-/// Whether a byte may stand in the name of a macro where it is referred to (specification, 3).
+/// Whether a byte may stand in the name of a macro where it is referred to (openbsd/vm.conf.md, 3).
 fn in_name(value: u8) -> bool {
     value.is_ascii_alphanumeric() || value == b'_'
 }
 
-/// Whether a byte may stand in a word after its first (specification, 2.5).
+/// Whether a byte may stand in a word after its first (openbsd/vm.conf.md, 2.5).
 fn in_word(value: u8) -> bool {
     value.is_ascii_alphanumeric() || (value.is_ascii_punctuation() && !b"(){}!=#,".contains(&value))
 }

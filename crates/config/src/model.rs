@@ -16,10 +16,10 @@ pub const MAX_DISKS: usize = 16;
 /// Network cards of one VM. The original allows 4; with [`MAX_DISKS`] and the fixed devices they still fit the bus.
 pub const MAX_NICS: usize = 8;
 
-/// CPUs of one VM (vm.conf specification, 10.1).
+/// CPUs of one VM (openbsd/vm.conf.md, 10.1).
 pub const MAX_CPUS: u8 = 64;
 
-/// The greatest routing domain (specification, 9).
+/// The greatest routing domain (openbsd/vm.conf.md, 9).
 pub const MAX_RDOMAIN: u8 = 255;
 
 /// All that a file says.
@@ -40,7 +40,7 @@ impl Config {
     }
 }
 
-/// Statements outside all blocks (specification, 8).
+/// Statements outside all blocks (openbsd/vm.conf.md, 8).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Globals {
     /// Where the addresses of local interfaces come from.
@@ -169,7 +169,7 @@ pub struct Vm {
     pub sev: Option<Sev>,
 }
 
-/// Memory of a guest in bytes: whole MiB, 1 MiB to 128 GiB (specification, 7.3).
+/// Memory of a guest in bytes: whole MiB, 1 MiB to 128 GiB (openbsd/vm.conf.md, 7.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemorySize(u64);
 
@@ -188,7 +188,7 @@ impl MemorySize {
     /// 512 MiB, for a VM that says nothing.
     pub const DEFAULT: Self = Self(512 * MIB);
 
-    /// 128 GiB (specification, 15).
+    /// 128 GiB (openbsd/vm.conf.md, 15).
     pub const MAX: Self = Self(128 * 1024 * MIB);
 
     /// That many bytes, rounded down to whole MiB.
@@ -260,7 +260,7 @@ impl DiskFormat {
 }
 
 /// A disk as users name one: `raw:PATH`, `qcow2:PATH` or PATH, whose extension then decides, else it is raw
-/// (vmctl specification, 2.3, with the defect mended as in devices.md, 3.5).
+/// (openbsd/vmctl.md, 2.3, with the defect mended as in openbsd/devices.md, 3.5).
 pub fn disk_argument(word: &[u8]) -> (ImageFormat, PathBuf) {
     for kind in [DiskFormat::Raw, DiskFormat::Qcow2] {
         let path = word.strip_prefix(kind.word().as_bytes()).and_then(|rest| rest.strip_prefix(b":"));

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// Bytes of a VM's or a switch's name (vm.conf specification, 15).
+/// Bytes of a VM's or a switch's name (openbsd/vm.conf.md, 15).
 pub const MAX_NAME: usize = 63;
 
 /// Bytes of an interface's or a group's name: Linux's IFNAMSIZ (16) less the end.
 pub const MAX_IF_NAME: usize = 15;
 
-/// Bytes of a path in vm.conf (specification, 15): PATH_MAX of the original less the end.
+/// Bytes of a path in vm.conf (openbsd/vm.conf.md, 15): PATH_MAX of the original less the end.
 pub const MAX_PATH: usize = 1023;
 
 /// Bytes of a kernel command line: Linux's COMMAND_LINE_SIZE on x86 (2048) less the end. A longer one would be cut.
@@ -59,7 +59,7 @@ macro_rules! name {
 }
 
 name!(
-    /// A VM: 1 to 63 ASCII letters, digits, `.`, `-` and `_`, the first a letter or digit (specification, 10.2).
+    /// A VM: 1 to 63 ASCII letters, digits, `.`, `-` and `_`, the first a letter or digit (openbsd/vm.conf.md, 10.2).
     VmName,
     MAX_NAME,
     |name| {
@@ -87,7 +87,7 @@ name!(
 );
 
 name!(
-    /// An interface group: as an interface, but it must not end in a digit (specification, 9).
+    /// An interface group: as an interface, but it must not end in a digit (openbsd/vm.conf.md, 9).
     GroupName,
     MAX_IF_NAME,
     |name| {

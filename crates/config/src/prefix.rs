@@ -1,4 +1,4 @@
-//! Networks for `local` interfaces: `local prefix` and `local inet6 prefix` (vm.conf specification, 8.1 and 8.2).
+//! Networks for `local` interfaces: `local prefix` and `local inet6 prefix` (openbsd/vm.conf.md, 8.1 and 8.2).
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};

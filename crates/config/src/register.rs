@@ -1,4 +1,4 @@
-//! From what a `vm` block or a `vmctl start` asks for to a VM, or why it can be none (vm.conf specification, 10.3).
+//! From what a `vm` block or a `vmctl start` asks for to a VM, or why it can be none (openbsd/vm.conf.md, 10.3).
 //! The parent uses it for both; nothing here knows which VMs run.
 
 use std::path::PathBuf;

@@ -1,9 +1,9 @@
-//! Sizes as scan_scaled(3) reads and fmt_scaled(3) writes them (vm.conf specification, 7), for vm.conf and vmctl.
+//! Sizes as scan_scaled(3) reads and fmt_scaled(3) writes them (openbsd/vm.conf.md, 7), for vm.conf and vmctl.
 
 /// Units in order of their power of 1024.
 const UNITS: [char; 7] = ['B', 'K', 'M', 'G', 'T', 'P', 'E'];
 
-/// Integer digits accepted (specification, 7.1); more are out of range whatever they say.
+/// Integer digits accepted (openbsd/vm.conf.md, 7.1); more are out of range whatever they say.
 const MAX_WHOLE_DIGITS: usize = 20;
 
 /// Fractional digits that count; further ones are skipped.

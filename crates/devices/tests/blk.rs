@@ -1,4 +1,4 @@
-//! A disk through its socket, as a guest and a VMM use and abuse it (devices.md, 11.1 and 11.2).
+//! A disk through its socket, as a guest and a VMM use and abuse it (openbsd/devices.md, 11.1 and 11.2).
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! The entropy device on a ring (devices.md, 6.1 and 11.1). It is called, not connected: it runs in the vm process.
+//! The entropy device on a ring (openbsd/devices.md, 6.1 and 11.1). It is called, not connected: it runs in the vm
+//! process.
 
 mod support;
 

@@ -1,5 +1,5 @@
 //! A front end that does not keep to the protocol: it is cut off or answered, and never brings the device's process down
-//! or holds it (devices.md, 11.8).
+//! or holds it (openbsd/devices.md, 11.8).
 
 mod support;
 

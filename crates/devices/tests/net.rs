@@ -1,5 +1,5 @@
 //! A network card through its socket, with a packet socket in the tap's place: it carries the same header and frames
-//! (devices.md, 11.1 and 11.4).
+//! (openbsd/devices.md, 11.1 and 11.4).
 
 mod support;
 

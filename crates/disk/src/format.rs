@@ -1,5 +1,5 @@
 //! Which format an image is taken for: the word or prefix that a user gave, else the extension, else raw. Never its
-//! contents, which a guest could have written (devices.md, 3.5). Pure.
+//! contents, which a guest could have written (openbsd/devices.md, 3.5). Pure.
 
 use std::path::Path;
 
@@ -51,7 +51,7 @@ pub struct RawError;
 
 /// Whether an image whose first bytes are `header` may be taken for raw. `said` is true when the user named the format:
 /// then he may have what he named. A guest that writes a qcow2 header to its raw disk gains nothing: the disk is
-/// refused, and never read as qcow2 (devices.md, Q21).
+/// refused, and never read as qcow2 (openbsd/devices.md, Q21).
 pub fn check_raw(header: &[u8], said: bool) -> Result<(), RawError> {
     if !said && header.starts_with(&QCOW2_MAGIC) { Err(RawError) } else { Ok(()) }
 }

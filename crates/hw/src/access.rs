@@ -1,6 +1,6 @@
 //! Reading and writing byte images of registers at any offset and width, without a panic and without wrapping.
 
-/// What nothing answers: all ones (devices.md 7.5).
+/// What nothing answers: all ones (openbsd/devices.md, 7.5).
 pub fn ones(data: &mut [u8]) {
     data.fill(0xFF);
 }

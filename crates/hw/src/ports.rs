@@ -1,4 +1,4 @@
-//! Which device answers which I/O port (devices.md 7.5).
+//! Which device answers which I/O port (openbsd/devices.md, 7.5).
 
 use crate::pm;
 use crate::reset::Register;

@@ -1,6 +1,6 @@
 //! The three ways in which a PC is reset by a port: keyboard controller (0x60, 0x64), port 92, reset control (0xCF9).
 //!
-//! There is no keyboard and no A20 gate; only what drivers need to get through to a reset (devices.md 7.5).
+//! There is no keyboard and no A20 gate; only what drivers need to get through to a reset (openbsd/devices.md, 7.5).
 
 use crate::access;
 use crate::effect::{Effect, Effects};

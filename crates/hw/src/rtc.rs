@@ -1,8 +1,9 @@
 //! MC146818 real-time clock with 128 bytes of CMOS memory (Motorola MC146818 data sheet) at 0x70 and 0x71, IRQ 8.
 //!
-//! The time is the host's plus an offset that the guest's writes make (devices.md 7.4). Nothing runs by itself: flags are
-//! worked out from the time of each access, and the owner's timer calls [`Rtc::timer`] when an interrupt is due. No new
-//! deadline is set while an interrupt waits to be acknowledged, so a guest that does not look costs nothing.
+//! The time is the host's plus an offset that the guest's writes make (openbsd/devices.md, 7.4). Nothing runs by
+//! itself: flags are worked out from the time of each access, and the owner's timer calls [`Rtc::timer`] when an
+//! interrupt is due. No new deadline is set while an interrupt waits to be acknowledged, so a guest that does not look
+//! costs nothing.
 
 mod civil;
 
@@ -79,7 +80,8 @@ pub struct Rtc {
 }
 
 impl Rtc {
-    /// A clock that shows the host's time, its memory holding the sizes that firmware asks for (devices.md 7.4).
+    /// A clock that shows the host's time, its memory holding the sizes that firmware asks for
+    /// (openbsd/devices.md, 7.4).
     pub fn new(ram: &[Range<u64>], vcpus: u16, now: Now) -> Self {
         let mut rtc = Self {
             memory: [0; 128],

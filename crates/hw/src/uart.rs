@@ -1,4 +1,4 @@
-//! 16550A serial port (TI PC16550D data sheet) at 0x3F8, IRQ 4: the guest's console (devices.md 7.1).
+//! 16550A serial port (TI PC16550D data sheet) at 0x3F8, IRQ 4: the guest's console (openbsd/devices.md, 7.1).
 //!
 //! Not vm-superio's `Serial`: that one has no FIFO control register and shows its FIFO as always on, so a driver that
 //! clears or switches it off sees a chip that does not exist; it has no BREAK and no overrun, and it writes its output

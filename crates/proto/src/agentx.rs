@@ -9,7 +9,7 @@ use crate::client::VmState;
 use crate::failure::Failure;
 use crate::names::{RequestId, VmId, VmName};
 
-/// An SNMP context (vm.conf specification, 8.4).
+/// An SNMP context (openbsd/vm.conf.md, 8.4).
 pub type Context = Text<32>;
 /// VMs in one message: 10,000 of them fit a channel's queue six times.
 pub const MAX_ROWS: usize = 256;

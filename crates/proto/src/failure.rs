@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bounded::Text;
 
-/// The kind of a failure. Numbers over 1000 are vmd's own and seen by clients (spec, daemon 9).
+/// The kind of a failure. Numbers over 1000 are vmd's own and seen by clients (openbsd/daemon.md, 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Code {
     /// EPERM: the asker may not.

@@ -46,7 +46,7 @@ pub enum BadName {
     First(char),
 }
 
-/// A VM's name: 1 to 63 of `[A-Za-z0-9.-_]`, the first not `-`, `.` or `_` (spec, daemon 9).
+/// A VM's name: 1 to 63 of `[A-Za-z0-9.-_]`, the first not `-`, `.` or `_` (openbsd/daemon.md, 9).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct VmName(Text<63>);
 

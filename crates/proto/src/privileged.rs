@@ -88,7 +88,7 @@ pub enum ToPriv {
     },
 }
 
-/// The host's addresses on the tap of a `local interface` (spec, daemon 3.12). They go with the tap.
+/// The host's addresses on the tap of a `local interface` (openbsd/daemon.md, 3.12). They go with the tap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalEnd {
     /// One of the two of a /31.

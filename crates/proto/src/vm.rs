@@ -85,7 +85,7 @@ pub enum ToVmm {
     Started,
     /// It could not be made; the process ends.
     Failed(Failure),
-    /// The guest itself began to power off: VM_SHUTDOWN of the spec, daemon 2.8.
+    /// The guest itself began to power off: VM_SHUTDOWN (openbsd/daemon.md, 2.8).
     Leaving {
         /// It resets instead: VM_REBOOT.
         reboot: bool,

@@ -171,7 +171,7 @@ pub struct NicDescription {
     pub local: Option<Local>,
 }
 
-/// The two ends of a `local interface`: the whole network is this pair (spec, daemon 3.12).
+/// The two ends of a `local interface`: the whole network is this pair (openbsd/daemon.md, 3.12).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Local {
     /// Address of the host's side of the tap.

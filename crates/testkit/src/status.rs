@@ -1,4 +1,4 @@
-//! The table that `vmctl status` prints (vmctl.md, 6), read back.
+//! The table that `vmctl status` prints (openbsd/vmctl.md, 6), read back.
 
 /// One line of the table, column by column, as printed.
 #[derive(Clone, Debug, PartialEq, Eq)]

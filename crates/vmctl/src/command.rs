@@ -1,4 +1,4 @@
-//! The commands and their grammar (vmctl specification, 1 and 3): arguments to a [`Command`], or the words and the
+//! The commands and their grammar (openbsd/vmctl.md, 1 and 3): arguments to a [`Command`], or the words and the
 //! usage that tell why not. Pure.
 
 use std::ffi::{OsStr, OsString};
@@ -292,7 +292,7 @@ fn load(arguments: &[OsString]) -> Result<Command, Wrong> {
     Ok(Command::Load(words::path(&file)?))
 }
 
-/// `brief` or `verbose`, any beginning of them in any case; the empty word is brief (vmctl specification, 3).
+/// `brief` or `verbose`, any beginning of them in any case; the empty word is brief (openbsd/vmctl.md, 3).
 fn log(arguments: &[OsString]) -> Result<Command, Wrong> {
     let [word] = operands(arguments)?;
     let word = words::shown(&word).to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! `create`: its arguments (vmctl specification, 4). `image` makes what they say.
+//! `create`: its arguments (openbsd/vmctl.md, 4). `image` makes what they say.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

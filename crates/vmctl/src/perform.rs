@@ -1,4 +1,4 @@
-//! Does a command: asks the daemon, prints what it says, decides the exit status (vmctl specification, 3 to 9).
+//! Does a command: asks the daemon, prints what it says, decides the exit status (openbsd/vmctl.md, 3 to 9).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

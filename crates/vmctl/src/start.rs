@@ -1,4 +1,4 @@
-//! `start`: its arguments and what can be refused without the daemon (vmctl specification, 5).
+//! `start`: its arguments and what can be refused without the daemon (openbsd/vmctl.md, 5).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -115,7 +115,7 @@ impl Start {
         Ok(())
     }
 
-    /// The checks of vmctl specification, 5.1; the limits hold in every case.
+    /// The checks of openbsd/vmctl.md, 5.1; the limits hold in every case.
     fn check(&mut self, least_nics: Option<usize>) -> Result<(), Wrong> {
         let said = |text: &str| Err(Wrong::Said(text.to_owned()));
         let devices = self.memory.is_some() || self.has_images() || !self.nics.is_empty() || least_nics.is_some();

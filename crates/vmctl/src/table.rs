@@ -1,4 +1,4 @@
-//! The table of `status` (vmctl specification, 6). Scripts read it: its columns, words and blanks are the original's.
+//! The table of `status` (openbsd/vmctl.md, 6). Scripts read it: its columns, words and blanks are the original's.
 
 use config::size;
 use proto::client::{VmLine, VmRef, VmState};

@@ -1,4 +1,4 @@
-//! Words of users: ids, sizes and counts, with the messages of the original (vmctl specification, 2).
+//! Words of users: ids, sizes and counts, with the messages of the original (openbsd/vmctl.md, 2).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

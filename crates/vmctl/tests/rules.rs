@@ -1,4 +1,4 @@
-//! Rules of vmctl's specification that `command`'s own tests and `conversation` do not have.
+//! Rules of openbsd/vmctl.md that `command`'s own tests and `conversation` do not have.
 
 #[allow(dead_code, reason = "other tests use what these do not")]
 mod control;

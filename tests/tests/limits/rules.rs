@@ -1,4 +1,4 @@
-//! Rules of the specifications that only the whole program shows: the check and the start are one, names keep their
+//! Rules of docs/openbsd that only the whole program shows: the check and the start are one, names keep their
 //! meaning, and what comes with a request that is refused is closed.
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! `allow instance { }`: what users may change in instances of a VM, and who may make them (specification, 11.2).
+//! `allow instance { }`: what users may change in instances of a VM, and who may make them (openbsd/vm.conf.md, 11.2).
 
 use super::{Parser, Read};
 use crate::keyword::{Block, Keyword};

@@ -1,4 +1,4 @@
-//! Statements outside all blocks: `local`, `socket owner`, `agentx`, `staggered start` (vm.conf specification, 8).
+//! Statements outside all blocks: `local`, `socket owner`, `agentx`, `staggered start` (openbsd/vm.conf.md, 8).
 //! A repeated one replaces the earlier.
 
 use super::{Parser, Read};
@@ -8,7 +8,7 @@ use crate::lexer::Kind;
 use crate::model::{self, AgentX, LocalInet6, Staggered};
 use crate::prefix::{Prefix4, Prefix6};
 
-/// Bytes of an AgentX context (specification, 8.4).
+/// Bytes of an AgentX context (openbsd/vm.conf.md, 8.4).
 const MAX_CONTEXT: usize = 32;
 
 /// Bytes of the AgentX master's socket path: what fits the original's sockaddr_un.

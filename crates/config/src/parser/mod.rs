@@ -1,4 +1,4 @@
-//! Tokens to statements (vm.conf specification, 5 and 6). A mistake is noted and reading goes on at the next line of
+//! Tokens to statements (openbsd/vm.conf.md, 5 and 6). A mistake is noted and reading goes on at the next line of
 //! the block that it stands in, so that one run shows all errors of a file.
 //!
 //! Layout is freer than OpenBSD's where nothing can be misread: a block may be empty, options may share a line, and

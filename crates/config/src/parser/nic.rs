@@ -1,4 +1,4 @@
-//! `interface` of a VM, with its options in braces or on its line (vm.conf specification, 5 and 10.1).
+//! `interface` of a VM, with its options in braces or on its line (openbsd/vm.conf.md, 5 and 10.1).
 
 use super::{Parser, RdomainUse, Read, Text};
 use crate::fault::Fault;

@@ -1,4 +1,4 @@
-//! `owner`, wherever it stands (vm.conf specification, 8.3).
+//! `owner`, wherever it stands (openbsd/vm.conf.md, 8.3).
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::lexer::Kind;
 use crate::model::Owner;
 
 impl Parser<'_> {
-    /// `OWNER`: a uid, or a user, a group or both by name (specification, 8.3).
+    /// `OWNER`: a uid, or a user, a group or both by name (openbsd/vm.conf.md, 8.3).
     pub(super) fn owner(&mut self) -> Read<Owner> {
         if let Kind::Number(number) = self.token.kind {
             let span = self.take().span;

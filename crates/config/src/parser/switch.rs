@@ -1,4 +1,4 @@
-//! `switch NAME { }` (vm.conf specification, 9).
+//! `switch NAME { }` (openbsd/vm.conf.md, 9).
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! `vm NAME [instance NAME] { }` (vm.conf specification, 10 and 11).
+//! `vm NAME [instance NAME] { }` (openbsd/vm.conf.md, 10 and 11).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The rules of vm.conf's specification, a test each, a file a group of its sections. `docs/conformance/vm.conf.md`
+//! The rules of openbsd/vm.conf.md, a test each, a file a group of its sections. `docs/conformance/vm.conf.md`
 //! names them.
 
 mod canonical;

@@ -4,7 +4,7 @@ use virtio_bindings::bindings::virtio_blk::virtio_blk_config;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{Immutable, IntoBytes};
 
-/// Data segments of one request, as every vmd has it (devices.md, 3.1): with header and status a queue of 128.
+/// Data segments of one request, as every vmd has it (openbsd/devices.md, 3.1): with header and status a queue of 128.
 pub const MAX_SEGMENTS: u32 = 126;
 
 /// `struct virtio_blk_config` up to `num_queues`; what follows belongs to features that are not offered, and reads zero.

@@ -13,7 +13,7 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 use crate::queue::{Chain, RingAddresses, RingFault, RingSetup, SetupError, Vring, accepted, fill_front};
 use crate::serve_vhost::Progress;
 
-/// Entries that the queue has at most (devices.md, 1.5).
+/// Entries that the queue has at most (openbsd/devices.md, 1.5).
 pub const QUEUE_SIZE: u16 = 64;
 
 /// How many queues.
@@ -22,7 +22,7 @@ pub const QUEUES: u16 = 1;
 /// Offered feature bits.
 pub const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
 
-/// Bytes given in one call at most; the rest comes with the next (devices.md, 6.1).
+/// Bytes given in one call at most; the rest comes with the next (openbsd/devices.md, 6.1).
 pub const MAX_BYTES: usize = 64 << 10;
 
 /// Bytes fetched from the host at once.

@@ -59,7 +59,7 @@ pub enum SetupError {
     Outside(GuestAddress),
 }
 
-/// Why a ring is broken: the device stops and asks for a reset (devices.md, 11: R1).
+/// Why a ring is broken: the device stops and asks for a reset (openbsd/devices.md, 11: R1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RingFault {
     /// The available index is further ahead than the ring is long.

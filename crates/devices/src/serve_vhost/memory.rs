@@ -2,7 +2,7 @@
 //!
 //! Whether a region's file can shrink later is not asked. Our vm process has no call that does it (docs/architecture.md,
 //! Guest memory), the files of other front ends need no seals, and one that does shrink its file ends its own device by
-//! SIGBUS, which serves nobody else: as by closing the socket (devices.md, V21).
+//! SIGBUS, which serves nobody else: as by closing the socket (openbsd/devices.md, V21).
 
 use std::fs::File;
 use std::sync::Arc;

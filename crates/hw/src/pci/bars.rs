@@ -1,7 +1,7 @@
 //! Which BAR answers a guest-physical address: one BAR per slot, inside the PCI window, never over another or over RAM.
 //!
-//! A BAR outside the window decodes nothing, so that one moved onto RAM, APICs or firmware takes nothing away (devices.md
-//! 11.1, V15). Where two overlap, the lower slot answers (V16).
+//! A BAR outside the window decodes nothing, so that one moved onto RAM, APICs or firmware takes nothing away
+//! (openbsd/devices.md, 11.1, V15). Where two overlap, the lower slot answers (V16).
 
 use std::ops::Range;
 

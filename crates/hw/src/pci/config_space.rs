@@ -1,8 +1,8 @@
 //! Configuration space of a type 0 function (PCI 3.0, chapter 6): bytes, and which bits of them a guest can change.
 //!
 //! Everything is immutable but the bits named writable when the function is built: identity, class, header type,
-//! capability pointers and bodies cannot be changed by any access (devices.md 1.2). A BAR's low bits are immutable too,
-//! so writing all ones and reading back gives the size, as in hardware.
+//! capability pointers and bodies cannot be changed by any access (openbsd/devices.md, 1.2). A BAR's low bits are
+//! immutable too, so writing all ones and reading back gives the size, as in hardware.
 
 use thiserror::Error;
 

@@ -1,4 +1,5 @@
-//! The host bridge in slot 0: an identity that guests look for, without any register of its own (devices.md 1.2).
+//! The host bridge in slot 0: an identity that guests look for, without any register of its own
+//! (openbsd/devices.md, 1.2).
 
 use super::config_space::{ConfigSpace, Identity};
 

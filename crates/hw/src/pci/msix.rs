@@ -136,8 +136,8 @@ impl Entry {
     }
 }
 
-/// Fixed and lowest-priority messages to the local APICs (devices.md 1.4; Intel SDM volume 3, 11.11). The upper half of the
-/// address may hold the rest of an x2APIC id.
+/// Fixed and lowest-priority messages to the local APICs (openbsd/devices.md, 1.4; Intel SDM volume 3, 11.11). The
+/// upper half of the address may hold the rest of an x2APIC id.
 fn deliverable(message: MsiMessage) -> bool {
     let to_local_apics = message.address & 0xFFF0_0000 == 0xFEE0_0000;
     let delivery_mode = message.data >> 8 & 7;

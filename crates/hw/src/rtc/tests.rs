@@ -1,4 +1,4 @@
-//! Rules of devices.md 7.4, and class P4 of 11.6.
+//! Rules of openbsd/devices.md, 7.4, and class P4 of 11.6.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Rules of devices.md 7.1, and class P1 and P2 of 11.6.
+//! Rules of openbsd/devices.md, 7.1, and class P1 and P2 of 11.6.
 
 use super::*;
 

@@ -159,7 +159,8 @@ impl Function {
                 self.msix.write_table(at, data);
                 self.settle(fx);
             }
-            // No register of these can be written; the devices' configuration fields are all read-only (devices.md 1.6).
+            // No register of these can be written; the devices' configuration fields are all read-only
+            // (openbsd/devices.md, 1.6).
             Region::Isr(_) | Region::Device(_) | Region::MsixPending(_) | Region::None => {}
         }
     }

@@ -1,4 +1,4 @@
-//! PCI identities of the virtio devices (devices.md 1.2; virtio 1.2, 4.1.2): one line per kind of device.
+//! PCI identities of the virtio devices (openbsd/devices.md, 1.2; virtio 1.2, 4.1.2): one line per kind of device.
 
 use crate::pci::config_space::Identity;
 use crate::pci::host_bridge::PCI_VENDOR_OPENBSD;

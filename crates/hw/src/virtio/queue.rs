@@ -1,4 +1,5 @@
-//! The registers of one virtqueue, and whether its rings may be used (virtio 1.2, 2.7 and 4.1.4.3; devices.md 1.6).
+//! The registers of one virtqueue, and whether its rings may be used (virtio 1.2, 2.7 and 4.1.4.3;
+//! openbsd/devices.md, 1.6).
 
 use std::ops::Range;
 

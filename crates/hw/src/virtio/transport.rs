@@ -1,4 +1,5 @@
-//! Common configuration: features, status, queues (virtio 1.2, 2.1, 2.2, 3.1 and 4.1.4.3), and its rules of devices.md 1.6.
+//! Common configuration: features, status, queues (virtio 1.2, 2.1, 2.2, 3.1 and 4.1.4.3), and its rules of
+//! openbsd/devices.md, 1.6.
 //!
 //! FEATURES_OK needs VERSION_1 and offered bits only; DRIVER_OK needs FEATURES_OK; features are fixed from FEATURES_OK on,
 //! queues from DRIVER_OK on; DEVICE_NEEDS_RESET goes by a reset alone.

@@ -1,5 +1,5 @@
-//! A whole chipset through its public door, as a guest and its driver see it; one test per class of devices.md 11.1 and 11.6
-//! that concerns registers.
+//! A whole chipset through its public door, as a guest and its driver see it; one test per class of
+//! openbsd/devices.md, 11.1 and 11.6 that concerns registers.
 
 mod anything;
 mod driver;

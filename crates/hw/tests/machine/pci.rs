@@ -1,4 +1,4 @@
-//! Configuration space and BARs: devices.md 1.2, classes V16 and V17.
+//! Configuration space and BARs: openbsd/devices.md, 1.2, classes V16 and V17.
 
 use hw::{Effect, Slot};
 

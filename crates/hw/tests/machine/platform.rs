@@ -1,4 +1,4 @@
-//! Ports of the platform: devices.md 7.5, classes P6, P7 and P10.
+//! Ports of the platform: openbsd/devices.md, 7.5, classes P6, P7 and P10.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,4 +1,4 @@
-//! Common configuration: devices.md 1.6 and classes V2, V10 to V14, V20.
+//! Common configuration: openbsd/devices.md, 1.6 and classes V2, V10 to V14, V20.
 
 use hw::{Effect, QueueSetup};
 

@@ -1,4 +1,4 @@
-//! A VM's console on this terminal: bytes both ways until the user leaves or the VM ends (vmctl specification, 9).
+//! A VM's console on this terminal: bytes both ways until the user leaves or the VM ends (openbsd/vmctl.md, 9).
 //!
 //! `escape` decides what typed bytes mean; `relay` moves them; `terminal` makes the user's terminal raw and gives it
 //! back as it was, whichever way this ends.

@@ -22,7 +22,7 @@ use super::answers;
 use super::mib::{Mib, VM_MIB};
 use super::pdu::{Binding, Body, Error, HEADER, Header, Malformed, Ours, Packet};
 
-/// From a loss to the next try (spec, daemon 7).
+/// From a loss to the next try (openbsd/daemon.md, 7).
 pub const RETRY: Duration = Duration::from_secs(3);
 /// What the master has to answer a packet of ours, and the parent a question.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);

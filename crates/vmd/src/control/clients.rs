@@ -21,7 +21,7 @@ pub const MAX_CLIENTS: usize = 256;
 pub const MAX_OPEN_REQUESTS: usize = 8;
 /// What a client may take to say its version: one that never does holds a place.
 pub const GREETING_TIME: Duration = Duration::from_secs(10);
-/// How long no client is accepted when no descriptor is left, unless one leaves before (spec, daemon 4.1).
+/// How long no client is accepted when no descriptor is left, unless one leaves before (openbsd/daemon.md, 4.1).
 pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// The id of an answer that is about the connection, and not about one of its requests.
 pub const CONNECTION: RequestId = RequestId(0);
@@ -98,7 +98,7 @@ enum Client {
 enum Kind {
     /// Answered soon.
     Short,
-    /// Answered when a VM ends: one a client (spec, daemon 4.1, hardening wish).
+    /// Answered when a VM ends: one a client (openbsd/daemon.md, 4.1, hardening wish).
     Wait,
 }
 

@@ -98,7 +98,7 @@ pub fn failure(refusal: Refusal, what: What, path: &str, asker: &Asker, user: Op
     Failure::new(code(refusal, what), format!("{} \"{path}\": {why}", noun(what)))
 }
 
-/// The numbers that OpenBSD's clients know for each kind of file (spec, daemon 3.5).
+/// The numbers that OpenBSD's clients know for each kind of file (openbsd/daemon.md, 3.5).
 fn code(refusal: Refusal, what: What) -> Code {
     match (refusal, what) {
         (Refusal::Open(Errno::ACCESS | Errno::PERM | Errno::ROFS), _) => Code::NotPermitted,

@@ -1,4 +1,4 @@
-//! Who may do what (spec, daemon 5.2). Pure; who asks was read by the parent from the connection itself.
+//! Who may do what (openbsd/daemon.md, 5.2). Pure; who asks was read by the parent from the connection itself.
 
 /// The process at the other end of a connection, as the kernel names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

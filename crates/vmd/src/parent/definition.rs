@@ -14,7 +14,7 @@ use super::settings::{Names, definition_of};
 
 /// The least that a stock kernel finds room in.
 pub const MIN_MEMORY: u64 = 64 << 20;
-/// Virtual CPUs of one VM (spec, daemon 9).
+/// Virtual CPUs of one VM (openbsd/daemon.md, 9).
 pub const MAX_CPUS: u8 = 64;
 
 /// A VM as defined.
@@ -99,14 +99,14 @@ impl Disk {
     }
 }
 
-/// `fe:e1:bb:d<N>:xx:yy` (spec, daemon 3.13) from two random bytes.
+/// `fe:e1:bb:d<N>:xx:yy` (openbsd/daemon.md, 3.13) from two random bytes.
 pub fn generated_mac(index: usize, random: [u8; 2]) -> MacAddr {
     let low = u8::try_from((index + 1) & 15).unwrap_or(0);
     MacAddr([0xfe, 0xe1, 0xbb, 0xd0 + low, random[0], random[1]])
 }
 
-/// The definition that a client's request makes (spec, vmctl 5), beside these switches; its own limits checked again, as
-/// a client may say anything.
+/// The definition that a client's request makes (openbsd/vmctl.md, 5), beside these switches; its own limits checked
+/// again, as a client may say anything.
 pub fn of_request(
     start: &Start,
     name: &VmName,
@@ -118,7 +118,8 @@ pub fn of_request(
     made_by_client(vm, start, known, names)
 }
 
-/// The definition of an instance of this template for who asks; that it may be made was asked before (spec, daemon 3.2).
+/// The definition of an instance of this template for who asks; that it may be made was asked before
+/// (openbsd/daemon.md, 3.2).
 pub fn of_instance(
     start: &Start,
     name: &VmName,
@@ -200,7 +201,7 @@ fn disk_of(disk: &DiskArg) -> model::Disk {
     model::Disk { path, format }
 }
 
-/// The kind of a refusal (spec, daemon 3.2; the odd codes of the original mended).
+/// The kind of a refusal (openbsd/daemon.md, 3.2; the odd codes of the original mended).
 fn code_of(refusal: &Refusal) -> Code {
     match refusal {
         Refusal::TemplateUnknown(_) => Code::ParentInvalid,

@@ -277,7 +277,7 @@ impl Edge {
         }
     }
 
-    /// Each card learns the address of the host's side of its tap (spec, daemon 1.10, GET_ADDR).
+    /// Each card learns the address of the host's side of its tap (openbsd/daemon.md, 1.10, GET_ADDR).
     fn tell_tap_addresses(&mut self, vm: VmId) {
         let macs: Vec<_> = self.holdings.get(&vm).map(|held| held.tap_macs.clone()).into_iter().flatten().collect();
         for (nic, mac) in macs {

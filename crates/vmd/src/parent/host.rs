@@ -94,7 +94,7 @@ impl Host {
         servers
     }
 
-    /// Group and mode of a console (spec, daemon 3.10).
+    /// Group and mode of a console (openbsd/daemon.md, 3.10).
     pub fn console_rights(&self, owner: Owner) -> (u32, u32) {
         match (owner.gid, self.tty_gid) {
             (Some(gid), _) => (gid, 0o660),

@@ -1,4 +1,4 @@
-//! Addresses of `local interface`s (spec, daemon 3.12): from a prefix, a VM's number and a card's index. Pure.
+//! Addresses of `local interface`s (openbsd/daemon.md, 3.12): from a prefix, a VM's number and a card's index. Pure.
 //!
 //! The IPv4 network is cut into 256 addresses a VM, these into pairs: the even one is the host's, the odd one the
 //! guest's. The first pair is left out, so that no router ends in .0. No two cards have an address in common.

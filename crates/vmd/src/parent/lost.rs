@@ -1,4 +1,4 @@
-//! What the parent does when a process that it needs is gone (spec, daemon 1.5 with its **Here**).
+//! What the parent does when a process that it needs is gone (openbsd/daemon.md, 1.5 with its **Here**).
 
 use std::io;
 use std::os::fd::AsFd;

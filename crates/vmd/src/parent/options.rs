@@ -1,4 +1,4 @@
-//! The daemon's command line (spec, daemon 1.2).
+//! The daemon's command line (openbsd/daemon.md, 1.2).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

@@ -1,4 +1,4 @@
-//! How often a VM may start (spec, daemon 3.6): the fourth start in fast succession is refused.
+//! How often a VM may start (openbsd/daemon.md, 3.6): the fourth start in fast succession is refused.
 
 use std::time::{Duration, Instant};
 

@@ -17,7 +17,7 @@ use super::local::{Locals, random_network};
 use super::registry::{Settings, Switch};
 use super::snmp::{DEFAULT_PATH, Master};
 
-/// Time between two batches of starts where vm.conf says nothing (spec, daemon 3.8).
+/// Time between two batches of starts where vm.conf says nothing (openbsd/daemon.md, 3.8).
 const STAGGER_DELAY: Duration = Duration::from_secs(30);
 
 /// Names of accounts, for what users read.
@@ -181,8 +181,8 @@ fn nic_of(
     })
 }
 
-/// An interface has one master on Linux: on a switch that is the bridge, whose routing domain it then has (spec, daemon
-/// 3.14).
+/// An interface has one master on Linux: on a switch that is the bridge, whose routing domain it then has
+/// (openbsd/daemon.md, 3.14).
 fn rdomain_of(nic: &config::model::Nic, switch: Option<&config::model::Switch>) -> Result<Option<u8>, Failure> {
     let Some(switch) = switch else { return Ok(nic.rdomain) };
     match nic.rdomain {

@@ -4,7 +4,7 @@
 use proto::UserPath;
 use proto::agentx::Context;
 
-/// Where the SNMP master listens, if vm.conf says nothing else (spec, daemon 7).
+/// Where the SNMP master listens, if vm.conf says nothing else (openbsd/daemon.md, 7).
 pub const DEFAULT_PATH: &str = "/var/agentx/master";
 /// `agentx` of vm.conf.
 #[derive(Clone, Debug, PartialEq, Eq)]

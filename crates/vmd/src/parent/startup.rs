@@ -1,4 +1,4 @@
-//! From the command line to a daemon that serves, in the order that users see (spec, daemon 1.2 and 1.3).
+//! From the command line to a daemon that serves, in the order that users see (openbsd/daemon.md, 1.2 and 1.3).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;

@@ -23,9 +23,9 @@ use sys::netlink::{Link, LinkKind};
 const VRF: &str = "rdomain";
 /// The routing tables of VRFs that vmd makes: this, "vm" in ASCII, and the number of the domain.
 const VRF_TABLES: u32 = 0x766d_0000;
-/// `tap0` to `tap255` are tried (spec, daemon 2.10: MAX_TAP).
+/// `tap0` to `tap255` are tried (openbsd/daemon.md, 2.10: MAX_TAP).
 const MAX_TAP: u32 = 256;
-/// Bits of the network of a `local interface` (spec, daemon 3.12): a pair of addresses, and 32 bits of IPv6.
+/// Bits of the network of a `local interface` (openbsd/daemon.md, 3.12): a pair of addresses, and 32 bits of IPv6.
 const LOCAL_BITS: (u8, u8) = (31, 96);
 
 /// One change of an interface, in the order they are carried out.

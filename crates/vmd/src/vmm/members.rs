@@ -96,7 +96,8 @@ fn execute(
         .spawn()
 }
 
-/// What the caller of a start hears: EIO as OpenBSD's (spec, daemon 2.11), but where the host lacks something, that.
+/// What the caller of a start hears: EIO as OpenBSD's (openbsd/daemon.md, 2.11), but where the host lacks something,
+/// that.
 fn failure_of(error: &SpawnError) -> Failure {
     let code = match error.errno {
         Errno::MFILE | Errno::NFILE => Code::NoDescriptors,

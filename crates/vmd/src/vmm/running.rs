@@ -35,13 +35,13 @@ use pausing::{Pausing, Wish};
 pub const READY_LIMIT: Duration = Duration::from_secs(30);
 /// The vm process must run its guest within this: it loads kernel and initrd, which a disk may have to give first.
 pub const BEGIN_LIMIT: Duration = Duration::from_secs(60);
-/// From SIGTERM to SIGKILL (spec, daemon 2.4, [26]), and what devices have to flush when their VM is gone.
+/// From SIGTERM to SIGKILL (openbsd/daemon.md, 2.4, [26]), and what devices have to flush when their VM is gone.
 pub const KILL_AFTER: Duration = Duration::from_secs(10);
 /// How often a guest may begin to shut down or to reboot: each reboot ends its process, so more is a flood.
 pub const MAX_WISHES: u8 = 16;
 /// Descriptors that stay free for the parent's next messages: a packet whose descriptors find no room is lost.
 pub const SPARE_DESCRIPTORS: u64 = 128;
-/// Virtual CPUs of a VM (KVM's contract in spec, daemon 12).
+/// Virtual CPUs of a VM (KVM's contract in openbsd/daemon.md, 12).
 pub const MAX_CPUS: u8 = 64;
 /// Bytes of guest memory at least; less boots no kernel that is supported.
 pub const MIN_MEMORY: u64 = 64 << 20;

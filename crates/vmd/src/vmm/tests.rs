@@ -1,4 +1,5 @@
-//! One test per rule of spec/daemon.md 2, named after its row. The machine alone; `edge.rs` beside it has real processes.
+//! One test per rule of openbsd/daemon.md, 2, named after its row. The machine alone; `edge.rs` beside it has real
+//! processes.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! DHCP for a `local interface`: the one guest behind this card gets the one address that is its own (spec, devices 4.8).
+//! DHCP for a `local interface`: the one guest behind this card gets the one address that is its own
+//! (openbsd/devices.md, 4.8).
 //!
 //! Stateless: what is answered follows from the request and the lease alone. A frame that is no request of ours, or
 //! that has no answer, goes on to the tap like any other.

@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 
 use super::Lease;
 
-/// Bytes of a frame that may be a request (spec, devices 4.8): BOOTP's 300 with an Ethernet header, up to the link's.
+/// Bytes of a frame that may be a request (openbsd/devices.md, 4.8): BOOTP's 300 with an Ethernet header, up to the
+/// link's.
 pub const FRAMES: std::ops::RangeInclusive<usize> = 314..=1514;
 /// Bytes of BOOTP up to its options (RFC 951).
 const BOOTP: usize = 236;

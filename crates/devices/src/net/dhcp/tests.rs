@@ -1,4 +1,4 @@
-//! Each D row of devices.md 11.4 by its number, the rules of 4.8, and dhcproto as the other side.
+//! Each D row of openbsd/devices.md, 11.4 by its number, the rules of 4.8, and dhcproto as the other side.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! The table of the specification (daemon 7), its order, and ranges; compared with a plain sorted list of all names.
+//! The table of openbsd/daemon.md, 7, its order, and ranges; compared with a plain sorted list of all names.
 
 use std::collections::BTreeMap;
 

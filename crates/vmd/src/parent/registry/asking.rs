@@ -205,7 +205,7 @@ impl Registry {
     }
 
     /// Forgets: VMs are ended at once and off the list when they are gone. Addresses of local interfaces come from the
-    /// default in every case (spec, daemon 3.11).
+    /// default in every case (openbsd/daemon.md, 3.11).
     fn reset(&mut self, vms: bool, switches: bool, out: &mut Vec<Action>) {
         self.locals = Locals::default();
         if vms {

@@ -1,5 +1,5 @@
-//! Which number a VM has (spec, daemon 3.3): the same name of the same owner gets the same again, also after a restart of
-//! the daemon, for its addresses hang on it.
+//! Which number a VM has (openbsd/daemon.md, 3.3): the same name of the same owner gets the same again, also after a
+//! restart of the daemon, for its addresses hang on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

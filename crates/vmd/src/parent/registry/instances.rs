@@ -1,4 +1,5 @@
-//! VMs that users make from one that allows it (spec, daemon 3.2), and how much of the host those may take (5.4).
+//! VMs that users make from one that allows it (openbsd/daemon.md, 3.2), and how much of the host those may take
+//! (openbsd/daemon.md, 5.4).
 
 use config::instance::{Requester, may_create};
 use proto::client::{Start, VmRef};

@@ -50,7 +50,7 @@ use super::snmp::Master;
 pub const PREPARE_LIMIT: Duration = Duration::from_secs(30);
 /// vmm answers a start within its own deadlines, which are shorter; one whose messages it never got it can't answer.
 pub const LAUNCH_LIMIT: Duration = Duration::from_secs(120);
-/// A guest has this long to leave by itself (spec, daemon 9).
+/// A guest has this long to leave by itself (openbsd/daemon.md, 9).
 pub const GRACE_SECONDS: u16 = 120;
 /// Waits of one connection: a client has no use for more.
 pub const MAX_WAITS: usize = 64;

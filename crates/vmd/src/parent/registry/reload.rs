@@ -1,5 +1,5 @@
-//! The configuration read again: what stays, starts and goes (spec, daemon 3.11; vm.conf 12). It comes here whole and
-//! without an error, or it changes nothing.
+//! The configuration read again: what stays, starts and goes (openbsd/daemon.md, 3.11; openbsd/vm.conf.md, 12). It
+//! comes here whole and without an error, or it changes nothing.
 //!
 //! | a VM | in the file | after a reload | after a load |
 //! |---|---|---|---|
@@ -51,7 +51,7 @@ impl Reload {
 }
 
 impl Registry {
-    /// An empty path means the daemon's own file (spec, daemon 3.11).
+    /// An empty path means the daemon's own file (openbsd/daemon.md, 3.11).
     pub(super) fn ask_reading(
         &mut self,
         asked: Asked,

@@ -3,7 +3,7 @@
 use super::*;
 
 impl Running {
-    /// A second one is refused: the sender's message fails, vmm lives (spec, daemon 2.3).
+    /// A second one is refused: the sender's message fails, vmm lives (openbsd/daemon.md, 2.3).
     pub(super) fn host_fd(&mut self, which: HostFd, out: &mut Vec<Action>) {
         out.push(match self.hosts.insert(which) {
             true => Action::HoldHost(which),
@@ -38,7 +38,7 @@ impl Running {
         out.push(Action::Reply(ToParent::TerminateDone { request, vm: id, result }));
     }
 
-    /// Spec, daemon 2.4, its conditions in its order.
+    /// openbsd/daemon.md, 2.4, its conditions in its order.
     fn stop(&mut self, id: VmId, how: Stop, now: Instant, out: &mut Vec<Action>) -> Result<(), Failure> {
         if id == VmId(0) {
             return Err(Failure::new(Code::NotFound, "no vm has the id 0"));
@@ -75,8 +75,8 @@ impl Running {
         }
     }
 
-    /// The VMs with a vm process (spec, daemon 2.12 [26]). How much memory that has, the parent reads itself: there is no
-    /// /proc here.
+    /// The VMs with a vm process (openbsd/daemon.md, 2.12 [26]). How much memory that has, the parent reads itself:
+    /// there is no /proc here.
     pub(super) fn info(&self, request: RequestId, out: &mut Vec<Action>) {
         for (id, vm) in &self.vms {
             if let Some(pid) = vm.life.pid() {

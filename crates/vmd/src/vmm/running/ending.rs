@@ -25,7 +25,7 @@ impl Running {
         vm.answered(id, wish, result.map_err(printable), now, out);
     }
 
-    /// The guest's own wish. One that was told to stop has none: its reset ends it (spec, daemon 2.4).
+    /// The guest's own wish. One that was told to stop has none: its reset ends it (openbsd/daemon.md, 2.4).
     fn leaving(&mut self, run: Run, reboot: bool, out: &mut Vec<Action>) {
         let Some((id, vm)) = self.of_run(run) else { return };
         match &mut vm.life {
@@ -73,7 +73,7 @@ impl Running {
         self.end_all("the daemon ended", out);
     }
 
-    /// SIGKILL for all (spec, daemon 2.7 [26]); descriptions are forgotten, starts fail.
+    /// SIGKILL for all (openbsd/daemon.md, 2.7 [26]); descriptions are forgotten, starts fail.
     pub(super) fn end_all(&mut self, why: &str, out: &mut Vec<Action>) {
         self.refused.clear();
         let described = |vm: &Vm| matches!(vm.life, Life::Described(_));

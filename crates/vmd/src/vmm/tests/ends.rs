@@ -1,4 +1,4 @@
-//! Ends: spec/daemon.md 2.6 and 2.8, and what a device's end means.
+//! Ends: openbsd/daemon.md, 2.6 and 2.8, and what a device's end means.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Pause and unpause (spec, daemon 2.3, 2.5, 2.8; 11.3 rows 5, 6 and 26).
+//! Pause and unpause (openbsd/daemon.md, 2.3, 2.5, 2.8; 11.3 rows 5, 6 and 26).
 
 use super::super::running::pausing::{ANSWER_LIMIT, MAX_WAITING};
 use super::*;

@@ -1,4 +1,4 @@
-//! Starts: spec/daemon.md 2.3, 2.5, 2.11, and what is global.
+//! Starts: openbsd/daemon.md, 2.3, 2.5, 2.11, and what is global.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Stops: spec/daemon.md 2.4, 2.7 and 2.9 as [26] has them.
+//! Stops: openbsd/daemon.md, 2.4, 2.7 and 2.9 as [26] has them.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What is answered, and what is said in the log (spec, daemon 3.7 and 4.4).
+//! What is answered, and what is said in the log (openbsd/daemon.md, 3.7 and 4.4).
 
 use super::*;
 

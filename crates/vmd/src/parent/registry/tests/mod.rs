@@ -21,7 +21,7 @@ use proto::{Code, List, VmName};
 use super::super::definition::{Disk, Nic};
 use super::*;
 
-/// Guest memory where nothing is said (spec, daemon 3.1).
+/// Guest memory where nothing is said (openbsd/daemon.md, 3.1).
 const DEFAULT_MEMORY: u64 = 512 << 20;
 
 pub(super) fn definition(name: &str) -> Definition {

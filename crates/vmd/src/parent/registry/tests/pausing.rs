@@ -1,4 +1,4 @@
-//! Pause and unpause (spec, vmctl 7.3; daemon 4.4, 11.3 rows 5 and 6).
+//! Pause and unpause (openbsd/vmctl.md, 7.3; openbsd/daemon.md, 4.4, 11.3 rows 5 and 6).
 
 use super::*;
 

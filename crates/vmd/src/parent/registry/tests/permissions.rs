@@ -1,4 +1,4 @@
-//! Who may do what (spec, daemon 5.1 and 5.2): every command of every caller on every kind of VM.
+//! Who may do what (openbsd/daemon.md, 5.1 and 5.2): every command of every caller on every kind of VM.
 
 use config::model::{Allow, Owner as ModelOwner};
 

@@ -1,4 +1,4 @@
-//! Rules of vmctl's and vm.conf's specifications that no other file of these tests has (docs/conformance).
+//! Rules of docs/openbsd that no other file of these tests has (docs/conformance).
 
 use std::sync::Arc;
 

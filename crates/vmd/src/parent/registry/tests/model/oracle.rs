@@ -1,4 +1,4 @@
-//! The model: what is expected of the registry, step by step, as the specification (daemon 3) has it.
+//! The model: what is expected of the registry, step by step (openbsd/daemon.md, 3).
 
 use std::collections::{BTreeMap, BTreeSet};
 
