@@ -1,6 +1,7 @@
 //! The documents are true of the code, a file for each thing that they say.
 #![forbid(unsafe_code)]
 
+mod citations;
 mod conformance;
 mod messages;
 mod mutants;
