@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use hw::virtio::{Device, Kind};
-use hw::{Chipset, Edge, Effect, Now, Setup, Slot, Timer};
+use hw::{Chipset, Edge, Effect, Now, Setup, Slot, Timer, World};
 use libfuzzer_sys::fuzz_target;
 use vmd_fuzz::Script;
 
@@ -17,15 +17,18 @@ const RAM: u64 = 0x1000_0000;
 const MAX_EFFECTS: usize = 16;
 
 #[derive(Default)]
-struct World {
+struct Recorder {
     effects: RefCell<Vec<Effect>>,
     ns: Cell<u64>,
 }
 
-impl Edge for World {
+impl Edge for Recorder {
     fn perform(&self, effect: Effect) {
         self.effects.borrow_mut().push(effect);
     }
+}
+
+impl World for Recorder {
     fn now(&self) -> Now {
         let ns = self.ns.get();
         Now { monotonic_ns: ns, realtime_ns: ns.wrapping_add(1_700_000_000_000_000_000) }
@@ -36,7 +39,7 @@ impl Edge for World {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let world = World::default();
+    let world = Recorder::default();
     let device = |kind, queues, irq| Device {
         kind,
         features: u64::MAX,
@@ -69,7 +72,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 /// A driver's way to the last step before DRIVER_OK, which takes more luck than a fuzzer has.
-fn negotiate(chipset: &Chipset, slot: u64, world: &World) {
+fn negotiate(chipset: &Chipset, slot: u64, world: &Recorder) {
     let bar = WINDOW.start + (slot << 16);
     let write = |at: u64, width: usize, value: u64| chipset.mmio_write(bar + at, &value.to_le_bytes()[..width], world);
     write(0x14, 1, 3); // status: ACKNOWLEDGE, DRIVER
@@ -81,7 +84,7 @@ fn negotiate(chipset: &Chipset, slot: u64, world: &World) {
     write(0x1C, 2, 1); // queue_enable
 }
 
-fn act(chipset: &Chipset, script: &mut Script<'_>, world: &World) {
+fn act(chipset: &Chipset, script: &mut Script<'_>, world: &Recorder) {
     let (what, slot) = (script.byte(), Slot(script.byte() % 5));
     let width = [1, 2, 4, 8][usize::from(what >> 6)];
     let mut data = [0; 8];

@@ -1,78 +1,44 @@
-//! All models behind one door: ports and addresses to devices, one lock around each, effects performed under that lock.
+//! All chips behind one door: ports and addresses to chips, one lock around each, effects performed under that lock.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use thiserror::Error;
-
 use crate::access;
-use crate::effect::{Edge, Effect, Effects, Now, Slot, Timer};
-use crate::pci::address::{self, ConfigRegister, ECAM_BUS_LEN, SLOTS};
-use crate::pci::bars::Bars;
-use crate::pci::config_space::{ConfigSpace, LayoutError};
-use crate::pci::host_bridge;
+use crate::chip::Chip;
+use crate::effect::{Edge, Effect, Effects, Slot, Timer, World};
+use crate::i8042::I8042;
+use crate::pci::address::{self, ConfigRegister, SLOTS};
+use crate::pci::bus::{Bus, Means};
+use crate::pci::config_address::{ConfigAddress, DATA_PORTS};
+use crate::pci::host_bridge::HostBridge;
 use crate::pci::lines::Lines;
 use crate::pm::Pm;
-use crate::ports::{self, Owner};
-use crate::reset::ResetPorts;
+use crate::port92::Port92;
+use crate::reset_control::ResetControl;
 use crate::rtc::Rtc;
+use crate::setup::{Setup, SetupError};
+use crate::table::{Answer, Table};
 use crate::uart::Uart;
-use crate::virtio::{Device, Function, layout};
+use crate::virtio::Function;
 
-/// What a machine is built from.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    /// The pieces of RAM, as guest-physical addresses.
-    pub ram: Vec<Range<u64>>,
-    /// Number of vCPUs.
-    pub vcpus: u16,
-    /// Where BARs may be.
-    pub mmio: Range<u64>,
-    /// First byte of bus 0's ECAM, [`ECAM_BUS_LEN`] long.
-    pub ecam: u64,
-    /// The devices of slots 1 and up, in order.
-    pub devices: Vec<Device>,
-    /// The time of the start.
-    pub now: Now,
-}
+type Shared<T> = Arc<Mutex<T>>;
 
-/// A machine that cannot be built.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum SetupError {
-    /// Slot 0 is the host bridge's, and there are 32.
-    #[error("{count} devices: the PCI bus has 31 free slots")]
-    TooManyDevices {
-        /// How many were asked for.
-        count: usize,
-    },
-    /// A function's configuration space is full.
-    #[error("device in slot {slot}: {error}")]
-    Layout {
-        /// The slot.
-        slot: u8,
-        /// Why.
-        error: LayoutError,
-    },
-}
-
-/// All devices of a machine that are not in the kernel.
+/// All chips of a machine that are not in the kernel.
 #[derive(Debug)]
 pub struct Chipset {
-    uart: Mutex<Uart>,
-    rtc: Mutex<Rtc>,
-    pm: Mutex<Pm>,
-    reset: Mutex<ResetPorts>,
-    config_address: AtomicU32,
-    host_bridge: ConfigSpace,
-    /// Slots 1 and up.
-    functions: Vec<Mutex<Function>>,
-    bars: Mutex<Bars>,
+    chips: Vec<Shared<dyn Chip>>,
+    table: Table,
+    bus: Bus,
     lines: Mutex<Lines>,
-    mmio: Range<u64>,
-    ecam: Range<u64>,
     /// The guest has reset the machine or switched it off: no second time.
     ended: AtomicBool,
+    // Chips of the table that others than the guest speak to.
+    uart: Shared<Uart>,
+    pm: Shared<Pm>,
+    config_address: Shared<ConfigAddress>,
+    /// Slots 1 and up.
+    functions: Vec<Shared<Function>>,
 }
 
 impl Chipset {
@@ -85,103 +51,87 @@ impl Chipset {
         let ram: Arc<[Range<u64>]> = setup.ram.into();
         let functions = (1..SLOTS).zip(setup.devices).map(|(slot, device)| {
             let function = Function::new(Slot(slot), device, Arc::clone(&ram));
-            function.map(Mutex::new).map_err(|error| SetupError::Layout { slot, error })
+            function.map(shared).map_err(|error| SetupError::Layout { slot, error })
         });
+        let functions = functions.collect::<Result<Vec<_>, _>>()?;
+        let (uart, pm) = (shared(Uart::default()), shared(Pm::new(setup.now)));
+        let config_address = shared(ConfigAddress::default());
+        // The one table of chips. Port 0x80, where firmware writes POST codes and Linux to wait a moment, has none.
+        let mut chips: Vec<Shared<dyn Chip>> = vec![
+            uart.clone(),
+            shared(Rtc::new(&ram, setup.vcpus, setup.now)),
+            pm.clone(),
+            shared(I8042::default()),
+            shared(Port92::default()),
+            shared(ResetControl::default()),
+            config_address.clone(),
+            shared(HostBridge::default()),
+        ];
+        chips.extend(functions.iter().cloned().map(|function| function as Shared<dyn Chip>));
         Ok(Self {
-            uart: Mutex::new(Uart::default()),
-            rtc: Mutex::new(Rtc::new(&ram, setup.vcpus, setup.now)),
-            pm: Mutex::new(Pm::new(setup.now)),
-            reset: Mutex::new(ResetPorts::default()),
-            config_address: AtomicU32::new(0),
-            host_bridge: host_bridge::config_space(),
-            functions: functions.collect::<Result<_, _>>()?,
-            bars: Mutex::new(Bars::new(setup.mmio.clone())),
+            table: Table::new(chips.iter().map(|chip| lock(chip).places())),
+            chips,
+            bus: Bus::new(setup.mmio, setup.ecam),
             lines: Mutex::default(),
-            mmio: setup.mmio,
-            ecam: setup.ecam..setup.ecam.saturating_add(ECAM_BUS_LEN),
             ended: AtomicBool::new(false),
+            uart,
+            pm,
+            config_address,
+            functions,
         })
     }
 
     /// The guest reads a port.
     pub fn pio_read(&self, port: u16, data: &mut [u8], edge: &dyn Edge) {
-        match ports::owner(port) {
-            Owner::Uart(offset) => self.with(&self.uart, edge, |uart, fx| uart.read(offset, data, fx)),
-            Owner::Rtc(offset) => self.with(&self.rtc, edge, |rtc, fx| rtc.read(offset, data, edge.now(), fx)),
-            Owner::Pm(offset) => self.with(&self.pm, edge, |pm, fx| pm.read(offset, data, edge.now(), fx)),
-            Owner::PciAddress if data.len() == 4 => {
-                access::copy(&self.config_address.load(Ordering::Relaxed).to_le_bytes(), 0, data, 0xFF);
-            }
-            Owner::Reset(register) => lock(&self.reset).read(register, data),
-            Owner::PciData(lane) => match self.mechanism_1(lane, data.len()) {
-                Some(register) => self.read_config(register, data, edge),
-                None => access::ones(data),
-            },
-            Owner::PciAddress | Owner::PostCode | Owner::Nobody => access::ones(data),
+        if DATA_PORTS.contains(&port) {
+            self.read_config(self.mechanism_1(port, data.len()), data, edge);
+        } else {
+            self.read(self.table.port(port), data, edge);
         }
     }
 
     /// The guest writes a port.
     pub fn pio_write(&self, port: u16, data: &[u8], edge: &dyn Edge) {
-        match ports::owner(port) {
-            Owner::Uart(offset) => self.with(&self.uart, edge, |uart, fx| uart.write(offset, data, fx)),
-            Owner::Rtc(offset) => self.with(&self.rtc, edge, |rtc, fx| rtc.write(offset, data, edge.now(), fx)),
-            Owner::Pm(offset) => self.with(&self.pm, edge, |pm, fx| pm.write(offset, data, edge.now(), fx)),
-            Owner::PciAddress => {
-                if let Ok(bytes) = <[u8; 4]>::try_from(data) {
-                    self.config_address.store(u32::from_le_bytes(bytes), Ordering::Relaxed);
-                }
-            }
-            Owner::Reset(register) => self.with(&self.reset, edge, |reset, fx| reset.write(register, data, fx)),
-            Owner::PciData(lane) => {
-                if let Some(register) = self.mechanism_1(lane, data.len()) {
-                    self.write_config(register, data, edge);
-                }
-            }
-            Owner::PostCode | Owner::Nobody => {}
+        if DATA_PORTS.contains(&port) {
+            self.write_config(self.mechanism_1(port, data.len()), data, edge);
+        } else {
+            self.write(self.table.port(port), data, edge);
         }
     }
 
     /// The guest reads memory that is not RAM.
     pub fn mmio_read(&self, gpa: u64, data: &mut [u8], edge: &dyn Edge) {
-        if self.mmio.contains(&gpa) {
-            if let Some((slot, offset)) = self.find_bar(gpa, data.len()) {
-                let held = |queue| edge.call_pending(slot, queue);
-                return self.with_function(slot, edge, |function, fx| function.read_bar(offset, data, &held, fx));
-            }
-        } else if let Some(register) = self.in_ecam(gpa, data.len()) {
-            return self.read_config(register, data, edge);
+        match self.bus.find(gpa, data.len()) {
+            Some(Means::Bar0(slot, offset)) => self.read(self.table.bar0(slot, offset), data, edge),
+            Some(Means::Config(register)) => self.read_config(Some(register), data, edge),
+            None => access::ones(data),
         }
-        access::ones(data);
     }
 
     /// The guest writes memory that is not RAM.
     pub fn mmio_write(&self, gpa: u64, data: &[u8], edge: &dyn Edge) {
-        if self.mmio.contains(&gpa) {
-            if let Some((slot, offset)) = self.find_bar(gpa, data.len()) {
-                self.with_function(slot, edge, |function, fx| function.write_bar(offset, data, fx));
-            }
-        } else if let Some(register) = self.in_ecam(gpa, data.len()) {
-            self.write_config(register, data, edge);
+        match self.bus.find(gpa, data.len()) {
+            Some(Means::Bar0(slot, offset)) => self.write(self.table.bar0(slot, offset), data, edge),
+            Some(Means::Config(register)) => self.write_config(Some(register), data, edge),
+            None => {}
         }
     }
 
     /// The deadline of a timer has passed.
     pub fn timer(&self, timer: Timer, edge: &dyn Edge) {
-        match timer {
-            Timer::Rtc => self.with(&self.rtc, edge, |rtc, fx| rtc.timer(edge.now(), fx)),
-            Timer::Pm => self.with(&self.pm, edge, |pm, fx| pm.timer(edge.now(), fx)),
+        if let Some(chip) = self.table.timer(timer).and_then(|chip| self.chips.get(chip)) {
+            self.with(chip, edge, |chip, world, fx| chip.timer(world, fx));
         }
     }
 
     /// Input for the serial port; returns how many bytes it took. `SerialRoom` tells when it takes more.
     pub fn serial_input(&self, bytes: &[u8], edge: &dyn Edge) -> usize {
-        self.with(&self.uart, edge, |uart, fx| uart.input(bytes, fx))
+        self.with(&self.uart, edge, |uart, _, fx| uart.input(bytes, fx))
     }
 
     /// A BREAK for the serial port.
     pub fn serial_break(&self, edge: &dyn Edge) {
-        self.with(&self.uart, edge, Uart::line_break);
+        self.with(&self.uart, edge, |uart, _, fx| uart.line_break(fx));
     }
 
     /// Moves the serial port's output into `buffer`; returns how much.
@@ -196,7 +146,7 @@ impl Chipset {
 
     /// Presses the power button.
     pub fn power_button(&self, edge: &dyn Edge) {
-        self.with(&self.pm, edge, |pm, fx| pm.power_button(edge.now(), fx));
+        self.with(&self.pm, edge, |pm, world, fx| pm.power_button(world.now(), fx));
     }
 
     /// The back end of a device has stopped, as `ResetDevice` asked.
@@ -219,117 +169,98 @@ impl Chipset {
         self.with_function(slot, edge, |function, fx| function.queue_interrupt(queue, fx));
     }
 
-    /// The features that a device offers to its driver; `None` for an empty slot.
-    pub fn offered_features(&self, slot: Slot) -> Option<u64> {
-        self.function(slot).map(|function| lock(function).offered())
+    fn mechanism_1(&self, port: u16, len: usize) -> Option<ConfigRegister> {
+        address::mechanism_1(lock(&self.config_address).value(), port & 3, len)
     }
 
-    /// A function's ECAM page as it reads now; `None` for an empty slot. It changes with writes to that page and, by the
-    /// interrupt status bit, with INTx. Reads through pci_cfg_data act on the device and are not in it.
-    pub fn config_page(&self, slot: Slot) -> Option<Box<[u8; 4096]>> {
-        if slot == Slot(0) {
-            return Some(self.host_bridge.page());
+    fn read(&self, answer: Option<Answer>, data: &mut [u8], edge: &dyn Edge) {
+        match answer.and_then(|Answer { chip, at }| Some((self.chips.get(chip)?, at))) {
+            Some((chip, at)) => self.with(chip, edge, |chip, world, fx| chip.read(at, data, world, fx)),
+            None => access::ones(data),
         }
-        self.function(slot).map(|function| lock(function).config_page())
     }
 
-    fn mechanism_1(&self, lane: u16, len: usize) -> Option<ConfigRegister> {
-        address::mechanism_1(self.config_address.load(Ordering::Relaxed), lane, len)
-    }
-
-    fn in_ecam(&self, gpa: u64, len: usize) -> Option<ConfigRegister> {
-        address::ecam(gpa.checked_sub(self.ecam.start)?, len)
-    }
-
-    fn find_bar(&self, gpa: u64, len: usize) -> Option<(Slot, u16)> {
-        let (slot, offset) = lock(&self.bars).find(gpa, len)?;
-        Some((slot, u16::try_from(offset).ok()?))
-    }
-
-    fn function(&self, slot: Slot) -> Option<&Mutex<Function>> {
-        self.functions.get(usize::from(slot.0.checked_sub(1)?))
-    }
-
-    fn read_config(&self, register: ConfigRegister, data: &mut [u8], edge: &dyn Edge) {
-        let ConfigRegister { slot, offset } = register;
-        if slot == Slot(0) {
-            return self.host_bridge.read(offset, data);
+    fn write(&self, answer: Option<Answer>, data: &[u8], edge: &dyn Edge) {
+        if let Some((chip, at)) = answer.and_then(|Answer { chip, at }| Some((self.chips.get(chip)?, at))) {
+            self.with(chip, edge, |chip, world, fx| chip.write(at, data, world, fx));
         }
-        if self.function(slot).is_none() {
-            return access::ones(data);
-        }
-        let held = |queue| edge.call_pending(slot, queue);
-        self.with_function(slot, edge, |function, fx| function.read_config(offset, data, &held, fx));
     }
 
-    fn write_config(&self, register: ConfigRegister, data: &[u8], edge: &dyn Edge) {
-        self.with_function(register.slot, edge, |function, fx| {
-            let before = function.bar();
-            function.write_config(register.offset, data, fx);
-            let after = function.bar();
+    fn read_config(&self, register: Option<ConfigRegister>, data: &mut [u8], edge: &dyn Edge) {
+        self.read(register.and_then(|register| self.table.config(register)), data, edge);
+    }
+
+    fn write_config(&self, register: Option<ConfigRegister>, data: &[u8], edge: &dyn Edge) {
+        let Some(register) = register else { return };
+        let Some(Answer { chip, at }) = self.table.config(register) else { return };
+        let Some(chip) = self.chips.get(chip) else { return };
+        self.with(chip, edge, |chip, world, fx| {
+            let before = chip.bar0();
+            chip.write(at, data, world, fx);
+            let after = chip.bar0();
             if before != after {
-                self.move_bar(register.slot, after, edge);
+                self.bus.move_bar(register.slot, after, |effect| edge.perform(effect));
             }
         });
     }
 
-    /// Performed with the lock of the bus held, since one function's move can uncover another's BAR.
-    fn move_bar(&self, slot: Slot, bar: Option<Range<u64>>, edge: &dyn Edge) {
-        let mut bars = lock(&self.bars);
-        let (gone, come): (Vec<_>, Vec<_>) = bars.change(slot, bar).into_iter().partition(|(_, base)| base.is_none());
-        for (slot, base) in gone.into_iter().chain(come) {
-            let base = base.map(|base| base.saturating_add(u64::from(layout::NOTIFY)));
-            edge.perform(Effect::NotifyBase { slot, base });
-        }
-    }
-
     fn with_function(&self, slot: Slot, edge: &dyn Edge, act: impl FnOnce(&mut Function, &mut Effects)) {
-        if let Some(function) = self.function(slot) {
-            self.with(function, &Shared { lines: &self.lines, edge }, act);
+        let index = slot.0.checked_sub(1).map(usize::from);
+        if let Some(function) = index.and_then(|index| self.functions.get(index)) {
+            self.with(function, edge, |function, _, fx| act(function, fx));
         }
     }
 
-    /// Lets a model act, and performs what it decides before anyone else can make it act.
-    fn with<T, R>(&self, model: &Mutex<T>, edge: &dyn Edge, act: impl FnOnce(&mut T, &mut Effects) -> R) -> R {
-        let mut model = lock(model);
+    /// Lets a chip act, and performs what it decides before anyone else can make it act.
+    fn with<T: ?Sized, R>(
+        &self,
+        chip: &Mutex<T>,
+        edge: &dyn Edge,
+        act: impl FnOnce(&mut T, &dyn World, &mut Effects) -> R,
+    ) -> R {
+        let mut chip = lock(chip);
         let mut fx = Effects::new();
-        let result = act(&mut model, &mut fx);
-        for effect in fx {
-            let ends = matches!(effect, Effect::Reset | Effect::PowerOff);
-            if !ends || !self.ended.swap(true, Ordering::AcqRel) {
-                edge.perform(effect);
-            }
-        }
+        let result = act(&mut chip, edge, &mut fx);
+        fx.into_iter().for_each(|effect| self.perform(effect, edge));
         result
     }
-}
 
-/// The edge as functions see it: an interrupt line is not theirs alone. Its changes are performed with the lock of the
-/// lines held, so that of two functions the last word is the last one performed.
-struct Shared<'a> {
-    lines: &'a Mutex<Lines>,
-    edge: &'a dyn Edge,
-}
-
-impl Edge for Shared<'_> {
-    fn perform(&self, effect: Effect) {
-        let Effect::Irq { gsi, level: asks } = effect else { return self.edge.perform(effect) };
-        let mut lines = lock(self.lines);
-        if let Some(level) = lines.change(gsi, asks) {
-            self.edge.perform(Effect::Irq { gsi, level });
+    fn perform(&self, effect: Effect, edge: &dyn Edge) {
+        match effect {
+            Effect::Reset | Effect::PowerOff => {
+                if !self.ended.swap(true, Ordering::AcqRel) {
+                    edge.perform(effect);
+                }
+            }
+            // Chips may share a line. Its changes are performed with the lock of the lines held, so that of two chips the
+            // last word is the last one performed.
+            Effect::Irq { gsi, level: asks } => {
+                let mut lines = lock(&self.lines);
+                if let Some(level) = lines.change(gsi, asks) {
+                    edge.perform(Effect::Irq { gsi, level });
+                }
+            }
+            Effect::Deadline { .. }
+            | Effect::SerialOutput
+            | Effect::SerialRoom
+            | Effect::Activate { .. }
+            | Effect::ResetDevice { .. }
+            | Effect::QueueNotify { .. }
+            | Effect::QueueDelivery { .. }
+            | Effect::SignalMsi(_)
+            | Effect::NotifyBase { .. } => edge.perform(effect),
         }
     }
-
-    fn now(&self) -> Now {
-        self.edge.now()
-    }
-
-    fn call_pending(&self, slot: Slot, queue: u16) -> bool {
-        self.edge.call_pending(slot, queue)
-    }
 }
 
-/// A model is whole after any panic of a caller: none of its methods leaves it half changed.
-fn lock<T>(model: &Mutex<T>) -> MutexGuard<'_, T> {
-    model.lock().unwrap_or_else(PoisonError::into_inner)
+fn shared<T>(chip: T) -> Shared<T> {
+    Arc::new(Mutex::new(chip))
 }
+
+/// A chip is whole after any panic of a caller: none of its methods leaves it half changed.
+fn lock<T: ?Sized>(chip: &Mutex<T>) -> MutexGuard<'_, T> {
+    chip.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

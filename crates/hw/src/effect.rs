@@ -13,17 +13,38 @@ pub struct Now {
     pub realtime_ns: u64,
 }
 
-/// Who performs what the models decide. Implemented by the `vm` crate, shared by all its threads.
-pub trait Edge {
-    /// Carries one effect out. Called with the deciding device's lock held: never blocks, never enters the chipset again.
-    fn perform(&self, effect: Effect);
-
-    /// The time; asked only by accesses to devices that have any (RTC, PM timer).
+/// What a chip may ask of the world while it works on an access. Nothing changes by it.
+pub trait World {
+    /// The time; asked only by chips that have any (RTC, PM timer).
     fn now(&self) -> Now;
 
     /// Whether an interrupt of this queue waits because its delivery is held (its call eventfd is readable): shown in the
     /// pending bit array of MSI-X.
     fn call_pending(&self, slot: Slot, queue: u16) -> bool;
+}
+
+/// Who performs what the chips decide. Implemented by the `vm` crate, shared by all its threads.
+pub trait Edge: World {
+    /// Carries one effect out. Called with the deciding chip's lock held: never blocks, never enters the chipset again.
+    fn perform(&self, effect: Effect);
+}
+
+/// For tests of a chip alone: this time, and no interrupt that waits.
+#[cfg(test)]
+impl World for Now {
+    fn now(&self) -> Now {
+        *self
+    }
+
+    fn call_pending(&self, _: Slot, _: u16) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+impl Now {
+    /// The beginning of all times.
+    pub const START: Self = Self { monotonic_ns: 0, realtime_ns: 0 };
 }
 
 /// A timer that the caller keeps for a model.

@@ -1,20 +1,20 @@
 //! What the guest sees as hardware: PCI, MSI-X, virtio-pci transport, RTC, UART, ACPI power management, reset ports.
 //!
 //! Register models only. Nothing here does I/O, reads a clock, starts a thread or logs: a model takes an access (and the
-//! time, where it matters) and answers with [`Effect`]s, which the `vm` crate performs. Each model is a plain struct that
-//! can be owned and tested alone; [`Chipset`] puts one lock around each of them and dispatches ports and addresses, so that
-//! vCPUs only wait for one another at the same device.
+//! time, where it matters) and answers with [`Effect`]s, which the `vm` crate performs. Each model is a [`Chip`]: a plain
+//! struct that can be owned and tested alone. [`Chipset`] holds the one table of them, puts one lock around each and
+//! dispatches ports and addresses, so that vCPUs only wait for one another at the same chip.
 //!
 //! ```text
 //! KVM_EXIT_IO / KVM_EXIT_MMIO                                     event loop (pty, timers, back ends)
 //!        │ pio_read, pio_write, mmio_read, mmio_write                     │ serial_input, timer, reset_done, ...
 //!        ▼                                                                ▼
-//!   Chipset ──► Mutex<Uart> Mutex<Rtc> Mutex<Pm> Mutex<Function> (one per slot) ... ──► Effect ──► Edge::perform
+//!   Chipset ──Table──► Mutex<dyn Chip>: Uart, Rtc, Pm, I8042, ... a Function per slot ──► Effect ──► Edge::perform
 //! ```
 //!
-//! What the vm crate writes: an implementation of [`Edge`]. `perform` is called with the lock of the device held that
-//! decided the effect, so the effects of one device arrive in the order they were decided. It must not block and must not
-//! call into the `Chipset` again.
+//! What the vm crate writes: an implementation of [`Edge`], and of [`World`], which is what chips may ask. `perform` is
+//! called with the lock of the chip held that decided the effect, so the effects of one chip arrive in the order they were
+//! decided. It must not block and must not call into the `Chipset` again.
 //!
 //! What the vm crate calls (`&self`, from any thread; `edge: &dyn Edge` last):
 //!
@@ -31,7 +31,6 @@
 //! | `needs_reset(slot, edge)` | the back end found the rings broken or could not be activated |
 //! | `set_device_config(slot, bytes, edge)` | the back end's configuration space changed |
 //! | `queue_interrupt(slot, queue, edge)` | the queue's call came while its delivery is `Delivery::Intx` |
-//! | `config_page(slot) -> Option<Box<[u8; 4096]>>` | image of the function's ECAM page, to map it read-only |
 //!
 //! Addresses and ports that nothing answers read all ones; writes to them are lost.
 #![forbid(unsafe_code)]
@@ -50,15 +49,21 @@
 )]
 
 mod access;
+pub mod chip;
 pub mod chipset;
 pub mod effect;
+pub mod i8042;
 pub mod pci;
 pub mod pm;
-pub mod ports;
-pub mod reset;
+pub mod port92;
+pub mod reset_control;
 pub mod rtc;
+mod setup;
+mod table;
 pub mod uart;
 pub mod virtio;
 
-pub use chipset::{Chipset, Setup, SetupError};
-pub use effect::{Activation, Delivery, Edge, Effect, Effects, MsiMessage, Now, QueueSetup, Slot, Timer};
+pub use chip::Chip;
+pub use chipset::Chipset;
+pub use effect::{Activation, Delivery, Edge, Effect, Effects, MsiMessage, Now, QueueSetup, Slot, Timer, World};
+pub use setup::{Setup, SetupError};

@@ -3,12 +3,11 @@
 //! Ports from 0x600: status 2, enable 2, control 2, nothing 2, timer 4 bytes.
 
 use crate::access;
-use crate::effect::{Effect, Effects, Now, Timer};
+use crate::chip::{At, Chip, Place};
+use crate::effect::{Effect, Effects, Now, Timer, World};
 
-/// First port.
-pub const PORT: u16 = 0x600;
-/// Number of ports.
-pub const PORTS: u16 = 12;
+/// First and last port.
+const PORTS: (u16, u16) = (0x600, 0x60B);
 /// The SCI, an interrupt line that is a level.
 pub const SCI: u32 = 9;
 /// SLP_TYP that `\_S5` in the DSDT names: off.
@@ -55,49 +54,9 @@ impl Pm {
         Self { status: 0, enable: 0, control: SCI_EN, seen_half: half(now), level: false, deadline: None }
     }
 
-    /// Reads at any offset and width.
-    pub fn read(&mut self, offset: u16, data: &mut [u8], now: Now, fx: &mut Effects) {
-        self.advance(now);
-        let [s0, s1] = self.status.to_le_bytes();
-        let [e0, e1] = self.enable.to_le_bytes();
-        let [c0, c1] = self.control.to_le_bytes();
-        let [t0, t1, t2, t3, ..] = ticks(now).to_le_bytes();
-        let image = [s0, s1, e0, e1, c0, c1, 0, 0, t0, t1, t2, t3];
-        access::copy(&image, usize::from(offset), data, 0xFF);
-        self.settle(now, fx);
-    }
-
-    /// Writes at any offset and width; a status bit is cleared by writing 1.
-    pub fn write(&mut self, offset: u16, data: &[u8], now: Now, fx: &mut Effects) {
-        self.advance(now);
-        let written = |at, mut bytes: [u8; 2]| {
-            access::merge(&mut bytes, at, usize::from(offset), data).then(|| u16::from_le_bytes(bytes))
-        };
-        let status = written(STATUS, [0; 2]);
-        let enable = written(ENABLE, self.enable.to_le_bytes());
-        let control = written(CONTROL, self.control.to_le_bytes());
-        self.status &= !status.unwrap_or(0);
-        self.enable = enable.map_or(self.enable, |enable| enable & ENABLES);
-        if let Some(control) = control {
-            self.control = control & SLP_TYP | SCI_EN; // SLP_EN reads 0
-            let off = control & SLP_TYP == u16::from(S5_SLP_TYP) << 10;
-            if control & SLP_EN != 0 && off {
-                fx.push(Effect::PowerOff);
-            }
-        }
-        self.settle(now, fx);
-    }
-
     /// The power button is pressed.
     pub fn power_button(&mut self, now: Now, fx: &mut Effects) {
         self.status |= PWRBTN;
-        self.settle(now, fx);
-    }
-
-    /// The deadline has passed.
-    pub fn timer(&mut self, now: Now, fx: &mut Effects) {
-        self.deadline = None;
-        self.advance(now);
         self.settle(now, fx);
     }
 
@@ -123,6 +82,53 @@ impl Pm {
     }
 }
 
+impl Chip for Pm {
+    fn places(&self) -> Vec<Place> {
+        vec![Place::Ports(PORTS.0, PORTS.1), Place::Timer(Timer::Pm)]
+    }
+
+    fn read(&mut self, at: At, data: &mut [u8], world: &dyn World, fx: &mut Effects) {
+        let now = world.now();
+        self.advance(now);
+        let [s0, s1] = self.status.to_le_bytes();
+        let [e0, e1] = self.enable.to_le_bytes();
+        let [c0, c1] = self.control.to_le_bytes();
+        let [t0, t1, t2, t3, ..] = ticks(now).to_le_bytes();
+        let image = [s0, s1, e0, e1, c0, c1, 0, 0, t0, t1, t2, t3];
+        access::copy(&image, usize::from(at.offset), data, 0xFF);
+        self.settle(now, fx);
+    }
+
+    /// A status bit is cleared by writing 1.
+    fn write(&mut self, at: At, data: &[u8], world: &dyn World, fx: &mut Effects) {
+        let now = world.now();
+        self.advance(now);
+        let written = |register, mut bytes: [u8; 2]| {
+            access::merge(&mut bytes, register, usize::from(at.offset), data).then(|| u16::from_le_bytes(bytes))
+        };
+        let status = written(STATUS, [0; 2]);
+        let enable = written(ENABLE, self.enable.to_le_bytes());
+        let control = written(CONTROL, self.control.to_le_bytes());
+        self.status &= !status.unwrap_or(0);
+        self.enable = enable.map_or(self.enable, |enable| enable & ENABLES);
+        if let Some(control) = control {
+            self.control = control & SLP_TYP | SCI_EN; // SLP_EN reads 0
+            let off = control & SLP_TYP == u16::from(S5_SLP_TYP) << 10;
+            if control & SLP_EN != 0 && off {
+                fx.push(Effect::PowerOff);
+            }
+        }
+        self.settle(now, fx);
+    }
+
+    fn timer(&mut self, world: &dyn World, fx: &mut Effects) {
+        let now = world.now();
+        self.deadline = None;
+        self.advance(now);
+        self.settle(now, fx);
+    }
+}
+
 fn ticks(now: Now) -> u128 {
     u128::from(now.monotonic_ns).saturating_mul(TIMER_HZ) / SECOND_NS
 }
@@ -145,9 +151,13 @@ mod tests {
         Now { monotonic_ns: ns, realtime_ns: 0 }
     }
 
+    fn register(offset: u16) -> At {
+        At { place: 0, offset }
+    }
+
     fn write(pm: &mut Pm, offset: u16, value: u16) -> Effects {
         let mut fx = vec![];
-        pm.write(offset, &value.to_le_bytes(), at(0), &mut fx);
+        pm.write(register(offset), &value.to_le_bytes(), &at(0), &mut fx);
         fx
     }
 
@@ -156,7 +166,7 @@ mod tests {
         let mut pm = Pm::new(at(0));
         write(&mut pm, 2, 0xFFFF);
         let mut enable = [0; 2];
-        pm.read(2, &mut enable, at(0), &mut vec![]);
+        pm.read(register(2), &mut enable, &at(0), &mut vec![]);
         assert_eq!(u16::from_le_bytes(enable), 0x0521);
     }
 
@@ -178,7 +188,7 @@ mod tests {
             let off = write(&mut pm, 4, slp_typ << 10 | SLP_EN);
             assert_eq!(off == vec![Effect::PowerOff], slp_typ == 5, "{slp_typ}");
             let mut control = [0; 2];
-            pm.read(4, &mut control, at(0), &mut vec![]);
+            pm.read(register(4), &mut control, &at(0), &mut vec![]);
             assert_eq!(u16::from_le_bytes(control), slp_typ << 10 | SCI_EN);
         }
     }
@@ -187,7 +197,7 @@ mod tests {
     fn the_timer_counts_at_its_frequency_and_carries() {
         let mut pm = Pm::new(at(0));
         let mut value = [0; 4];
-        pm.read(8, &mut value, at(1_000_000_000), &mut vec![]);
+        pm.read(register(8), &mut value, &at(1_000_000_000), &mut vec![]);
         assert_eq!(u32::from_le_bytes(value), 3_579_545);
         let fx = write(&mut pm, 2, TMR);
         let Some(Effect::Deadline { timer: Timer::Pm, at: Some(carry) }) = fx.first().cloned() else {
@@ -195,7 +205,7 @@ mod tests {
         };
         assert!((599_900_000_000..600_000_000_000).contains(&carry));
         let mut fx = vec![];
-        pm.timer(at(carry), &mut fx);
+        pm.timer(&at(carry), &mut fx);
         assert_eq!(fx, vec![Effect::Irq { gsi: SCI, level: true }]);
     }
 
@@ -203,7 +213,7 @@ mod tests {
     fn the_timer_wraps_without_overflow() {
         let mut pm = Pm::new(at(u64::MAX));
         let mut value = [0; 4];
-        pm.read(8, &mut value, at(u64::MAX), &mut vec![]);
-        pm.write(2, &[1], at(u64::MAX), &mut vec![]);
+        pm.read(register(8), &mut value, &at(u64::MAX), &mut vec![]);
+        pm.write(register(2), &[1], &at(u64::MAX), &mut vec![]);
     }
 }

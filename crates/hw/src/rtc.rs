@@ -1,7 +1,7 @@
 //! MC146818 real-time clock with 128 bytes of CMOS memory (Motorola MC146818 data sheet) at 0x70 and 0x71, IRQ 8.
 //!
 //! The time is the host's plus an offset that the guest's writes make (openbsd/devices.md, 7.4). Nothing runs by
-//! itself: flags are worked out from the time of each access, and the owner's timer calls [`Rtc::timer`] when an
+//! itself: flags are worked out from the time of each access, and the owner's timer calls [`Chip::timer`] when an
 //! interrupt is due. No new deadline is set while an interrupt waits to be acknowledged, so a guest that does not look
 //! costs nothing.
 
@@ -12,7 +12,13 @@ use std::ops::Range;
 use civil::{Civil, DAY_S};
 
 use crate::access;
-use crate::effect::{Effect, Effects, Now, Timer};
+use crate::chip::{At, Chip, Place};
+use crate::effect::{Effect, Effects, Now, Timer, World};
+
+/// The index port and the value port.
+const PORTS: (u16, u16) = (0x70, 0x71);
+/// Offset of the value port.
+const VALUE: u16 = 1;
 
 /// The interrupt line.
 pub const IRQ: u32 = 8;
@@ -25,8 +31,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// The update-in-progress bit rises so long before an update.
 const UPDATE_WARNING_NS: u64 = 244_000;
 
-/// Indices of the registers.
-/// Registers that show the time.
+/// Indices of the registers that show the time; those of all registers follow.
 const TIME: [u8; 8] = [SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY];
 const SECONDS: u8 = 0x00;
 const SECONDS_ALARM: u8 = 0x01;
@@ -99,12 +104,19 @@ impl Rtc {
         rtc.seen_tick = rtc.tick(now);
         rtc
     }
+}
 
-    /// Reads port 0x70 (`offset` 0: nothing) or 0x71.
-    pub fn read(&mut self, offset: u16, data: &mut [u8], now: Now, fx: &mut Effects) {
-        if offset != 1 {
+impl Chip for Rtc {
+    fn places(&self) -> Vec<Place> {
+        vec![Place::Ports(PORTS.0, PORTS.1), Place::Timer(Timer::Rtc)]
+    }
+
+    /// The index can't be read.
+    fn read(&mut self, at: At, data: &mut [u8], world: &dyn World, fx: &mut Effects) {
+        if at.offset != VALUE {
             return access::ones(data);
         }
+        let now = world.now();
         self.advance(now);
         let value = match self.index {
             SECONDS | MINUTES | HOURS | WEEKDAY | DAY | MONTH | YEAR | CENTURY => self.time_register(self.index, now),
@@ -116,13 +128,14 @@ impl Rtc {
         self.settle(now, fx);
     }
 
-    /// Writes port 0x70 (the index) or 0x71; of a wider access the first byte counts.
-    pub fn write(&mut self, offset: u16, data: &[u8], now: Now, fx: &mut Effects) {
+    /// Of a wider access the first byte counts.
+    fn write(&mut self, at: At, data: &[u8], world: &dyn World, fx: &mut Effects) {
         let Some(value) = data.first().copied() else { return };
-        if offset != 1 {
+        if at.offset != VALUE {
             self.index = value & 0x7F; // bit 7 masks the NMI
             return;
         }
+        let now = world.now();
         self.advance(now);
         match self.index {
             SECONDS | MINUTES | HOURS | DAY | MONTH | YEAR | CENTURY => self.set_time(self.index, value, now),
@@ -137,13 +150,15 @@ impl Rtc {
         self.settle(now, fx);
     }
 
-    /// The deadline has passed.
-    pub fn timer(&mut self, now: Now, fx: &mut Effects) {
+    fn timer(&mut self, world: &dyn World, fx: &mut Effects) {
+        let now = world.now();
         self.deadline = None; // it is used up: the same time may have to be set again
         self.advance(now);
         self.settle(now, fx);
     }
+}
 
+impl Rtc {
     fn get(&self, index: u8) -> u8 {
         self.memory.get(usize::from(index)).copied().unwrap_or(0xFF)
     }

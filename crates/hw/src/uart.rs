@@ -9,7 +9,11 @@
 use std::collections::VecDeque;
 
 use crate::access;
-use crate::effect::{Effect, Effects};
+use crate::chip::{At, Chip, Place};
+use crate::effect::{Effect, Effects, World};
+
+/// First and last port of COM1.
+const PORTS: (u16, u16) = (0x3F8, 0x3FF);
 
 /// The interrupt line of COM1.
 pub const IRQ: u32 = 4;
@@ -98,12 +102,15 @@ impl Default for Uart {
     }
 }
 
-impl Uart {
-    /// Reads the register at `offset` (0 to 7).
-    pub fn read(&mut self, offset: u16, data: &mut [u8], fx: &mut Effects) {
+impl Chip for Uart {
+    fn places(&self) -> Vec<Place> {
+        vec![Place::Ports(PORTS.0, PORTS.1)]
+    }
+
+    fn read(&mut self, at: At, data: &mut [u8], _: &dyn World, fx: &mut Effects) {
         let divisor = self.lcr & LCR_DIVISOR != 0;
         let [divisor_low, divisor_high] = self.divisor;
-        let value = match offset {
+        let value = match at.offset {
             0 if divisor => divisor_low,
             1 if divisor => divisor_high,
             0 => self.receive(fx),
@@ -120,11 +127,11 @@ impl Uart {
         self.settle(fx);
     }
 
-    /// Writes the register at `offset` (0 to 7); of a wider access the first byte counts.
-    pub fn write(&mut self, offset: u16, data: &[u8], fx: &mut Effects) {
+    /// Of a wider access the first byte counts.
+    fn write(&mut self, at: At, data: &[u8], _: &dyn World, fx: &mut Effects) {
         let Some(value) = data.first().copied() else { return };
         let divisor = self.lcr & LCR_DIVISOR != 0;
-        match offset {
+        match at.offset {
             0 if divisor => self.divisor = [value, self.divisor[1]],
             1 if divisor => self.divisor = [self.divisor[0], value],
             0 => self.transmit(value, fx),
@@ -140,7 +147,9 @@ impl Uart {
         }
         self.settle(fx);
     }
+}
 
+impl Uart {
     /// Gives the guest input; returns how many bytes there was room for. After fewer than all, `SerialRoom` tells when to
     /// come back.
     pub fn input(&mut self, bytes: &[u8], fx: &mut Effects) -> usize {

@@ -46,7 +46,7 @@ pub enum Error {
     Boot(#[from] boot::reset::Failed),
     /// The devices don't fit the machine.
     #[error("{0}")]
-    Chipset(hw::chipset::SetupError),
+    Chipset(hw::SetupError),
     /// A device's process did not take part.
     #[error("device in slot {slot}: {cause}")]
     Device {

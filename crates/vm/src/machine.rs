@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use boot::layout::{self, Ram};
 use hw::virtio::Device;
-use hw::{Chipset, Edge, Setup};
+use hw::{Chipset, Setup, World};
 
 use crate::console::{Console, Serial};
 use crate::description::Plan;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use hw::{Edge, Effect, Now, Slot, Timer};
+use hw::{Edge, Effect, Now, Slot, Timer, World};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
@@ -155,7 +155,9 @@ impl Edge for Outside {
             | Effect::NotifyBase { .. }) => self.front_ends.perform(virtio),
         }
     }
+}
 
+impl World for Outside {
     fn now(&self) -> Now {
         Now {
             monotonic_ns: nanoseconds(clock_gettime(ClockId::Monotonic)),

@@ -175,15 +175,6 @@ impl ConfigSpace {
         self.put(offset::STATUS, &status.to_le_bytes());
     }
 
-    /// All bytes, the extended ones too: what a guest reads through the ECAM.
-    pub fn page(&self) -> Box<[u8; 4096]> {
-        let mut page = Box::new([0xFF; 4096]);
-        for (to, from) in page.iter_mut().zip(self.bytes.iter()) {
-            *to = *from;
-        }
-        page
-    }
-
     fn put(&mut self, at: usize, data: &[u8]) {
         for (at, byte) in (at..LEN).zip(data) {
             if let Some(to) = self.bytes.get_mut(at) {

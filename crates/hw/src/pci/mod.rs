@@ -4,6 +4,8 @@
 
 pub mod address;
 pub mod bars;
+pub mod bus;
+pub mod config_address;
 pub mod config_space;
 pub mod host_bridge;
 pub mod lines;

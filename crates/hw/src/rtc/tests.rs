@@ -2,6 +2,8 @@
 
 use super::*;
 
+const INDEX_PORT: At = At { place: 0, offset: 0 };
+const VALUE_PORT: At = At { place: 0, offset: VALUE };
 /// 2024-02-29 23:59:58 UTC, a Thursday.
 const LEAP: u64 = 1_709_251_198;
 
@@ -25,14 +27,14 @@ impl Clock {
 
     fn read(&mut self, index: u8) -> u8 {
         let mut data = [0];
-        self.rtc.write(0, &[index], self.now, &mut self.fx);
-        self.rtc.read(1, &mut data, self.now, &mut self.fx);
+        self.rtc.write(INDEX_PORT, &[index], &self.now, &mut self.fx);
+        self.rtc.read(VALUE_PORT, &mut data, &self.now, &mut self.fx);
         data[0]
     }
 
     fn write(&mut self, index: u8, value: u8) {
-        self.rtc.write(0, &[index], self.now, &mut self.fx);
-        self.rtc.write(1, &[value], self.now, &mut self.fx);
+        self.rtc.write(INDEX_PORT, &[index], &self.now, &mut self.fx);
+        self.rtc.write(VALUE_PORT, &[value], &self.now, &mut self.fx);
     }
 
     fn time(&mut self) -> [u8; 8] {
@@ -60,7 +62,7 @@ impl Clock {
         let at = self.deadline().expect("a deadline");
         self.wait_ns(at - self.now.monotonic_ns);
         self.fx.clear();
-        self.rtc.timer(self.now, &mut self.fx);
+        self.rtc.timer(&self.now, &mut self.fx);
     }
 }
 

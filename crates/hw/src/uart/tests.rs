@@ -1,6 +1,11 @@
 //! Rules of openbsd/devices.md, 7.1, and class P1 and P2 of 11.6.
 
 use super::*;
+use crate::effect::Now;
+
+fn at(offset: u16) -> At {
+    At { place: 0, offset }
+}
 
 #[derive(Default)]
 struct Port {
@@ -11,12 +16,12 @@ struct Port {
 impl Port {
     fn read(&mut self, offset: u16) -> u8 {
         let mut data = [0];
-        self.uart.read(offset, &mut data, &mut self.fx);
+        self.uart.read(at(offset), &mut data, &Now::START, &mut self.fx);
         data[0]
     }
 
     fn write(&mut self, offset: u16, value: u8) {
-        self.uart.write(offset, &[value], &mut self.fx);
+        self.uart.write(at(offset), &[value], &Now::START, &mut self.fx);
     }
 
     fn input(&mut self, bytes: &[u8]) -> usize {
@@ -188,9 +193,9 @@ fn p1_every_register_value_and_width_is_answered() {
     for width in [1, 2, 4] {
         for offset in 0..8 {
             for value in 0..=255 {
-                port.uart.write(offset, &vec![value; width], &mut port.fx);
+                port.uart.write(at(offset), &vec![value; width], &Now::START, &mut port.fx);
                 let mut data = vec![0; width];
-                port.uart.read(offset, &mut data, &mut port.fx);
+                port.uart.read(at(offset), &mut data, &Now::START, &mut port.fx);
                 assert!(data.iter().skip(1).all(|byte| *byte == 0xFF), "wider than a byte reads ones");
             }
         }

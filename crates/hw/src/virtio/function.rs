@@ -10,7 +10,8 @@ use super::ids::Kind;
 use super::layout::{self, Capabilities, Region};
 use super::transport::{Outcome, Transport};
 use crate::access;
-use crate::effect::{Delivery, Effect, Effects, Slot};
+use crate::chip::{At, Chip, Place};
+use crate::effect::{Delivery, Effect, Effects, Slot, World};
 use crate::pci::config_space::{COMMAND_INTX_DISABLE, COMMAND_MEMORY, ConfigSpace, LayoutError, offset};
 use crate::pci::msix::Msix;
 
@@ -81,33 +82,49 @@ impl Function {
             ram,
         })
     }
+}
 
-    /// The features offered to the driver.
-    pub fn offered(&self) -> u64 {
-        self.transport.offered()
+/// The first of its places, as [`Chip::places`] has them; the other is BAR 0.
+const CONFIG: usize = 0;
+
+impl Chip for Function {
+    fn places(&self) -> Vec<Place> {
+        vec![Place::Config(self.slot), Place::Bar0(self.slot)]
     }
 
-    /// Where BAR 0 wants to be; `None` with the memory decoder off.
-    pub fn bar(&self) -> Option<Range<u64>> {
+    fn read(&mut self, at: At, data: &mut [u8], world: &dyn World, fx: &mut Effects) {
+        if at.place == CONFIG {
+            self.read_config(at.offset, data, world, fx);
+        } else {
+            self.read_bar(at.offset, data, world, fx);
+        }
+    }
+
+    fn write(&mut self, at: At, data: &[u8], _: &dyn World, fx: &mut Effects) {
+        if at.place == CONFIG {
+            self.write_config(at.offset, data, fx);
+        } else {
+            self.write_bar(at.offset, data, fx);
+        }
+    }
+
+    fn bar0(&self) -> Option<Range<u64>> {
         let base = u64::from(self.space.u32_at(offset::BAR0) & 0xFFFF_FFF0);
         let decodes = self.space.command() & COMMAND_MEMORY != 0;
         decodes.then(|| base..base.saturating_add(layout::BAR_LEN))
     }
+}
 
-    /// The function's ECAM page. pci_cfg_data is 0 in it: an access through that register must not read a copy.
-    pub fn config_page(&self) -> Box<[u8; 4096]> {
-        self.space.page()
-    }
-
-    /// Reads configuration space. `held`: whether the owner holds an interrupt of a queue.
-    pub fn read_config(&mut self, at: u16, data: &mut [u8], held: &dyn Fn(u16) -> bool, fx: &mut Effects) {
+impl Function {
+    /// Reads configuration space.
+    fn read_config(&mut self, at: u16, data: &mut [u8], world: &dyn World, fx: &mut Effects) {
         self.space.read(at, data);
         if !self.touches_pci_cfg_data(at, data.len()) {
             return;
         }
         let mut window = [0xFF; 4];
         if let Some((bar_offset, len)) = self.pci_cfg_target() {
-            self.read_bar(bar_offset, window.split_at_mut(len).0, held, fx);
+            self.read_bar(bar_offset, window.split_at_mut(len).0, world, fx);
         }
         for (position, byte) in (usize::from(at)..=usize::MAX).zip(data) {
             let lane = position.checked_sub(self.pci_cfg_data());
@@ -118,7 +135,7 @@ impl Function {
     }
 
     /// Writes configuration space.
-    pub fn write_config(&mut self, at: u16, data: &[u8], fx: &mut Effects) {
+    fn write_config(&mut self, at: u16, data: &[u8], fx: &mut Effects) {
         self.space.write(at, data);
         self.msix.set_control(self.space.u16_at(self.capabilities.msix.saturating_add(2)));
         if usize::from(at) == self.pci_cfg_data() {
@@ -131,7 +148,7 @@ impl Function {
     }
 
     /// Reads BAR 0.
-    pub fn read_bar(&mut self, at: u16, data: &mut [u8], held: &dyn Fn(u16) -> bool, fx: &mut Effects) {
+    fn read_bar(&mut self, at: u16, data: &mut [u8], world: &dyn World, fx: &mut Effects) {
         match layout::region(at) {
             Region::Common(at) => self.transport.read(at, data),
             Region::Isr(0) => {
@@ -141,13 +158,13 @@ impl Function {
             }
             Region::Device(at) => access::copy(&self.config, usize::from(at), data, 0),
             Region::MsixTable(at) => self.msix.read_table(at, data),
-            Region::MsixPending(at) => self.msix.read_pending(at, data, |vector| self.holds(vector, held)),
+            Region::MsixPending(at) => self.msix.read_pending(at, data, |vector| self.holds(vector, world)),
             Region::Isr(_) | Region::Notify(_) | Region::None => data.fill(0),
         }
     }
 
     /// Writes BAR 0.
-    pub fn write_bar(&mut self, at: u16, data: &[u8], fx: &mut Effects) {
+    fn write_bar(&mut self, at: u16, data: &[u8], fx: &mut Effects) {
         match layout::region(at) {
             Region::Common(at) => self.write_common(at, data, fx),
             Region::Notify(queue) => {
@@ -257,10 +274,11 @@ impl Function {
         }
     }
 
-    fn holds(&self, vector: u16, held: &dyn Fn(u16) -> bool) -> bool {
+    /// Whether the owner holds an interrupt of a queue that has this vector.
+    fn holds(&self, vector: u16, world: &dyn World) -> bool {
         let queues = (0..=u16::MAX).zip(self.deliveries.iter().zip(self.transport.queue_vectors()));
         let mut of_vector = queues.filter(|(_, (delivery, of))| *of == vector && **delivery == Delivery::Held);
-        of_vector.any(|(queue, _)| held(queue))
+        of_vector.any(|(queue, _)| world.call_pending(self.slot, queue))
     }
 
     fn pci_cfg_data(&self) -> usize {

@@ -137,11 +137,6 @@ impl Transport {
         }
     }
 
-    /// The features offered to the driver.
-    pub fn offered(&self) -> u64 {
-        self.offered
-    }
-
     /// config_msix_vector.
     pub fn config_vector(&self) -> u16 {
         self.config_vector

@@ -1,6 +1,6 @@
 //! Any sequence of accesses of any width to any register: no panic, no endless effect, immutables stay.
 
-use hw::{Edge, Effect, Slot, Timer};
+use hw::{Effect, Slot, Timer, World};
 use proptest::prelude::*;
 
 use crate::driver::{BAR, ECAM, Machine, NET};

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use hw::virtio::{Device, Kind};
-use hw::{Chipset, Edge, Effect, Now, Setup, Slot};
+use hw::{Chipset, Edge, Effect, Now, Setup, Slot, World};
 
 pub const ECAM: u64 = 0xE000_0000;
 pub const WINDOW: std::ops::Range<u64> = 0xC000_0000..0xE000_0000;
@@ -49,16 +49,19 @@ impl Recorder {
     }
 }
 
-impl Edge for Recorder {
-    fn perform(&self, effect: Effect) {
-        self.effects.borrow_mut().push(effect);
-    }
+impl World for Recorder {
     fn now(&self) -> Now {
         let ns = self.now_ns.get();
         Now { monotonic_ns: ns, realtime_ns: ns.wrapping_add(1_700_000_000_000_000_000) }
     }
     fn call_pending(&self, slot: Slot, queue: u16) -> bool {
         self.held.get() == Some((slot, queue))
+    }
+}
+
+impl Edge for Recorder {
+    fn perform(&self, effect: Effect) {
+        self.effects.borrow_mut().push(effect);
     }
 }
 
@@ -115,6 +118,11 @@ impl Machine {
 
     pub fn config(&self, slot: Slot, offset: u64) -> u64 {
         ECAM + (u64::from(slot.0) << 15) + offset
+    }
+
+    /// All registers of a function's configuration space.
+    pub fn config_page(&self, slot: Slot) -> Vec<u8> {
+        (0..0x1000).map(|offset| self.read(self.config(slot, offset), 1) as u8).collect()
     }
 
     /// Gives a function's BAR this base and switches its decoder on.

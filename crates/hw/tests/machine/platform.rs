@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hw::{Chipset, Edge, Effect, Now, Setup, Slot, Timer};
+use hw::{Chipset, Edge, Effect, Now, Setup, Slot, Timer, World};
 
 use crate::driver::{ECAM, Machine, WINDOW};
 
@@ -74,6 +74,9 @@ impl Edge for Counter {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
+}
+
+impl World for Counter {
     fn now(&self) -> Now {
         Now { monotonic_ns: 0, realtime_ns: 0 }
     }

@@ -13,7 +13,7 @@ use boot::layout;
 use devices::queue::{Chain, RingFault, fill_front};
 use devices::serve_vhost::{self, Active, Progress};
 use hw::virtio::Kind;
-use hw::{Chipset, Edge, Effect, MsiMessage, Now, Setup, Slot};
+use hw::{Chipset, Edge, Effect, MsiMessage, Now, Setup, Slot, World};
 use rustix::event::PollFlags;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
@@ -134,6 +134,9 @@ impl Edge for TestEdge {
     fn perform(&self, effect: Effect) {
         self.front_ends.perform(effect);
     }
+}
+
+impl World for TestEdge {
     fn now(&self) -> Now {
         Now { monotonic_ns: 0, realtime_ns: 0 }
     }

@@ -1,0 +1,50 @@
+//! What every chip is to the chipset: where it answers, and what its registers do.
+//!
+//! Adding a chip is a file that implements [`Chip`] and its line in [`crate::Chipset::new`].
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use crate::effect::{Effects, Slot, Timer, World};
+
+/// Where a chip is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// I/O ports, from the first to the last.
+    Ports(u16, u16),
+    /// The configuration space of the function in this slot of PCI bus 0.
+    Config(Slot),
+    /// What BAR 0 of the function in this slot decodes, wherever that is: [`Chip::bar0`].
+    Bar0(Slot),
+    /// The deadlines of this timer.
+    Timer(Timer),
+}
+
+/// What an access of a chip means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At {
+    /// Which of its places, as an index of [`Chip::places`].
+    pub place: usize,
+    /// Bytes from the beginning of the place.
+    pub offset: u16,
+}
+
+/// A model of a chip: registers, and nothing of the world but what it asks [`World`] and says in [`Effects`].
+pub trait Chip: Debug + Send {
+    /// Where it answers; never changes.
+    fn places(&self) -> Vec<Place>;
+
+    /// The guest reads; all of `data` is filled.
+    fn read(&mut self, at: At, data: &mut [u8], world: &dyn World, fx: &mut Effects);
+
+    /// The guest writes.
+    fn write(&mut self, at: At, data: &[u8], world: &dyn World, fx: &mut Effects);
+
+    /// The deadline of its timer has passed.
+    fn timer(&mut self, _world: &dyn World, _fx: &mut Effects) {}
+
+    /// The addresses that its BAR 0 asks for; `None` with the memory decoder off.
+    fn bar0(&self) -> Option<Range<u64>> {
+        None
+    }
+}
