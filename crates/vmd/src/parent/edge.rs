@@ -14,18 +14,18 @@ use sys::event::{Interest, Loop, Ready};
 use sys::logpipe::LogPipe;
 use sys::signals::{Signal, Signals};
 
-use super::access::Who;
-use super::holdings::Holdings;
-use super::host::Host;
-use super::network::{Unsaid, Wish};
+use super::conf::source::Source;
+use super::network::edge::{Unsaid, Wish};
+use super::peers::reserve::Reserve;
+use super::peers::restarts::Restarts;
 use super::peers::{AgentX, Control, Peer, Privileged, Starter, Vmm};
-use super::pulse::{Beat, Pulse};
+use super::registry::access::Who;
 use super::registry::{Asked, Event, File, Found, Registry, Run};
-use super::reserve::Reserve;
-use super::restarts::Restarts;
-use super::service::{self, Watchdog};
-use super::snmp::Snmp;
-use super::source::Source;
+use super::service::notify::{self, Watchdog};
+use super::service::pulse::{Beat, Pulse};
+use super::service::snmp::Snmp;
+use super::start::holdings::Holdings;
+use super::start::host::Host;
 
 /// Opener of one start.
 pub(super) type Opener = Peer<opener::ToOpener, opener::ToParent>;
@@ -106,7 +106,7 @@ impl Edge {
             }
             self.start_due();
             if self.watchdog.as_mut().is_some_and(|watchdog| watchdog.due(Instant::now())) {
-                service::tell("WATCHDOG=1");
+                notify::tell("WATCHDOG=1");
             }
             match self.pulse.due(Instant::now()) {
                 None => {}
@@ -148,13 +148,13 @@ impl Edge {
             match signal {
                 Signal::Terminate | Signal::Interrupt => {
                     log::info!("terminating");
-                    service::tell("STOPPING=1");
+                    notify::tell("STOPPING=1");
                     self.event(Event::Terminate);
                 }
                 Signal::Hangup => {
-                    service::tell_reloading();
+                    notify::tell_reloading();
                     self.event(Event::Hangup);
-                    service::tell("READY=1");
+                    notify::tell("READY=1");
                 }
                 Signal::Child => self.reap(),
                 Signal::Pipe | Signal::User1 | Signal::WindowChanged => {}

@@ -4,38 +4,15 @@
 //! It parses no guest, image or network data. Its peers: control, priv, vmm, agentx, and one opener and some probes for each
 //! start. Descriptors of a VM that must outlive a reboot (disks with their locks, taps, the console) lie in `holdings`.
 
-mod access;
 mod accounts;
-mod agentx;
-mod background;
-mod check;
-mod definition;
+mod conf;
 mod edge;
-mod holdings;
-mod host;
-mod ifgroups;
-mod local;
-mod lost;
 mod network;
-mod obstacles;
-mod options;
-mod owners;
 mod peers;
 mod perform;
-mod places;
-mod pulse;
-mod rate;
 mod registry;
-mod reserve;
-mod resolvers;
-mod restarts;
-mod say;
 mod service;
-mod settings;
-mod snmp;
-mod source;
-mod startup;
-mod state;
+mod start;
 
 use std::io;
 
@@ -43,11 +20,11 @@ use proto::failure::plain;
 
 use self::peers::StartError;
 
-pub use startup::{background, main};
+pub use self::service::startup::{background, main};
 
 /// /dev/kvm, as the daemon opens it.
 pub fn open_kvm() -> io::Result<std::os::fd::OwnedFd> {
-    host::Host::open_kvm()
+    start::host::Host::open_kvm()
 }
 
 /// Why the daemon ends.

@@ -15,11 +15,11 @@ use sys::event::Interest;
 use sys::logpipe::LogPipe;
 use sys::pty::Pty;
 
-use super::access::{Owner, Who};
 use super::edge::{Edge, Errand, Token, rearm};
-use super::holdings::Holdings;
 use super::peers::StartError;
+use super::registry::access::{Owner, Who};
 use super::registry::{Action, Asked, Event, File, Keep, Launch, Run};
+use super::start::holdings::Holdings;
 
 /// What the processes of a VM that was killed have to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -33,11 +33,11 @@ impl Edge {
                 vec![Event::ConfigRead(reading, read.map(Box::new))]
             }
             Action::KeepIds(ids) => {
-                super::state::keep_ids(&ids);
+                super::service::state::keep_ids(&ids);
                 vec![]
             }
             Action::GiveSocket(owner) => {
-                if let Err(error) = super::places::give_socket(owner) {
+                if let Err(error) = super::service::places::give_socket(owner) {
                     log::error!("socket owner: {}", proto::failure::plain(&error));
                 }
                 vec![]
@@ -47,7 +47,7 @@ impl Edge {
                 vec![]
             }
             Action::NameOwner(vm, owner) => {
-                vec![Event::OwnerNamed(vm, Text::cut(&super::owners::name(owner)))]
+                vec![Event::OwnerNamed(vm, Text::cut(&super::accounts::owners::name(owner)))]
             }
             Action::MakeSwitch(switch) => self.make_switch(switch).into_iter().collect(),
             Action::Open { run, who, files } => self.open(run, &who, files),

@@ -6,13 +6,13 @@ use proto::client::{Reply, Request, Start, VmRef};
 use proto::vmm::Stop;
 use proto::{Code, Failure, VmId};
 
-use super::super::access::Who;
-use super::super::definition::{checked_cpus, of_request, unsupported};
-use super::super::local::Locals;
+use super::access::Who;
+use super::definition::{checked_cpus, of_request, unsupported};
 use super::known::Known;
 use super::life::{Asked, Life};
 use super::plan::ThisBoot;
 use super::{Action, GRACE_SECONDS, MAX_WAITS, Registry, Run, Stopper};
+use crate::parent::network::local::Locals;
 
 /// A client with a request.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 
 use proto::{Code, Failure, VmId};
 
-use super::super::definition::Disk;
 use super::Registry;
+use super::definition::Disk;
 use super::life::{Life, Vm};
 
 impl Registry {

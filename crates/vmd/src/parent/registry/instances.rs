@@ -5,8 +5,8 @@ use config::instance::{Requester, may_create};
 use proto::client::{Start, VmRef};
 use proto::{Code, Failure, VmId, VmName};
 
-use super::super::definition::of_instance;
 use super::asking::Asker;
+use super::definition::of_instance;
 use super::known::Known;
 use super::life::{Life, Vm};
 use super::{Action, Registry};

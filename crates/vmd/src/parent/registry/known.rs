@@ -2,11 +2,11 @@
 
 use config::names::{IfName, SwitchName};
 
-use super::super::access::Owner;
-use super::super::settings::Names;
+use super::access::Owner;
 use super::asking::Asker;
 use super::life::Vm;
 use super::{Registry, Switch};
+use crate::parent::conf::settings::Names;
 
 impl Registry {
     /// VMs and switches.

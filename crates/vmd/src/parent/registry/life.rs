@@ -7,10 +7,10 @@ use proto::client::BootDevice;
 use proto::probe::KernelKind;
 use proto::{ConnId, IfName, RequestId, Text, UserPath, VmId};
 
-use super::super::definition::Definition;
-use super::super::local::Pair;
-use super::super::rate::Rate;
+use super::definition::Definition;
+use super::rate::Rate;
 use super::{File, Run};
+use crate::parent::network::local::Pair;
 
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,9 @@
 //!
 //! The edge turns what comes into [`Event`]s, calls [`Registry::handle`] and carries the [`Action`]s out, in order.
 
+pub mod access;
 mod asking;
+pub mod definition;
 mod disks;
 mod ending;
 mod ids;
@@ -21,6 +23,7 @@ mod life;
 mod list;
 mod pausing;
 mod plan;
+pub mod rate;
 mod reload;
 mod starting;
 #[cfg(test)]
@@ -40,11 +43,11 @@ pub use ids::Ids;
 pub use life::Asked;
 use life::{Life, Vm};
 
+use self::access::{Owner, Who};
 use self::asking::Asker;
-use super::access::{Owner, Who};
-use super::definition::Definition;
-use super::local::{Locals, Pair};
-use super::snmp::Master;
+use self::definition::Definition;
+use super::network::local::{Locals, Pair};
+use super::service::snmp::Master;
 
 /// Opener, probe and priv have this long for one start.
 pub const PREPARE_LIMIT: Duration = Duration::from_secs(30);

@@ -3,7 +3,7 @@
 use proto::client::{Reply, VmRef};
 use proto::{Code, Failure, RequestId, VmId};
 
-use super::super::access::Who;
+use super::access::Who;
 use super::life::{Asked, Life};
 use super::{Action, Registry};
 

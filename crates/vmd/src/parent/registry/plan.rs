@@ -10,11 +10,11 @@ use proto::privileged::LocalEnd;
 use proto::probe::ToProbe;
 use proto::{Code, Failure, IfName, SwitchName, UserPath, VmId};
 
-use super::super::access::Who;
-use super::super::definition::{Definition, Nic, obstacle, unsupported};
-use super::super::local::Locals;
+use super::access::Who;
+use super::definition::{Definition, Nic, obstacle, unsupported};
 use super::life::{Asked, Preparation, Vm};
 use super::{Action, File, PREPARE_LIMIT, Registry, Run};
+use crate::parent::network::local::Locals;
 
 /// What a client gave for this boot alone.
 #[derive(Debug, Default)]

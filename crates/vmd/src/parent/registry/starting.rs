@@ -7,7 +7,7 @@ use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{DiskDescription, StartVm, Stop};
 use proto::{Code, Failure, IfName, Text, UserPath, VmId};
 
-use super::super::definition::{Definition, Nic};
+use super::definition::{Definition, Nic};
 use super::life::{Asked, Life, Preparation, Vm};
 use super::plan::ThisBoot;
 use super::{Action, Card, File, Found, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};

@@ -4,8 +4,8 @@ use config::model::{Allow, Nic as ModelNic, Right};
 use config::register::{VmRequest, register};
 use proto::client::NicArg;
 
-use super::super::super::settings::{Names, definition_of};
 use super::*;
+use crate::parent::conf::settings::{Names, definition_of};
 
 const ANN: u32 = 1000;
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use proto::client::{DiskArg, DiskFormat, DiskOperation, Start, VmLine, VmRef, VmState};
 use proto::{Code, List, VmName};
 
-use super::super::definition::{Disk, Nic};
+use super::definition::{Disk, Nic};
 use super::*;
 
 /// Guest memory where nothing is said (openbsd/daemon.md, 3.1).

@@ -214,7 +214,7 @@ fn a_reload_gives_the_socket_to_its_owner() {
 
 #[test]
 fn agentx_is_told_of_by_a_reload_only_where_it_changes() {
-    use super::super::super::snmp::Master;
+    use crate::parent::service::snmp::Master;
     let master = |path: &str| Some(Master { path: UserPath::new(path).unwrap(), context: None });
     let mut f = Fixture::new(vec![]);
     let told = |f: &mut Fixture, snmp: Option<Master>| {

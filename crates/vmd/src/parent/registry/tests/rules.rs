@@ -191,7 +191,7 @@ fn on_switches(name: &str, switches: &[&str]) -> Definition {
     };
     let vm = config::register::register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
     let known = config::Config::default();
-    super::super::super::settings::definition_of(&vm, &known, &mut super::super::super::accounts::HostAccounts).unwrap()
+    crate::parent::conf::settings::definition_of(&vm, &known, &mut super::super::super::accounts::HostAccounts).unwrap()
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn without_a_staggered_start_as_many_as_cpus_start_at_a_time_30_seconds_apart() 
             ..config::Config::default()
         };
         let names = &mut super::super::super::accounts::HostAccounts;
-        let (settings, refused) = super::super::super::settings::of_config(&config, 5, names);
+        let (settings, refused) = crate::parent::conf::settings::of_config(&config, 5, names);
         assert!(refused.is_empty());
         (settings.parallel, settings.delay.as_secs())
     };
@@ -233,7 +233,7 @@ fn a_random_network_of_ipv6_is_drawn_once_in_the_daemons_life() {
     };
     let inet6 = |inet6| {
         let names = &mut super::super::super::accounts::HostAccounts;
-        super::super::super::settings::of_config(&config(inet6), 1, names).0.locals.inet6
+        crate::parent::conf::settings::of_config(&config(inet6), 1, names).0.locals.inet6
     };
     let first = inet6(Some(config::model::LocalInet6::Random)).unwrap();
     assert_eq!((first.octets()[0], &first.octets()[8..]), (0xfd, &[0; 8][..]));

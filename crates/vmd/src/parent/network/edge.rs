@@ -7,14 +7,14 @@ use proto::privileged::{Alias, ToParent, ToPriv};
 use proto::{Code, Failure, IfName, RequestId, SwitchName};
 use sys::event::Interest;
 
-use super::edge::{Edge, Got, Token, rearm, receive};
-use super::peers::{Privileged, StartError};
-use super::registry::{Event, Run, Switch};
-use super::restarts::Lasting;
+use crate::parent::edge::{Edge, Got, Token, rearm, receive};
+use crate::parent::peers::restarts::Lasting;
+use crate::parent::peers::{Privileged, StartError};
+use crate::parent::registry::{Event, Run, Switch};
 
 /// What a request to priv was for.
 #[derive(Clone, Debug)]
-pub(super) enum Wish {
+pub(in crate::parent) enum Wish {
     Sweep,
     Switch(SwitchName, IfName),
     /// `outside`: its guest reaches the outside.
@@ -29,12 +29,12 @@ pub(super) enum Wish {
 
 /// What priv is to hear once it has taken what is before: any number of switches may stand in vm.conf, and a channel
 /// queues only so much.
-pub(super) type Unsaid = VecDeque<(ToPriv, Vec<OwnedFd>)>;
+pub(in crate::parent) type Unsaid = VecDeque<(ToPriv, Vec<OwnedFd>)>;
 
 impl Edge {
     /// The first thing that a priv is told is to remove what a killed daemon left, until one has done it: then there are
     /// bridges and taps of ours.
-    pub(super) fn start_privileged(&mut self) -> Result<(), StartError> {
+    pub(in crate::parent) fn start_privileged(&mut self) -> Result<(), StartError> {
         let (peer, log): (Privileged, _) = self.starter.start("priv", None, None)?;
         let watched = self.events.add(&peer.channel, Token::Privileged, Interest::Read);
         let peer = self.kept(peer, watched)?;
@@ -50,7 +50,7 @@ impl Edge {
     }
 
     /// What was asked of a dead priv has failed; taps and bridges are still there.
-    pub(super) fn privileged_lost(&mut self) {
+    pub(in crate::parent) fn privileged_lost(&mut self) {
         if let Some(peer) = self.privileged.take() {
             self.events.remove(&peer.channel);
             self.bury(peer.child);
@@ -68,7 +68,7 @@ impl Edge {
         self.again(Lasting::Privileged);
     }
 
-    pub(super) fn privileged_ready(&mut self) {
+    pub(in crate::parent) fn privileged_ready(&mut self) {
         loop {
             let Some(peer) = &mut self.privileged else { return };
             match receive(&mut peer.channel, "priv", &mut self.reserve) {
@@ -138,7 +138,7 @@ impl Edge {
         }
     }
 
-    pub(super) fn make_switch(&mut self, switch: Switch) -> Option<Event> {
+    pub(in crate::parent) fn make_switch(&mut self, switch: Switch) -> Option<Event> {
         let request = self.wish(Wish::Switch(switch.name.clone(), switch.bridge.clone()));
         let alias = Alias::cut(&format!("switch{}-{}", switch.id, switch.name));
         let message =
@@ -148,7 +148,7 @@ impl Edge {
         Some(Event::SwitchMade(switch.name, Err(failure)))
     }
 
-    pub(super) fn make_tap(
+    pub(in crate::parent) fn make_tap(
         &mut self,
         run: Run,
         nic: u8,
@@ -168,7 +168,7 @@ impl Edge {
     }
 
     /// A start was given up: what is still made for it is nobody's.
-    pub(super) fn give_up_taps(&mut self, run: Run) {
+    pub(in crate::parent) fn give_up_taps(&mut self, run: Run) {
         for wish in self.wishes.values_mut() {
             if matches!(wish, Wish::Tap { run: of, outside: true, .. } if *of == run) {
                 *wish = Wish::Unwanted;
@@ -179,7 +179,7 @@ impl Edge {
 
     /// The name is free for any other interface: what lets it through must not stay. A priv that is gone had no more to say
     /// in it; the next one does it with its first tap, or at the end.
-    pub(super) fn tap_gone(&mut self, name: IfName) {
+    pub(in crate::parent) fn tap_gone(&mut self, name: IfName) {
         if let Err(failure) = self.tell_priv(ToPriv::TapGone { name }, vec![]) {
             log::debug!("{failure}");
         }
@@ -191,7 +191,7 @@ impl Edge {
         RequestId(self.next_wish)
     }
 
-    pub(super) fn tell_priv(&mut self, message: ToPriv, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    pub(in crate::parent) fn tell_priv(&mut self, message: ToPriv, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         let gone = || Failure::new(Code::Io, "the priv process does not run");
         self.privileged.as_ref().ok_or_else(gone)?;
         self.unsaid.push_back((message, fds));

@@ -1,6 +1,10 @@
 //! The processes that live as long as the daemon: control, priv, vmm, and agentx where it is wanted. Started here, and
 //! started again.
 
+mod lost;
+pub mod reserve;
+pub mod restarts;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -10,10 +10,10 @@ use rustix::fs::{FileType, Mode, OFlags};
 use sys::cgroup::{Cgroup, Tree};
 use sys::memory::Pool;
 
-use super::access::Owner;
-use super::accounts::read_some;
-use super::registry::Launch;
-use super::resolvers::{self, NameServers};
+use crate::parent::accounts::read_some;
+use crate::parent::network::resolvers::{self, NameServers};
+use crate::parent::registry::Launch;
+use crate::parent::registry::access::Owner;
 
 /// Threads that a VM's processes have beside its vCPUs and queues: main ones, io_uring's and KVM's own.
 const SPARE_THREADS: u32 = 64;

@@ -10,7 +10,7 @@ use proto::names::BadName;
 use proto::{Code, Failure, IfName, MAX_CMDLINE, MacAddr, SwitchName, Text, UserPath, VmName};
 
 use super::access::{Owner, Who};
-use super::settings::{Names, definition_of};
+use crate::parent::conf::settings::{Names, definition_of};
 
 /// The least that a stock kernel finds room in.
 pub const MIN_MEMORY: u64 = 64 << 20;

@@ -54,7 +54,7 @@ mod tests {
     /// In a process of its own, as the limit holds for all tests of one.
     #[test]
     fn it_makes_room_in_a_full_table_and_tells_when_that_is_taken() {
-        let name = "parent::reserve::tests::it_makes_room_in_a_full_table_and_tells_when_that_is_taken";
+        let name = "parent::peers::reserve::tests::it_makes_room_in_a_full_table_and_tells_when_that_is_taken";
         if std::env::var_os("RESERVE_ALONE").is_none() {
             let own = std::env::current_exe().expect("a test knows its own file");
             let mut again = std::process::Command::new(own);

@@ -16,20 +16,20 @@ use sys::log::Form;
 use sys::memory::Pool;
 use sys::signals::{Signal, Signals};
 
-use super::Fatal;
-use super::accounts::HostAccounts;
-use super::edge::{Edge, Token};
-use super::host::Host;
+use super::notify;
 use super::options::{Options, USAGE};
-use super::peers::Starter;
 use super::places::{PidFile, listen};
 use super::pulse::Pulse;
-use super::registry::{Event, Registry};
-use super::reserve::Reserve;
-use super::restarts::Restarts;
-use super::service;
-use super::settings;
-use super::source::Source;
+use crate::parent::Fatal;
+use crate::parent::accounts::HostAccounts;
+use crate::parent::conf::settings;
+use crate::parent::conf::source::Source;
+use crate::parent::edge::{Edge, Token};
+use crate::parent::peers::Starter;
+use crate::parent::peers::reserve::Reserve;
+use crate::parent::peers::restarts::Restarts;
+use crate::parent::registry::{Event, Registry};
+use crate::parent::start::host::Host;
 
 /// Descriptors that the parent may need: a console, disks and taps of hundreds of VMs.
 const DESCRIPTORS: u64 = 65536;
@@ -42,14 +42,14 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         super::say::all(&USAGE);
         return ExitCode::FAILURE;
     };
-    let journal = !options.check && service::stderr_is_the_journal();
+    let journal = !options.check && notify::stderr_is_the_journal();
     sys::log::set_form(if journal { Form::Syslog } else { Form::Plain });
     if journal {
         to_journal();
     }
     sys::log::init("vmd", sys::log::level_of(options.verbose));
     end(match (options.check, options.foreground) {
-        (true, _) => super::check::check(&options),
+        (true, _) => crate::parent::conf::check::check(&options),
         (false, true) => daemon(&options, &mut None),
         (false, false) => fit(&options).and_then(|_| super::background::start(arguments)),
     })
@@ -137,7 +137,7 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
 /// Who started us may go on.
 fn tell_ready(waiting: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     log::info!("startup");
-    service::tell("READY=1");
+    notify::tell("READY=1");
     if let Some(waiting) = waiting.take() {
         rustix::io::write(&waiting, super::background::READY)?;
     }
@@ -181,7 +181,7 @@ impl Edge {
             logs: BTreeMap::new(),
             next_log: 0,
             pulse: Pulse::new(std::time::Instant::now()),
-            watchdog: service::Watchdog::of_environment(std::time::Instant::now()),
+            watchdog: notify::Watchdog::of_environment(std::time::Instant::now()),
             reserve,
             quit: None,
         })

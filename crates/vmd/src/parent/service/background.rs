@@ -10,20 +10,20 @@ use rustix::pipe::PipeFlags;
 use sys::exe::Executable;
 use sys::spawn::Spawn;
 
-use super::Fatal;
-use super::peers::StartError;
+use crate::parent::Fatal;
+use crate::parent::peers::StartError;
 use crate::role::CHANNEL;
 
 /// Where the system's logger listens; journald too.
 const LOG_SOCKET: &str = "/dev/log";
 
 /// What the daemon writes to the one who started it when it serves; anything else says why it does not.
-pub(super) const READY: &[u8] = b"\n";
+pub(in crate::parent) const READY: &[u8] = b"\n";
 /// Bytes of that at most; the log has all of it.
 const MAX_SAID: u64 = 4096;
 
 /// Starts the daemon with the same arguments, and waits until it serves or says why not.
-pub(super) fn start(arguments: &[OsString]) -> Result<(), Fatal> {
+pub(in crate::parent) fn start(arguments: &[OsString]) -> Result<(), Fatal> {
     let exe = Executable::own()?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let log = log_socket().or_else(|_| null.try_clone())?;

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use config::{Config, Errors, Macros, Parsed, Sources};
 use proto::failure::plain;
 
-use super::Fatal;
-use super::accounts::{HostAccounts, read_at_once, read_text};
 use super::obstacles::will_not_start;
-use super::options::Options;
-use super::registry::Settings;
-use super::{say, settings};
+use super::settings;
+use crate::parent::Fatal;
+use crate::parent::accounts::{HostAccounts, read_at_once, read_text};
+use crate::parent::registry::Settings;
+use crate::parent::service::options::Options;
+use crate::parent::service::say;
 
 /// Read where nothing else is said; it may be missing.
 const DEFAULT_FILE: &str = "/etc/vm.conf";

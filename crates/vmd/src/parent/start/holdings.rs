@@ -9,8 +9,8 @@ use proto::vmm::{Local, NicDescription, StartVm, ToVmm};
 use proto::{IfName, MacAddr};
 use sys::pty::Pty;
 
-use super::registry::{File, Launch};
-use super::resolvers::NameServers;
+use crate::parent::network::resolvers::NameServers;
+use crate::parent::registry::{File, Launch};
 
 /// What one VM holds.
 #[derive(Debug, Default)]

@@ -11,11 +11,11 @@ use proto::agentx::Context;
 use proto::client::{BootDevice, DiskFormat};
 use proto::{Code, Failure, IfName, MacAddr, SwitchName, Text, UserPath, VmName};
 
-use super::access::Owner;
-use super::definition::{Definition, Disk, Nic, bad_name, generated_mac};
-use super::local::{Locals, random_network};
-use super::registry::{Settings, Switch};
-use super::snmp::{DEFAULT_PATH, Master};
+use crate::parent::network::local::{Locals, random_network};
+use crate::parent::registry::access::Owner;
+use crate::parent::registry::definition::{Definition, Disk, Nic, bad_name, generated_mac};
+use crate::parent::registry::{Settings, Switch};
+use crate::parent::service::snmp::{DEFAULT_PATH, Master};
 
 /// Time between two batches of starts where vm.conf says nothing (openbsd/daemon.md, 3.8).
 const STAGGER_DELAY: Duration = Duration::from_secs(30);
@@ -97,7 +97,7 @@ fn master_of(agentx: &config::model::AgentX) -> Result<Master, Failure> {
 
 fn locals_of(globals: &config::model::Globals) -> Locals {
     let inet6 = globals.local_inet6.map(|inet6| match inet6 {
-        LocalInet6::Random => random_network(super::accounts::drawn()),
+        LocalInet6::Random => random_network(crate::parent::accounts::drawn()),
         LocalInet6::Prefix(prefix) => prefix.address(),
     });
     Locals { inet: globals.local_prefix, inet6, nat: globals.local_nat }
@@ -215,8 +215,8 @@ mod rules;
 mod tests {
     use config::model;
 
-    use super::super::definition::obstacle;
     use super::*;
+    use crate::parent::registry::definition::obstacle;
 
     #[test]
     fn agentx_is_the_systems_socket_and_the_default_context_unless_they_are_named() {
@@ -224,7 +224,7 @@ mod tests {
             let agentx = model::AgentX { context: context.map(<[u8]>::to_vec), path: path.map(Into::into) };
             let mut config = config::Config::default();
             config.globals.agentx = Some(agentx);
-            let (settings, refused) = of_config(&config, 1, &mut super::super::accounts::HostAccounts);
+            let (settings, refused) = of_config(&config, 1, &mut crate::parent::accounts::HostAccounts);
             let told = settings.snmp.map(|master| (master.path.to_string(), master.context.map(|it| it.to_string())));
             (told, refused.len())
         };
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(snmp(Some(b"lab"), Some("/run/x")), (Some(("/run/x".into(), Some("lab".into()))), 0));
         assert_eq!(snmp(Some(b""), None), (Some(("/var/agentx/master".into(), None)), 0));
         assert_eq!(snmp(Some(b"\xff"), None), (None, 1), "a context is UTF-8");
-        let (settings, _) = of_config(&config::Config::default(), 1, &mut super::super::accounts::HostAccounts);
+        let (settings, _) = of_config(&config::Config::default(), 1, &mut crate::parent::accounts::HostAccounts);
         assert_eq!(settings.snmp, None, "without the word there is no master");
     }
 
@@ -282,7 +282,7 @@ mod tests {
             let nic =
                 model::Nic { switch: Some(switch.name.clone()), group: own.and_then(group), ..model::Nic::default() };
             let config = config::Config { switches: std::iter::once(switch).collect(), ..config::Config::default() };
-            nic_of(0, &nic, &config, &mut super::super::accounts::HostAccounts).unwrap().group
+            nic_of(0, &nic, &config, &mut crate::parent::accounts::HostAccounts).unwrap().group
         };
         let (one, two, unknown) = (Some(Some(1)), Some(Some(2)), Some(None));
         assert_eq!((of(None, None), of(one, None), of(None, two)), (None, Some(1), Some(2)));

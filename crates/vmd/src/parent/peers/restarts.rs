@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::rate::{FAST, Rate};
+use crate::parent::registry::rate::{FAST, Rate};
 
 /// A process that is started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

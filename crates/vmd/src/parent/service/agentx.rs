@@ -10,14 +10,14 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use rustix::process::Signal;
 use sys::event::Interest;
 
-use super::edge::{Edge, Got, Token, rearm, receive};
-use super::peers::{AgentX, StartError};
-use super::restarts::Lasting;
 use super::snmp::{Do, Master};
+use crate::parent::edge::{Edge, Got, Token, rearm, receive};
+use crate::parent::peers::restarts::Lasting;
+use crate::parent::peers::{AgentX, StartError};
 
 impl Edge {
     /// vm.conf says this of the SNMP master now.
-    pub(super) fn serve_snmp(&mut self, master: Option<Master>) {
+    pub(in crate::parent) fn serve_snmp(&mut self, master: Option<Master>) {
         for step in self.snmp.serve(master) {
             match step {
                 Do::End => self.end_agentx(),
@@ -28,7 +28,7 @@ impl Edge {
         }
     }
 
-    pub(super) fn start_agentx(&mut self) -> Result<(), StartError> {
+    pub(in crate::parent) fn start_agentx(&mut self) -> Result<(), StartError> {
         let (peer, log): (AgentX, _) = self.starter.start("agentx", None, None)?;
         let watched = self.events.add(&peer.channel, Token::AgentX, Interest::Read);
         let peer = self.kept(peer, watched)?;
@@ -59,7 +59,7 @@ impl Edge {
         self.again(Lasting::AgentX);
     }
 
-    pub(super) fn agentx_ready(&mut self) {
+    pub(in crate::parent) fn agentx_ready(&mut self) {
         loop {
             let Some(peer) = &mut self.agentx else { return };
             match receive(&mut peer.channel, "agentx", &mut self.reserve) {
@@ -100,7 +100,7 @@ impl Edge {
     }
 
     /// One that does not take it is lost, which its channel tells; or behind, and then asks again.
-    pub(super) fn tell_agentx(&mut self, message: &ToAgentX, fds: Vec<OwnedFd>) {
+    pub(in crate::parent) fn tell_agentx(&mut self, message: &ToAgentX, fds: Vec<OwnedFd>) {
         let Some(peer) = &mut self.agentx else { return };
         let sent = peer.channel.send(message, fds);
         rearm(&mut self.events, Some(&peer.channel));

@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use config::json::Value;
 use config::{Diagnostic, dump};
 
-use super::accounts::HostAccounts;
 use super::obstacles::will_not_start;
-use super::options::{Options, Tell};
 use super::source::{Source, refused};
-use super::{Fatal, say};
+use crate::parent::Fatal;
+use crate::parent::accounts::HostAccounts;
+use crate::parent::service::options::{Options, Tell};
+use crate::parent::service::say;
 
 /// Says on standard error what is wrong, or `configuration OK`; and on standard output what was asked for.
 pub fn check(options: &Options) -> Result<(), Fatal> {

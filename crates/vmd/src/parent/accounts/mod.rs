@@ -1,5 +1,7 @@
 //! Users, groups and files that vm.conf names, as the host has them. Names are asked of getent(1), with a deadline.
 
+pub mod owners;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -9,9 +11,9 @@ use std::time::Duration;
 
 use config::{AccountNames, Users};
 
-use super::access::Owner;
-use super::ifgroups;
-use super::settings::Names;
+use super::conf::settings::Names;
+use super::network::ifgroups;
+use super::registry::access::Owner;
 
 /// A directory server has this long to answer for one name.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);

@@ -6,16 +6,16 @@ use std::time::Instant;
 
 use sys::event::Interest;
 
-use super::Fatal;
-use super::edge::{Edge, Token};
-use super::peers::{Peer, StartError};
-use super::rate::FAST;
-use super::registry::Event;
 use super::restarts::Lasting;
+use super::{Peer, StartError};
+use crate::parent::Fatal;
+use crate::parent::edge::{Edge, Token};
+use crate::parent::registry::Event;
+use crate::parent::registry::rate::FAST;
 
 impl Edge {
     /// Clients of a dead control are disconnected; VMs run on.
-    pub(super) fn control_lost(&mut self) {
+    pub(in crate::parent) fn control_lost(&mut self) {
         if let Some(peer) = self.control.take() {
             self.events.remove(&peer.channel);
             self.bury(peer.child);
@@ -28,7 +28,7 @@ impl Edge {
     }
 
     /// Without vmm there is no VM, and nothing to start one with.
-    pub(super) fn vmm_lost(&mut self) {
+    pub(in crate::parent) fn vmm_lost(&mut self) {
         if let Some(peer) = self.vmm.take() {
             self.events.remove(&peer.channel);
             self.bury(peer.child);
@@ -37,7 +37,7 @@ impl Edge {
         self.quit = Some(Err(Fatal::VmmLost));
     }
 
-    pub(super) fn again(&mut self, role: Lasting) {
+    pub(in crate::parent) fn again(&mut self, role: Lasting) {
         if self.restarts.ended(role, Instant::now()) {
             return self.start_again(role);
         }
@@ -46,13 +46,13 @@ impl Edge {
     }
 
     /// Those that had to wait.
-    pub(super) fn start_due(&mut self) {
+    pub(in crate::parent) fn start_due(&mut self) {
         while let Some(role) = self.restarts.due(Instant::now()) {
             self.start_again(role);
         }
     }
 
-    pub(super) fn start_again(&mut self, role: Lasting) {
+    pub(in crate::parent) fn start_again(&mut self, role: Lasting) {
         self.reserve.give_all();
         let started = match role {
             Lasting::Control => self.start_control(),
@@ -66,9 +66,8 @@ impl Edge {
         self.reserve.fill();
     }
 
-    pub(super) fn start_control(&mut self) -> Result<(), StartError> {
-        let (peer, log): (super::peers::Control, _) =
-            self.starter.start("control", Some(self.listener.as_fd()), None)?;
+    pub(in crate::parent) fn start_control(&mut self) -> Result<(), StartError> {
+        let (peer, log): (super::Control, _) = self.starter.start("control", Some(self.listener.as_fd()), None)?;
         let watched = self.events.add(&peer.channel, Token::Control, Interest::Read);
         let peer = self.kept(peer, watched)?;
         self.control = Some(peer);
@@ -76,9 +75,9 @@ impl Edge {
         Ok(())
     }
 
-    pub(super) fn start_vmm(&mut self) -> Result<(), StartError> {
+    pub(in crate::parent) fn start_vmm(&mut self) -> Result<(), StartError> {
         let exe = self.starter.exe.as_fd();
-        let (peer, log): (super::peers::Vmm, _) = self.starter.start("vmm", Some(exe), self.host.vmm_cgroup())?;
+        let (peer, log): (super::Vmm, _) = self.starter.start("vmm", Some(exe), self.host.vmm_cgroup())?;
         let watched = self.events.add(&peer.channel, Token::Vmm, Interest::Read);
         let peer = self.kept(peer, watched)?;
         self.vmm = Some(peer);
@@ -87,7 +86,7 @@ impl Edge {
     }
 
     /// A process whose channel can't be watched is ended at once.
-    pub(super) fn kept<Tx, Rx>(
+    pub(in crate::parent) fn kept<Tx, Rx>(
         &mut self,
         peer: Peer<Tx, Rx>,
         watched: io::Result<()>,

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use proto::failure::plain;
 use proto::{VmId, VmName};
 
-use super::registry::Ids;
+use crate::parent::registry::Ids;
 
 /// Whoever likes may keep images there too.
 const PLACE: &str = "/var/lib/vmd";

@@ -8,8 +8,8 @@ use config::model::Vm;
 use proto::opener::{Asker, What};
 use rustix::fs::FileType;
 
-use super::definition::obstacle;
 use crate::opener::judge;
+use crate::parent::registry::definition::obstacle;
 
 /// A sentence for each such VM.
 pub fn will_not_start(config: &Config) -> Vec<String> {

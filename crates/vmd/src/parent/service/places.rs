@@ -10,8 +10,8 @@ use proto::client::SOCKET_PATH;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::Fatal;
-use super::access::Owner;
+use crate::parent::Fatal;
+use crate::parent::registry::access::Owner;
 
 /// Held, locked, by the daemon that runs.
 const LOCK_PATH: &str = "/run/vmd.pid";

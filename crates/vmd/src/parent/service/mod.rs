@@ -1,0 +1,13 @@
+//! The daemon as a service of its host: its start and end, its names in /run and /var/lib, and what it tells a service
+//! manager, an SNMP master and itself of how it does.
+
+mod agentx;
+mod background;
+pub mod notify;
+pub mod options;
+pub mod places;
+pub mod pulse;
+pub mod say;
+pub mod snmp;
+pub mod startup;
+pub mod state;
