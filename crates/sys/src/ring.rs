@@ -1,7 +1,7 @@
 //! io_uring for one file: reads, writes and syncs of guest memory, many at a time.
 //!
 //! The ring starts disabled, is bound to the operations and the one registered file below, and is then enabled; after
-//! that no `io_uring_register` is needed, so seccomp can deny it (design.md, 2). Guest memory and vectors are held here
+//! that no `io_uring_register` is needed, so seccomp can deny it (docs/roles.md). Guest memory and vectors are held here
 //! until the kernel has completed. Used by block devices; without rings they use [`crate::plain`].
 #![allow(unsafe_code)] // submission entries carry raw pointers
 

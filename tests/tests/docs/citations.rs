@@ -125,7 +125,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// The text files of the tree by their names in it.
-fn texts() -> BTreeMap<String, String> {
+pub fn texts() -> BTreeMap<String, String> {
     let mut paths = Vec::new();
     for folder in FOLDERS {
         files(&root().join(folder), &mut paths);

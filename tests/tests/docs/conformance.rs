@@ -31,7 +31,7 @@ struct Rule {
     tests: Vec<String>,
 }
 
-/// Rules that each section of the page has at least: the rows of the specification, and of the issue.
+/// Rules that each section of the page has at least: what docs/openbsd has there, and what is promised besides.
 const SECTIONS: [(&str, usize); 38] = [
     ("2.1", 1),
     ("2.2", 5),

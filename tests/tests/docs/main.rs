@@ -3,6 +3,7 @@
 
 mod citations;
 mod conformance;
+mod links;
 mod messages;
 mod mutants;
 
