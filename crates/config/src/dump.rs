@@ -3,11 +3,12 @@
 //! A path or a text that is not UTF-8 is shown with U+FFFD where it is not; no file can say one.
 
 use std::fmt;
-use std::path::Path;
+
+use model::{Allow, BootDevice, Disk, Nic, Owner, Sev, Switch, Vm};
 
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::globals::{AgentX, Config, Globals, LocalInet6};
 use crate::json::Value;
-use crate::model::{AgentX, Allow, BootDevice, Config, Disk, Globals, LocalInet6, Nic, Owner, Sev, Switch, Vm};
 
 /// The whole that `vmd -n --json` prints: a configuration, where there is one, and what was noticed. It is right when
 /// nothing of that is an error.
@@ -78,7 +79,7 @@ impl From<&Globals> for Value {
 impl From<&AgentX> for Value {
     fn from(agentx: &AgentX) -> Self {
         let context = agentx.context.as_deref().map(String::from_utf8_lossy).map(Self::text);
-        Self::Object(vec![("context", context.into()), ("path", path(agentx.path.as_deref()))])
+        Self::Object(vec![("context", context.into()), ("path", agentx.path.as_deref().into())])
     }
 }
 
@@ -104,18 +105,17 @@ impl From<&Switch> for Value {
 
 impl From<&Vm> for Value {
     fn from(vm: &Vm) -> Self {
-        let cmdline = vm.cmdline.as_ref().map(|line| Self::text(String::from_utf8_lossy(line.as_bytes())));
         Self::Object(vec![
             ("name", Self::text(&vm.name)),
             ("template", vm.template.as_ref().map(Self::text).into()),
             ("enabled", vm.enabled.into()),
             ("memory_bytes", vm.memory.bytes().into()),
             ("cpus", vm.cpus.into()),
-            ("boot", path(vm.boot.as_deref())),
-            ("boot_device", vm.boot_device.map(boot_device).into()),
-            ("initrd", path(vm.initrd.as_deref())),
-            ("cmdline", cmdline.into()),
-            ("cdrom", path(vm.cdrom.as_deref())),
+            ("boot", vm.boot.as_deref().into()),
+            ("boot_device", vm.boot_device.map(BootDevice::word).into()),
+            ("initrd", vm.initrd.as_deref().into()),
+            ("cmdline", vm.cmdline.as_ref().map(Self::text).into()),
+            ("cdrom", vm.cdrom.as_deref().into()),
             ("disks", Self::list(&vm.disks)),
             ("interfaces", Self::list(&vm.nics)),
             ("owner", vm.owner.into()),
@@ -128,7 +128,7 @@ impl From<&Vm> for Value {
 impl From<&Disk> for Value {
     fn from(disk: &Disk) -> Self {
         Self::Object(vec![
-            ("path", path(Some(&disk.path))),
+            ("path", disk.path.as_str().into()),
             ("format", disk.format.kind.word().into()),
             ("format_named", disk.format.named.into()),
         ])
@@ -175,18 +175,6 @@ impl From<&Diagnostic> for Value {
             ("message", Self::text(&diagnostic.fault)),
             ("hint", diagnostic.fault.hint().into()),
         ])
-    }
-}
-
-fn path(path: Option<&Path>) -> Value {
-    path.map(|path| path.to_string_lossy().into_owned()).into()
-}
-
-fn boot_device(device: BootDevice) -> &'static str {
-    match device {
-        BootDevice::Cdrom => "cdrom",
-        BootDevice::Disk => "disk",
-        BootDevice::Net => "net",
     }
 }
 

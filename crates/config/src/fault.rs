@@ -3,8 +3,9 @@
 
 use std::io;
 
+use model::MemoryError;
+
 use crate::keyword::Block;
-use crate::model::MemoryError;
 use crate::prefix::PrefixError;
 use crate::register::Refusal;
 use crate::size::SizeError;

@@ -3,7 +3,9 @@
 
 use std::io::Write as _;
 
-use crate::model::{Allow, BootDevice, Config, Disk, Globals, LocalInet6, Nic, Owner, Sev, Switch, Vm, path_bytes};
+use model::{Allow, BootDevice, CommandLine, Disk, Nic, Owner, Sev, Switch, Vm};
+
+use crate::globals::{Config, Globals, LocalInet6};
 
 /// How accounts are written: vm.conf names a group only by its name.
 pub trait AccountNames {
@@ -96,7 +98,7 @@ impl Writer<'_> {
         self.owner("socket owner", Owner { gid, ..globals.socket_owner });
         if let Some(agentx) = &globals.agentx {
             self.out.extend(b"agentx");
-            let path = agentx.path.as_deref().map(path_bytes);
+            let path = agentx.path.as_deref().map(str::as_bytes);
             for (word, value) in [(" context", agentx.context.as_deref()), (" path", path)] {
                 if let Some(value) = value {
                     self.word(word, value);
@@ -114,17 +116,15 @@ impl Writer<'_> {
         self.of = format!("vm \"{}\": ", vm.name);
         self.line(if vm.enabled { "\tenable" } else { "\tdisable" });
         self.line(&format!("\tmemory {}\n\tcpus {}", vm.memory.bytes(), vm.cpus));
-        let cmdline = vm.cmdline.as_ref().map(|line| line.as_bytes());
-        let path = |path: &'_ Option<std::path::PathBuf>| path.as_deref().map(|path| path_bytes(path).to_vec());
         let strings = [
-            ("\tboot", path(&vm.boot)),
-            ("\tinitrd", path(&vm.initrd)),
-            ("\tcmdline", cmdline.map(<[u8]>::to_vec)),
-            ("\tcdrom", path(&vm.cdrom)),
+            ("\tboot", vm.boot.as_deref()),
+            ("\tinitrd", vm.initrd.as_deref()),
+            ("\tcmdline", vm.cmdline.as_ref().map(CommandLine::as_str)),
+            ("\tcdrom", vm.cdrom.as_deref()),
         ];
         for (word, value) in strings {
             if let Some(value) = value {
-                self.string(word, &value);
+                self.string(word, value.as_bytes());
             }
         }
         match vm.boot_device {
@@ -194,7 +194,7 @@ impl Writer<'_> {
 
     /// A format that was only guessed from the extension is left to be guessed again.
     fn disk(&mut self, disk: &Disk) {
-        self.word("\tdisk", path_bytes(&disk.path));
+        self.word("\tdisk", disk.path.as_bytes());
         let format = if disk.format.named { format!(" format {}", disk.format.kind.word()) } else { String::new() };
         self.line(&format);
     }

@@ -1,7 +1,8 @@
 //! Instances: VMs made from another as template, by root's file or by users whom it allows (openbsd/vm.conf.md, 11;
 //! openbsd/daemon.md, 3.2). The defects that the two mark there are mended here.
 
-use crate::model::{Allow, Nic, Owner, Right, Vm};
+use model::{Allow, Nic, Owner, Right, Vm};
+
 use crate::register::{Refusal, VmRequest};
 
 /// Who asks for a VM.
@@ -125,11 +126,10 @@ fn inherit(request: &mut VmRequest, template: &Vm) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+
+    use model::{CommandLine, Disk, IfName, MacAddr, MemorySize, UserPath, VmName};
 
     use super::*;
-    use crate::model::MemorySize;
-    use crate::names::{CommandLine, IfName, MacAddr, VmName};
     use crate::register::register;
 
     const ANN: Requester<'_> = Requester { uid: 1000, gids: &[1000, 44] };
@@ -144,14 +144,14 @@ mod tests {
 
     /// A VM that lets Ann make instances and change `rights`.
     fn template(rights: &[Right]) -> Vm {
-        let (format, path) = crate::disk_argument(b"/base.img");
+        let disk = Disk::new(UserPath::new("/base.img").expect("a path"), None);
         let request = VmRequest {
             cpus: Some(2),
-            boot: Some("/vmlinuz".into()),
-            initrd: Some("/initrd".into()),
+            boot: UserPath::new("/vmlinuz").ok(),
+            initrd: UserPath::new("/initrd").ok(),
             cmdline: CommandLine::new(b"quiet").ok(),
-            cdrom: Some("/cd.iso".into()),
-            disks: vec![crate::model::Disk { path, format }],
+            cdrom: UserPath::new("/cd.iso").ok(),
+            disks: vec![disk],
             nics: vec![nic("2:0:0:0:0:1", "tap3"), Nic { local: true, ..Nic::default() }],
             owner: Some(Owner { uid: 7, gid: Some(8) }),
             allow: Allow { rights: rights.iter().copied().collect(), owner: Some(Owner { uid: 1000, gid: None }) },
@@ -199,17 +199,17 @@ mod tests {
 
     #[test]
     fn each_setting_needs_its_right_and_root_needs_none() {
-        let (format, path) = crate::disk_argument(b"/own.img");
-        let disks = vec![crate::model::Disk { path, format }];
+        let disk = Disk::new(UserPath::new("/own.img").expect("a path"), None);
+        let disks = vec![disk];
         let cases = [
             (Right::Cpus, VmRequest { cpus: Some(1), ..request() }),
             (Right::Memory, VmRequest { memory: MemorySize::from_bytes(1 << 30).ok(), ..request() }),
             (Right::Disk, VmRequest { disks, ..request() }),
             (Right::Interface, VmRequest { nics: vec![Nic::default(), Nic::default()], ..request() }),
             (Right::Interface, VmRequest { least_nics: 1, ..request() }),
-            (Right::Boot, VmRequest { boot: Some("/other".into()), ..request() }),
+            (Right::Boot, VmRequest { boot: UserPath::new("/other").ok(), ..request() }),
             (Right::Boot, VmRequest { cmdline: CommandLine::new(b"single").ok(), ..request() }),
-            (Right::Cdrom, VmRequest { cdrom: Some("/other".into()), ..request() }),
+            (Right::Cdrom, VmRequest { cdrom: UserPath::new("/other").ok(), ..request() }),
         ];
         for (right, request) in cases {
             assert_eq!(made(request.clone(), &[], ANN), Err(Refusal::MayNotSet(right)));
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_users_cards_are_on_the_templates_networks_and_as_locked() {
-        let on = |switch: &str| Nic { switch: crate::names::SwitchName::new(switch.as_bytes()).ok(), ..Nic::default() };
+        let on = |switch: &str| Nic { switch: model::SwitchName::new(switch.as_bytes()).ok(), ..Nic::default() };
         let mut base = template(&[Right::Interface]);
         base.nics = vec![Nic { locked: true, rdomain: Some(3), tap: IfName::new(b"tap7").ok(), ..on("lan") }];
         let made = |nics, requester| register(VmRequest { nics, ..request() }, Some(&base), requester, |_| None);
@@ -247,15 +247,15 @@ mod tests {
 
     #[test]
     fn own_kernel_takes_no_initrd_and_command_line_of_the_template() {
-        let vm = made(VmRequest { boot: Some("/bsd".into()), ..request() }, &[], Requester::ROOT).expect("a vm");
-        assert_eq!((vm.boot, vm.initrd, vm.cmdline), (Some(PathBuf::from("/bsd")), None, None));
+        let vm = made(VmRequest { boot: UserPath::new("/bsd").ok(), ..request() }, &[], Requester::ROOT).expect("a vm");
+        assert_eq!((vm.boot, vm.initrd, vm.cmdline), (UserPath::new("/bsd").ok(), None, None));
     }
 
     #[test]
     fn disk_address_and_tap_of_the_template_are_refused_even_to_root() {
         let disks = template(&[]).disks;
         let disk = VmRequest { disks, ..request() };
-        assert_eq!(made(disk, &[], Requester::ROOT), Err(Refusal::DiskReused("/base.img".into())));
+        assert_eq!(made(disk, &[], Requester::ROOT), Err(Refusal::DiskReused(template(&[]).disks[0].path.clone())));
         let address = VmRequest { nics: vec![Nic::default(), nic("2:0:0:0:0:1", "")], ..request() };
         assert_eq!(made(address, &[], Requester::ROOT), Err(Refusal::LladdrReused));
         let tap = VmRequest { nics: vec![nic("2:0:0:0:0:2", "tap3")], ..request() };

@@ -8,7 +8,7 @@
 //! | `input`, `lexer`, `keyword` | bytes to tokens: macros, quoting, continuation, include files |
 //! | `parser/` | tokens to statements, a file a block: `global`, `switch`, `vm`, `nic`, `allow` |
 //! | `register`, `instance` | what a whole `vm` block must hold to be a VM |
-//! | `model`, `switches`, `names`, `prefix`, `size` | the configuration, right by type |
+//! | `globals`, `switches`, `prefix`, `size` | the configuration around its VMs, which are `model`'s |
 //! | `fault`, `diagnostic`, `line`, `suggest` | what can be wrong, and how it is shown |
 //! | `format` | the canonical text of a configuration |
 //! | `dump`, `json` | what a configuration means as JSON, and JSON itself, for vmctl too |
@@ -31,6 +31,7 @@ pub mod dump;
 mod environment;
 mod fault;
 mod format;
+mod globals;
 mod input;
 pub mod instance;
 pub mod json;
@@ -38,8 +39,6 @@ mod keyword;
 mod lexer;
 mod line;
 mod macros;
-pub mod model;
-pub mod names;
 mod parser;
 pub mod prefix;
 pub mod register;
@@ -51,9 +50,9 @@ pub use diagnostic::{Diagnostic, Errors, Severity};
 pub use environment::{Sources, Users};
 pub use fault::{Fault, Slip};
 pub use format::{AccountNames, Unwritable, canonical};
+pub use globals::{AgentX, Config, Globals, LocalInet6, Staggered};
 pub use keyword::Keyword;
 pub use macros::{MacroSyntax, Macros};
-pub use model::{Config, ImageFormat, disk_argument};
 pub use suggest::closest;
 
 /// What a file said, when nothing in it was wrong.

@@ -1,11 +1,12 @@
 //! From what a `vm` block or a `vmctl start` asks for to a VM, or why it can be none (openbsd/vm.conf.md, 10.3).
 //! The parent uses it for both; nothing here knows which VMs run.
 
-use std::path::PathBuf;
+use model::{
+    Allow, BootDevice, CommandLine, Disk, MAX_DISKS, MAX_NICS, MemorySize, Nic, Owner, Right, Sev, Switch, SwitchName,
+    UserPath, Vm, VmName,
+};
 
 use crate::instance::{self, Requester};
-use crate::model::{Allow, BootDevice, Disk, MAX_DISKS, MAX_NICS, MemorySize, Nic, Owner, Right, Sev, Switch, Vm};
-use crate::names::{CommandLine, SwitchName, VmName};
 
 /// What was asked for: what was not said is `None` or empty, and no default is filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,15 +22,15 @@ pub struct VmRequest {
     /// CPUs of the guest, 1 to 64.
     pub cpus: Option<u8>,
     /// Kernel or firmware.
-    pub boot: Option<PathBuf>,
+    pub boot: Option<UserPath>,
     /// Forced boot device.
     pub boot_device: Option<BootDevice>,
     /// The kernel's initial RAM disk.
-    pub initrd: Option<PathBuf>,
+    pub initrd: Option<UserPath>,
     /// The kernel's command line.
     pub cmdline: Option<CommandLine>,
     /// CD-ROM image.
-    pub cdrom: Option<PathBuf>,
+    pub cdrom: Option<UserPath>,
     /// Disks in order.
     pub disks: Vec<Disk>,
     /// Network cards in order.
@@ -69,8 +70,8 @@ pub enum Refusal {
     #[error("no permission to set {}", thing(*.0))]
     MayNotSet(Right),
     /// A disk of the template (EBUSY).
-    #[error("disk {} cannot be reused", .0.display())]
-    DiskReused(PathBuf),
+    #[error("disk {} cannot be reused", .0)]
+    DiskReused(UserPath),
     /// An address of the template (EBUSY).
     #[error("lladdr cannot be reused")]
     LladdrReused,
@@ -211,26 +212,26 @@ mod tests {
     #[test]
     fn vm_needs_something_to_boot_from() {
         assert_eq!(made(VmRequest { cpus: Some(2), ..request() }), Err(Refusal::NothingToBoot));
-        let vm = made(VmRequest { boot: Some("/vmlinuz".into()), ..request() }).expect("a kernel is enough");
+        let vm = made(VmRequest { boot: UserPath::new("/vmlinuz").ok(), ..request() }).expect("a kernel is enough");
         assert_eq!((vm.cpus, vm.memory), (1, MemorySize::DEFAULT));
     }
 
     #[test]
     fn interfaces_fills_up_with_plain_ones() {
         let nics = vec![Nic { local: true, ..Nic::default() }];
-        let vm = made(VmRequest { boot: Some("/k".into()), nics, least_nics: 3, ..request() }).expect("a vm");
+        let vm = made(VmRequest { boot: UserPath::new("/k").ok(), nics, least_nics: 3, ..request() }).expect("a vm");
         assert_eq!(vm.nics.iter().map(|nic| nic.local).collect::<Vec<_>>(), [true, false, false]);
     }
 
     #[test]
     fn limits_hold_for_any_request() {
-        let boot = Some(PathBuf::from("/k"));
+        let boot = UserPath::new("/k").ok();
         let nics = VmRequest { boot: boot.clone(), nics: vec![Nic::default(); 9], ..request() };
         assert_eq!(made(nics), Err(Refusal::TooManyInterfaces(9)));
         let least = VmRequest { boot: boot.clone(), least_nics: 9, ..request() };
         assert_eq!(made(least), Err(Refusal::TooManyInterfaces(9)));
-        let (format, path) = crate::disk_argument(b"/d");
-        let disks = vec![Disk { path, format }; 17];
+        let disk = Disk::new(UserPath::new("/d").expect("a path"), None);
+        let disks = vec![disk; 17];
         assert_eq!(made(VmRequest { disks, ..request() }), Err(Refusal::TooManyDisks(17)));
     }
 }

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 
-use crate::model::Switch;
-use crate::names::SwitchName;
+use model::{Switch, SwitchName};
 
 /// Switches in the order of the file; disabled ones too. The first of a name counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,8 +55,9 @@ impl<'a> IntoIterator for &'a Switches {
 
 #[cfg(test)]
 mod tests {
+    use model::IfName;
+
     use super::*;
-    use crate::names::IfName;
 
     fn switch(name: &str, bridge: &str, enabled: bool) -> Switch {
         Switch {

@@ -7,8 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use config::json::Value;
-use config::model::Sev;
 use config::{Errors, Macros, Parsed, Sources, dump, parse};
+use model::Sev;
 use world::World;
 
 fn read(text: &str) -> Result<Parsed, Errors> {
@@ -18,7 +18,7 @@ fn read(text: &str) -> Result<Parsed, Errors> {
 /// The path of the only disk.
 fn disk(text: &str) -> String {
     let parsed = read(text).unwrap_or_else(|errors| panic!("{errors}"));
-    parsed.config.vms[0].disks[0].path.display().to_string()
+    parsed.config.vms[0].disks[0].path.to_string()
 }
 
 /// Each error and its hint, as shown behind line and column.

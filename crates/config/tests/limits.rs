@@ -132,7 +132,7 @@ fn macro_of_the_command_line_wins_and_is_warned_of_when_unused() {
     let text = b"disk_path = \"/from/file\"\nvm \"v\" { disk $disk_path }\n";
     let parsed = parse("vm.conf", text, &macros, &World, &World).expect("right");
     let disk = &parsed.config.vms[0].disks[0];
-    assert_eq!(disk.path.to_str(), Some("/from/D"));
+    assert_eq!(disk.path.as_str(), "/from/D");
     let warnings: Vec<String> = parsed.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(warnings, ["warning: macro 'idle' not used"]);
 }

@@ -2,9 +2,9 @@
 
 mod world;
 
-use config::model::{AgentX, Config, Switch};
-use config::names::{CommandLine, SwitchName};
+use config::{AgentX, Config};
 use config::{Macros, canonical, parse};
+use model::{CommandLine, Disk, Switch, SwitchName, UserPath};
 use proptest::prelude::*;
 use world::World;
 
@@ -104,13 +104,12 @@ fn said(word: &str) -> Config {
     let text = "agentx context x path \"/x\"\nvm v {\n\tboot /k\n\tinitrd /i\n\tcmdline x\n\tcdrom x\n\tdisk d\n\t\
         interface { switch s }\n}\nswitch s { interface br0 }\n";
     let mut config = parse("vm.conf", text.as_bytes(), &Macros::new(), &World, &World).expect("right").config;
-    let path = || format!("/{word}");
-    config.globals.agentx = Some(AgentX { context: Some(word.into()), path: Some(path().into()) });
+    let path = || UserPath::new(&format!("/{word}")).expect("a short path");
+    config.globals.agentx = Some(AgentX { context: Some(word.into()), path: Some(path()) });
     let vm = &mut config.vms[0];
-    (vm.boot, vm.initrd, vm.cdrom) = (Some(path().into()), Some(path().into()), Some(word.into()));
+    (vm.boot, vm.initrd, vm.cdrom) = (Some(path()), Some(path()), UserPath::new(word).ok());
     vm.cmdline = CommandLine::new(word.as_bytes()).ok();
-    vm.disks[0].path = path().into();
-    vm.disks[0].format = config::disk_argument(path().as_bytes()).0;
+    vm.disks[0] = Disk::new(path(), None);
     if let Ok(name) = SwitchName::new(word.as_bytes()) {
         vm.nics[0].switch = Some(name.clone());
         config.switches =

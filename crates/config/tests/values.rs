@@ -1,15 +1,14 @@
 //! Values where they begin and cease to be ones, and what they tell of themselves.
 
 use config::closest;
-use config::model::{Disk, MemorySize, Nic, Right, Sev};
-use config::names::{MacAddr, VmName};
 use config::prefix::{Prefix4, Prefix6, PrefixError};
 use config::register::{Refusal, VmRequest};
+use model::{Disk, MacAddr, MemorySize, Nic, Right, Sev, UserPath, VmName};
 
 #[test]
 fn an_address_has_the_octets_that_it_is_written_with() {
     let address = MacAddr::parse(b"fe:e1:bb:d1:2:3").expect("an address");
-    assert_eq!(address.octets(), [0xfe, 0xe1, 0xbb, 0xd1, 2, 3]);
+    assert_eq!(address.0, [0xfe, 0xe1, 0xbb, 0xd1, 2, 3]);
 }
 
 #[test]
@@ -69,11 +68,11 @@ fn letters_are_swapped_when_both_are_in_the_others_place() {
 #[test]
 fn each_thing_that_makes_a_machine_is_a_device_and_nothing_else() {
     let request = || VmRequest::new(VmName::new(b"web").expect("a name"));
-    let (format, path) = config::disk_argument(b"/d");
+    let disk = Disk::new(UserPath::new("/d").expect("a path"), None);
     for (what, request) in [
-        ("boot", VmRequest { boot: Some("/k".into()), ..request() }),
-        ("cdrom", VmRequest { cdrom: Some("/c".into()), ..request() }),
-        ("disk", VmRequest { disks: vec![Disk { path, format }], ..request() }),
+        ("boot", VmRequest { boot: UserPath::new("/k").ok(), ..request() }),
+        ("cdrom", VmRequest { cdrom: UserPath::new("/c").ok(), ..request() }),
+        ("disk", VmRequest { disks: vec![disk], ..request() }),
         ("interface", VmRequest { nics: vec![Nic::default()], ..request() }),
         ("interfaces", VmRequest { least_nics: 1, ..request() }),
         ("memory", VmRequest { memory: Some(MemorySize::DEFAULT), ..request() }),
@@ -81,5 +80,5 @@ fn each_thing_that_makes_a_machine_is_a_device_and_nothing_else() {
     ] {
         assert!(request.has_devices(), "{what}");
     }
-    assert!(!VmRequest { initrd: Some("/i".into()), sev: Some(Sev::State), ..request() }.has_devices());
+    assert!(!VmRequest { initrd: UserPath::new("/i").ok(), sev: Some(Sev::State), ..request() }.has_devices());
 }

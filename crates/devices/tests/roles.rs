@@ -11,11 +11,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use proto::bounded::Text;
+use model::{DiskFormat, MacAddr, Text, VmName};
 use proto::channel::{Channel, Received};
-use proto::client::DiskFormat;
 use proto::device::{ToDevice, ToVmm};
-use proto::names::{MacAddr, VmName};
 use proto::vmm::{DiskDescription, NicDescription};
 use support::{BUFFERS, Driver, Part, VERSION_1, Vmm};
 use vhost::VhostBackend;

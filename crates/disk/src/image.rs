@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 
-use crate::Format;
+use model::DiskFormat;
 
 /// The unit of a disk's size.
 pub const SECTOR: u64 = 512;
@@ -20,7 +20,7 @@ pub enum ImageError {
     Short(u64),
     /// A format that is not read here.
     #[error("format \"{}\" is not supported by this release; convert the image to raw", .0.word())]
-    Unsupported(Format),
+    Unsupported(DiskFormat),
     /// It can't be asked.
     #[error("the image's size: {0}")]
     Io(#[from] io::Error),
@@ -42,10 +42,10 @@ pub struct Image {
 
 impl Image {
     /// Judges the image on an open descriptor.
-    pub fn of(mut file: &File, format: Format) -> Result<Image, ImageError> {
+    pub fn of(mut file: &File, format: DiskFormat) -> Result<Image, ImageError> {
         match format {
-            Format::Raw => {}
-            Format::Qcow2 => return Err(ImageError::Unsupported(format)),
+            DiskFormat::Raw => {}
+            DiskFormat::Qcow2 => return Err(ImageError::Unsupported(format)),
         }
         let kind = file.metadata()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
@@ -73,7 +73,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         for (bytes, sectors) in [(512, 1), (1023, 1), (1 << 42, 1 << 33), ((1 << 42) + 511, 1 << 33)] {
             file.set_len(bytes).unwrap();
-            assert_eq!(Image::of(&file, Format::Raw).unwrap(), Image { sectors });
+            assert_eq!(Image::of(&file, DiskFormat::Raw).unwrap(), Image { sectors });
         }
     }
 
@@ -82,7 +82,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         for bytes in [0, 1, 511] {
             file.set_len(bytes).unwrap();
-            assert!(matches!(Image::of(&file, Format::Raw), Err(ImageError::Short(short)) if short == bytes));
+            assert!(matches!(Image::of(&file, DiskFormat::Raw), Err(ImageError::Short(short)) if short == bytes));
         }
     }
 
@@ -90,13 +90,13 @@ mod tests {
     fn what_is_no_file_is_no_disk() {
         for path in ["/dev/null", "/"] {
             let file = File::open(path).unwrap();
-            assert!(matches!(Image::of(&file, Format::Raw), Err(ImageError::Kind)), "{path}");
+            assert!(matches!(Image::of(&file, DiskFormat::Raw), Err(ImageError::Kind)), "{path}");
         }
     }
 
     #[test]
     fn qcow2_is_known_and_not_served() {
         let file = tempfile::tempfile().unwrap();
-        assert!(Image::of(&file, Format::Qcow2).unwrap_err().is_unsupported());
+        assert!(Image::of(&file, DiskFormat::Qcow2).unwrap_err().is_unsupported());
     }
 }

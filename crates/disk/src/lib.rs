@@ -19,5 +19,5 @@ mod format;
 mod image;
 
 pub use create::{CreateError, create_raw};
-pub use format::{Format, QCOW2_MAGIC, RawError, check_raw, split_prefix};
+pub use format::{QCOW2_MAGIC, RawError, check_raw};
 pub use image::{Image, ImageError, SECTOR};

@@ -1,13 +1,13 @@
 //! Parent and agentx. agentx may ask for a connection to the SNMP master that vm.conf names, and for what the VM-MIB says of
 //! VMs; it knows no path and no user.
 
+use model::{List, MemorySize, Text, VmName};
 use serde::{Deserialize, Serialize};
 
-use crate::bounded::{List, Text};
 use crate::channel::Message;
 use crate::client::VmState;
 use crate::failure::Failure;
-use crate::names::{RequestId, VmId, VmName};
+use crate::names::{RequestId, VmId};
 
 /// An SNMP context (openbsd/vm.conf.md, 8.4).
 pub type Context = Text<32>;
@@ -73,8 +73,8 @@ pub struct Row {
     pub disabled: bool,
     /// Virtual CPUs.
     pub cpus: u8,
-    /// Bytes of memory that it may have.
-    pub memory: u64,
+    /// Memory that it may have.
+    pub memory: MemorySize,
     /// Resident bytes of its vm process, while it runs.
     pub used: Option<u64>,
 }

@@ -1,17 +1,18 @@
 //! vmctl and control. The only conversation between programs of different versions, so it begins with a handshake.
 
+use model::{
+    BootDevice, DiskFormat, List, MAX_DISKS, MAX_NICS, MacAddr, MemorySize, SwitchName, Text, UserPath, VmName,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::bounded::{List, Text};
 use crate::channel::Message;
 use crate::failure::Failure;
-use crate::names::{MacAddr, RequestId, SwitchName, UserPath, VmName};
-use crate::{MAX_DISKS, MAX_NICS};
+use crate::names::RequestId;
 
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 50,000.
 pub const MAX_LINES: usize = 200;
 /// Bytes of one error of a configuration: a message, the line, a caret and a hint.
@@ -157,8 +158,8 @@ pub struct Start {
     pub vm: VmRef,
     /// The VM that this one is an instance of.
     pub instance_of: Option<VmName>,
-    /// Bytes of guest memory.
-    pub memory: Option<u64>,
+    /// Guest memory.
+    pub memory: Option<MemorySize>,
     /// Virtual CPUs.
     pub cpus: Option<u8>,
     /// Path of the kernel or firmware that comes along as a descriptor, opened by the client itself.
@@ -193,15 +194,6 @@ pub enum NicArg {
     Switch(SwitchName),
 }
 
-/// Format of an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DiskFormat {
-    /// Bytes of the disk, one after another.
-    Raw,
-    /// QEMU's copy-on-write format.
-    Qcow2,
-}
-
 /// What a guest asks of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DiskOperation {
@@ -211,17 +203,6 @@ pub enum DiskOperation {
     Write,
     /// Have what was written on stable storage.
     Flush,
-}
-
-/// What to boot from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum BootDevice {
-    /// The first disk.
-    Disk,
-    /// The CD-ROM.
-    Cdrom,
-    /// The first network card.
-    Net,
 }
 
 /// What a client gets.
@@ -265,8 +246,8 @@ pub struct VmLine {
     pub pid: Option<u32>,
     /// Virtual CPUs.
     pub cpus: u8,
-    /// Configured bytes of memory.
-    pub memory: u64,
+    /// Configured memory.
+    pub memory: MemorySize,
     /// Resident bytes of the vm process, while it runs.
     pub used: Option<u64>,
     /// Its console's path.

@@ -1,11 +1,10 @@
 //! vmm and a device's process. The device speaks vhost-user with its VM on another socket.
 
+use model::{Text, VmName};
 use serde::{Deserialize, Serialize};
 
-use crate::bounded::Text;
 use crate::channel::Message;
 use crate::failure::Failure;
-use crate::names::VmName;
 use crate::vmm::{DiskDescription, NicDescription};
 
 /// What vmm says.

@@ -1,8 +1,7 @@
 //! What went wrong, in one word for programs and one sentence for people; the only place where words become numbers.
 
+use model::Text;
 use serde::{Deserialize, Serialize};
-
-use crate::bounded::Text;
 
 /// The kind of a failure. Numbers over 1000 are vmd's own and seen by clients (openbsd/daemon.md, 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -17,7 +17,6 @@
 #![forbid(unsafe_code)]
 
 pub mod agentx;
-pub mod bounded;
 pub mod channel;
 pub mod client;
 pub mod control;
@@ -32,16 +31,9 @@ pub mod probe;
 pub mod vm;
 pub mod vmm;
 
-pub use bounded::{List, Text};
 pub use channel::{Channel, Message, Received};
 pub use failure::{Code, Failure};
-pub use names::{ConnId, IfName, MacAddr, RequestId, SwitchName, UserPath, VmId, VmName};
+pub use names::{ConnId, RequestId, VmId};
 
 /// Bytes of one encoded message at most; a longer one is refused by both sides.
 pub const MAX_MESSAGE: usize = 64 * 1024;
-/// Disks of one VM: more than OpenBSD's 4, few enough for one PCI bus and one bounded start.
-pub const MAX_DISKS: usize = 16;
-/// Network cards of one VM.
-pub const MAX_NICS: usize = 8;
-/// Bytes of a kernel's command line (Linux's COMMAND_LINE_SIZE on x86 is 2048 with its NUL).
-pub const MAX_CMDLINE: usize = 2047;

@@ -1,11 +1,10 @@
 //! Parent and opener: paths in, descriptors out. One opener serves one start, as one user, then ends.
 
+use model::{List, UserPath};
 use serde::{Deserialize, Serialize};
 
-use crate::bounded::List;
 use crate::channel::Message;
 use crate::failure::Failure;
-use crate::names::UserPath;
 
 /// What the parent says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

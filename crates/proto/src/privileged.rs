@@ -5,12 +5,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use model::{IfName, MacAddr, Text};
 use serde::{Deserialize, Serialize};
 
-use crate::bounded::Text;
 use crate::channel::Message;
 use crate::failure::Failure;
-use crate::names::{IfName, MacAddr, RequestId};
+use crate::names::RequestId;
 
 /// What an interface says of itself (`ip link`'s alias; the kernel takes 255 bytes, the spec 63).
 pub type Alias = Text<63>;
@@ -61,20 +61,8 @@ pub enum ToPriv {
     MakeTap {
         /// Joins the answer.
         request: RequestId,
-        /// Its name; none: the first free `tap<N>`.
-        name: Option<IfName>,
-        /// `vm<id>-if<i>-<name>`.
-        alias: Alias,
-        /// The bridge to join.
-        bridge: Option<IfName>,
-        /// Up, else down.
-        up: bool,
-        /// The routing domain that it is in, without a bridge; 0 as none.
-        rdomain: Option<u8>,
-        /// The administrator's interface group that it is in, else one of vmd's own.
-        group: Option<u32>,
-        /// The host's end of a `local interface`.
-        local: Option<LocalEnd>,
+        /// What it is to be.
+        tap: TapSpec,
     },
     /// The tap of a local interface is gone, or going: nothing is to let its name through any more. Not answered.
     TapGone {
@@ -86,6 +74,25 @@ pub enum ToPriv {
         /// Debug lines too.
         debug: bool,
     },
+}
+
+/// A tap, as the parent plans it and priv makes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TapSpec {
+    /// Its name; none: the first free `tap<N>`.
+    pub name: Option<IfName>,
+    /// `vm<id>-if<i>-<name>`.
+    pub alias: Alias,
+    /// The bridge to join.
+    pub bridge: Option<IfName>,
+    /// Up, else down.
+    pub up: bool,
+    /// The routing domain that it is in, without a bridge; 0 as none.
+    pub rdomain: Option<u8>,
+    /// The administrator's interface group that it is in, else one of vmd's own.
+    pub group: Option<u32>,
+    /// The host's end of a `local interface`.
+    pub local: Option<LocalEnd>,
 }
 
 /// The host's addresses on the tap of a `local interface` (openbsd/daemon.md, 3.12). They go with the tap.

@@ -1,13 +1,11 @@
 //! vmm and the process of one VM. The description comes first, then one `Device` each, then `Begin`.
 
+use model::{CommandLine, MAX_DISKS, MAX_NICS, MacAddr, MemorySize, VmName};
 use serde::{Deserialize, Serialize};
 
-use crate::bounded::Text;
 use crate::channel::Message;
 use crate::failure::Failure;
-use crate::names::{MacAddr, VmName};
 use crate::probe::KernelKind;
-use crate::{MAX_CMDLINE, MAX_DISKS, MAX_NICS};
 
 /// Devices that have a process of their own.
 pub const MAX_DEVICES: usize = MAX_DISKS + MAX_NICS;
@@ -47,14 +45,14 @@ pub enum ToVm {
 pub struct Description {
     /// Its name, for logs.
     pub name: VmName,
-    /// Bytes of guest memory: whole MiB.
-    pub memory: u64,
+    /// Guest memory.
+    pub memory: MemorySize,
     /// Virtual CPUs, 1 to 64.
     pub cpus: u8,
     /// How the kernel is started.
     pub kernel: KernelKind,
     /// The kernel's command line.
-    pub cmdline: Text<MAX_CMDLINE>,
+    pub cmdline: CommandLine,
     /// An initial RAM disk comes along.
     pub initrd: bool,
     /// Devices that follow.

@@ -3,14 +3,12 @@
 
 use std::net::Ipv4Addr;
 
+use model::{CommandLine, DiskFormat, List, MacAddr, MemorySize, VmName};
 use serde::{Deserialize, Serialize};
 
-use crate::MAX_CMDLINE;
-use crate::bounded::{List, Text};
 use crate::channel::Message;
-use crate::client::DiskFormat;
 use crate::failure::Failure;
-use crate::names::{MacAddr, RequestId, VmId, VmName};
+use crate::names::{RequestId, VmId};
 use crate::probe::KernelKind;
 
 /// What the parent says.
@@ -133,14 +131,14 @@ pub struct StartVm {
     pub vm: VmId,
     /// Its name, for logs and process titles.
     pub name: VmName,
-    /// Bytes of guest memory: whole MiB.
-    pub memory: u64,
+    /// Guest memory.
+    pub memory: MemorySize,
     /// Virtual CPUs, 1 to 64.
     pub cpus: u8,
     /// How the kernel is started, as the probe found.
     pub kernel: KernelKind,
     /// The kernel's command line.
-    pub cmdline: Text<MAX_CMDLINE>,
+    pub cmdline: CommandLine,
     /// An initial RAM disk comes along.
     pub initrd: bool,
     /// The descriptor of the VM's cgroup comes along.
@@ -233,8 +231,8 @@ pub enum ToParent {
         pid: u32,
         /// Virtual CPUs.
         cpus: u8,
-        /// Bytes of guest memory.
-        memory: u64,
+        /// Guest memory.
+        memory: MemorySize,
     },
     /// No more VMs.
     InfoEnd {

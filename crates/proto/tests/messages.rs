@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use model::*;
 use proptest::prelude::*;
 use proto::channel::{Message, pair};
 use proto::client::*;
@@ -15,6 +16,10 @@ fn name() -> VmName {
     VmName::new("web-1").unwrap()
 }
 
+fn memory() -> MemorySize {
+    MemorySize::from_bytes(1 << 30).unwrap()
+}
+
 fn path() -> UserPath {
     UserPath::new("/srv/a b.img").unwrap()
 }
@@ -23,12 +28,12 @@ fn start() -> Request {
     Request::Start(Box::new(Start {
         vm: VmRef::Name(name()),
         instance_of: Some(name()),
-        memory: Some(1 << 30),
+        memory: Some(memory()),
         cpus: Some(4),
         kernel: Some(path()),
         disks: vec![DiskArg { path: path(), format: Some(DiskFormat::Qcow2) }].try_into().unwrap(),
         cdrom: Some(path()),
-        nics: vec![NicArg::Plain, NicArg::Local, NicArg::Switch(Text::cut("lan"))].try_into().unwrap(),
+        nics: vec![NicArg::Plain, NicArg::Local, NicArg::Switch(SwitchName::new("lan").unwrap())].try_into().unwrap(),
         boot_device: Some(BootDevice::Net),
     }))
 }
@@ -72,7 +77,7 @@ fn replies() -> Vec<Reply> {
         name: name(),
         pid: Some(2),
         cpus: 4,
-        memory: 1 << 30,
+        memory: memory(),
         used: Some(5 << 20),
         tty: Some(Text::cut("/dev/pts/3")),
         uid: 1000,
@@ -105,17 +110,17 @@ fn client_and_control() {
 fn an_answer_holds_as_many_of_the_longest_lines_as_it_may() {
     let line = VmLine {
         id: u32::MAX,
-        name: VmName::new(&"n".repeat(63)).unwrap(),
+        name: VmName::new("n".repeat(63)).unwrap(),
         pid: Some(u32::MAX),
         cpus: 255,
-        memory: u64::MAX,
+        memory: MemorySize::MAX,
         used: Some(u64::MAX),
         tty: Some(Text::new(&"t".repeat(64)).unwrap()),
         uid: u32::MAX,
         gid: Some(u32::MAX),
         owner: Text::new(&"o".repeat(80)).unwrap(),
         state: VmState::Stopped,
-        macs: vec![MacAddr([255; 6]); proto::MAX_NICS].try_into().unwrap(),
+        macs: vec![MacAddr([255; 6]); model::MAX_NICS].try_into().unwrap(),
     };
     let reply = Reply::Vms(vec![line; client::MAX_LINES].try_into().unwrap());
     let answer = control::ToControl::Answer { conn: ConnId(u64::MAX), id: RequestId(u32::MAX), reply };
@@ -161,19 +166,13 @@ fn parent_and_probe() {
 
 #[test]
 fn parent_and_priv() {
-    use privileged::{Alias, LocalEnd, ToParent, ToPriv};
+    use privileged::{Alias, LocalEnd, TapSpec, ToParent, ToPriv};
     let (request, name) = (RequestId(4), || IfName::new("tap0").unwrap());
     let alias = || Alias::cut("vm1-if0-web");
     let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6: Some([0xfd, 0, 0, 0, 0, 0, 0, 1].into()), nat: true };
     let tap = |name, bridge, rdomain, local| ToPriv::MakeTap {
         request,
-        name,
-        alias: alias(),
-        bridge,
-        up: true,
-        rdomain,
-        group: rdomain.map(u32::from),
-        local,
+        tap: TapSpec { name, alias: alias(), bridge, up: true, rdomain, group: rdomain.map(u32::from), local },
     };
     travel(vec![
         ToPriv::Sweep { request },
@@ -200,10 +199,10 @@ fn parent_and_vmm() {
         ToVmm::StartVm(Box::new(StartVm {
             vm,
             name: name(),
-            memory: 1 << 30,
+            memory: memory(),
             cpus: 4,
             kernel: probe::KernelKind::Pvh,
-            cmdline: Text::cut("console=ttyS0"),
+            cmdline: CommandLine::new("console=ttyS0").unwrap(),
             initrd,
             cgroup,
             disks: 1,
@@ -247,7 +246,7 @@ fn parent_and_vmm() {
         ToParent::Ended { vm, end: End::PoweredOff },
         ToParent::Ended { vm, end: End::Rebooted },
         ToParent::Ended { vm, end: End::Failed(failure()) },
-        ToParent::Info { request, vm, pid: 9, cpus: 1, memory: 1 },
+        ToParent::Info { request, vm, pid: 9, cpus: 1, memory: memory() },
         ToParent::InfoEnd { request },
         ToParent::PauseDone { request, vm, result: Ok(()) },
         ToParent::UnpauseDone { request, vm, result: Err(failure()) },
@@ -260,10 +259,10 @@ fn vmm_and_vm() {
     let describe = |initrd| {
         ToVm::Describe(Box::new(Description {
             name: name(),
-            memory: 1 << 30,
+            memory: memory(),
             cpus: 1,
             kernel: probe::KernelKind::BzImage,
-            cmdline: Text::cut("quiet"),
+            cmdline: CommandLine::new("quiet").unwrap(),
             initrd,
             devices: 2,
             debug: false,
@@ -308,11 +307,11 @@ fn parent_and_agentx() {
     use agentx::{Context, Row, ToAgentX, ToParent};
     let row = Row {
         vm: VmId(u32::MAX),
-        name: VmName::new(&"x".repeat(63)).unwrap(),
+        name: VmName::new("x".repeat(63)).unwrap(),
         state: VmState::Running,
         disabled: true,
         cpus: 64,
-        memory: u64::MAX,
+        memory: MemorySize::MAX,
         used: Some(u64::MAX),
     };
     let rows = vec![row; agentx::MAX_ROWS].try_into().unwrap();

@@ -13,9 +13,10 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use model::{CommandLine, MemorySize, VmName};
 use proto::probe::KernelKind;
 use proto::vm::{Description, ToVm, ToVmm};
-use proto::{Channel, Received, Text, VmName};
+use proto::{Channel, Received};
 use sys::memory::Pool;
 
 const USAGE: &str = "one_vm KERNEL [INITRD] [-m MIB] [-c CPUS] [-a CMDLINE] [-p SECONDS] [-u MARKER] [-s]";
@@ -98,10 +99,10 @@ fn start(arguments: &Arguments) -> Result<Started, Box<dyn Error>> {
     }
     let description = Description {
         name: VmName::new("one")?,
-        memory: arguments.memory_mib << 20,
+        memory: MemorySize::from_bytes(i64::try_from(arguments.memory_mib << 20)?)?,
         cpus: arguments.cpus,
         kernel: KernelKind::Pvh,
-        cmdline: Text::new(&arguments.cmdline)?,
+        cmdline: CommandLine::new(&arguments.cmdline)?,
         initrd: arguments.files.len() > 1,
         devices: 0,
         debug: true,

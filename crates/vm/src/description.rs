@@ -103,16 +103,16 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::{CommandLine, MemorySize, VmName};
     use proto::probe::KernelKind;
-    use proto::{Text, VmName};
 
     fn description(devices: u8, initrd: bool) -> ToVm {
         ToVm::Describe(Box::new(Description {
             name: VmName::new("web").unwrap(),
-            memory: 64 << 20,
+            memory: MemorySize::LEAST_BOOTABLE,
             cpus: 1,
             kernel: KernelKind::Pvh,
-            cmdline: Text::default(),
+            cmdline: CommandLine::default(),
             initrd,
             devices,
             debug: false,

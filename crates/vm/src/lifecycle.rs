@@ -184,8 +184,9 @@ fn refuse(what: &'static str) -> Vec<Action> {
 
 #[cfg(test)]
 mod tests {
+    use model::MacAddr;
+
     use super::*;
-    use proto::MacAddr;
 
     fn handle(event: Event) -> Vec<Action> {
         Lifecycle::default().handle(event)

@@ -44,7 +44,7 @@ pub fn assemble(plan: Plan, narrow: impl FnOnce() -> Result<(), sandbox::Error>)
     kvm::share_one_heap();
     kvm::prepare_kicks().map_err(Error::system("signal handler"))?;
     let description = plan.description;
-    let ram = layout::ram(description.memory).map_err(Error::Size)?;
+    let ram = layout::ram(description.memory.bytes()).map_err(Error::Size)?;
     let console = Console::new(plan.console).map_err(Error::system("console"))?;
     let host = Host::new(plan.kvm)?;
     check_sizes(&host, &ram, description.cpus)?;
@@ -55,7 +55,7 @@ pub fn assemble(plan: Plan, narrow: impl FnOnce() -> Result<(), sandbox::Error>)
         (0..description.cpus).map(|id| host.make_vcpu(&vm, id, description.cpus)).collect::<Result<_, _>>()?;
     drop(host);
     narrow()?;
-    load(&memory, &ram, plan.kernel, plan.initrd, description.cmdline.as_bytes(), &vcpus)?;
+    load(&memory, &ram, plan.kernel, plan.initrd, description.cmdline.as_str().as_bytes(), &vcpus)?;
     let virtio::Devices { functions, front_ends, worker } = virtio::connect(plan.devices, &vm)?;
     let outside = Outside::new(vm, front_ends)?;
     let chipset = chipset(&ram, description.cpus, functions, &outside)?;

@@ -8,9 +8,10 @@ use std::os::fd::OwnedFd;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use model::VmName;
 use proto::probe::KernelKind;
 use proto::vm::{Description, ToVm, ToVmm};
-use proto::{Channel, Code, Received, Text, VmName, exit};
+use proto::{Channel, Code, Received, exit};
 use sys::memory::Pool;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -63,10 +64,10 @@ fn describe(kernel: File, cpus: u8, memory: u64) -> Tiny {
     let fds: Vec<OwnedFd> = vec![kvm.into(), pty.master, Pool::SmallPages.take(memory).unwrap(), kernel.into()];
     let description = Description {
         name: VmName::new("tiny").unwrap(),
-        memory,
+        memory: model::MemorySize::from_bytes(i64::try_from(memory).unwrap()).unwrap(),
         cpus,
         kernel: KernelKind::Pvh,
-        cmdline: Text::default(),
+        cmdline: model::CommandLine::default(),
         initrd: false,
         devices: 0,
         debug: false,

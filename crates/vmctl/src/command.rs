@@ -3,9 +3,8 @@
 
 use std::ffi::{OsStr, OsString};
 
-use proto::MAX_DISKS;
+use model::{MAX_DISKS, UserPath, VmName};
 use proto::client::{DiskOperation, VmRef};
-use proto::{UserPath, VmName};
 
 use crate::create::{self, Create};
 use crate::getopt::{self, OptionError};

@@ -1,9 +1,10 @@
 //! `create`: its arguments (openbsd/vmctl.md, 4). `image` makes what they say.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use config::model::DiskFormat;
+use model::DiskFormat;
 
 use crate::command::{Command, Wrong};
 use crate::getopt;
@@ -51,10 +52,12 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Command, Wrong> {
         }
     }
     let [word] = <[OsString; 1]>::try_from(parsed.operands).map_err(|_| Wrong::Usage)?;
-    let (format, path) = config::disk_argument(std::os::unix::ffi::OsStrExt::as_bytes(word.as_os_str()));
+    let (format, path) = model::split_prefix(word.as_bytes());
+    let path = Path::new(OsStr::from_bytes(path)).to_owned();
+    let format = format.unwrap_or_else(|| DiskFormat::of_path(&path));
     let content = match (base, input, size) {
         (Some(_), Some(_), _) => return Err(Wrong::Said("conflicting -b and -i arguments".to_owned())),
-        (Some(_), None, _) if format.kind != DiskFormat::Qcow2 => {
+        (Some(_), None, _) if format != DiskFormat::Qcow2 => {
             return Err(Wrong::Said("base images require qcow2 disk format".to_owned()));
         }
         (Some(base), None, _) => Content::Base(base),
@@ -65,5 +68,5 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Command, Wrong> {
             return Err(Wrong::SaidAndUsage(format!("could not create {path}: missing size argument")));
         }
     };
-    Ok(Command::Create(Create { path, format: format.kind, content, warning }))
+    Ok(Command::Create(Create { path, format, content, warning }))
 }

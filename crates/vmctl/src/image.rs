@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use config::model::DiskFormat;
 use disk::CreateError;
+use model::DiskFormat;
 
 use crate::create::{Content, Create};
 

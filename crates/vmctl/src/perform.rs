@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use config::model;
-use proto::client::{DiskArg, DiskFormat, DiskOperation, Reply, Request, Start as StartRequest, VmLine, VmRef};
+use model::DiskFormat;
+use proto::client::{DiskArg, DiskOperation, Reply, Request, Start as StartRequest, VmLine, VmRef};
 use proto::failure::plain;
 use proto::{Code, Failure};
 use rustix::fs::{Mode, OFlags};
@@ -374,9 +374,9 @@ fn how_it_failed(failure: &Failure) -> String {
 fn request(start: Start) -> Result<(StartRequest, Option<OwnedFd>), RunError> {
     let kernel_path = start.kernel.as_deref().map(|path| resolved("invalid boot image path", path)).transpose()?;
     let kernel = kernel_path.as_deref().map(open_kernel).transpose()?;
-    let disk = |(path, format): (OsString, Option<model::DiskFormat>)| {
+    let disk = |(path, format): (OsString, Option<DiskFormat>)| {
         let path = words::path(resolved("invalid disk path", &path)?.as_os_str())?;
-        Ok(DiskArg { path, format: format.map(format_of) })
+        Ok(DiskArg { path, format })
     };
     let disks: Vec<DiskArg> = start.disks.into_iter().map(disk).collect::<Result<_, RunError>>()?;
     let cdrom = start.cdrom.map(|path| resolved("invalid iso image path", &path)).transpose()?;
@@ -409,12 +409,5 @@ fn open_kernel(path: &Path) -> Result<OwnedFd, RunError> {
     match file.metadata().map_err(failed)?.is_file() {
         true => Ok(file.into()),
         false => Err(RunError::KernelKind(path.to_owned())),
-    }
-}
-
-fn format_of(format: model::DiskFormat) -> DiskFormat {
-    match format {
-        model::DiskFormat::Raw => DiskFormat::Raw,
-        model::DiskFormat::Qcow2 => DiskFormat::Qcow2,
     }
 }

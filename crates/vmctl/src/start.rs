@@ -1,11 +1,10 @@
 //! `start`: its arguments and what can be refused without the daemon (openbsd/vmctl.md, 5).
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use config::model::DiskFormat;
-use proto::client::{BootDevice, NicArg, VmRef};
-use proto::{MAX_DISKS, MAX_NICS, SwitchName, VmName};
+use model::{BootDevice, DiskFormat, MAX_CPUS, MAX_DISKS, MAX_NICS, MemorySize, NameError, SwitchName, VmName};
+use proto::client::{NicArg, VmRef};
 
 use crate::command::{Command, Wrong};
 use crate::getopt;
@@ -27,8 +26,8 @@ pub struct Start {
     pub console: bool,
     /// `-t`: make an instance of this VM.
     pub template: Option<VmName>,
-    /// `-m`, in bytes.
-    pub memory: Option<u64>,
+    /// `-m`.
+    pub memory: Option<MemorySize>,
     /// `-p`.
     pub cpus: Option<u8>,
     /// `-b`.
@@ -94,19 +93,19 @@ impl Start {
             'b' => once(&mut self.kernel, "boot image", value)?,
             'c' => self.console = true,
             'd' => {
-                let (format, path) = config::disk_argument(value.as_bytes());
-                self.disks.push((path.into_os_string(), Some(format.kind).filter(|_| format.named)));
+                let (format, path) = model::split_prefix(value.as_bytes());
+                self.disks.push((OsStr::from_bytes(path).to_owned(), format));
             }
             'i' => once(least_nics, "interfaces", nic_count(&value)?)?,
             'L' => self.nics.push(NicArg::Local),
             'm' => {
-                let (bytes, rounded) = words::memory(&value)?;
-                once(&mut self.memory, "memory", bytes)?;
+                let (size, rounded) = words::memory(&value)?;
+                once(&mut self.memory, "memory", size)?;
                 self.warnings.extend(rounded);
             }
             'n' => self.nics.push(nic(&value)?),
             'p' => {
-                let cpus = words::count("cpu count", &value, 1, 64)?;
+                let cpus = words::count("cpu count", &value, 1, MAX_CPUS.into())?;
                 once(&mut self.cpus, "cpus", u8::try_from(cpus).unwrap_or(1))?;
             }
             'r' => once(&mut self.cdrom, "iso image", value)?,
@@ -150,12 +149,8 @@ impl Start {
 }
 
 fn boot_device(value: &OsString) -> Result<BootDevice, Wrong> {
-    match value.to_str() {
-        Some("disk") => Ok(BootDevice::Disk),
-        Some("cdrom") => Ok(BootDevice::Cdrom),
-        Some("net") => Ok(BootDevice::Net),
-        _ => Err(Wrong::Said(format!("unknown boot device {}: expected cdrom, disk or net", words::shown(value)))),
-    }
+    BootDevice::of_word(value.as_bytes())
+        .ok_or_else(|| Wrong::Said(format!("unknown boot device {}: expected cdrom, disk or net", words::shown(value))))
 }
 
 fn nic_count(value: &OsString) -> Result<usize, Wrong> {
@@ -173,7 +168,8 @@ fn nic(value: &OsString) -> Result<NicArg, Wrong> {
         Some("") => Ok(NicArg::Plain),
         Some(name) => match SwitchName::new(name) {
             Ok(name) => Ok(NicArg::Switch(name)),
-            Err(_) => Err(Wrong::Said(format!("interface name too long: {name}"))),
+            Err(NameError::TooLong(_)) => Err(Wrong::Said(format!("interface name too long: {name}"))),
+            Err(why) => Err(Wrong::Said(format!("invalid switch {name:?}: {why}"))),
         },
         None => Err(Wrong::Said(format!("switch name is not UTF-8: {}", words::shown(value)))),
     }

@@ -19,7 +19,7 @@ pub fn line(vm: &VmLine) -> String {
         vm.id.to_string(),
         or_dash(vm.pid.map(|pid| pid.to_string())),
         vm.cpus.to_string(),
-        size::format(vm.memory),
+        size::format(vm.memory.bytes()),
         or_dash(vm.used.map(size::format)),
         or_dash(vm.tty.as_ref().map(|tty| tty.strip_prefix("/dev/").unwrap_or(tty).to_owned())),
         vm.owner.chars().take(MAX_OWNER).collect(),
@@ -59,7 +59,7 @@ pub fn state(state: VmState) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use proto::{Text, VmName};
+    use model::{Text, VmName};
 
     use super::*;
 
@@ -69,14 +69,14 @@ mod tests {
             name: VmName::new(name).expect("a name"),
             pid: None,
             cpus: 1,
-            memory: 1 << 30,
+            memory: model::MemorySize::from_bytes(1 << 30).unwrap(),
             used: None,
             tty: None,
             uid: 1000,
             gid: None,
             owner: Text::cut("joe:staff"),
             state: VmState::Stopped,
-            macs: proto::List::default(),
+            macs: model::List::default(),
         }
     }
 
@@ -85,7 +85,7 @@ mod tests {
         let running = VmLine {
             id: 1,
             pid: Some(12345),
-            memory: 512 << 20,
+            memory: model::MemorySize::DEFAULT,
             used: Some(150 << 20),
             tty: Some(Text::cut("/dev/ttyp1")),
             owner: Text::cut("root"),

@@ -20,7 +20,7 @@ fn vm(vm: &VmLine) -> Value {
         ("state", table::state(vm.state).into()),
         ("pid", vm.pid.filter(|_| running).into()),
         ("cpus", vm.cpus.into()),
-        ("memory_bytes", vm.memory.into()),
+        ("memory_bytes", vm.memory.bytes().into()),
         ("resident_bytes", vm.used.filter(|_| running).into()),
         ("tty", vm.tty.as_ref().filter(|_| running).map(Value::text).into()),
         ("owner", owner),

@@ -3,11 +3,9 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use config::model::{MemoryError, MemorySize};
 use config::size::{self, MIB, SizeError};
+use model::{MemoryError, MemorySize, NameError, UserPath, VmName};
 use proto::client::VmRef;
-use proto::names::BadName;
-use proto::{UserPath, VmName};
 
 /// Why a word is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,10 +15,10 @@ pub enum WordError {
     IdTooLong(String),
     /// Neither a number nor a name.
     #[error("invalid id: {0}: {1}")]
-    Id(String, BadName),
+    Id(String, NameError),
     /// A new VM's name with a character that it may not have.
     #[error("invalid VM name: \"{0}\": {1}; use letters, digits, \".\", \"-\" and \"_\", the first a letter or digit")]
-    VmName(String, BadName),
+    VmName(String, NameError),
     /// No size.
     #[error("invalid {what} size: {word}: {reason}; give a number with B, K, M, G or T")]
     Size {
@@ -83,8 +81,8 @@ pub fn vm_ref(word: &OsStr) -> Result<VmRef, WordError> {
 
 /// A word that is a VM's name whatever it looks like.
 pub fn name(word: &OsStr) -> Result<VmName, WordError> {
-    VmName::new(&word.to_string_lossy()).map_err(|error| match error {
-        BadName::TooLong(_) => WordError::IdTooLong(shown(word)),
+    VmName::new(word.to_string_lossy().as_bytes()).map_err(|error| match error {
+        NameError::TooLong(_) => WordError::IdTooLong(shown(word)),
         error => WordError::Id(shown(word), error),
     })
 }
@@ -107,14 +105,16 @@ fn mebibytes(what: &'static str, word: &OsStr) -> Result<(u64, bool), WordError>
     Ok((whole, whole != bytes))
 }
 
-/// The argument of `-m`: bytes, and a warning when it was rounded.
-pub fn memory(word: &OsStr) -> Result<(u64, Option<String>), WordError> {
+/// The argument of `-m`, and a warning when it was rounded.
+pub fn memory(word: &OsStr) -> Result<(MemorySize, Option<String>), WordError> {
     let (bytes, rounded) = mebibytes("memory", word)?;
     let signed = i64::try_from(bytes).unwrap_or(i64::MAX);
     match MemorySize::from_bytes(signed) {
-        Ok(MemorySize::MAX) if rounded => Err(WordError::Large(shown(word))),
-        Err(MemoryError::TooLarge) => Err(WordError::Large(shown(word))),
-        _ => Ok((bytes, rounded.then(|| format!("memory size rounded to {}", size::format(bytes))))),
+        Ok(size) if size < MemorySize::MAX || !rounded => {
+            Ok((size, rounded.then(|| format!("memory size rounded to {}", size::format(bytes)))))
+        }
+        Ok(_) | Err(MemoryError::TooLarge) => Err(WordError::Large(shown(word))),
+        Err(MemoryError::TooSmall) => Err(WordError::Small { what: "memory", word: shown(word) }),
     }
 }
 
@@ -187,7 +187,10 @@ mod tests {
 
     #[test]
     fn memory_sizes_follow_the_specification() {
-        let memory = |word: &str| memory(OsStr::new(word)).map_err(|error| error.to_string());
+        let memory = |word: &str| {
+            let read = memory(OsStr::new(word)).map_err(|error| error.to_string());
+            read.map(|(size, rounded)| (size.bytes(), rounded))
+        };
         assert_eq!(memory("512M"), Ok((512 * MIB, None)));
         assert_eq!(memory("1.5m"), Ok((MIB, Some("memory size rounded to 1.0M".into()))));
         assert_eq!(

@@ -9,8 +9,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use control::{Control, Outcome, greet, vmctl};
-use proto::client::{DiskArg, DiskFormat, Reply, Request, Start, ToClient, ToControl, VmLine, VmRef, VmState};
-use proto::{Code, Failure, List, MacAddr, Received, RequestId, Text, VmName};
+use model::{DiskFormat, List, MacAddr, Text, VmName};
+use proto::client::{DiskArg, Reply, Request, Start, ToClient, ToControl, VmLine, VmRef, VmState};
+use proto::{Code, Failure, Received, RequestId};
 use testkit::schema;
 use vmctl::Screen;
 
@@ -28,7 +29,7 @@ fn line(id: u32, text: &str, pid: Option<u32>) -> VmLine {
         name: name(text),
         pid,
         cpus: 1,
-        memory: 512 << 20,
+        memory: model::MemorySize::DEFAULT,
         used: pid.map(|_| 100 << 20),
         tty: pid.map(|_| Text::cut("/dev/pts/77")),
         uid: 0,
@@ -274,7 +275,7 @@ fn refusal_is_shown_with_what_was_asked_and_nothing_that_commands_a_terminal() {
 
 #[test]
 fn each_error_of_a_configuration_is_shown_before_the_refusal() {
-    let wrong = |text| Reply::Wrong(proto::Text::cut(text));
+    let wrong = |text| Reply::Wrong(model::Text::cut(text));
     let failure = Reply::Failed(Failure::new(Code::Invalid, "2 errors; nothing was changed"));
     let answers = vec![wrong("/c:1:1: one\n    1 | x\n      | ^"), wrong("/c:2:1: two"), failure];
     let text = "/c:1:1: one\n    1 | x\n      | ^\n/c:2:1: two\nvmctl: reload: 2 errors; nothing was changed\n";
@@ -322,7 +323,7 @@ fn start_sends_resolved_paths_and_the_kernel_it_opened() {
     let path = |file| Text::new(&at(file)).expect("a path");
     let disk = DiskArg { path: path("disk"), format: Some(DiskFormat::Qcow2) };
     let expected = Start {
-        memory: Some(64 << 20),
+        memory: Some(model::MemorySize::LEAST_BOOTABLE),
         cpus: Some(2),
         kernel: Some(path("kernel")),
         disks: vec![disk].try_into().expect("one disk"),

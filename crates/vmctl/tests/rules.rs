@@ -8,8 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use control::{Control, Outcome, vmctl};
+use model::{List, Text, VmName};
 use proto::client::{DiskOperation, Reply, Request, VmLine, VmRef, VmState};
-use proto::{Code, Failure, List, Text, VmName};
+use proto::{Code, Failure};
 
 /// What is said of a wrong command line.
 #[track_caller]
@@ -148,7 +149,7 @@ fn create_of_several_sizes_makes_the_last_for_its_user_alone() {
 
 #[test]
 fn memory_over_128g_is_too_large_also_when_it_would_round_down_to_it() {
-    assert!(parsed("start -b /k -m 128G web").contains("memory: Some(137438953472)"));
+    assert!(parsed("start -b /k -m 128G web").contains("memory: Some(MemorySize(137438953472))"));
     for size in ["129G", "137438953473"] {
         assert_eq!(
             wrong(&format!("start -m {size} web")),
@@ -182,7 +183,7 @@ fn a_console_that_cannot_be_opened_or_is_open_already_is_told() {
             name: VmName::new("web").expect("a name"),
             pid: Some(9),
             cpus: 1,
-            memory: 1 << 30,
+            memory: model::MemorySize::from_bytes(1 << 30).unwrap(),
             used: None,
             tty: Some(Text::cut(tty)),
             uid: 0,

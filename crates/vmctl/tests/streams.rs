@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Output, Stdio};
 
 use control::Control;
+use model::{Text, VmName};
 use proto::client::{Reply, Request, VmRef};
-use proto::{Text, VmName};
 use vmctl::Screen;
 
 /// The program, which aborts where a test would only panic.

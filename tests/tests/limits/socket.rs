@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 
+use model::VmName;
 use proto::client::{DiskOperation, Reply, Request, ToClient, ToControl, VERSION, VmRef};
-use proto::{Channel, Code, MAX_MESSAGE, Received, RequestId, VmName};
+use proto::{Channel, Code, MAX_MESSAGE, Received, RequestId};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Gid, Uid};
 use testkit::apart::apart;
@@ -53,9 +54,9 @@ fn start() -> proto::client::Start {
         memory: None,
         cpus: None,
         kernel: None,
-        disks: proto::List::default(),
+        disks: model::List::default(),
         cdrom: None,
-        nics: proto::List::default(),
+        nics: model::List::default(),
         boot_device: None,
     }
 }
@@ -87,7 +88,7 @@ fn garbage_half_messages_and_what_is_too_long_end_their_connection_alone() {
     apart("socket::garbage_half_messages_and_what_is_too_long_end_their_connection_alone", || {
         let daemon = Daemon::start_quietly(CONFIGURATION);
         let quiet = Quiet::of(&daemon);
-        let path = proto::Text::new(&"/x".repeat(500)).expect("a path");
+        let path = model::Text::new(&"/x".repeat(500)).expect("a path");
         let hello = postcard::to_stdvec(&ToControl::Hello { version: VERSION }).expect("encoded");
         let whole = postcard::to_stdvec(&ask(1, Request::Load { path })).expect("encoded");
         let mut witness = greeted();
@@ -138,7 +139,7 @@ fn as_stranger<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> 
 }
 
 fn every_request() -> Vec<Request> {
-    let path = || proto::Text::new("/nowhere").expect("a path");
+    let path = || model::Text::new("/nowhere").expect("a path");
     vec![
         Request::List,
         Request::Start(Box::new(start())),

@@ -3,8 +3,9 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 
+use model::{List, Text, VmName};
+use proto::Received;
 use proto::client::{Reply, Request, Start, ToClient, VmRef};
-use proto::{List, Received, Text, VmName};
 use rustix::fs::{OFlags, fcntl_setfl};
 use testkit::apart::apart;
 use testkit::daemon::Daemon;

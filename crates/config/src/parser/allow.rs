@@ -1,9 +1,10 @@
 //! `allow instance { }`: what users may change in instances of a VM, and who may make them (openbsd/vm.conf.md, 11.2).
 
+use model::{Allow, Right};
+
 use super::{Parser, Read};
 use crate::keyword::{Block, Keyword};
 use crate::lexer::Kind;
-use crate::model::{Allow, Right};
 
 impl Parser<'_> {
     /// After `allow`. Several statements add up; the last owner counts.

@@ -3,9 +3,9 @@
 
 use super::{Parser, Read};
 use crate::fault::Fault;
+use crate::globals::{AgentX, LocalInet6, Staggered};
 use crate::keyword::{INET, Keyword, NAT};
 use crate::lexer::Kind;
-use crate::model::{self, AgentX, LocalInet6, Staggered};
 use crate::prefix::{Prefix4, Prefix6};
 
 /// Bytes of an AgentX context (openbsd/vm.conf.md, 8.4).
@@ -95,7 +95,7 @@ impl Parser<'_> {
                 } else if self.is_utf8(&text, "agentx path") && !text.bytes.starts_with(b"/") {
                     self.error(Fault::AgentXPathNotAbsolute, text.span);
                 }
-                agentx.path = Some(model::path_of(&text.bytes));
+                agentx.path = text.path();
             } else if matches!(self.token.kind, Kind::Text { .. }) {
                 return self.unexpected("\"context\", \"path\" or the end of the line".to_owned());
             } else {

@@ -13,17 +13,21 @@ mod switch;
 mod vm;
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
+use model::{SwitchName, UserPath, Vm, VmName};
+
+use crate::Parsed;
 use crate::diagnostic::{Errors, Step};
 use crate::environment::{Sources, Users};
 use crate::fault::Fault;
+use crate::globals::Config;
 use crate::input::{Input, Span};
 use crate::keyword::{Block, Keyword};
 use crate::lexer::{Kind, Lexer, Token};
 use crate::macros::Macros;
-use crate::model::{Config, Vm};
-use crate::names::{SwitchName, VmName};
-use crate::{Parsed, model};
 
 /// Include files around one another. Deeper ones include each other in a circle by different names.
 const MAX_INCLUDE_DEPTH: usize = 64;
@@ -56,6 +60,16 @@ pub(crate) struct Text {
 impl Text {
     fn shown(&self) -> String {
         String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    /// The path that it is, to be looked for.
+    fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.bytes))
+    }
+
+    /// The path that it is, to be kept; none where an error has been noted.
+    fn path(&self) -> Option<UserPath> {
+        UserPath::new(std::str::from_utf8(&self.bytes).ok()?).ok()
     }
 }
 
@@ -241,7 +255,7 @@ impl<'a> Parser<'a> {
             self.error(Fault::IncludeTooLarge { file, limit: MAX_SIZE }, name.span);
             return Ok(());
         }
-        match self.sources.include(&model::path_of(&name.bytes)) {
+        match self.sources.include(name.as_path()) {
             Ok(text) => {
                 self.lexer.input.add_size(text.len());
                 match self.lexer.input.size() > MAX_SIZE {

@@ -1,11 +1,11 @@
 //! `interface` of a VM, with its options in braces or on its line (openbsd/vm.conf.md, 5 and 10.1).
 
+use model::{IfName, MAX_IF_NAME, MacAddr, Nic};
+
 use super::{Parser, RdomainUse, Read, Text};
 use crate::fault::Fault;
 use crate::keyword::{Block, Keyword};
 use crate::lexer::Kind;
-use crate::model::Nic;
-use crate::names::{IfName, MAX_IF_NAME, MacAddr};
 
 impl Parser<'_> {
     /// After `interface`: a tap's name or none, then options or none.

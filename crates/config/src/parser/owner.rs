@@ -2,11 +2,12 @@
 
 use std::io;
 
+use model::Owner;
+
 use super::{Parser, Read};
 use crate::fault::Fault;
 use crate::input::Span;
 use crate::lexer::Kind;
-use crate::model::Owner;
 
 impl Parser<'_> {
     /// `OWNER`: a uid, or a user, a group or both by name (openbsd/vm.conf.md, 8.3).

@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
+use model::{GroupName, IfName, InterfaceGroup, MAX_RDOMAIN, NameError, Switch, SwitchName};
+
 use super::{Parser, Read, SwitchUse, Text};
 use crate::fault::Fault;
 use crate::input::Span;
 use crate::keyword::{Block, Keyword};
 use crate::lexer::Kind;
-use crate::model::{InterfaceGroup, MAX_RDOMAIN, Switch};
-use crate::names::{GroupName, IfName, NameError, SwitchName};
 
 /// What a block has said so far.
 struct Draft {
@@ -83,7 +83,7 @@ impl Parser<'_> {
         let fault = match SwitchName::new(&text.bytes) {
             Ok(name) => return Some(name),
             Err(NameError::TooLong(_)) => Fault::SwitchNameTooLong { name: text.shown() },
-            Err(NameError::Invalid) => Fault::SwitchNameInvalid { name: text.shown() },
+            Err(_) => Fault::SwitchNameInvalid { name: text.shown() },
         };
         self.error(fault, text.span);
         None
@@ -96,7 +96,7 @@ impl Parser<'_> {
         let fault = match IfName::new(&text.bytes) {
             Ok(name) => return Some(name),
             Err(NameError::TooLong(_)) => Fault::SwitchInterfaceTooLong { name: text.shown() },
-            Err(NameError::Invalid) => Fault::SwitchInterfaceInvalid { name: text.shown() },
+            Err(_) => Fault::SwitchInterfaceInvalid { name: text.shown() },
         };
         self.error(fault, text.span);
         None

@@ -1,7 +1,11 @@
 //! `vm NAME [instance NAME] { }` (openbsd/vm.conf.md, 10 and 11).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+
+use model::{
+    BootDevice, CommandLine, Disk, DiskFormat, MAX_CMDLINE, MAX_CPUS, MAX_DISKS, MAX_NICS, MAX_PATH, MemorySize,
+    NameError, Sev, UserPath, VmName,
+};
 
 use super::{Parser, Read, Stop, Text};
 use crate::diagnostic::Step;
@@ -10,8 +14,6 @@ use crate::input::Span;
 use crate::instance::Requester;
 use crate::keyword::{Block, CMDLINE, INITRD, Keyword};
 use crate::lexer::Kind;
-use crate::model::{self, BootDevice, Disk, DiskFormat, MAX_CPUS, MAX_DISKS, MAX_NICS, MemorySize, Sev};
-use crate::names::{CommandLine, MAX_CMDLINE, MAX_PATH, NameError, VmName};
 use crate::register::{Refusal, VmRequest, register};
 use crate::size;
 
@@ -60,7 +62,7 @@ impl Parser<'_> {
         let fault = match VmName::new(&text.bytes) {
             Ok(name) => return Some(name),
             Err(NameError::TooLong(_)) => Fault::VmNameTooLong { name: text.shown(), template },
-            Err(NameError::Invalid) => Fault::VmNameInvalid { name: text.shown() },
+            Err(_) => Fault::VmNameInvalid { name: text.shown() },
         };
         self.error(fault, text.span);
         None
@@ -222,7 +224,7 @@ impl Parser<'_> {
         if text.bytes.len() > MAX_PATH {
             self.error(Fault::PathTooLong { what: "cdrom", limit: MAX_PATH }, text.span);
         } else if self.is_utf8(&text, "cdrom path") {
-            draft.request.cdrom = Some(model::path_of(&text.bytes));
+            draft.request.cdrom = text.path();
         }
         Ok(())
     }
@@ -235,18 +237,10 @@ impl Parser<'_> {
             self.error(Fault::TooManyDisks { disk: text.shown(), limit: MAX_DISKS }, text.span);
             return Ok(());
         }
-        let (mut format, path) = match keyword {
-            Some(kind) => (model::ImageFormat { kind, named: true }, model::path_of(&text.bytes)),
-            None => model::disk_argument(&text.bytes),
-        };
-        let path = Text { bytes: model::path_bytes(&path).to_vec(), ..text };
-        if let Some(path) = self.existing(&path, "disk") {
-            // What is kept is the file that a link leads to: its extension counts.
-            if !format.named {
-                format = model::guessed_format(&path);
-            }
-            draft.request.disks.push(Disk { path, format });
-        }
+        let (prefix, path) = if keyword.is_some() { (None, &text.bytes[..]) } else { model::split_prefix(&text.bytes) };
+        let path = Text { bytes: path.to_vec(), ..text };
+        // What is kept is the file that a link leads to: its extension counts.
+        draft.request.disks.extend(self.existing(&path, "disk").map(|path| Disk::new(path, keyword.or(prefix))));
         Ok(())
     }
 
@@ -263,7 +257,7 @@ impl Parser<'_> {
     }
 
     /// The resolved path of a file that must exist now.
-    fn existing(&mut self, text: &Text, what: &'static str) -> Option<PathBuf> {
+    fn existing(&mut self, text: &Text, what: &'static str) -> Option<UserPath> {
         if text.bad {
             return None;
         }
@@ -274,23 +268,16 @@ impl Parser<'_> {
         if !self.is_utf8(text, &format!("{what} path")) {
             return None;
         }
-        match self.sources.resolve(&model::path_of(&text.bytes)) {
-            Ok(path) if path.to_str().is_none() => {
-                let fault = Fault::LeadsToNotUtf8 { what, path: path.to_string_lossy().into_owned() };
-                self.error(fault, text.span);
-                None
-            }
-            Ok(path) if model::path_bytes(&path).len() <= MAX_PATH => Some(path),
-            Ok(_) => {
-                self.error(Fault::PathTooLong { what, limit: MAX_PATH }, text.span);
-                None
-            }
-            Err(error) => {
-                let reason = Fault::reason(&error);
-                self.error(Fault::PathNotFound { what, path: text.shown(), reason }, text.span);
-                None
-            }
-        }
+        let fault = match self.sources.resolve(text.as_path()) {
+            Ok(path) => match path.to_str().map(UserPath::new) {
+                Some(Ok(path)) => return Some(path),
+                Some(Err(_)) => Fault::PathTooLong { what, limit: MAX_PATH },
+                None => Fault::LeadsToNotUtf8 { what, path: path.to_string_lossy().into_owned() },
+            },
+            Err(error) => Fault::PathNotFound { what, path: text.shown(), reason: Fault::reason(&error) },
+        };
+        self.error(fault, text.span);
+        None
     }
 
     fn interface(&mut self, draft: &mut Draft, local: bool, option: Span) -> Read<()> {

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use model::UserPath;
+
 use crate::world::World;
 use crate::{config, told};
 
@@ -82,7 +84,7 @@ fn an_owner_that_no_name_says_is_refused() {
 fn a_string_that_no_file_can_hold_is_refused_with_its_option() {
     let of = |path: &str| {
         let mut config = config("vm v {\n\tdisk d\n}\nswitch s { interface br0 }\n");
-        config.vms[0].disks[0].path = path.into();
+        config.vms[0].disks[0].path = UserPath::new(path).expect("a path");
         config::canonical(&config, &World).map_err(|why| why.to_string())
     };
     let refused = |shown: &str| {
@@ -91,8 +93,8 @@ fn a_string_that_no_file_can_hold_is_refused_with_its_option() {
     assert_eq!((of("/a\nb"), of("/a\0")), (refused("\"/a\\nb\""), refused("\"/a\\0\"")));
     assert!(of("/a\rb\u{1}\u{b}").is_ok());
     let mut after = config("vm v {\n\tdisk d\n}\n");
-    after.globals.agentx = Some(config::model::AgentX { context: Some(b"a\n".to_vec()), path: None });
-    after.vms[0].boot = Some("/b\n".into());
+    after.globals.agentx = Some(config::AgentX { context: Some(b"a\n".to_vec()), path: None });
+    after.vms[0].boot = UserPath::new("/b\n").ok();
     let first = config::canonical(&after, &World).expect_err("a newline").to_string();
     assert!(first.starts_with("context \"a\\n\": "), "the first one is told: {first}");
 }
@@ -101,7 +103,7 @@ fn a_string_that_no_file_can_hold_is_refused_with_its_option() {
 fn backslashes_before_blanks_quotes_and_the_end_stay_what_they_are() {
     let written = |word: &str| {
         let mut config = config("vm v {\n\tdisk d\n}\n");
-        config.vms[0].cdrom = Some(word.into());
+        config.vms[0].cdrom = UserPath::new(word).ok();
         let text = String::from_utf8(config::canonical(&config, &World).expect("one")).expect("text");
         let (_, rest) = text.split_once("\tcdrom ").expect("a cdrom");
         let (word, _) = rest.split_once("\n\tdisk").expect("the next option");

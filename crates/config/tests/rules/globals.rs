@@ -1,6 +1,6 @@
 //! Section 8: statements outside of all blocks, and `owner` wherever it stands.
 
-use config::model::LocalInet6;
+use config::LocalInet6;
 
 use crate::{config, errors, refused, told_by};
 
@@ -113,7 +113,7 @@ fn the_sockets_group_is_0_where_none_is_said() {
 fn agentx_takes_its_options_in_any_order_and_again() {
     let agentx = |text: &str| config(&format!("agentx {text}\n")).globals.agentx.expect("agentx");
     let both = agentx("path \"/a\" context x path \"/b\"");
-    assert_eq!((both.context.as_deref(), both.path.as_deref()), (Some(&b"x"[..]), Some("/b".as_ref())));
+    assert_eq!((both.context.as_deref(), both.path.as_deref()), (Some(&b"x"[..]), Some("/b")));
     assert_eq!(agentx("context x").path, None, "the default is the system's");
     refused("agentx path master\n", "1: agentx path is not absolute");
     refused("agentx extra\n", "1: syntax error: found \"extra\"");

@@ -1,7 +1,7 @@
 //! Section 5: the grammar and its layout. What the original refuses for its layout alone is accepted; each such case
 //! says so.
 
-use config::model::Right;
+use model::Right;
 
 use crate::{config, errors, option_refused, refused, vm};
 
@@ -149,7 +149,7 @@ fn the_accepted_examples_of_the_specification_are_accepted() {
         "\t  is still the comment\n\tdisable\n}\n"
     ));
     let web = &read.vms[0];
-    let paths: Vec<_> = web.disks.iter().map(|disk| disk.path.display().to_string()).collect();
+    let paths: Vec<_> = web.disks.iter().map(|disk| disk.path.to_string()).collect();
     assert_eq!(paths, ["/var/vm/web1.img", "/var/vm/data.qcow2"]);
     assert_eq!((web.memory.bytes(), web.nics.len(), web.allow.rights.len()), (1_610_612_736, 3, 3));
     assert_eq!(read.globals.local_prefix.to_string(), "192.168.0.0/16");

@@ -1,6 +1,6 @@
 //! Section 11: instances in a file, where root asks; `config::instance` has the rules for users.
 
-use config::model::Right;
+use model::Right;
 
 use crate::{config, refused, vm};
 
@@ -37,7 +37,7 @@ fn root_sets_what_it_likes_without_a_right() {
             .vms
             .remove(1);
     assert_eq!((made.cpus, made.memory.bytes(), made.owner.uid), (4, 2 << 30, 1001));
-    assert_eq!((made.boot.as_deref(), made.cdrom.as_deref()), (Some("/own".as_ref()), Some("d.iso".as_ref())));
+    assert_eq!((made.boot.as_deref(), made.cdrom.as_deref()), (Some("/own"), Some("d.iso")));
     assert_eq!((made.nics.len(), made.nics[0].switch.is_none()), (2, true), "its own first, then the template's");
 }
 

@@ -6,7 +6,7 @@ use crate::world::World;
 use crate::{config, errors, refused, told, told_by};
 
 fn disk(text: &str) -> String {
-    config(text).vms[0].disks[0].path.display().to_string()
+    config(text).vms[0].disks[0].path.to_string()
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn a_reference_is_letters_digits_and_underscores() {
 #[test]
 fn a_new_value_counts_from_there_on() {
     let read = config("m = \"/one\"\nvm a { disk $m }\nm = \"/two\"\nvm b { disk $m }\n");
-    let paths: Vec<_> = read.vms.iter().map(|vm| vm.disks[0].path.display().to_string()).collect();
+    let paths: Vec<_> = read.vms.iter().map(|vm| vm.disks[0].path.to_string()).collect();
     assert_eq!(paths, ["/one", "/two"]);
 }
 
@@ -147,5 +147,5 @@ fn a_macro_of_the_command_line_wins_without_a_word() {
     macros.define(b"m=/late").expect("a definition");
     let told = told_by(b"m = \"/file\"\nvm v { disk $m }\n", &macros, &World);
     assert_eq!(told.warnings, [""; 0]);
-    assert_eq!(told.config.expect("right").vms[0].disks[0].path.to_str(), Some("/D"));
+    assert_eq!(told.config.expect("right").vms[0].disks[0].path.as_str(), "/D");
 }

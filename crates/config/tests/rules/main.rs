@@ -14,8 +14,9 @@ mod vms;
 #[path = "../world/mod.rs"]
 mod world;
 
-use config::model::{Config, Vm};
+use config::Config;
 use config::{Diagnostic, Macros, Parsed, Sources, parse};
+use model::Vm;
 use world::World;
 
 /// The file's errors, each as its line and its message; and its warnings alike.

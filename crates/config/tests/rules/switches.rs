@@ -1,6 +1,6 @@
 //! Section 9: `switch`.
 
-use config::model::Switch;
+use model::Switch;
 
 use crate::{config, refused, told};
 

@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use config::model::{BootDevice, DiskFormat, Sev};
 use config::{Macros, Sources};
+use model::{BootDevice, DiskFormat, Sev};
 
 use crate::world::World;
 use crate::{config, errors, option_refused, refused, told, told_by, vm};
@@ -67,7 +67,7 @@ fn what_may_be_given_once_is_told_when_it_is_given_again() {
 
 #[test]
 fn a_kernel_must_be_there_and_is_kept_resolved() {
-    assert_eq!(vm("boot \"bsd\"").boot.as_deref(), Some("/here/bsd".as_ref()));
+    assert_eq!(vm("boot \"bsd\"").boot.as_deref(), Some("/here/bsd"));
     option_refused("boot \"/nonexistent\"", "kernel path not found: \"/nonexistent\": No such file or directory");
 }
 
@@ -82,13 +82,13 @@ fn of_several_boot_devices_the_last_counts_and_none_is_checked() {
 
 #[test]
 fn a_cdrom_is_kept_as_written_and_not_looked_for() {
-    assert_eq!(vm("cdrom \"nonexistent/x.iso\"").cdrom.as_deref(), Some("nonexistent/x.iso".as_ref()));
+    assert_eq!(vm("cdrom \"nonexistent/x.iso\"").cdrom.as_deref(), Some("nonexistent/x.iso"));
     assert_eq!(config("vm v { cdrom x.iso }\n").vms.len(), 1, "it is enough to boot from");
 }
 
 #[test]
 fn a_disk_must_be_there_is_kept_resolved_and_has_at_most_16_beside_it() {
-    assert_eq!(config("vm v { disk \"a.img\" }\n").vms[0].disks[0].path.to_str(), Some("/here/a.img"));
+    assert_eq!(config("vm v { disk \"a.img\" }\n").vms[0].disks[0].path.as_str(), "/here/a.img");
     option_refused("disk \"/nonexistent\"", "disk path not found: \"/nonexistent\": No such file or directory");
     config(&format!("vm v {{\n{}}}\n", "disk d\n".repeat(16)));
     let text = format!("vm v {{\n{}disk last\n}}\n", "disk d\n".repeat(16));
@@ -164,7 +164,7 @@ fn a_links_own_extension_does_not_count() {
     let format = |text: &str| {
         let told = told_by(format!("vm v {{ disk {text} }}\n").as_bytes(), &Macros::new(), &Links);
         let disk = told.config.expect("right").vms.remove(0).disks.remove(0);
-        (disk.path.to_str().expect("text").to_owned(), disk.format.kind, disk.format.named)
+        (disk.path.to_string(), disk.format.kind, disk.format.named)
     };
     assert_eq!(format("/link.img"), ("/to.qcow2".to_owned(), DiskFormat::Qcow2, false));
     assert_eq!(format("/link.qcow2"), ("/to".to_owned(), DiskFormat::Raw, false));
@@ -247,7 +247,7 @@ fn a_second_block_of_a_name_has_no_effect_and_is_warned_of() {
     let told = told("vm a { boot \"/k\" }\nvm a { disk d\n\tmemory 1G\n}\n");
     assert_eq!(told.warnings, ["2: vm \"a\" is defined a second time: this block has no effect"]);
     let config = told.config.expect("right");
-    assert_eq!((config.vms.len(), config.vms[0].boot.as_deref()), (1, Some("/k".as_ref())), "its kernel neither");
+    assert_eq!((config.vms.len(), config.vms[0].boot.as_deref()), (1, Some("/k")), "its kernel neither");
 }
 
 #[test]

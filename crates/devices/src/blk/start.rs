@@ -4,8 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use disk::{Format, Image};
-use proto::client::DiskFormat;
+use disk::Image;
 use proto::device::ToDevice;
 use proto::failure::{Code, Failure};
 use proto::vmm::DiskDescription;
@@ -43,12 +42,8 @@ pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
 
 /// Takes the image, as far as it can be served.
 fn open(image: OwnedFd, description: &DiskDescription, serial: &[u8]) -> Result<Blk, Failure> {
-    let format = match description.format {
-        DiskFormat::Raw => Format::Raw,
-        DiskFormat::Qcow2 => Format::Qcow2,
-    };
     let file = File::from(image);
-    let image = Image::of(&file, format).map_err(|error| {
+    let image = Image::of(&file, description.format).map_err(|error| {
         let code = if error.is_unsupported() { Code::Unsupported } else { Code::Invalid };
         Failure::new(code, error.to_string())
     })?;

@@ -1,9 +1,9 @@
 //! One test per rule of a channel.
 
+use model::Text;
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::Text;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 enum Say {

@@ -1,8 +1,7 @@
 //! One test per rule of the command line.
 
-use config::model::DiskFormat;
-use proto::SwitchName;
-use proto::client::{BootDevice, NicArg};
+use model::{BootDevice, DiskFormat, MemorySize, SwitchName};
+use proto::client::NicArg;
 
 use super::*;
 use crate::create::Content;
@@ -194,7 +193,10 @@ fn load_takes_no_empty_name() {
 fn start_takes_all_its_options() {
     let start = started("start -cL -Bnet -b /k -d qcow2:/d -d /e.qcow2 -i 4 -m1G -n lan -n . -p 2 -r /i -t base web");
     assert_eq!((start.vm, start.console), (named("web"), true));
-    assert_eq!((start.memory, start.cpus, start.boot_device), (Some(1 << 30), Some(2), Some(BootDevice::Net)));
+    assert_eq!(
+        (start.memory, start.cpus, start.boot_device),
+        (MemorySize::from_bytes(1 << 30).ok(), Some(2), Some(BootDevice::Net))
+    );
     assert_eq!((start.kernel, start.cdrom), (Some("/k".into()), Some("/i".into())));
     assert_eq!(start.disks, [("/d".into(), Some(DiskFormat::Qcow2)), ("/e.qcow2".into(), None)]);
     let lan = NicArg::Switch(SwitchName::new("lan").expect("a switch"));

@@ -172,7 +172,7 @@ impl Column {
             Column::MemUnit => number(MEMORY_UNIT),
             Column::CurMem => number(row.used.unwrap_or(0) / MEMORY_UNIT),
             Column::MinMem => Value::Integer(-1), // there is no such limit
-            Column::MaxMem => number(row.memory / MEMORY_UNIT),
+            Column::MaxMem => number(row.memory.bytes() / MEMORY_UNIT),
         }
     }
 }

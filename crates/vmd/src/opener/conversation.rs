@@ -5,7 +5,7 @@
 //!    '---End--> over
 //! ```
 
-use proto::UserPath;
+use model::UserPath;
 use proto::opener::{Asker, ToOpener, What};
 
 /// What to do next.

@@ -3,8 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use model::UserPath;
 use proto::opener::{Asker, ToOpener, ToParent, What};
-use proto::{Channel, Received, UserPath};
+use proto::{Channel, Received};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;

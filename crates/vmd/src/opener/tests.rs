@@ -5,8 +5,9 @@ use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::symlink;
 
+use model::UserPath;
 use proto::opener::{Asker, ToOpener, ToParent, What};
-use proto::{Code, Failure, Received, UserPath};
+use proto::{Code, Failure, Received};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use tempfile::TempDir;

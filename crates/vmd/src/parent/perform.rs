@@ -4,20 +4,21 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use model::{List, Owner, Text, UserPath};
 use proto::agentx::ToAgentX;
 use proto::client::Reply;
 use proto::opener::{Asker, ToOpener, What};
-use proto::privileged::{Alias, ToPriv};
+use proto::privileged::ToPriv;
 use proto::probe::ToProbe;
 use proto::vmm::ToVmm;
-use proto::{Code, Failure, List, Text, UserPath, VmId, control};
+use proto::{Code, Failure, VmId, control};
 use sys::event::Interest;
 use sys::logpipe::LogPipe;
 use sys::pty::Pty;
 
 use super::edge::{Edge, Errand, Token, rearm};
 use super::peers::StartError;
-use super::registry::access::{Owner, Who};
+use super::registry::access::Who;
 use super::registry::{Action, Asked, Event, File, Keep, Launch, Run};
 use super::start::holdings::Holdings;
 
@@ -52,11 +53,7 @@ impl Edge {
             Action::MakeSwitch(switch) => self.make_switch(switch).into_iter().collect(),
             Action::Open { run, who, files } => self.open(run, &who, files),
             Action::Probe(run, file, question) => self.probe(run, file, question).into_iter().collect(),
-            Action::MakeTap { run, nic, name, alias, bridge, up, rdomain, group, local } => {
-                let (alias, outside) = (Alias::cut(&alias), local.is_some_and(|local| local.nat));
-                let tap = |request| ToPriv::MakeTap { request, name, alias, bridge, up, rdomain, group, local };
-                self.make_tap(run, nic, outside, tap).into_iter().collect()
-            }
+            Action::MakeTap { run, nic, tap } => self.make_tap(run, nic, tap).into_iter().collect(),
             Action::MakeConsole(run, owner) => vec![Event::ConsoleMade(run, self.console(run.vm, owner))],
             Action::Launch(run, launch) => self.launch(run, &launch).into_iter().collect(),
             Action::Abandon(run) => self.abandon(run),
@@ -194,8 +191,8 @@ impl Edge {
         let memory = self
             .host
             .memory
-            .take(launch.vm.memory)
-            .map_err(|error| Failure::io(format!("guest memory of {} bytes", launch.vm.memory), &error))?;
+            .take(launch.vm.memory.bytes())
+            .map_err(|error| Failure::io(format!("guest memory of {} bytes", launch.vm.memory.bytes()), &error))?;
         let servers = self.host.name_servers(launch);
         let held = self.holdings.entry(run.vm).or_default();
         held.log = Some(log_end);

@@ -3,9 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use model::{IfName, MacAddr};
 use proto::channel::ChannelError;
-use proto::privileged::{LocalEnd, ToParent, ToPriv};
-use proto::{Channel, Code, Failure, IfName, MacAddr, Received, RequestId};
+use proto::privileged::{TapSpec, ToParent, ToPriv};
+use proto::{Channel, Code, Failure, Received, RequestId};
 use sys::event::{Interest, Loop};
 use sys::ipv6::Settings;
 use sys::netlink::{Link, LinkKind, NetlinkError, Route};
@@ -125,10 +126,8 @@ impl Edge {
                 let removed = self.remove_switch(&bridge);
                 (request, removed.map(|()| (ToParent::Removed { request }, vec![])))
             }
-            ToPriv::MakeTap { request, name, alias, bridge, up, rdomain, group, local } => {
-                let bridge = bridge.as_ref();
-                let wanted = Tap { name: name.as_ref(), alias: &alias, bridge, up, rdomain, group, local };
-                let made = self.make_tap(&wanted, fds);
+            ToPriv::MakeTap { request, tap } => {
+                let made = self.make_tap(&tap, fds);
                 let answer = |(name, mac, fd)| (ToParent::TapMade { request, name, mac }, vec![fd]);
                 (request, made.map(answer))
             }
@@ -207,19 +206,19 @@ impl Edge {
         }
     }
 
-    fn make_tap(&mut self, wanted: &Tap<'_>, fds: Vec<OwnedFd>) -> Result<(IfName, MacAddr, OwnedFd), Failure> {
+    fn make_tap(&mut self, wanted: &TapSpec, fds: Vec<OwnedFd>) -> Result<(IfName, MacAddr, OwnedFd), Failure> {
         let no_fd = || Failure::new(Code::Invalid, "a request for a tap came without /dev/net/tun");
         let fd = fds.into_iter().next().ok_or_else(no_fd)?;
-        let master = match wanted.bridge {
-            Some(_) => self.master(wanted.bridge)?,
+        let master = match &wanted.bridge {
+            Some(bridge) => self.master(Some(bridge))?,
             None => self.vrf(wanted.rdomain)?,
         };
-        let name = attach(&fd, wanted.name)?;
+        let name = attach(&fd, wanted.name.as_ref())?;
         let refused = |error| refused(format_args!("tap \"{name}\""), &error);
         let gone = || Failure::new(Code::Io, format!("tap \"{name}\" vanished"));
         let tap = self.route.link(name.as_str()).map_err(refused)?.ok_or_else(gone)?;
         let steps =
-            switches::tap_steps(wanted.alias, &tap, master.as_ref(), wanted.up, wanted.group, wanted.local.as_ref());
+            switches::tap_steps(&wanted.alias, &tap, master.as_ref(), wanted.up, wanted.group, wanted.local.as_ref());
         // A step that fails ends the tap: it goes with its descriptor, and here should another hold that too.
         if let Err(failure) = steps.and_then(|steps| self.set(tap.index, &steps).map_err(refused)) {
             self.abandon(Some(tap.index));
@@ -234,7 +233,7 @@ impl Edge {
                 ));
             }
         }
-        let port = wanted.bridge.map(|bridge| format!(", port of \"{bridge}\"")).unwrap_or_default();
+        let port = wanted.bridge.as_ref().map(|bridge| format!(", port of \"{bridge}\"")).unwrap_or_default();
         let local = wanted.local.map(|local| format!(", {}", local.inet)).unwrap_or_default();
         let inet6 = wanted.local.and_then(|local| local.inet6).map(|inet6| format!(" {inet6}")).unwrap_or_default();
         log::info!("tap \"{name}\" made for {}{port}{local}{inet6}", wanted.alias);
@@ -289,17 +288,6 @@ impl Edge {
             _ => {}
         }
     }
-}
-
-/// What a request for a tap says.
-struct Tap<'a> {
-    name: Option<&'a IfName>,
-    alias: &'a str,
-    bridge: Option<&'a IfName>,
-    up: bool,
-    rdomain: Option<u8>,
-    group: Option<u32>,
-    local: Option<LocalEnd>,
 }
 
 /// Makes the descriptor a tap under the first of its names that is free.

@@ -15,8 +15,9 @@ use std::net::IpAddr;
 
 pub use proto::privileged::{GROUP, LOCAL_GROUP};
 
+use model::IfName;
 use proto::privileged::{LocalEnd, MARK};
-use proto::{Code, Failure, IfName};
+use proto::{Code, Failure};
 use sys::netlink::{Link, LinkKind};
 
 /// Before the number of a routing domain, in the name of its VRF.
@@ -164,7 +165,7 @@ impl Switches {
 pub fn tap_names(wanted: Option<&IfName>) -> Vec<IfName> {
     match wanted {
         Some(name) => vec![name.clone()],
-        None => (0..MAX_TAP).filter_map(|number| IfName::new(&format!("tap{number}")).ok()).collect(),
+        None => (0..MAX_TAP).filter_map(|number| IfName::new(format!("tap{number}")).ok()).collect(),
     }
 }
 

@@ -16,10 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use log::Level;
+use model::{MacAddr, VmName};
 use proto::device::{ToDevice, ToVmm as FromDevice};
 use proto::vm::{ToVm, ToVmm as FromVm};
 use proto::vmm::{DiskDescription, End, NicDescription, StartVm, Stop, ToParent, ToVmm};
-use proto::{Code, Failure, MacAddr, RequestId, VmId, VmName};
+use proto::{Code, Failure, RequestId, VmId};
 use rustix::process::Signal;
 use sys::child::Exit;
 
@@ -41,10 +42,6 @@ pub const KILL_AFTER: Duration = Duration::from_secs(10);
 pub const MAX_WISHES: u8 = 16;
 /// Descriptors that stay free for the parent's next messages: a packet whose descriptors find no room is lost.
 pub const SPARE_DESCRIPTORS: u64 = 128;
-/// Virtual CPUs of a VM (KVM's contract in openbsd/daemon.md, 12).
-pub const MAX_CPUS: u8 = 64;
-/// Bytes of guest memory at least; less boots no kernel that is supported.
-pub const MIN_MEMORY: u64 = 64 << 20;
 
 /// One launch of one VM. Never used again, so that what comes late of an ended VM cannot hit the next of the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use model::{MacAddr, VmName};
 use proto::device::{ToDevice, ToVmm as FromDevice};
 use proto::probe::KernelKind;
 use proto::vm::{DeviceKind, ToVm, ToVmm as FromVm};
 use proto::vmm::{Config, DiskDescription, End, NicDescription, StartVm, Stop, ToParent, ToVmm};
-use proto::{Code, Failure, MacAddr, RequestId, VmId, VmName};
+use proto::{Code, Failure, RequestId, VmId};
 use rustix::process::Signal;
 use sys::child::Exit;
 
@@ -36,14 +37,18 @@ fn machine() -> Machine {
     machine
 }
 
+fn mebibytes(count: i64) -> model::MemorySize {
+    model::MemorySize::from_bytes(count << 20).expect("a size")
+}
+
 fn start_of(id: u32, name: &str, disks: u8, nics: u8) -> StartVm {
     StartVm {
         vm: VmId(id),
         name: VmName::new(name).expect("a name"),
-        memory: 256 << 20,
+        memory: mebibytes(256),
         cpus: 1,
         kernel: KernelKind::BzImage,
-        cmdline: proto::Text::default(),
+        cmdline: model::CommandLine::default(),
         initrd: false,
         cgroup: false,
         disks,
@@ -52,7 +57,7 @@ fn start_of(id: u32, name: &str, disks: u8, nics: u8) -> StartVm {
 }
 
 fn disk(id: u32, disk: u8) -> ToVmm {
-    let description = DiskDescription { format: proto::client::DiskFormat::Raw, read_only: false };
+    let description = DiskDescription { format: model::DiskFormat::Raw, read_only: false };
     ToVmm::StartDisk { vm: VmId(id), disk, description }
 }
 

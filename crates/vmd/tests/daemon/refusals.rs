@@ -112,9 +112,10 @@ fn a_role_is_not_for_users() {
 
 #[test]
 fn a_kvm_that_is_none_fails_the_start_and_is_named() {
+    use model::{CommandLine, MemorySize, VmName};
     use proto::probe::KernelKind;
     use proto::vm::{Description, ToVm, ToVmm};
-    use proto::{Channel, Received, Text, VmName};
+    use proto::{Channel, Received};
     let (ours, theirs) = sys::seqpacket::pair().expect("pair");
     let process = std::thread::spawn(move || vm::serve(theirs, || Ok(())));
     let mut vmm: Channel<ToVm, ToVmm> = Channel::new(ours);
@@ -122,10 +123,10 @@ fn a_kvm_that_is_none_fails_the_start_and_is_named() {
     let console = sys::pty::Pty::open().expect("pty");
     let description = Description {
         name: VmName::new("none").expect("name"),
-        memory: 64 << 20,
+        memory: MemorySize::LEAST_BOOTABLE,
         cpus: 1,
         kernel: KernelKind::Pvh,
-        cmdline: Text::default(),
+        cmdline: CommandLine::default(),
         initrd: false,
         devices: 0,
         debug: false,

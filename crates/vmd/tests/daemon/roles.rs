@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use model::{IfName, VmName};
 use proto::agentx::{Row, ToAgentX, ToParent as FromAgentX};
 use proto::client::{ToClient, ToControl as FromClient, VERSION, VmState};
-use proto::privileged::{Alias, LocalEnd, ToParent as FromPriv, ToPriv};
-use proto::{Channel, IfName, Message, Received, RequestId, VmId, VmName, control};
+use proto::privileged::{Alias, LocalEnd, TapSpec, ToParent as FromPriv, ToPriv};
+use proto::{Channel, Message, Received, RequestId, VmId, control};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use sys::child::{Child, Exit};
 use sys::exe::Executable;
@@ -93,23 +94,12 @@ fn make_switch(request: u32) -> ToPriv {
     ToPriv::MakeSwitch { request: RequestId(request), bridge, alias, up: true, rdomain: None }
 }
 
-fn make_tap(request: u32) -> (ToPriv, Vec<OwnedFd>) {
+fn make_tap(request: u32, local: Option<LocalEnd>) -> (ToPriv, Vec<OwnedFd>) {
     let alias = Alias::new("vm1-if0-web").expect("an alias");
-    let bridge = Some(IfName::new("bridge0").expect("a name"));
+    let bridge = local.is_none().then(|| IfName::new("bridge0").expect("a name"));
     let tun = File::options().read(true).write(true).open("/dev/net/tun").expect("/dev/net/tun");
-    (
-        ToPriv::MakeTap {
-            request: RequestId(request),
-            name: None,
-            alias,
-            bridge,
-            up: true,
-            rdomain: None,
-            group: None,
-            local: None,
-        },
-        vec![tun.into()],
-    )
+    let tap = TapSpec { name: None, alias, bridge, up: true, rdomain: None, group: None, local };
+    (ToPriv::MakeTap { request: RequestId(request), tap }, vec![tun.into()])
 }
 
 #[test]
@@ -118,7 +108,7 @@ fn priv_is_confined_and_holds_what_its_page_says() {
     let mut role: Role<ToPriv, FromPriv> = Role::start("priv", None);
     role.say(make_switch(1), vec![]);
     assert!(matches!(role.hear().0, FromPriv::SwitchMade { .. }));
-    let (message, fds) = make_tap(2);
+    let (message, fds) = make_tap(2, None);
     role.say(message, fds);
     let (made, tap) = role.hear();
     assert!(matches!(made, FromPriv::TapMade { .. }), "{made:?}");
@@ -151,10 +141,7 @@ fn priv_confined_as_it_is_has_ipv6_forwarded_and_takes_it_back() {
     let mut role: Role<ToPriv, FromPriv> = Role::start("priv", None);
     let inet6 = Some([0xfd00, 0, 0, 1, 0x6440, 0x103, 0, 1].into());
     let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6, nat: true };
-    let (mut message, fds) = make_tap(1);
-    if let ToPriv::MakeTap { bridge, local: end, .. } = &mut message {
-        (*bridge, *end) = (None, Some(local));
-    }
+    let (message, fds) = make_tap(1, Some(local));
     role.say(message, fds);
     let (made, tap) = role.hear();
     assert!(matches!(made, FromPriv::TapMade { .. }), "{made:?}");
@@ -245,8 +232,15 @@ fn agentx_is_confined_and_holds_what_its_page_says() {
     let (message, _) = role.hear();
     let FromAgentX::List { request } = message else { panic!("{message:?}") };
     let name = VmName::new("web").expect("a name");
-    let row =
-        Row { vm: VmId(1), name, state: VmState::Running, disabled: false, cpus: 1, memory: 64 << 20, used: None };
+    let row = Row {
+        vm: VmId(1),
+        name,
+        state: VmState::Running,
+        disabled: false,
+        cpus: 1,
+        memory: model::MemorySize::LEAST_BOOTABLE,
+        used: None,
+    };
     role.say(ToAgentX::Vms { request, rows: vec![row].try_into().expect("one") }, vec![]);
     role.say(ToAgentX::VmsEnd { request }, vec![]);
     let (kind, session, packet, payload) = packet_of(&mut master);

@@ -3,8 +3,9 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use model::UserPath;
+use proto::Code;
 use proto::opener::{Asker, ToOpener, ToParent, What};
-use proto::{Code, UserPath};
 use sys::child::Exit;
 
 use crate::support::Role;

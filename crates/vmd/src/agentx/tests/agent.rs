@@ -1,8 +1,9 @@
 //! The session from its begin to its losses, the questions of a master, and masters that are hostile, broken or late.
 
+use model::VmName;
 use proptest::prelude::*;
+use proto::VmId;
 use proto::client::VmState;
-use proto::{VmId, VmName};
 
 use super::super::pdu::{Range, Value};
 use super::super::wire::{CONTEXT, Wire};
@@ -95,8 +96,16 @@ impl Fixture {
 }
 
 fn row(id: u32) -> Row {
-    let name = VmName::new(&format!("vm{id}")).unwrap();
-    Row { vm: VmId(id), name, state: VmState::Running, disabled: false, cpus: 1, memory: 64 << 20, used: None }
+    let name = VmName::new(format!("vm{id}")).unwrap();
+    Row {
+        vm: VmId(id),
+        name,
+        state: VmState::Running,
+        disabled: false,
+        cpus: 1,
+        memory: model::MemorySize::LEAST_BOOTABLE,
+        used: None,
+    }
 }
 
 fn below(rest: &[u32]) -> Vec<u32> {

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use model::VmName;
 use proptest::prelude::*;
-use proto::{VmId, VmName};
+use proto::VmId;
 
 use super::*;
 
 fn row(id: u32, state: VmState) -> Row {
-    let name = VmName::new(&format!("vm{id}")).unwrap();
+    let name = VmName::new(format!("vm{id}")).unwrap();
     let used = (state == VmState::Running).then_some(150 << 20);
-    Row { vm: VmId(id), name, state, disabled: id.is_multiple_of(2), cpus: 2, memory: 512 << 20, used }
+    Row { vm: VmId(id), name, state, disabled: id.is_multiple_of(2), cpus: 2, memory: model::MemorySize::DEFAULT, used }
 }
 
 fn mib(rows: Vec<Row>) -> Mib {
@@ -95,8 +96,8 @@ fn number_0_is_dropped_and_a_number_stands_once() {
 
 #[test]
 fn what_does_not_fit_a_number_is_the_largest() {
-    let large = Row { memory: u64::MAX, used: Some(u64::MAX), ..row(1, VmState::Running) };
-    assert_eq!(cell(&mib(vec![large]), 15, 1), Value::Integer(i32::MAX));
+    let large = Row { memory: model::MemorySize::MAX, used: Some(u64::MAX), ..row(1, VmState::Running) };
+    assert_eq!(cell(&mib(vec![large]), 13, 1), Value::Integer(i32::MAX));
 }
 
 /// From name to name, as snmpwalk goes.

@@ -23,7 +23,7 @@ fn event() -> impl Strategy<Value = Event> {
         Just(Reply::Done),
         Just(Reply::Accepted { id: 1 }),
         Just(Reply::Ended { id: 1 }),
-        Just(Reply::Wrong(proto::Text::cut("x"))),
+        Just(Reply::Wrong(model::Text::cut("x"))),
         Just(Reply::Failed(Failure::new(proto::Code::Io, "x"))),
     ];
     prop_oneof![

@@ -10,10 +10,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use config::{AccountNames, Users};
+use model::Owner;
 
 use super::conf::settings::Names;
 use super::network::ifgroups;
-use super::registry::access::Owner;
 
 /// A directory server has this long to answer for one name.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::parent::registry::access::Owner;
+use model::Owner;
 
 /// A directory server has this long for one name: the daemon waits meanwhile. An owner without a name is a number.
 const LIMIT: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use config::Config;
-use config::model::Vm;
+use model::Vm;
 use proto::opener::{Asker, What};
 use rustix::fs::FileType;
 
@@ -31,7 +31,7 @@ fn wrong_file(vm: &Vm) -> Option<String> {
     let boot = vm.boot.iter().map(|path| (What::Kernel, path));
     let initrd = vm.initrd.iter().map(|path| (What::Initrd, path));
     let disks = vm.disks.iter().map(|disk| (What::Disk { write: true }, &disk.path));
-    boot.chain(initrd).chain(disks).find_map(|(what, path)| wrong(what, path))
+    boot.chain(initrd).chain(disks).find_map(|(what, path)| wrong(what, Path::new(&**path)))
 }
 
 fn wrong(what: What, path: &Path) -> Option<String> {

@@ -1,19 +1,16 @@
 //! From vm.conf's model to what the registry keeps; what this release does not carry out is refused here, by name.
 
 use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use config::model::LocalInet6;
+use config::LocalInet6;
+use model::{Nic, Owner, Text, UserPath, Vm};
 use proto::agentx::Context;
-use proto::client::{BootDevice, DiskFormat};
-use proto::{Code, Failure, IfName, MacAddr, SwitchName, Text, UserPath, VmName};
+use proto::{Code, Failure};
 
 use crate::parent::network::local::{Locals, random_network};
-use crate::parent::registry::access::Owner;
-use crate::parent::registry::definition::{Definition, Disk, Nic, bad_name, generated_mac};
+use crate::parent::registry::definition::{Card, Definition, generated_mac};
 use crate::parent::registry::{Settings, Switch};
 use crate::parent::service::snmp::{DEFAULT_PATH, Master};
 
@@ -57,13 +54,8 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
             None
         }
     });
-    let mut switches = Vec::new();
-    for switch in config.switches.iter().filter(|switch| switch.enabled) {
-        match switch_of(switches.len() + 1, switch) {
-            Ok(switch) => switches.push(switch),
-            Err(failure) => refused.push(failure),
-        }
-    }
+    let switches = config.switches.iter().filter(|switch| switch.enabled);
+    let switches = (1..).zip(switches).map(|(id, spec)| Switch { id, spec: spec.clone() }).collect();
     for vm in &config.vms {
         match definition_of(vm, config, &mut names) {
             Ok(definition) => vms.push(definition),
@@ -72,7 +64,7 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
     }
     let stagger = globals.staggered;
     let settings = Settings {
-        socket: Owner { uid: globals.socket_owner.uid, gid: globals.socket_owner.gid },
+        socket: globals.socket_owner,
         snmp,
         switches,
         locals: locals_of(globals),
@@ -83,19 +75,19 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
     (settings, refused)
 }
 
-fn master_of(agentx: &config::model::AgentX) -> Result<Master, Failure> {
+fn master_of(agentx: &config::AgentX) -> Result<Master, Failure> {
     let context = agentx.context.as_deref().map(|context| {
         let bad = |why: String| Failure::new(Code::Invalid, format!("agentx context: {why}"));
         let text = std::str::from_utf8(context).map_err(|_| bad("not UTF-8".to_owned()))?;
         Context::new(text).map_err(|error| bad(error.to_string()))
     });
     Ok(Master {
-        path: path(agentx.path.as_deref().unwrap_or(Path::new(DEFAULT_PATH)))?,
+        path: agentx.path.clone().unwrap_or_else(|| UserPath::cut(DEFAULT_PATH)),
         context: context.transpose()?.filter(|context| !context.is_empty()), // the default one has no name
     })
 }
 
-fn locals_of(globals: &config::model::Globals) -> Locals {
+fn locals_of(globals: &config::Globals) -> Locals {
     let inet6 = globals.local_inet6.map(|inet6| match inet6 {
         LocalInet6::Random => random_network(crate::parent::accounts::drawn()),
         LocalInet6::Prefix(prefix) => prefix.address(),
@@ -103,87 +95,34 @@ fn locals_of(globals: &config::model::Globals) -> Locals {
     Locals { inet: globals.local_prefix, inet6, nat: globals.local_nat }
 }
 
-fn switch_of(id: usize, switch: &config::model::Switch) -> Result<Switch, Failure> {
-    Ok(Switch {
-        id: u32::try_from(id).unwrap_or(u32::MAX),
-        name: SwitchName::cut(switch.name.as_str()),
-        bridge: interface(switch.interface.as_str())?,
-        up: switch.up,
-        locked: switch.locked_lladdr,
-        rdomain: switch.rdomain,
-        group: switch.group.clone(),
-    })
-}
-
 /// What a VM of the model is here, as if from vm.conf; or what of it can't be carried out.
-pub fn definition_of(
-    vm: &config::model::Vm,
-    config: &config::Config,
-    names: &mut dyn Names,
-) -> Result<Definition, Failure> {
-    let owner = Owner { uid: vm.owner.uid, gid: vm.owner.gid };
-    let cmdline = vm.cmdline.as_ref().map_or(Ok(""), |text| std::str::from_utf8(text.as_bytes()));
-    let cmdline = cmdline.map_err(|_| Failure::new(Code::Invalid, "cmdline is not UTF-8"))?;
-    let mut nics = Vec::new();
-    for (index, nic) in vm.nics.iter().enumerate() {
-        nics.push(nic_of(index, nic, config, names)?);
-    }
+pub fn definition_of(vm: &Vm, config: &config::Config, names: &mut dyn Names) -> Result<Definition, Failure> {
+    let cards = vm.nics.iter().enumerate().map(|(index, nic)| card_of(index, nic, config, names));
+    let cards = cards.collect::<Result<_, _>>()?;
     Ok(Definition {
-        name: VmName::new(vm.name.as_str()).map_err(|why| bad_name(vm.name.as_str(), why))?,
-        memory: vm.memory.bytes(),
-        cpus: vm.cpus,
-        boot: vm.boot.as_deref().map(path).transpose()?,
-        initrd: vm.initrd.as_deref().map(path).transpose()?,
-        cmdline: Text::new(cmdline).map_err(|e| Failure::new(Code::Invalid, format!("cmdline: {e}")))?,
-        disks: vm.disks.iter().map(disk_of).collect::<Result<_, _>>()?,
-        nics,
-        owner,
-        owner_name: Text::cut(&names.owner(owner)),
-        enabled: vm.enabled,
-        boot_device: vm.boot_device.map(|device| match device {
-            config::model::BootDevice::Cdrom => BootDevice::Cdrom,
-            config::model::BootDevice::Disk => BootDevice::Disk,
-            config::model::BootDevice::Net => BootDevice::Net,
-        }),
+        vm: Arc::new(vm.clone()),
+        cards,
+        owner_name: Text::cut(&names.owner(vm.owner)),
         from_config: true,
         user: None,
-        model: Arc::new(vm.clone()),
     })
 }
 
-fn disk_of(disk: &config::model::Disk) -> Result<Disk, Failure> {
-    let format = match disk.format.kind {
-        config::model::DiskFormat::Raw => DiskFormat::Raw,
-        config::model::DiskFormat::Qcow2 => DiskFormat::Qcow2,
-    };
-    Ok(Disk::new(path(&disk.path)?, disk.format.named.then_some(format)))
-}
-
-fn nic_of(
-    index: usize,
-    nic: &config::model::Nic,
-    config: &config::Config,
-    names: &mut dyn Names,
-) -> Result<Nic, Failure> {
+fn card_of(index: usize, nic: &Nic, config: &config::Config, names: &mut dyn Names) -> Result<Card, Failure> {
     let switch = nic.switch.as_ref().and_then(|name| config.switch(name));
     let rdomain = rdomain_of(nic, switch)?;
     let groups = [nic.group.as_ref(), switch.and_then(|switch| switch.group.as_ref())];
-    let mac = nic.lladdr.map(|mac| MacAddr(mac.octets()));
-    Ok(Nic {
-        mac: mac.unwrap_or_else(|| generated_mac(index, names.random())),
-        tap: nic.tap.as_ref().map(|tap| interface(tap.as_str())).transpose()?,
-        switch: nic.switch.as_ref().map(|name| SwitchName::cut(name.as_str())),
-        up: nic.up,
+    Ok(Card {
+        mac: nic.lladdr.unwrap_or_else(|| generated_mac(index, names.random())),
         locked: nic.locked || switch.is_some_and(|switch| switch.locked_lladdr),
         rdomain,
         group: groups.into_iter().flatten().find_map(|group| group.number),
-        local: nic.local,
     })
 }
 
 /// An interface has one master on Linux: on a switch that is the bridge, whose routing domain it then has
 /// (openbsd/daemon.md, 3.14).
-fn rdomain_of(nic: &config::model::Nic, switch: Option<&config::model::Switch>) -> Result<Option<u8>, Failure> {
+fn rdomain_of(nic: &Nic, switch: Option<&model::Switch>) -> Result<Option<u8>, Failure> {
     let Some(switch) = switch else { return Ok(nic.rdomain) };
     match nic.rdomain {
         Some(own) if own != switch.rdomain.unwrap_or(0) => {
@@ -198,22 +137,11 @@ fn rdomain_of(nic: &config::model::Nic, switch: Option<&config::model::Switch>) 
     }
 }
 
-fn interface(name: &str) -> Result<IfName, Failure> {
-    IfName::new(name).map_err(|why| Failure::new(Code::Invalid, format!("invalid interface \"{name}\": {why}")))
-}
-
-fn path(path: &Path) -> Result<UserPath, Failure> {
-    let bad = |why: String| Failure::new(Code::Invalid, format!("path \"{}\": {why}", path.display()));
-    let text = std::str::from_utf8(path.as_os_str().as_bytes()).map_err(|_| bad("not UTF-8".to_owned()))?;
-    UserPath::new(text).map_err(|error| bad(error.to_string()))
-}
-
 #[cfg(test)]
 mod rules;
 
 #[cfg(test)]
 mod tests {
-    use config::model;
 
     use super::*;
     use crate::parent::registry::definition::obstacle;
@@ -221,7 +149,7 @@ mod tests {
     #[test]
     fn agentx_is_the_systems_socket_and_the_default_context_unless_they_are_named() {
         let snmp = |context: Option<&[u8]>, path: Option<&str>| {
-            let agentx = model::AgentX { context: context.map(<[u8]>::to_vec), path: path.map(Into::into) };
+            let agentx = config::AgentX { context: context.map(<[u8]>::to_vec), path: path.map(UserPath::cut) };
             let mut config = config::Config::default();
             config.globals.agentx = Some(agentx);
             let (settings, refused) = of_config(&config, 1, &mut crate::parent::accounts::HostAccounts);
@@ -239,9 +167,9 @@ mod tests {
     #[test]
     fn an_interface_on_a_switch_has_the_switchs_routing_domain_and_no_other() {
         let switch = |rdomain| model::Switch {
-            name: config::names::SwitchName::new(b"lan").unwrap(),
+            name: model::SwitchName::new(b"lan").unwrap(),
             enabled: true,
-            interface: config::names::IfName::new(b"br0").unwrap(),
+            interface: model::IfName::new(b"br0").unwrap(),
             locked_lladdr: false,
             group: None,
             rdomain,
@@ -267,13 +195,12 @@ mod tests {
 
     #[test]
     fn a_card_is_in_its_own_group_else_in_its_switchs_as_far_as_the_host_has_them() {
-        let group =
-            |number| config::names::GroupName::new(b"dmz").ok().map(|name| model::InterfaceGroup { name, number });
+        let group = |number| model::GroupName::new(b"dmz").ok().map(|name| model::InterfaceGroup { name, number });
         let of = |own: Option<Option<u32>>, switchs: Option<Option<u32>>| {
             let switch = model::Switch {
-                name: config::names::SwitchName::new(b"lan").unwrap(),
+                name: model::SwitchName::new(b"lan").unwrap(),
                 enabled: true,
-                interface: config::names::IfName::new(b"br0").unwrap(),
+                interface: model::IfName::new(b"br0").unwrap(),
                 locked_lladdr: false,
                 group: switchs.and_then(group),
                 rdomain: None,
@@ -282,7 +209,7 @@ mod tests {
             let nic =
                 model::Nic { switch: Some(switch.name.clone()), group: own.and_then(group), ..model::Nic::default() };
             let config = config::Config { switches: std::iter::once(switch).collect(), ..config::Config::default() };
-            nic_of(0, &nic, &config, &mut crate::parent::accounts::HostAccounts).unwrap().group
+            card_of(0, &nic, &config, &mut crate::parent::accounts::HostAccounts).unwrap().group
         };
         let (one, two, unknown) = (Some(Some(1)), Some(Some(2)), Some(None));
         assert_eq!((of(None, None), of(one, None), of(None, two)), (None, Some(1), Some(2)));
@@ -312,10 +239,10 @@ mod tests {
     fn parsed(text: &str) -> config::Config {
         struct Host;
         impl config::Sources for Host {
-            fn include(&self, _: &Path) -> std::io::Result<Vec<u8>> {
+            fn include(&self, _: &std::path::Path) -> std::io::Result<Vec<u8>> {
                 Ok(Vec::new())
             }
-            fn resolve(&self, path: &Path) -> std::io::Result<std::path::PathBuf> {
+            fn resolve(&self, path: &std::path::Path) -> std::io::Result<std::path::PathBuf> {
                 Ok(path.to_owned())
             }
         }
@@ -347,7 +274,7 @@ mod tests {
         let owners: Vec<String> = settings.vms.iter().map(|vm| vm.owner_name.to_string()).collect();
         assert_eq!(owners, ["user1000", "user1000", "user1001"]);
         let macs: Vec<String> =
-            settings.vms.iter().flat_map(|vm| &vm.nics).map(|nic| nic.mac.to_string()).take(3).collect();
+            settings.vms.iter().flat_map(|vm| &vm.cards).map(|card| card.mac.to_string()).take(3).collect();
         assert_eq!(macs, ["fe:e1:bb:d1:07:01", "fe:e1:bb:d2:07:02", "fe:e1:bb:d1:07:03"]);
     }
 
@@ -357,7 +284,7 @@ mod tests {
             "switch a { interface br0 }\nswitch off { interface br1\ndisable\n}\nswitch b { interface br2 }\n",
             &mut Counting::default(),
         );
-        let switches: Vec<_> = settings.switches.iter().map(|switch| (switch.id, switch.name.as_str())).collect();
+        let switches: Vec<_> = settings.switches.iter().map(|switch| (switch.id, switch.spec.name.as_str())).collect();
         assert_eq!(switches, [(1, "a"), (2, "b")]);
     }
 

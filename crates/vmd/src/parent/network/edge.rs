@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use proto::privileged::{Alias, ToParent, ToPriv};
-use proto::{Code, Failure, IfName, RequestId, SwitchName};
+use model::{IfName, SwitchName};
+use proto::privileged::{Alias, TapSpec, ToParent, ToPriv};
+use proto::{Code, Failure, RequestId};
 use sys::event::Interest;
 
 use crate::parent::edge::{Edge, Got, Token, rearm, receive};
@@ -139,29 +140,24 @@ impl Edge {
     }
 
     pub(in crate::parent) fn make_switch(&mut self, switch: Switch) -> Option<Event> {
-        let request = self.wish(Wish::Switch(switch.name.clone(), switch.bridge.clone()));
-        let alias = Alias::cut(&format!("switch{}-{}", switch.id, switch.name));
-        let message =
-            ToPriv::MakeSwitch { request, bridge: switch.bridge, alias, up: switch.up, rdomain: switch.rdomain };
+        let Switch { id, spec } = switch;
+        let request = self.wish(Wish::Switch(spec.name.clone(), spec.interface.clone()));
+        let alias = Alias::cut(&format!("switch{id}-{}", spec.name));
+        let message = ToPriv::MakeSwitch { request, bridge: spec.interface, alias, up: spec.up, rdomain: spec.rdomain };
         let failure = self.tell_priv(message, vec![]).err()?;
         self.wishes.remove(&request);
-        Some(Event::SwitchMade(switch.name, Err(failure)))
+        Some(Event::SwitchMade(spec.name, Err(failure)))
     }
 
-    pub(in crate::parent) fn make_tap(
-        &mut self,
-        run: Run,
-        nic: u8,
-        outside: bool,
-        tap: impl FnOnce(RequestId) -> ToPriv,
-    ) -> Option<Event> {
+    pub(in crate::parent) fn make_tap(&mut self, run: Run, nic: u8, tap: TapSpec) -> Option<Event> {
         self.holdings.entry(run.vm).or_default();
+        let outside = tap.local.is_some_and(|local| local.nat);
         let request = self.wish(Wish::Tap { run, nic, outside });
         let sent = self
             .host
             .open_tun()
             .map_err(|error| Failure::io("/dev/net/tun (is the module tun loaded?)", &error))
-            .and_then(|tun| self.tell_priv(tap(request), vec![tun]));
+            .and_then(|tun| self.tell_priv(ToPriv::MakeTap { request, tap }, vec![tun]));
         let failure = sent.err()?;
         self.wishes.remove(&request);
         Some(Event::TapMade(run, nic, Err(failure)))

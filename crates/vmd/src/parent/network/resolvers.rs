@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use proto::List;
+use model::List;
 use proto::vmm::MAX_NAME_SERVERS;
 
 /// What a guest is told.

@@ -1,5 +1,7 @@
 //! Who may do what (openbsd/daemon.md, 5.2). Pure; who asks was read by the parent from the connection itself.
 
+use model::Owner;
+
 /// The process at the other end of a connection, as the kernel names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Who {
@@ -9,15 +11,6 @@ pub struct Who {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
-}
-
-/// Whom a VM belongs to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Owner {
-    /// The user.
-    pub uid: u32,
-    /// The group, where one was named. Group 0 is a group like any other.
-    pub gid: Option<u32>,
 }
 
 impl Who {

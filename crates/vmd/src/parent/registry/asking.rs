@@ -90,7 +90,7 @@ impl Registry {
             (None, Err(failure)) if failure.code == Code::NotFound => self.created(asker, start)?,
             (None, Err(failure)) => return Err(failure),
         };
-        let cpus = start.cpus.map(|cpus| checked_cpus(Some(cpus))).transpose()?;
+        let cpus = start.cpus.map(checked_cpus).transpose()?;
         let boot = ThisBoot { kernel: start.kernel.clone(), cpus, device: start.boot_device };
         self.begin(id, Some(asker.asked), Some(boot), now, out);
         Ok(())

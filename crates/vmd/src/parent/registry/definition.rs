@@ -1,102 +1,51 @@
 //! What a VM is to be, whoever said so: a block of vm.conf, or a client's start request.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use config::instance::Requester;
-use config::model;
 use config::register::{Refusal, VmRequest, register};
-use proto::client::{BootDevice, DiskArg, DiskFormat, NicArg, Start};
-use proto::names::BadName;
-use proto::{Code, Failure, IfName, MAX_CMDLINE, MacAddr, SwitchName, Text, UserPath, VmName};
+use model::{Disk, DiskFormat, MAX_CPUS, MacAddr, MemorySize, Nic, Text, VmName};
+use proto::client::{NicArg, Start};
+use proto::{Code, Failure};
 
-use super::access::{Owner, Who};
+use super::access::Who;
 use crate::parent::conf::settings::{Names, definition_of};
 
-/// The least that a stock kernel finds room in.
-pub const MIN_MEMORY: u64 = 64 << 20;
-/// Virtual CPUs of one VM (openbsd/daemon.md, 9).
-pub const MAX_CPUS: u8 = 64;
-
-/// A VM as defined.
+/// A VM as defined: what vm.conf or a client said, and what was resolved of that.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Definition {
-    /// Its name.
-    pub name: VmName,
-    /// Bytes of memory, whole MiB.
-    pub memory: u64,
-    /// Virtual CPUs.
-    pub cpus: u8,
-    /// Kernel or firmware.
-    pub boot: Option<UserPath>,
-    /// Initial RAM disk.
-    pub initrd: Option<UserPath>,
-    /// The kernel's command line.
-    pub cmdline: Text<MAX_CMDLINE>,
-    /// In guest-visible order.
-    pub disks: Vec<Disk>,
-    /// In guest-visible order.
-    pub nics: Vec<Nic>,
-    /// Whom it belongs to.
-    pub owner: Owner,
+    /// What was said.
+    pub vm: Arc<model::Vm>,
+    /// What its network cards are here, in their order.
+    pub cards: Vec<Card>,
     /// `user[:group]`, as its names are known.
     pub owner_name: Text<80>,
-    /// Started with the daemon.
-    pub enabled: bool,
-    /// With one set, a reboot ends the VM.
-    pub boot_device: Option<BootDevice>,
     /// From vm.conf: it stays listed when it stops.
     pub from_config: bool,
     /// The user who made it, and whose rights open its disks; nobody where root did.
     pub user: Option<Who>,
-    /// The same in the words of vm.conf, for what may be made from it.
-    pub model: Arc<config::model::Vm>,
 }
 
-/// A disk as defined.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Disk {
-    /// The image.
-    pub path: UserPath,
-    /// The format, and whether somebody said so or it is only raw for want of a word.
-    pub format: DiskFormat,
-    /// Called raw by keyword, prefix or extension.
-    pub said: bool,
-    /// The guest may only read.
-    pub read_only: bool,
+impl Deref for Definition {
+    type Target = model::Vm;
+
+    fn deref(&self) -> &model::Vm {
+        &self.vm
+    }
 }
 
-/// A network card as defined.
+/// What a network card is beside what was said of it: with its switch's settings, and an address where none was given.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Nic {
+pub struct Card {
     /// The guest's address, kept for the life of the definition.
     pub mac: MacAddr,
-    /// The tap, where one is named.
-    pub tap: Option<IfName>,
-    /// The switch it is on.
-    pub switch: Option<SwitchName>,
-    /// Its tap is up.
-    pub up: bool,
     /// Frames from or to other addresses are dropped.
     pub locked: bool,
     /// Its routing domain, where it is on no switch.
     pub rdomain: Option<u8>,
     /// Number of its interface group: its own, else its switch's.
     pub group: Option<u32>,
-    /// A network of its own with the host, which tells it its address.
-    pub local: bool,
-}
-
-impl Disk {
-    /// A disk by its path: the format from the word, else from the extension, else raw; never from contents.
-    pub fn new(path: UserPath, word: Option<DiskFormat>) -> Self {
-        let by_name = || match path.rsplit_once('.').map(|(_, extension)| extension) {
-            Some(e) if e.eq_ignore_ascii_case("raw") => Some(DiskFormat::Raw),
-            Some(e) if e.eq_ignore_ascii_case("qcow2") => Some(DiskFormat::Qcow2),
-            Some(_) | None => None,
-        };
-        let said = word.or_else(by_name);
-        Self { format: said.unwrap_or(DiskFormat::Raw), said: said.is_some(), read_only: false, path }
-    }
 }
 
 /// `fe:e1:bb:d<N>:xx:yy` (openbsd/daemon.md, 3.13) from two random bytes.
@@ -148,7 +97,7 @@ pub fn refused(name: &VmName, why: &Refusal) -> Failure {
 
 /// A kernel came open with the request, for its first boot alone: its path is of no use afterwards, nor to others.
 fn made_by_client(
-    mut vm: config::model::Vm,
+    mut vm: model::Vm,
     start: &Start,
     known: &config::Config,
     names: &mut dyn Names,
@@ -162,43 +111,21 @@ fn made_by_client(
 
 /// A request in the words of vm.conf; what to boot from is for that boot alone, and no part of the definition.
 fn request_of(start: &Start, name: &VmName) -> Result<VmRequest, Failure> {
-    let name = config::names::VmName::new(name.as_str().as_bytes());
-    let name = name.map_err(|error| Failure::new(Code::Invalid, error.to_string()))?;
-    let path = |path: &UserPath| std::path::PathBuf::from(path.as_str());
-    let mut nics = Vec::new();
-    for nic in &*start.nics {
-        nics.push(match nic {
-            NicArg::Plain => model::Nic::default(),
-            NicArg::Local => model::Nic { local: true, ..model::Nic::default() },
-            NicArg::Switch(name) => model::Nic { switch: Some(switch_name(name)?), ..model::Nic::default() },
-        });
-    }
+    let nic = |nic: &NicArg| match nic {
+        NicArg::Plain => Nic::default(),
+        NicArg::Local => Nic { local: true, ..Nic::default() },
+        NicArg::Switch(name) => Nic { switch: Some(name.clone()), ..Nic::default() },
+    };
     Ok(VmRequest {
         enabled: false,
         memory: start.memory.map(checked_memory).transpose()?,
-        cpus: start.cpus.map(|cpus| checked_cpus(Some(cpus))).transpose()?,
-        boot: start.kernel.as_ref().map(path),
-        cdrom: start.cdrom.as_ref().map(path),
-        disks: start.disks.iter().map(disk_of).collect(),
-        nics,
-        ..VmRequest::new(name)
+        cpus: start.cpus.map(checked_cpus).transpose()?,
+        boot: start.kernel.clone(),
+        cdrom: start.cdrom.clone(),
+        disks: start.disks.iter().map(|disk| Disk::new(disk.path.clone(), disk.format)).collect(),
+        nics: start.nics.iter().map(nic).collect(),
+        ..VmRequest::new(name.clone())
     })
-}
-
-fn switch_name(name: &SwitchName) -> Result<config::names::SwitchName, Failure> {
-    let bad = |error| Failure::new(Code::Invalid, format!("switch \"{name}\": {error}"));
-    config::names::SwitchName::new(name.as_bytes()).map_err(bad)
-}
-
-fn disk_of(disk: &DiskArg) -> model::Disk {
-    let path = std::path::PathBuf::from(disk.path.as_str());
-    let named = |kind| model::ImageFormat { kind, named: true };
-    let format = match disk.format {
-        Some(DiskFormat::Raw) => named(model::DiskFormat::Raw),
-        Some(DiskFormat::Qcow2) => named(model::DiskFormat::Qcow2),
-        None => model::ImageFormat { kind: model::DiskFormat::Raw, named: false }, // the extension still counts
-    };
-    model::Disk { path, format }
 }
 
 /// The kind of a refusal (openbsd/daemon.md, 3.2; the odd codes of the original mended).
@@ -217,18 +144,17 @@ fn code_of(refusal: &Refusal) -> Code {
     }
 }
 
-fn checked_memory(asked: u64) -> Result<model::MemorySize, Failure> {
-    let memory = asked & !((1 << 20) - 1);
-    let size = i64::try_from(memory).ok().and_then(|memory| model::MemorySize::from_bytes(memory).ok());
-    size.filter(|_| memory >= MIN_MEMORY).ok_or_else(|| {
-        Failure::new(Code::Invalid, format!("memory of {} MiB is not within 64M and 128G", memory >> 20))
-    })
+fn checked_memory(asked: MemorySize) -> Result<MemorySize, Failure> {
+    if asked < MemorySize::LEAST_BOOTABLE {
+        return Err(Failure::new(Code::Invalid, format!("memory of {} MiB is not within 64M and 128G", asked.mib())));
+    }
+    Ok(asked)
 }
 
 /// The CPU count of a request.
-pub fn checked_cpus(asked: Option<u8>) -> Result<u8, Failure> {
-    match asked.unwrap_or(1) {
-        cpus @ 1..=MAX_CPUS => Ok(cpus),
+pub fn checked_cpus(asked: u8) -> Result<u8, Failure> {
+    match asked {
+        1..=MAX_CPUS => Ok(asked),
         other => Err(Failure::new(Code::Invalid, format!("{other} cpus are not within 1 and {MAX_CPUS}"))),
     }
 }
@@ -241,9 +167,9 @@ pub fn unsupported(what: &str) -> Failure {
 /// What keeps a VM from starting, whoever asks: this release does not carry it out, or no kernel fits. The original's
 /// definition stands too where the host lacks what it asks for.
 pub fn obstacle(vm: &model::Vm) -> Option<Failure> {
-    let qcow2 = vm.disks.iter().find(|disk| disk.format.kind == model::DiskFormat::Qcow2);
+    let qcow2 = vm.disks.iter().find(|disk| disk.format.kind == DiskFormat::Qcow2);
     if let Some(disk) = qcow2 {
-        return Some(unsupported(&format!("disk \"{}\" in qcow2 format", disk.path.display())));
+        return Some(unsupported(&format!("disk \"{}\" in qcow2 format", disk.path)));
     }
     if vm.cdrom.is_some() {
         return Some(unsupported("a CD-ROM"));
@@ -251,33 +177,16 @@ pub fn obstacle(vm: &model::Vm) -> Option<Failure> {
     if vm.sev.is_some() {
         return Some(unsupported("memory encryption"));
     }
-    let small = || format!("memory of {} MiB is less than the 64 MiB that a kernel needs", vm.memory.bytes() >> 20);
-    (vm.memory.bytes() < MIN_MEMORY).then(|| Failure::new(Code::Invalid, small()))
-}
-
-/// The failure of a name that does not obey its rule.
-pub fn bad_name(name: &str, why: BadName) -> Failure {
-    Failure::new(Code::Invalid, format!("invalid VM name \"{name}\": {why}"))
+    let small = || format!("memory of {} MiB is less than the 64 MiB that a kernel needs", vm.memory.mib());
+    (vm.memory < MemorySize::LEAST_BOOTABLE).then(|| Failure::new(Code::Invalid, small()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use model::{BootDevice, Owner, UserPath};
+    use proto::client::DiskArg;
 
-    #[test]
-    fn a_disks_format_is_the_word_then_the_extension_then_raw() {
-        let path = |p: &str| UserPath::new(p).unwrap();
-        for (name, word, format, said) in [
-            ("/a", None, DiskFormat::Raw, false),
-            ("/a.img", None, DiskFormat::Raw, false),
-            ("/a.RAW", None, DiskFormat::Raw, true),
-            ("/a.qcow2", None, DiskFormat::Qcow2, true),
-            ("/a.qcow2", Some(DiskFormat::Raw), DiskFormat::Raw, true),
-        ] {
-            let disk = Disk::new(path(name), word);
-            assert_eq!((disk.format, disk.said), (format, said), "{name}");
-        }
-    }
+    use super::*;
 
     #[test]
     fn generated_addresses_are_the_specs() {
@@ -286,12 +195,12 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_whole_mebibytes_within_its_bounds() {
-        assert_eq!(checked_memory((100 << 20) + 5).unwrap().bytes(), 100 << 20);
-        assert!(checked_memory(MIN_MEMORY - 1).is_err());
-        assert!(checked_memory((128 << 30) + (1 << 20)).is_err());
-        assert!(checked_memory(u64::MAX).is_err());
-        assert!(checked_cpus(Some(0)).is_err() && checked_cpus(Some(65)).is_err() && checked_cpus(Some(64)).is_ok());
+    fn a_client_asks_for_memory_and_cpus_within_their_bounds() {
+        let memory = |mib: i64| checked_memory(MemorySize::from_bytes(mib << 20).unwrap()).map(MemorySize::mib);
+        assert_eq!((memory(64), memory(100)), (Ok(64), Ok(100)));
+        let refused = memory(63).unwrap_err();
+        assert_eq!(refused.text.as_str(), "memory of 63 MiB is not within 64M and 128G");
+        assert!(checked_cpus(0).is_err() && checked_cpus(65).is_err() && checked_cpus(64).is_ok());
     }
 
     struct Nobody;
@@ -314,9 +223,9 @@ mod tests {
             memory: None,
             cpus: None,
             kernel: None,
-            disks: proto::List::try_from(vec![DiskArg { path: UserPath::new("/d").unwrap(), format: None }]).unwrap(),
+            disks: model::List::try_from(vec![DiskArg { path: UserPath::new("/d").unwrap(), format: None }]).unwrap(),
             cdrom: None,
-            nics: proto::List::default(),
+            nics: model::List::default(),
             boot_device: Some(BootDevice::Net),
         };
         let name = VmName::new("new").unwrap();

@@ -1,10 +1,10 @@
 //! A disk that this daemon itself knows to be in use: told with the VM's name, before the opener is asked. Its locks are
 //! what protects the disk, also from other programs and where a path is another one for the same file; they can't tell whom.
 
+use model::Disk;
 use proto::{Code, Failure, VmId};
 
 use super::Registry;
-use super::definition::Disk;
 use super::life::{Life, Vm};
 
 impl Registry {
@@ -39,7 +39,7 @@ fn has(vm: &Vm, disk: &Disk) -> bool {
     !matches!(vm.life, Life::Stopped | Life::Waiting) && vm.definition.disks.iter().any(|other| excludes(other, disk))
 }
 
-/// Whether both can't be open at once: one image, and a writer.
+/// Whether both can't be open at once: they are one image.
 fn excludes(one: &Disk, other: &Disk) -> bool {
-    one.path == other.path && !(one.read_only && other.read_only)
+    one.path == other.path
 }

@@ -2,8 +2,9 @@
 //! (openbsd/daemon.md, 5.4).
 
 use config::instance::{Requester, may_create};
+use model::VmName;
 use proto::client::{Start, VmRef};
-use proto::{Code, Failure, VmId, VmName};
+use proto::{Code, Failure, VmId};
 
 use super::asking::Asker;
 use super::definition::of_instance;
@@ -32,7 +33,7 @@ impl Registry {
         };
         let unknown = || Failure::new(Code::ParentInvalid, format!("template \"{template}\" not found"));
         let template = self.vms.iter().find(|vm| vm.definition.name == *template).ok_or_else(unknown)?;
-        let template = template.definition.model.clone();
+        let template = template.definition.vm.clone();
         let gids = asker.who.gids();
         may_create(&template, Requester { uid: asker.who.uid, gids: &gids })
             .map_err(|_| may_not_create(name, &template.name, asker.who.uid))?;
@@ -57,7 +58,7 @@ impl Registry {
         let own = &vm.definition;
         for (what, used, wanted, most) in [
             ("cpus", sum(cpus_of), u64::from(cpus.unwrap_or(own.cpus)), MAX_CPUS),
-            ("MiB of memory", sum(|vm| vm.definition.memory >> 20), own.memory >> 20, MAX_MEMORY),
+            ("MiB of memory", sum(|vm| vm.definition.memory.mib()), own.memory.mib(), MAX_MEMORY),
             ("interfaces", sum(nics_of), nics_of(vm), MAX_NICS),
         ] {
             if used.saturating_add(wanted) > most {
@@ -72,7 +73,7 @@ impl Registry {
 }
 
 /// Where it is said who may is told; who that is, is not.
-fn may_not_create(name: &VmName, template: &config::names::VmName, uid: u32) -> Failure {
+fn may_not_create(name: &VmName, template: &model::VmName, uid: u32) -> Failure {
     let text = format!(
         "vm \"{name}\": uid {uid} may make no instance of \"{template}\"; \"allow instance {{ owner ... }}\" of that vm in \
          vm.conf says who may"

@@ -1,38 +1,24 @@
 //! What is known, in the words of vm.conf: for a file that is loaded beside it, and for what is made from it.
 
-use config::names::{IfName, SwitchName};
+use model::Owner;
 
-use super::access::Owner;
+use super::Registry;
 use super::asking::Asker;
 use super::life::Vm;
-use super::{Registry, Switch};
 use crate::parent::conf::settings::Names;
 
 impl Registry {
     /// VMs and switches.
     pub fn known(&self) -> config::Config {
-        let vms = self.vms.iter().map(|vm| (*vm.definition.model).clone()).collect();
+        let vms = self.vms.iter().map(|vm| (*vm.definition.vm).clone()).collect();
         config::Config { vms, ..self.known_switches() }
     }
 
     /// Switches alone.
     pub(super) fn known_switches(&self) -> config::Config {
-        let switches = self.switches.iter().filter_map(|(switch, _)| model_of(switch)).collect();
+        let switches = self.switches.iter().map(|(switch, _)| switch.spec.clone()).collect();
         config::Config { switches, ..config::Config::default() }
     }
-}
-
-/// Names came from vm.conf, and so are what vm.conf may say.
-fn model_of(switch: &Switch) -> Option<config::model::Switch> {
-    Some(config::model::Switch {
-        name: SwitchName::new(switch.name.as_bytes()).ok()?,
-        enabled: true,
-        interface: IfName::new(switch.bridge.as_str().as_bytes()).ok()?,
-        locked_lladdr: switch.locked,
-        group: switch.group.clone(),
-        rdomain: switch.rdomain,
-        up: switch.up,
-    })
 }
 
 /// Names of owners, as far as they are known from other VMs, and the request's random bytes.

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use proto::client::BootDevice;
+use model::{BootDevice, IfName, Text, UserPath};
 use proto::probe::KernelKind;
-use proto::{ConnId, IfName, RequestId, Text, UserPath, VmId};
+use proto::{ConnId, RequestId, VmId};
 
 use super::definition::Definition;
 use super::rate::Rate;

@@ -1,9 +1,9 @@
 //! What `vmctl status` and the SNMP master are told. For vmctl: the running first, in order of
 //! start, then the others in order of registration.
 
+use model::{List, MacAddr};
 use proto::agentx::Row;
 use proto::client::{MAX_LINES, Reply, VmLine, VmState};
-use proto::{List, MacAddr};
 
 use super::life::{Asked, Life, Vm};
 use super::{Action, Registry};
@@ -40,7 +40,7 @@ fn row(vm: &Vm) -> Row {
 
 fn line(vm: &Vm) -> VmLine {
     let definition = &vm.definition;
-    let macs: Vec<MacAddr> = definition.nics.iter().map(|nic| nic.mac).collect();
+    let macs: Vec<MacAddr> = definition.cards.iter().map(|card| card.mac).collect();
     VmLine {
         id: vm.id.0,
         name: definition.name.clone(),

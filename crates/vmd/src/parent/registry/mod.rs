@@ -32,18 +32,19 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use model::{IfName, MacAddr, Owner, SwitchName, Text, UserPath, VmName};
 use proto::client::{Reply, Request};
 use proto::opener::What;
-use proto::privileged::LocalEnd;
+use proto::privileged::TapSpec;
 use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{End, StartVm, Stop};
-use proto::{ConnId, Failure, IfName, MacAddr, RequestId, SwitchName, Text, UserPath, VmId, VmName};
+use proto::{ConnId, Failure, RequestId, VmId};
 
 pub use ids::Ids;
 pub use life::Asked;
 use life::{Life, Vm};
 
-use self::access::{Owner, Who};
+use self::access::Who;
 use self::asking::Asker;
 use self::definition::Definition;
 use super::network::local::{Locals, Pair};
@@ -183,20 +184,8 @@ pub enum Action {
         run: Run,
         /// Index of the card.
         nic: u8,
-        /// Its name, where one is wanted.
-        name: Option<IfName>,
-        /// What it says of itself.
-        alias: String,
-        /// The bridge it joins.
-        bridge: Option<IfName>,
-        /// Up, else down.
-        up: bool,
-        /// The routing domain it is in, without a bridge.
-        rdomain: Option<u8>,
-        /// Number of its interface group.
-        group: Option<u32>,
-        /// The host's addresses on it, on a local interface.
-        local: Option<LocalEnd>,
+        /// What it is to be.
+        tap: TapSpec,
     },
     /// Make the console, unless the VM still has it; answered by `ConsoleMade`.
     MakeConsole(Run, Owner),
@@ -262,18 +251,8 @@ pub struct Card {
 pub struct Switch {
     /// Its number, from 1, in the file's order.
     pub id: u32,
-    /// Its name.
-    pub name: SwitchName,
-    /// The bridge.
-    pub bridge: IfName,
-    /// Up, else down.
-    pub up: bool,
-    /// All its cards are locked to their addresses.
-    pub locked: bool,
-    /// The routing domain of its bridge.
-    pub rdomain: Option<u8>,
-    /// The interface group of what is attached to it.
-    pub group: Option<config::model::InterfaceGroup>,
+    /// What vm.conf says.
+    pub spec: model::Switch,
 }
 
 /// A reading of vm.conf after the start.
@@ -418,14 +397,14 @@ impl Registry {
         if let Err(failure) = result {
             let text = format!("switch \"{name}\": {failure}");
             out.push(Action::Log(log::Level::Error, text.clone()));
-            self.switches.retain(|(switch, _)| switch.name != *name);
+            self.switches.retain(|(switch, _)| switch.spec.name != *name);
             self.unmade.insert(name.clone());
             self.reloads.iter_mut().for_each(|reload| reload.failed(failure.code, &text));
         } else {
             self.unmade.remove(name);
         }
         for (switch, made) in &mut self.switches {
-            *made |= switch.name == *name;
+            *made |= switch.spec.name == *name;
         }
         self.answer_reloads(out);
         self.next_batch(now, out);

@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use proto::client::{BootDevice, DiskFormat};
+use model::{BootDevice, DiskFormat, IfName, Nic, SwitchName, UserPath};
 use proto::opener::What;
-use proto::privileged::LocalEnd;
+use proto::privileged::{Alias, TapSpec};
 use proto::probe::ToProbe;
-use proto::{Code, Failure, IfName, SwitchName, UserPath, VmId};
+use proto::{Code, Failure, VmId};
 
 use super::access::Who;
-use super::definition::{Definition, Nic, obstacle, unsupported};
+use super::definition::{Card, Definition, obstacle, unsupported};
 use super::life::{Asked, Preparation, Vm};
 use super::{Action, File, PREPARE_LIMIT, Registry, Run};
 use crate::parent::network::local::Locals;
@@ -33,7 +33,7 @@ impl Registry {
         self.disks_are_free(id)?;
         self.within_limits(id, boot.cpus)?;
         let vm = self.vm(id).ok_or_else(|| Failure::new(Code::NotFound, "vm not found"))?;
-        if let Some(failure) = obstacle(&vm.definition.model) {
+        if let Some(failure) = obstacle(&vm.definition) {
             return Err(failure);
         }
         let definition = vm.definition.clone();
@@ -48,7 +48,7 @@ impl Registry {
             return Ok(plan); // its taps are held, whatever has become of their switches
         }
         let mut pairs = BTreeMap::new();
-        for (index, nic) in (0..).zip(&definition.nics) {
+        for (index, (nic, card)) in (0..).zip(definition.nics.iter().zip(&definition.cards)) {
             let bridge = match self.bridge(nic) {
                 Bridge::None => None,
                 Bridge::Named(bridge) => Some(bridge),
@@ -64,19 +64,12 @@ impl Registry {
                     None
                 }
             };
-            let pair = nic.local.then(|| self.locals_of(nic).pair(id, index)).transpose()?;
+            let pair = nic.local.then(|| self.locals_of(card).pair(id, index)).transpose()?;
             pairs.extend(pair.map(|pair| (index, pair)));
-            let (alias, local) = (format!("vm{id}-if{index}-{name}"), pair.map(|pair| pair.host));
-            plan.taps.push(Tap {
-                nic: index,
-                name: nic.tap.clone(),
-                alias,
-                bridge,
-                up: nic.up,
-                rdomain: nic.rdomain,
-                group: nic.group,
-                local,
-            });
+            let local = pair.map(|pair| pair.host);
+            let (name, alias) = (nic.tap.clone(), Alias::cut(&format!("vm{id}-if{index}-{name}")));
+            let (up, rdomain, group) = (nic.up, card.rdomain, card.group);
+            plan.taps.push((index, TapSpec { name, alias, bridge, up, rdomain, group, local }));
         }
         if let Some(vm) = self.vm(id) {
             vm.locals = pairs;
@@ -86,16 +79,16 @@ impl Registry {
 
     fn bridge(&self, nic: &Nic) -> Bridge {
         let Some(wanted) = &nic.switch else { return Bridge::None };
-        match self.switches.iter().find(|(switch, _)| switch.name == *wanted) {
-            Some((switch, _)) => Bridge::Named(switch.bridge.clone()),
+        match self.switches.iter().find(|(switch, _)| switch.spec.name == *wanted) {
+            Some((switch, _)) => Bridge::Named(switch.spec.interface.clone()),
             None if self.unmade.contains(wanted) => Bridge::Unmade(wanted.clone()),
             None => Bridge::Unknown(wanted.clone()),
         }
     }
 
     /// There is no NAT in a routing domain (docs/conformance.md, switches and taps).
-    fn locals_of(&self, nic: &Nic) -> Locals {
-        let outside = nic.rdomain.is_none_or(|rdomain| rdomain == 0);
+    fn locals_of(&self, card: &Card) -> Locals {
+        let outside = card.rdomain.is_none_or(|rdomain| rdomain == 0);
         Locals { nat: self.locals.nat && outside, ..self.locals }
     }
 }
@@ -116,20 +109,10 @@ type Files = Vec<(File, What, UserPath)>;
 /// What one start has to make.
 pub(super) struct Plan {
     files: Files,
-    taps: Vec<Tap>,
+    /// By the index of their cards.
+    taps: Vec<(u8, TapSpec)>,
     /// What is told in the log.
     warnings: Vec<String>,
-}
-
-struct Tap {
-    nic: u8,
-    name: Option<IfName>,
-    alias: String,
-    bridge: Option<IfName>,
-    up: bool,
-    rdomain: Option<u8>,
-    group: Option<u32>,
-    local: Option<LocalEnd>,
 }
 
 impl Plan {
@@ -142,7 +125,7 @@ impl Plan {
             given: boot.kernel,
             deadline: now + PREPARE_LIMIT,
             files,
-            taps: self.taps.iter().map(|tap| tap.nic).collect(),
+            taps: self.taps.iter().map(|(nic, _)| *nic).collect(),
             console: true,
             kernel: None,
             tap_names: Vec::new(),
@@ -162,9 +145,7 @@ impl Plan {
         if kernel_given {
             out.push(Action::Probe(run, File::Kernel, ToProbe::Kernel));
         }
-        for Tap { nic, name, alias, bridge, up, rdomain, group, local } in self.taps {
-            out.push(Action::MakeTap { run, nic, name, alias, bridge, up, rdomain, group, local });
-        }
+        out.extend(self.taps.into_iter().map(|(nic, tap)| Action::MakeTap { run, nic, tap }));
     }
 }
 
@@ -193,12 +174,12 @@ fn files_of(definition: &Definition, boot: &ThisBoot, rebooting: bool) -> Result
         files.push((File::Initrd, What::Initrd, path.clone()));
     }
     for (index, disk) in definition.disks.iter().enumerate() {
-        if disk.format == DiskFormat::Qcow2 {
+        if disk.format.kind == DiskFormat::Qcow2 {
             return Err(unsupported(&format!("disk \"{}\" in qcow2 format", disk.path)));
         }
         if !rebooting {
             let file = File::Disk(u8::try_from(index).unwrap_or(u8::MAX));
-            files.push((file, What::Disk { write: !disk.read_only }, disk.path.clone()));
+            files.push((file, What::Disk { write: true }, disk.path.clone()));
         }
     }
     Ok(files)

@@ -13,8 +13,9 @@
 
 use std::time::Instant;
 
+use model::{Text, UserPath};
 use proto::client::{MAX_WRONG, Reply};
-use proto::{Code, Failure, Text, UserPath};
+use proto::{Code, Failure};
 
 use super::life::{Asked, Life, Vm};
 use super::{Action, Reading, Registry, Settings, Switch};
@@ -117,7 +118,7 @@ impl Registry {
 
     fn take_switch(&mut self, switch: Switch, out: &mut Vec<Action>) {
         let highest = self.switches.iter().map(|(switch, _)| switch.id).max().unwrap_or(0);
-        let switch = match self.switches.iter().position(|(known, _)| known.name == switch.name) {
+        let switch = match self.switches.iter().position(|(known, _)| known.spec.name == switch.spec.name) {
             None => Switch { id: highest.saturating_add(1), ..switch },
             Some(at) => {
                 let (known, made) = self.switches.remove(at);

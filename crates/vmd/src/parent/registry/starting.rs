@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use proto::client::{BootDevice, Reply};
+use model::{BootDevice, CommandLine, Disk, IfName, Text, UserPath};
+use proto::client::Reply;
 use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{DiskDescription, StartVm, Stop};
-use proto::{Code, Failure, IfName, Text, UserPath, VmId};
+use proto::{Code, Failure, VmId};
 
-use super::definition::{Definition, Nic};
+use super::definition::{self, Definition};
 use super::life::{Asked, Life, Preparation, Vm};
 use super::plan::ThisBoot;
 use super::{Action, Card, File, Found, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};
@@ -274,8 +275,8 @@ fn question(definition: &Definition, file: File) -> Option<ToProbe> {
         File::Kernel => Some(ToProbe::Kernel),
         File::Initrd => None,
         File::Disk(index) => {
-            let said = definition.disks.get(usize::from(index)).is_some_and(|disk| disk.said);
-            (!said).then_some(ToProbe::RawDisk)
+            let called = definition.disks.get(usize::from(index)).is_some_and(Disk::is_called);
+            (!called).then_some(ToProbe::RawDisk)
         }
     }
 }
@@ -304,30 +305,27 @@ fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
             disks: count(definition.disks.len()),
             nics: count(definition.nics.len()),
         },
-        disks: disks.map(|d| DiskDescription { format: d.format, read_only: d.read_only }).collect(),
-        nics: (0u8..).zip(&definition.nics).map(|(index, nic)| card_of(vm, index, nic)).collect(),
+        disks: disks.map(|disk| DiskDescription { format: disk.format.kind, read_only: false }).collect(),
+        nics: (0u8..).zip(&definition.cards).map(|(index, card)| launched(vm, index, card)).collect(),
     }
 }
 
-fn card_of(vm: &Vm, index: u8, nic: &Nic) -> Card {
+fn launched(vm: &Vm, index: u8, card: &definition::Card) -> Card {
     Card {
-        mac: nic.mac,
-        locked: nic.locked,
+        mac: card.mac,
+        locked: card.locked,
         local: vm.locals.get(&index).copied(),
         net_boot: index == 0 && vm.boot_device == Some(BootDevice::Net),
     }
 }
 
 /// The command line that was given, else the console and the first disk: what a kernel without one needs to be of use.
-fn cmdline_of(definition: &Definition) -> Text<{ proto::MAX_CMDLINE }> {
-    if !definition.cmdline.is_empty() {
-        return definition.cmdline.clone();
-    }
-    match definition.disks.first() {
-        Some(disk) if disk.read_only => Text::cut("console=ttyS0 root=/dev/vda ro"),
-        Some(_) => Text::cut("console=ttyS0 root=/dev/vda rw"),
-        None => Text::cut("console=ttyS0"),
-    }
+fn cmdline_of(vm: &model::Vm) -> CommandLine {
+    let given = vm.cmdline.clone().filter(|given| !given.as_str().is_empty());
+    given.unwrap_or_else(|| {
+        let words = if vm.disks.is_empty() { "console=ttyS0" } else { "console=ttyS0 root=/dev/vda rw" };
+        CommandLine::new(words).unwrap_or_default()
+    })
 }
 
 impl Registry {

@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use model::List;
 use proto::agentx::{MAX_ROWS, ToAgentX, ToParent};
-use proto::{Code, Failure, List, RequestId};
+use proto::{Code, Failure, RequestId};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::Signal;

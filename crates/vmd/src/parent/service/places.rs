@@ -6,12 +6,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use config::Config;
+use model::Owner;
 use proto::client::SOCKET_PATH;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::parent::Fatal;
-use crate::parent::registry::access::Owner;
 
 /// Held, locked, by the daemon that runs.
 const LOCK_PATH: &str = "/run/vmd.pid";

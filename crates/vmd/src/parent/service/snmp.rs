@@ -1,7 +1,7 @@
 //! What vm.conf says of the SNMP master, and what follows for agentx. Pure; that one which ends is started again is decided
 //! with the others (`restarts.rs`).
 
-use proto::UserPath;
+use model::UserPath;
 use proto::agentx::Context;
 
 /// Where the SNMP master listens, if vm.conf says nothing else (openbsd/daemon.md, 7).

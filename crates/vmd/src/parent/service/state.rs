@@ -4,8 +4,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 
+use model::VmName;
+use proto::VmId;
 use proto::failure::plain;
-use proto::{VmId, VmName};
 
 use crate::parent::registry::Ids;
 

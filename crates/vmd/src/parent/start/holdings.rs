@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use model::{IfName, MacAddr};
 use proto::vmm::{Local, NicDescription, StartVm, ToVmm};
-use proto::{IfName, MacAddr};
 use sys::pty::Pty;
 
 use crate::parent::network::resolvers::NameServers;

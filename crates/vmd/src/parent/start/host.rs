@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use proto::{IfName, VmId};
+use model::{IfName, Owner};
+use proto::VmId;
 use rustix::fs::{FileType, Mode, OFlags};
 use sys::cgroup::{Cgroup, Tree};
 use sys::memory::Pool;
@@ -13,7 +14,6 @@ use sys::memory::Pool;
 use crate::parent::accounts::read_some;
 use crate::parent::network::resolvers::{self, NameServers};
 use crate::parent::registry::Launch;
-use crate::parent::registry::access::Owner;
 
 /// Threads that a VM's processes have beside its vCPUs and queues: main ones, io_uring's and KVM's own.
 const SPARE_THREADS: u32 = 64;

@@ -1,7 +1,7 @@
 //! From the first message of a start to the guest's first instruction, or the failure that ends this start alone.
 
+use model::{MAX_CPUS, MAX_DISKS, MAX_NICS, MemorySize, Text};
 use proto::vm::{Description, DeviceKind};
-use proto::{MAX_DISKS, MAX_NICS, Text};
 
 use super::*;
 
@@ -40,8 +40,9 @@ impl Running {
         if !(1..=MAX_CPUS).contains(&start.cpus) {
             return invalid(format!("{} cpus: a vm has 1 to {MAX_CPUS}", start.cpus));
         }
-        if start.memory < MIN_MEMORY {
-            return invalid(format!("{} bytes of memory: a vm has at least {MIN_MEMORY}", start.memory));
+        if start.memory < MemorySize::LEAST_BOOTABLE {
+            let least = MemorySize::LEAST_BOOTABLE.mib();
+            return invalid(format!("{} MiB of memory: a vm has at least {least}", start.memory.mib()));
         }
         if usize::from(start.disks) > MAX_DISKS || usize::from(start.nics) > MAX_NICS {
             return invalid(format!("a vm has at most {MAX_DISKS} disks and {MAX_NICS} network cards"));

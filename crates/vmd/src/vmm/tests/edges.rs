@@ -17,7 +17,7 @@ fn waits(vmm: &mut Machine, limit: Duration) -> Vec<Action> {
 fn row_2_3_a_start_at_every_limit_is_taken() {
     let mut vmm = machine();
     let start = start_of(3, "web", 16, 8);
-    vmm.describe(StartVm { memory: MIN_MEMORY, cpus: MAX_CPUS, ..start });
+    vmm.describe(StartVm { memory: model::MemorySize::LEAST_BOOTABLE, cpus: model::MAX_CPUS, ..start });
     assert!(!vmm.parent(end(3)).is_empty());
 }
 

@@ -39,7 +39,7 @@ fn row_2_3_start_beyond_a_limit_is_einval() {
     let wrong = [
         StartVm { cpus: 0, ..base() },
         StartVm { cpus: 65, ..base() },
-        StartVm { memory: (64 << 20) - 1, ..base() },
+        StartVm { memory: mebibytes(63), ..base() },
         StartVm { disks: 17, ..base() },
         StartVm { nics: 9, ..base() },
     ];
@@ -185,7 +185,7 @@ fn row_2_11_devices_then_the_vm_are_started_and_told_what_they_are() {
         .collect();
     assert_eq!(serials, ["disk0-web", "disk1-web"]);
     let said = said_to_vm(&actions);
-    assert!(matches!(said.first(), Some(ToVm::Describe(what)) if what.devices == 3 && what.memory == 256 << 20));
+    assert!(matches!(said.first(), Some(ToVm::Describe(what)) if what.devices == 3 && what.memory == mebibytes(256)));
     let order = [DeviceKind::Net { nic: 0 }, DeviceKind::Blk { disk: 0 }, DeviceKind::Blk { disk: 1 }];
     assert_eq!(said.get(1..), Some(order.map(ToVm::Device).as_slice()), "cards first, then disks");
     assert_eq!(actions.last(), Some(&Action::Release(run)), "and nothing of it stays open here");
@@ -364,7 +364,7 @@ fn row_2_12_info_tells_each_vm_with_a_process_then_the_end() {
     vmm.up(2, "mail", 0, 0);
     vmm.up(1, "web", 1, 0);
     vmm.describe(start_of(5, "no-process-yet", 0, 0));
-    let info = |vm, pid| ToParent::Info { request: REQUEST, vm: VmId(vm), pid, cpus: 1, memory: 256 << 20 };
+    let info = |vm, pid| ToParent::Info { request: REQUEST, vm: VmId(vm), pid, cpus: 1, memory: mebibytes(256) };
     let want = [info(1, 101), info(2, 100), ToParent::InfoEnd { request: REQUEST }];
     assert_eq!(answers(&vmm.parent(ToVmm::Info { request: REQUEST })), want);
 }

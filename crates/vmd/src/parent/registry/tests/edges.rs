@@ -2,29 +2,12 @@
 
 use super::*;
 
-fn enabled(names: &[&str]) -> Vec<Definition> {
-    names.iter().map(|name| Definition { enabled: true, ..definition(name) }).collect()
-}
-
-fn switch(name: &str) -> Switch {
-    let (name, bridge) = (SwitchName::cut(name), IfName::new("br0").unwrap());
-    Switch { id: 0, name, bridge, up: true, locked: false, rdomain: None, group: None }
+fn all_enabled(names: &[&str]) -> Vec<Definition> {
+    names.iter().map(|name| enabled(name)).collect()
 }
 
 fn on_switch(name: &str, switch: &str) -> Definition {
-    let mut vm = definition(name);
-    let switch = Some(SwitchName::cut(switch));
-    vm.nics.push(Nic {
-        mac: MacAddr([2; 6]),
-        tap: None,
-        switch,
-        up: true,
-        locked: false,
-        rdomain: None,
-        group: None,
-        local: false,
-    });
-    vm
+    with_card(definition(name), on(switch))
 }
 
 fn text(actions: &[Action]) -> String {
@@ -56,17 +39,17 @@ fn launch_of(actions: &[Action]) -> &Launch {
 fn a_switch_that_cannot_be_made_is_forgotten_and_no_other() {
     let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
     let vms = vec![on_switch("a", "lan"), on_switch("b", "dmz")];
-    let settings = Settings { switches: vec![switch("lan"), switch("dmz")], ..settings(vms) };
+    let settings = Settings { switches: vec![switch("lan", "br0"), switch("dmz", "br0")], ..settings(vms) };
     f.on(Event::Configured(Box::new(settings)));
-    f.on(Event::SwitchMade(SwitchName::cut("lan"), Err(Failure::new(Code::Io, "no"))));
-    f.on(Event::SwitchMade(SwitchName::cut("dmz"), Ok(())));
+    f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Err(Failure::new(Code::Io, "no"))));
+    f.on(Event::SwitchMade(SwitchName::new("dmz").unwrap(), Ok(())));
     assert_eq!((code(&f.start("a")), code(&f.start("b"))), (Some(Code::NotFound), None));
 }
 
 #[test]
 fn a_batch_is_not_early_for_a_switch_that_is_answered_and_not_late_at_its_moment() {
-    let mut f = Fixture::new(enabled(&["a", "b", "c", "d", "e"]));
-    let answered = |f: &mut Fixture| f.on(Event::SwitchMade(SwitchName::cut("lan"), Ok(())));
+    let mut f = Fixture::new(all_enabled(&["a", "b", "c", "d", "e"]));
+    let answered = |f: &mut Fixture| f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Ok(())));
     f.now += Duration::from_secs(29);
     answered(&mut f);
     assert_eq!(f.state("c"), Some(VmState::Waiting));
@@ -78,7 +61,7 @@ fn a_batch_is_not_early_for_a_switch_that_is_answered_and_not_late_at_its_moment
 #[test]
 fn a_delay_of_0_starts_the_next_batch_at_once() {
     let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
-    let settings = Settings { delay: Duration::ZERO, ..settings(enabled(&["a", "b", "c", "d", "e"])) };
+    let settings = Settings { delay: Duration::ZERO, ..settings(all_enabled(&["a", "b", "c", "d", "e"])) };
     f.on(Event::Configured(Box::new(settings)));
     let starting = |f: &mut Fixture| {
         ["a", "b", "c", "d", "e"].iter().filter(|name| f.state(name) == Some(VmState::Starting)).count()
@@ -93,7 +76,7 @@ fn a_delay_of_0_starts_the_next_batch_at_once() {
 #[test]
 fn the_last_batch_waits_for_no_other() {
     let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
-    let settings = Settings { delay: Duration::from_secs(1), ..settings(enabled(&["a", "b"])) };
+    let settings = Settings { delay: Duration::from_secs(1), ..settings(all_enabled(&["a", "b"])) };
     f.on(Event::Configured(Box::new(settings)));
     assert_eq!(f.registry.next_deadline(), Some(f.now + PREPARE_LIMIT));
 }
@@ -134,21 +117,10 @@ fn an_unknown_vm_with_a_cdrom_alone_is_told_what_it_lacks() {
 fn a_fault_of_a_disk_that_is_not_there_names_those_that_are() {
     for (disks, those) in [(0, "it has none"), (1, "its only one is 0"), (3, "they are 0 to 2")] {
         let disk = |nth| Disk::new(UserPath::new(&format!("/{nth}.raw")).unwrap(), None);
-        let mut f = Fixture::new(vec![Definition { disks: (0..disks).map(disk).collect(), ..definition("web") }]);
+        let mut f = Fixture::new(vec![changed("web", |vm| vm.disks = (0..disks).map(disk).collect())]);
         f.running("web");
         let (_, actions) = f.ask_as(root(), Request::FlushStop { vm: by_name("web"), disk: 9, count: 1 });
         assert_eq!(text(&actions), format!("vm \"web\" has no disk 9; {those}"));
-    }
-}
-
-#[test]
-fn a_disk_that_one_writes_is_nobody_elses_also_to_read() {
-    for (first, second) in [(true, false), (false, true)] {
-        let disks = |read_only| vec![Disk { read_only, ..definition("web").disks[0].clone() }];
-        let vm = |name, read_only| Definition { disks: disks(read_only), ..definition(name) };
-        let mut f = Fixture::new(vec![vm("a", first), vm("b", second)]);
-        f.running("a");
-        assert_eq!(code(&f.start("b")), Some(Code::DiskMissing), "{first} {second}");
     }
 }
 
@@ -165,18 +137,7 @@ fn a_file_that_the_probe_refuses_is_named_with_its_path() {
 
 #[test]
 fn a_start_waits_for_the_last_of_file_tap_and_console() {
-    let mut vm = Definition { disks: vec![], ..definition("web") };
-    let mac = MacAddr([2; 6]);
-    vm.nics.push(Nic {
-        mac,
-        tap: None,
-        switch: None,
-        up: true,
-        locked: false,
-        rdomain: None,
-        group: None,
-        local: false,
-    });
+    let vm = with_card(changed("web", |vm| vm.disks.clear()), Nic::default());
     for last in 0..3 {
         let mut f = Fixture::new(vec![vm.clone()]);
         f.start("web");
@@ -200,7 +161,7 @@ fn the_addresses_of_a_clients_vm_come_from_its_requests_random_bytes() {
     start.kernel = Some(UserPath::new("/k").unwrap());
     start.nics = List::try_from(vec![proto::client::NicArg::Plain; 2]).unwrap();
     f.ask(Request::Start(Box::new(start)));
-    let macs: Vec<String> = f.registry.vms[0].definition.nics.iter().map(|nic| nic.mac.to_string()).collect();
+    let macs: Vec<String> = f.registry.vms[0].definition.cards.iter().map(|card| card.mac.to_string()).collect();
     assert_eq!(macs, ["fe:e1:bb:d1:02:01", "fe:e1:bb:d2:04:03"]);
 }
 
@@ -246,18 +207,7 @@ fn a_launch_is_given_up_at_its_deadline_and_not_before() {
 
 #[test]
 fn a_start_that_takes_too_long_says_what_is_missing() {
-    let mut vm = Definition { disks: vec![], ..definition("web") };
-    let mac = MacAddr([2; 6]);
-    vm.nics.push(Nic {
-        mac,
-        tap: None,
-        switch: None,
-        up: true,
-        locked: false,
-        rdomain: None,
-        group: None,
-        local: false,
-    });
+    let vm = with_card(changed("web", |vm| vm.disks.clear()), Nic::default());
     for (there, missing) in [(0, "a file did not open"), (1, "no tap"), (2, "no console")] {
         let mut f = Fixture::new(vec![vm.clone()]);
         f.start("web");
@@ -274,16 +224,13 @@ fn a_start_that_takes_too_long_says_what_is_missing() {
 }
 
 #[test]
-fn a_disk_is_opened_for_writing_unless_the_guest_only_reads_and_the_kernel_is_told() {
-    for (read_only, cmdline) in [(false, "console=ttyS0 root=/dev/vda rw"), (true, "console=ttyS0 root=/dev/vda ro")] {
-        let disks = vec![Disk { read_only, ..definition("web").disks[0].clone() }];
-        let mut f = Fixture::new(vec![Definition { disks, ..definition("web") }]);
-        let actions = f.start("web");
-        let all = f.prepare(actions);
-        let opened: Vec<What> = all.iter().flat_map(opened_disks).collect();
-        assert_eq!(opened, [What::Disk { write: !read_only }]);
-        assert_eq!(launch_of(&all).vm.cmdline.as_str(), cmdline);
-    }
+fn a_disk_is_opened_for_writing_and_the_kernel_is_told() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let actions = f.start("web");
+    let all = f.prepare(actions);
+    let opened: Vec<What> = all.iter().flat_map(opened_disks).collect();
+    assert_eq!(opened, [What::Disk { write: true }]);
+    assert_eq!(launch_of(&all).vm.cmdline.as_str(), "console=ttyS0 root=/dev/vda rw");
 }
 
 #[test]

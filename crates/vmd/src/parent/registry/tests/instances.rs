@@ -1,7 +1,7 @@
 //! Instances that users make from a VM: what they may set, as whom their disks are opened, how much they may take.
 
-use config::model::{Allow, Nic as ModelNic, Right};
 use config::register::{VmRequest, register};
+use model::{Allow, Nic, Right};
 use proto::client::NicArg;
 
 use super::*;
@@ -26,19 +26,15 @@ fn ann() -> Who {
 
 /// A VM of root's with a kernel, a disk and a card on the switch `lan`, of which Ann may make instances.
 fn base(rights: &[Right]) -> Definition {
-    let (format, path) = config::disk_argument(b"/base.raw");
-    let switch = config::names::SwitchName::new(b"lan").ok();
+    let switch = SwitchName::new("lan").ok();
     let request = VmRequest {
         enabled: false,
-        boot: Some("/vmlinuz".into()),
-        disks: vec![config::model::Disk { path, format }],
-        nics: vec![ModelNic { switch, locked: true, ..ModelNic::default() }],
-        owner: Some(config::model::Owner { uid: 0, gid: Some(9) }),
-        allow: Allow {
-            rights: rights.iter().copied().collect(),
-            owner: Some(config::model::Owner { uid: ANN, gid: None }),
-        },
-        ..VmRequest::new(config::names::VmName::new(b"base").unwrap())
+        boot: UserPath::new("/vmlinuz").ok(),
+        disks: vec![Disk::new(UserPath::new("/base.raw").unwrap(), None)],
+        nics: vec![Nic { switch, locked: true, ..Nic::default() }],
+        owner: Some(Owner { uid: 0, gid: Some(9) }),
+        allow: Allow { rights: rights.iter().copied().collect(), owner: Some(Owner { uid: ANN, gid: None }) },
+        ..VmRequest::new(VmName::new(b"base").unwrap())
     };
     let model = register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
     definition_of(&model, &config::Config::default(), &mut Nobody).unwrap()
@@ -46,18 +42,10 @@ fn base(rights: &[Right]) -> Definition {
 
 fn of_base(rights: &[Right]) -> Fixture {
     let mut f = Fixture::new(vec![]);
-    let lan = Switch {
-        id: 1,
-        name: SwitchName::cut("lan"),
-        bridge: IfName::new("br0").unwrap(),
-        up: true,
-        locked: false,
-        rdomain: None,
-        group: None,
-    };
+    let lan = switch("lan", "br0");
     let settings = Settings { switches: vec![lan], ..settings(vec![base(rights)]) };
     f.on(Event::ConfigRead(Reading { asked: None, load: None }, Ok(Box::new(settings))));
-    f.on(Event::SwitchMade(SwitchName::cut("lan"), Ok(())));
+    f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Ok(())));
     f
 }
 
@@ -96,9 +84,9 @@ fn an_instance_belongs_to_who_made_it_and_inherits_the_rest() {
     f.on(Event::OwnerNamed(VmId(2), Text::cut("ann:staff")));
     let line = f.line("mine").unwrap();
     assert_eq!((line.id, line.uid, line.gid, &*line.owner), (2, ANN, Some(9), "ann:staff"));
-    assert_eq!((line.memory, line.cpus, line.macs.len()), (DEFAULT_MEMORY, 1, 1));
+    assert_eq!((line.memory, line.cpus, line.macs.len()), (MemorySize::DEFAULT, 1, 1));
     let tap = actions.iter().find_map(|action| match action {
-        Action::MakeTap { bridge, .. } => bridge.clone(),
+        Action::MakeTap { tap, .. } => tap.bridge.clone(),
         _ => None,
     });
     assert_eq!(tap.unwrap().as_str(), "br0");
@@ -149,9 +137,9 @@ fn each_thing_that_a_user_sets_needs_its_right() {
     let cases = [
         (Right::Disk, with_disk("mine", "/d")),
         (Right::Cpus, Start { cpus: Some(2), ..instance("mine") }),
-        (Right::Memory, Start { memory: Some(1 << 30), ..instance("mine") }),
+        (Right::Memory, Start { memory: MemorySize::from_bytes(1 << 30).ok(), ..instance("mine") }),
         (Right::Interface, nic(NicArg::Plain)),
-        (Right::Interface, nic(NicArg::Switch(SwitchName::cut("lan")))),
+        (Right::Interface, nic(NicArg::Switch(SwitchName::new("lan").unwrap()))),
         (Right::Boot, Start { kernel: Some(UserPath::new("/k").unwrap()), ..instance("mine") }),
     ];
     for (right, start) in cases {
@@ -168,7 +156,7 @@ fn each_thing_that_a_user_sets_needs_its_right() {
 
 #[test]
 fn a_user_chooses_no_network_that_the_template_is_not_on() {
-    for nic in [NicArg::Switch(SwitchName::cut("dmz")), NicArg::Local] {
+    for nic in [NicArg::Switch(SwitchName::new("dmz").unwrap()), NicArg::Local] {
         let mut start = instance("mine");
         start.nics.push(nic).unwrap();
         let refused = of_base(&[Right::Interface]).start_as(ann(), start);
@@ -176,7 +164,7 @@ fn a_user_chooses_no_network_that_the_template_is_not_on() {
     }
     let mut f = of_base(&[Right::Interface]);
     let mut start = instance("mine");
-    start.nics.push(NicArg::Switch(SwitchName::cut("lan"))).unwrap();
+    start.nics.push(NicArg::Switch(SwitchName::new("lan").unwrap())).unwrap();
     f.ann_runs(start);
     let vm = f.registry.vms.iter().find(|vm| vm.definition.name.as_str() == "mine").unwrap();
     assert!(vm.definition.nics[0].locked, "as the template's");
@@ -236,11 +224,15 @@ fn a_users_own_vms_take_no_more_than_the_limits() {
         assert_eq!(f.state("b"), None, "it is gone again");
     };
     limit(&mut f, Start { cpus: Some(2), ..instance("b") }, "2 cpus more than 3 that uid 1000 has");
-    limit(&mut f, Start { memory: Some(1537 << 20), ..instance("b") }, "1537 MiB of memory more than 512");
+    limit(
+        &mut f,
+        Start { memory: MemorySize::from_bytes(1537 << 20).ok(), ..instance("b") },
+        "1537 MiB of memory more than 512",
+    );
     let mut nics = instance("b");
     (0..8).for_each(|_| nics.nics.push(NicArg::Plain).unwrap());
     limit(&mut f, nics, "8 interfaces more than 1");
-    let b = f.ann_runs(Start { memory: Some(1536 << 20), ..instance("b") });
+    let b = f.ann_runs(Start { memory: MemorySize::from_bytes(1536 << 20).ok(), ..instance("b") });
     assert_eq!(code(&f.start_as(root(), instance("c"))), None, "root has no limit");
     f.on(Event::Ended(b, End::PoweredOff));
     f.ann_runs(instance("b"));
@@ -249,7 +241,10 @@ fn a_users_own_vms_take_no_more_than_the_limits() {
 #[test]
 fn what_vm_conf_defines_is_not_counted_and_a_reboot_is_not_one_more() {
     let mut f = of_base(&[Right::Cpus]);
-    let mine = Definition { memory: 8 << 30, owner: Owner { uid: ANN, gid: None }, ..definition("conf") };
+    let mine = changed("conf", |vm| {
+        vm.memory = MemorySize::from_bytes(8 << 30).unwrap();
+        vm.owner.uid = ANN;
+    });
     f.registry.register(mine).unwrap();
     f.running("conf");
     let id = f.ann_runs(Start { cpus: Some(4), ..instance("mine") });

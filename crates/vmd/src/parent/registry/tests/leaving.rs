@@ -64,8 +64,8 @@ fn who_leaves_takes_its_own_answers_with_it_and_no_others() {
     let reloaded = || {
         let mut f = Fixture::new(vec![]);
         let (asked, _) = f.ask_as(root(), Request::Reload);
-        let (name, bridge) = (SwitchName::cut("lan"), IfName::new("br0").unwrap());
-        let lan = Switch { id: 0, name: name.clone(), bridge, up: true, locked: false, rdomain: None, group: None };
+        let lan = switch("lan", "br0");
+        let name = lan.spec.name.clone();
         let settings = Settings { switches: vec![lan], ..settings(vec![]) };
         let reading = Reading { asked: Some(asked), load: None };
         assert_eq!(replies(&f.on(Event::ConfigRead(reading, Ok(Box::new(settings))))), [], "a switch is pending");

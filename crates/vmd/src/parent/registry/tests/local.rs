@@ -1,28 +1,18 @@
 //! Local interfaces: which addresses a start asks for, and what the card is told.
 
+use std::sync::Arc;
+
 use super::*;
 
 /// A VM with this many local interfaces behind one that is none.
 fn with_locals(name: &str, count: usize) -> Definition {
-    let mut vm = definition(name);
-    let nic = |local| Nic {
-        mac: MacAddr([2; 6]),
-        tap: None,
-        switch: None,
-        up: true,
-        locked: false,
-        rdomain: None,
-        group: None,
-        local,
-    };
-    vm.nics.push(nic(false));
-    vm.nics.extend((0..count).map(|_| nic(true)));
-    vm
+    let local = Nic { local: true, ..Nic::default() };
+    (0..count).fold(with_card(definition(name), Nic::default()), |vm, _| with_card(vm, local.clone()))
 }
 
 fn hosts(actions: &[Action]) -> Vec<Option<String>> {
     let of_tap = |action: &Action| match action {
-        Action::MakeTap { local, .. } => Some(local.map(|local| local.inet.to_string())),
+        Action::MakeTap { tap, .. } => Some(tap.local.map(|local| local.inet.to_string())),
         _ => None,
     };
     actions.iter().filter_map(of_tap).collect()
@@ -68,11 +58,11 @@ fn a_local_interface_in_a_routing_domain_has_no_nat_and_one_in_the_hosts_has() {
         (Some(3), false, false),
     ] {
         let mut vm = with_locals("web", 1);
-        vm.nics[1].rdomain = rdomain;
+        vm.cards[1].rdomain = rdomain;
         let mut f = Fixture::new(vec![vm]);
         f.registry.locals.nat = nat;
         let told = f.start("web").into_iter().find_map(|action| match action {
-            Action::MakeTap { local: Some(local), rdomain, .. } => Some((local.nat, rdomain)),
+            Action::MakeTap { tap: TapSpec { local: Some(local), rdomain, .. }, .. } => Some((local.nat, rdomain)),
             _ => None,
         });
         assert_eq!(told, Some((expected, rdomain)));
@@ -82,9 +72,9 @@ fn a_local_interface_in_a_routing_domain_has_no_nat_and_one_in_the_hosts_has() {
 #[test]
 fn a_tap_is_asked_for_in_the_group_of_its_card() {
     let mut vm = with_locals("web", 1);
-    vm.nics[1].group = Some(1000);
+    vm.cards[1].group = Some(1000);
     let group = |action| match action {
-        Action::MakeTap { group, .. } => Some(group),
+        Action::MakeTap { tap, .. } => Some(tap.group),
         _ => None,
     };
     let groups: Vec<_> = Fixture::new(vec![vm]).start("web").into_iter().filter_map(group).collect();
@@ -103,7 +93,9 @@ fn a_vm_beyond_the_prefix_does_not_start() {
 #[test]
 fn the_first_card_of_a_boot_from_the_network_is_told_so() {
     let boots = |boot_device| {
-        let mut f = Fixture::new(vec![Definition { boot_device, ..with_locals("web", 1) }]);
+        let mut vm = with_locals("web", 1);
+        Arc::make_mut(&mut vm.vm).boot_device = boot_device;
+        let mut f = Fixture::new(vec![vm]);
         let actions = f.start("web");
         let all = f.prepare(actions);
         let launch = all.iter().find_map(|action| match action {
@@ -112,7 +104,7 @@ fn the_first_card_of_a_boot_from_the_network_is_told_so() {
         });
         launch.unwrap()
     };
-    use proto::client::BootDevice::{Disk, Net};
+    use model::BootDevice::{Disk, Net};
     assert_eq!(boots(Some(Net)), [true, false]);
     assert_eq!(boots(Some(Disk)), [false, false]);
     assert_eq!(boots(None), [false, false]);

@@ -5,9 +5,9 @@ mod edges;
 mod instances;
 mod leaving;
 mod local;
-mod model;
 mod pausing;
 mod permissions;
+mod reference;
 mod reload;
 mod rules;
 mod silent;
@@ -15,39 +15,64 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use proto::client::{DiskArg, DiskFormat, DiskOperation, Start, VmLine, VmRef, VmState};
-use proto::{Code, List, VmName};
+use model::{BootDevice, Disk, DiskFormat, List, MemorySize, Nic, VmName};
+use proto::Code;
+use proto::client::{DiskArg, DiskOperation, Start, VmLine, VmRef, VmState};
 
-use super::definition::{Disk, Nic};
+use super::definition::Card;
 use super::*;
 
-/// Guest memory where nothing is said (openbsd/daemon.md, 3.1).
-const DEFAULT_MEMORY: u64 = 512 << 20;
-
+/// A VM of vm.conf's with a kernel and a disk, that is Ann's.
 pub(super) fn definition(name: &str) -> Definition {
     let request = config::register::VmRequest {
-        boot: Some("/vmlinuz".into()),
-        owner: Some(config::model::Owner { uid: 1000, gid: None }),
-        ..config::register::VmRequest::new(config::names::VmName::new(name.as_bytes()).unwrap())
-    };
-    let model = config::register::register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
-    Definition {
-        model: model.into(),
-        name: VmName::new(name).unwrap(),
-        memory: DEFAULT_MEMORY,
-        cpus: 1,
-        boot: Some(UserPath::new("/vmlinuz").unwrap()),
-        initrd: None,
-        cmdline: Text::default(),
-        disks: vec![Disk::new(UserPath::new(&format!("/{name}.raw")).unwrap(), None)],
-        nics: vec![],
-        owner: Owner { uid: 1000, gid: None },
-        owner_name: Text::cut("ann"),
         enabled: false,
-        boot_device: None,
-        from_config: true,
-        user: None,
-    }
+        boot: UserPath::new("/vmlinuz").ok(),
+        disks: vec![Disk::new(UserPath::new(&format!("/{name}.raw")).unwrap(), None)],
+        owner: Some(Owner { uid: 1000, gid: None }),
+        ..config::register::VmRequest::new(VmName::new(name).unwrap())
+    };
+    let vm = config::register::register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
+    Definition { vm: vm.into(), cards: vec![], owner_name: Text::cut("ann"), from_config: true, user: None }
+}
+
+/// The same, with a change.
+pub(super) fn changed(name: &str, change: impl FnOnce(&mut model::Vm)) -> Definition {
+    let definition = definition(name);
+    let mut vm = model::Vm::clone(&definition);
+    change(&mut vm);
+    Definition { vm: vm.into(), ..definition }
+}
+
+/// One that starts with the daemon.
+pub(super) fn enabled(name: &str) -> Definition {
+    changed(name, |vm| vm.enabled = true)
+}
+
+/// With one more card.
+pub(super) fn with_card(mut definition: Definition, nic: Nic) -> Definition {
+    let mut vm = model::Vm::clone(&definition);
+    let card = Card { mac: MacAddr([2; 6]), locked: nic.locked, rdomain: nic.rdomain, group: None };
+    vm.nics.push(nic);
+    definition.cards.push(card);
+    Definition { vm: vm.into(), ..definition }
+}
+
+/// A card on that switch.
+pub(super) fn on(switch: &str) -> Nic {
+    Nic { switch: SwitchName::new(switch).ok(), ..Nic::default() }
+}
+
+pub(super) fn switch(name: &str, bridge: &str) -> Switch {
+    let spec = model::Switch {
+        name: SwitchName::new(name).unwrap(),
+        enabled: true,
+        interface: IfName::new(bridge).unwrap(),
+        locked_lladdr: false,
+        group: None,
+        rdomain: None,
+        up: true,
+    };
+    Switch { id: 1, spec }
 }
 
 pub(super) fn root() -> Who {
@@ -158,7 +183,7 @@ impl Fixture {
 /// What a host where all is well answers at once.
 pub(super) fn answers(action: &Action) -> Vec<Event> {
     match action {
-        Action::MakeSwitch(switch) => vec![Event::SwitchMade(switch.name.clone(), Ok(()))],
+        Action::MakeSwitch(switch) => vec![Event::SwitchMade(switch.spec.name.clone(), Ok(()))],
         Action::Open { run, files, .. } => files.iter().map(|(file, ..)| Event::Opened(*run, *file, Ok(()))).collect(),
         Action::Probe(run, file, ToProbe::Kernel) => {
             vec![Event::Probed(*run, *file, Ok(Found::Kernel(KernelKind::Pvh)))]
@@ -221,9 +246,8 @@ fn a_kernel_without_a_command_line_gets_console_and_first_disk() {
 
 #[test]
 fn a_disk_that_was_called_raw_is_not_probed() {
-    let mut vm = definition("web");
-    vm.disks[0] = Disk::new(UserPath::new("/d").unwrap(), Some(DiskFormat::Raw));
-    let mut f = Fixture::new(vec![vm]);
+    let disk = Disk::new(UserPath::new("/d").unwrap(), Some(DiskFormat::Raw));
+    let mut f = Fixture::new(vec![changed("web", |vm| vm.disks = vec![disk])]);
     let actions = f.start("web");
     let actions = f.prepare(actions);
     assert!(launched(&actions).is_some());
@@ -241,7 +265,7 @@ fn start_of_a_running_vm_is_already() {
 fn start_of_a_known_vm_with_devices_is_already() {
     let mut f = Fixture::new(vec![definition("web")]);
     let mut start = start_of(by_name("web"));
-    start.memory = Some(1 << 30);
+    start.memory = MemorySize::from_bytes(1 << 30).ok();
     assert_eq!(code(&f.ask(Request::Start(Box::new(start)))), Some(Code::Already));
 }
 
@@ -258,7 +282,7 @@ fn ten_thousand_vms_are_told_in_fewer_messages_than_a_queue_holds() {
 
 #[test]
 fn a_disk_that_another_vm_has_is_told_with_its_name_until_that_one_ended() {
-    let same = |name: &str| Definition { disks: definition("web").disks, ..definition(name) };
+    let same = |name: &str| changed(name, |vm| vm.disks.clone_from(&definition("web").disks));
     let mut f = Fixture::new(vec![definition("web"), same("other")]);
     let id = f.running("web");
     let refused = f.start("other");
@@ -273,13 +297,9 @@ fn a_disk_that_another_vm_has_is_told_with_its_name_until_that_one_ended() {
 }
 
 #[test]
-fn a_disk_that_all_only_read_is_shared_and_one_given_twice_is_told() {
-    let disks = |read_only| vec![Disk { read_only, ..definition("web").disks[0].clone() }; 2];
-    let mut f = Fixture::new(vec![Definition { disks: disks(false), ..definition("web") }]);
+fn a_disk_that_is_given_twice_is_told() {
+    let mut f = Fixture::new(vec![changed("web", |vm| vm.disks.extend_from_within(..))]);
     assert!(format!("{:?}", replies(&f.start("web"))).contains("given twice to vm"));
-    let mut f = Fixture::new(vec![Definition { disks: disks(true), ..definition("web") }]);
-    let actions = f.start("web");
-    assert!(launched(&f.prepare(actions)).is_some());
 }
 
 #[test]
@@ -353,9 +373,7 @@ fn an_unknown_vm_with_nothing_to_start_from_is_not_found() {
 
 #[test]
 fn a_vm_without_a_kernel_says_so() {
-    let mut vm = definition("web");
-    vm.boot = None;
-    let mut f = Fixture::new(vec![vm]);
+    let mut f = Fixture::new(vec![changed("web", |vm| vm.boot = None)]);
     assert_eq!(code(&f.start("web")), Some(Code::BiosMissing));
     assert_eq!(f.state("web"), Some(VmState::Stopped));
 }
@@ -467,18 +485,7 @@ fn waits_of_one_connection_are_bounded_and_end_with_it() {
 
 #[test]
 fn a_reboot_keeps_disks_and_taps_and_reads_the_kernel_anew() {
-    let mut vm = definition("web");
-    let mac = MacAddr([2; 6]);
-    vm.nics.push(Nic {
-        mac,
-        tap: None,
-        switch: None,
-        up: true,
-        locked: false,
-        rdomain: None,
-        group: None,
-        local: false,
-    });
+    let vm = with_card(definition("web"), Nic::default());
     let mut f = Fixture::new(vec![vm]);
     let id = f.running("web");
     f.now += Duration::from_secs(60);
@@ -509,9 +516,7 @@ fn a_reboot_while_stopping_is_an_end() {
 
 #[test]
 fn with_a_boot_device_a_reboot_is_an_end() {
-    let mut vm = definition("web");
-    vm.boot_device = Some(proto::client::BootDevice::Net);
-    let mut f = Fixture::new(vec![vm]);
+    let mut f = Fixture::new(vec![changed("web", |vm| vm.boot_device = Some(BootDevice::Net))]);
     let id = f.running("web");
     f.on(Event::Ended(id, End::Rebooted));
     assert_eq!(f.state("web"), Some(VmState::Stopped));
@@ -520,7 +525,7 @@ fn with_a_boot_device_a_reboot_is_an_end() {
 #[test]
 fn a_boot_device_that_is_asked_for_holds_for_that_boot_alone() {
     let mut f = Fixture::new(vec![definition("web")]);
-    let start = Start { boot_device: Some(proto::client::BootDevice::Disk), ..start_of(by_name("web")) };
+    let start = Start { boot_device: Some(BootDevice::Disk), ..start_of(by_name("web")) };
     let actions = f.ask(Request::Start(Box::new(start)));
     let id = launched(&f.prepare(actions)).unwrap();
     f.on(Event::StartDone(id, Ok(42)));
@@ -567,7 +572,7 @@ fn guests_that_leave_show_it_and_may_change_their_mind() {
 
 #[test]
 fn the_staggered_start_takes_so_many_at_a_time() {
-    let vms = ["a", "b", "c", "d", "e"].map(|name| Definition { enabled: true, ..definition(name) });
+    let vms = ["a", "b", "c", "d", "e"].map(enabled);
     let mut f = Fixture::new(vms.to_vec());
     let states = |f: &mut Fixture| ["a", "b", "c", "d", "e"].map(|name| f.state(name).unwrap());
     use VmState::{Starting, Waiting};
@@ -582,55 +587,28 @@ fn the_staggered_start_takes_so_many_at_a_time() {
 
 #[test]
 fn vms_wait_until_every_switch_was_answered_for() {
-    let name = SwitchName::cut("lan");
+    let name = SwitchName::new("lan").unwrap();
     let bridge = IfName::new("br0").unwrap();
-    let switch = Switch {
-        id: 0,
-        name: name.clone(),
-        bridge: bridge.clone(),
-        up: true,
-        locked: false,
-        rdomain: None,
-        group: None,
-    };
-    let mut vm = Definition { enabled: true, ..definition("web") };
-    vm.nics.push(Nic {
-        mac: MacAddr([2; 6]),
-        tap: None,
-        switch: Some(name.clone()),
-        up: true,
-        locked: false,
-        rdomain: None,
-        group: None,
-        local: false,
-    });
+    let switch = switch("lan", "br0");
+    let vm = with_card(enabled("web"), on("lan"));
     let settings = Settings { switches: vec![switch], ..settings(vec![vm]) };
     let mut registry = Registry::default();
     let now = Instant::now();
     let first = registry.handle(Event::Configured(Box::new(settings)), now);
     assert!(matches!(first.as_slice(), [Action::MakeSwitch(_), Action::KeepIds(_)]));
     let then = registry.handle(Event::SwitchMade(name, Ok(())), now);
-    let joined = then.iter().any(|a| matches!(a, Action::MakeTap { bridge: Some(b), .. } if *b == bridge));
+    let joined =
+        then.iter().any(|a| matches!(a, Action::MakeTap { tap: TapSpec { bridge: Some(b), .. }, .. } if *b == bridge));
     assert!(joined, "{then:?}");
 }
 
 #[test]
 fn a_vm_on_a_switch_that_could_not_be_made_does_not_start() {
-    let mut vm = definition("web");
-    vm.nics.push(Nic {
-        mac: MacAddr([2; 6]),
-        tap: None,
-        switch: Some(SwitchName::cut("lan")),
-        up: true,
-        locked: false,
-        rdomain: None,
-        group: None,
-        local: false,
-    });
+    let vm = with_card(definition("web"), on("lan"));
     let mut f = Fixture::new(vec![vm]);
-    f.on(Event::SwitchMade(SwitchName::cut("lan"), Err(Failure::new(Code::Exists, "no bridge"))));
+    f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Err(Failure::new(Code::Exists, "no bridge"))));
     assert_eq!(code(&f.start("web")), Some(Code::NotFound));
-    f.on(Event::SwitchMade(SwitchName::cut("lan"), Ok(())));
+    f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Ok(())));
     assert_eq!(code(&f.start("web")), None, "a reload has made it");
 }
 
@@ -640,7 +618,7 @@ fn the_same_name_and_owner_keep_their_id() {
     assert_eq!(f.line("b").unwrap().id, 2);
     f.registry.vms.remove(0);
     assert_eq!(f.registry.register(definition("a")), Ok(VmId(1)));
-    let other = Definition { owner: Owner { uid: 2, gid: None }, ..definition("b") };
+    let other = changed("b", |vm| vm.owner.uid = 2);
     assert_eq!(f.registry.register(other), Ok(VmId(3)));
 }
 
@@ -692,7 +670,7 @@ fn an_eighth_of_users_names_goes_the_oldest_first_and_none_of_roots_or_of_the_li
 
 #[test]
 fn terminate_stops_all_gracefully_then_by_force_then_quits() {
-    let mut f = Fixture::new(vec![definition("a"), Definition { enabled: true, ..definition("b") }]);
+    let mut f = Fixture::new(vec![definition("a"), enabled("b")]);
     let a = f.running("a");
     let first = f.on(Event::Terminate);
     assert!(first.iter().any(|x| matches!(x, Action::Terminate(_, id, Stop::Graceful { .. }) if *id == a)));

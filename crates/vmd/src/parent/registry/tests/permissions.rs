@@ -1,6 +1,6 @@
 //! Who may do what (openbsd/daemon.md, 5.1 and 5.2): every command of every caller on every kind of VM.
 
-use config::model::{Allow, Owner as ModelOwner};
+use model::{Allow, Owner};
 
 use super::*;
 
@@ -38,16 +38,17 @@ fn caller(at: usize) -> Who {
     Who { uid, gid, groups: groups.to_vec() }
 }
 
-fn owned(name: &str, uid: u32, gid: Option<u32>, allow: Option<ModelOwner>) -> Definition {
-    let mut model = (*definition(name).model).clone();
-    model.owner = ModelOwner { uid, gid };
-    model.allow = Allow { owner: allow, ..Allow::default() };
-    Definition { owner: Owner { uid, gid }, model: model.into(), disks: vec![], ..definition(name) }
+fn owned(name: &str, uid: u32, gid: Option<u32>, allow: Option<Owner>) -> Definition {
+    changed(name, |vm| {
+        vm.owner = Owner { uid, gid };
+        vm.allow = Allow { owner: allow, ..Allow::default() };
+        vm.disks.clear();
+    })
 }
 
 /// All kinds; those of vm.conf run or not, the instance and the client's VM run.
 fn world(running: bool) -> Fixture {
-    let makers = Some(ModelOwner { uid: 3000, gid: Some(60) });
+    let makers = Some(Owner { uid: 3000, gid: Some(60) });
     let vms = vec![
         owned("roots", 0, None, None),
         owned("anns", 1000, None, None),

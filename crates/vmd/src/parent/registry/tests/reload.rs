@@ -6,17 +6,12 @@ fn reading(asked: Option<Asked>) -> Reading {
     Reading { asked, load: None }
 }
 
-fn enabled(name: &str) -> Definition {
-    Definition { enabled: true, ..definition(name) }
-}
-
-fn memory(name: &str, memory: u64) -> Definition {
-    Definition { memory, ..definition(name) }
+fn memory(name: &str, bytes: i64) -> Definition {
+    changed(name, |vm| vm.memory = MemorySize::from_bytes(bytes).unwrap())
 }
 
 fn lan(bridge: &str) -> Switch {
-    let bridge = IfName::new(bridge).unwrap();
-    Switch { id: 1, name: SwitchName::cut("lan"), bridge, up: true, locked: false, rdomain: None, group: None }
+    switch("lan", bridge)
 }
 
 impl Fixture {
@@ -92,20 +87,20 @@ fn running_vms_stay_as_they_are_and_stopped_ones_are_as_the_file_says() {
     f.running("web");
     f.reload(vec![memory("web", 1 << 30), memory("db", 1 << 30), definition("new")]);
     assert_eq!(f.names(), ["web", "db", "new"]);
-    assert_eq!(f.line("web").unwrap().memory, DEFAULT_MEMORY);
-    assert_eq!(f.line("db").unwrap().memory, 1 << 30);
+    assert_eq!(f.line("web").unwrap().memory, MemorySize::DEFAULT);
+    assert_eq!(f.line("db").unwrap().memory.bytes(), 1 << 30);
     let web = f.line("web").map(|line| VmId(line.id)).unwrap();
     f.on(Event::Ended(web, End::PoweredOff));
-    assert_eq!(f.line("web").unwrap().memory, DEFAULT_MEMORY, "as it was until the next reload");
+    assert_eq!(f.line("web").unwrap().memory, MemorySize::DEFAULT, "as it was until the next reload");
     f.reload(vec![memory("web", 1 << 30)]);
-    assert_eq!(f.line("web").unwrap().memory, 1 << 30);
+    assert_eq!(f.line("web").unwrap().memory.bytes(), 1 << 30);
 }
 
 #[test]
 fn a_skipped_block_does_not_replace_the_kernel_of_a_running_vm() {
     let mut f = Fixture::new(vec![definition("web")]);
     let id = f.running("web");
-    f.reload(vec![Definition { boot: None, ..definition("web") }]);
+    f.reload(vec![changed("web", |vm| vm.boot = None)]);
     let actions = f.on(Event::Ended(id, End::Rebooted));
     assert_eq!(launched(&f.prepare(actions)), Some(id));
 }
@@ -262,12 +257,12 @@ fn switches_are_replaced_by_name_and_one_that_is_gone_stays_known() {
     let with = |bridge: &str| Box::new(Settings { switches: vec![lan(bridge)], ..settings(vec![]) });
     let made = f.on(Event::ConfigRead(reading(None), Ok(with("br0"))));
     assert!(made.contains(&Action::MakeSwitch(lan("br0"))));
-    f.on(Event::SwitchMade(SwitchName::cut("lan"), Ok(())));
+    f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Ok(())));
     let same = f.on(Event::ConfigRead(reading(None), Ok(with("br0"))));
     assert!(!same.iter().any(|action| matches!(action, Action::MakeSwitch(_))), "nothing to do");
     let changed = f.on(Event::ConfigRead(reading(None), Ok(with("br1"))));
     assert!(changed.contains(&Action::MakeSwitch(lan("br1"))));
-    f.on(Event::SwitchMade(SwitchName::cut("lan"), Ok(())));
+    f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Ok(())));
     f.reload(vec![]);
     let known = f.registry.known();
     assert_eq!(known.switches.iter().map(|switch| switch.interface.as_str()).collect::<Vec<_>>(), ["br1"]);
@@ -278,8 +273,8 @@ fn of_switches_that_cannot_be_made_the_first_is_told_and_how_many_more() {
     for (count, more) in [(1, ""), (2, " (and 1 more, see the log)"), (3, " (and 2 more, see the log)")] {
         let mut f = Fixture::new(vec![]);
         let (asked, _) = f.ask_as(root(), Request::Reload);
-        let names: Vec<_> = (0..count).map(|number| SwitchName::cut(&format!("s{number}"))).collect();
-        let switches = names.iter().map(|name| Switch { name: name.clone(), ..lan("br0") }).collect();
+        let names: Vec<_> = (0..count).map(|number| SwitchName::new(format!("s{number}")).unwrap()).collect();
+        let switches = names.iter().map(|name| switch(name.as_str(), "br0")).collect();
         let settings = Settings { switches, ..settings(vec![]) };
         f.on(Event::ConfigRead(reading(Some(asked)), Ok(Box::new(settings))));
         let no = || Err(Failure::new(Code::Exists, "no bridge"));
@@ -296,7 +291,8 @@ fn a_switch_that_cannot_be_made_fails_the_reload_and_nothing_else() {
     let settings = Settings { switches: vec![lan("br0")], ..settings(vec![definition("web")]) };
     let actions = f.on(Event::ConfigRead(reading(Some(asked)), Ok(Box::new(settings))));
     assert!(replies(&actions).is_empty(), "not before the switch is there");
-    let actions = f.on(Event::SwitchMade(SwitchName::cut("lan"), Err(Failure::new(Code::Exists, "no bridge"))));
+    let actions =
+        f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Err(Failure::new(Code::Exists, "no bridge"))));
     let text = "switch \"lan\": no bridge; all else of the configuration holds";
     assert_eq!(replies(&actions), [Reply::Failed(Failure::new(Code::Exists, text))]);
     assert_eq!(f.names(), ["web"]);
@@ -304,22 +300,11 @@ fn a_switch_that_cannot_be_made_fails_the_reload_and_nothing_else() {
 
 #[test]
 fn a_reboot_does_not_ask_for_a_switch_that_is_forgotten() {
-    let mut vm = definition("web");
-    let switch = Some(SwitchName::cut("lan"));
-    vm.nics.push(Nic {
-        mac: MacAddr([2; 6]),
-        tap: None,
-        switch,
-        up: true,
-        locked: false,
-        rdomain: None,
-        group: None,
-        local: false,
-    });
+    let vm = with_card(definition("web"), on("lan"));
     let mut f = Fixture::new(vec![]);
     let settings = Settings { switches: vec![lan("br0")], ..settings(vec![vm]) };
     f.on(Event::ConfigRead(reading(None), Ok(Box::new(settings))));
-    f.on(Event::SwitchMade(SwitchName::cut("lan"), Ok(())));
+    f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Ok(())));
     let id = f.running("web");
     f.ask(Request::Reset { vms: false, switches: true });
     let actions = f.on(Event::Ended(id, End::Rebooted));
@@ -350,7 +335,7 @@ fn an_id_that_a_vm_still_has_after_a_reset_is_not_given_again() {
 #[test]
 fn switches_have_numbers_from_one_that_they_keep() {
     let mut f = Fixture::new(vec![]);
-    let named = |name: &str, bridge: &str| Switch { id: 9, name: SwitchName::cut(name), ..lan(bridge) };
+    let named = |name: &str, bridge: &str| Switch { id: 9, ..switch(name, bridge) };
     let mut made = |switches: Vec<Switch>| {
         let read = Ok(Box::new(Settings { switches, ..settings(vec![]) }));
         let actions = f.on(Event::ConfigRead(reading(None), read));

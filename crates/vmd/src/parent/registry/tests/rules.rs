@@ -1,17 +1,8 @@
 //! Rules of docs/openbsd that no other file of these tests has (docs/conformance).
 
-use std::sync::Arc;
-
 use proto::client::DiskOperation;
 
 use super::*;
-
-fn changed(name: &str, change: impl FnOnce(&mut config::model::Vm)) -> Definition {
-    let definition = definition(name);
-    let mut model = config::model::Vm::clone(&definition.model);
-    change(&mut model);
-    Definition { model: Arc::new(model), ..definition }
-}
 
 /// Names in the order that `vmctl status` gets them.
 fn listed(f: &mut Fixture) -> Vec<String> {
@@ -65,7 +56,7 @@ fn a_vm_is_meant_by_its_id_or_by_its_whole_name() {
 
 #[test]
 fn a_vm_that_waits_for_its_turn_may_be_started_by_hand_and_waits_no_more() {
-    let vms = ["a", "b", "c"].map(|name| Definition { enabled: true, ..definition(name) });
+    let vms = ["a", "b", "c"].map(enabled);
     let mut f = Fixture::new(vms.to_vec());
     assert_eq!(f.state("c"), Some(VmState::Waiting));
     f.running("c");
@@ -77,7 +68,7 @@ fn a_vm_that_waits_for_its_turn_may_be_started_by_hand_and_waits_no_more() {
 
 #[test]
 fn a_vm_that_is_disabled_takes_no_turn() {
-    let vm = |name, enabled| Definition { enabled, ..definition(name) };
+    let vm = |name, enabled| changed(name, |vm| vm.enabled = enabled);
     let mut f = Fixture::new(vec![vm("a", false), vm("b", true), vm("c", false), vm("d", true)]);
     use VmState::{Starting, Stopped};
     assert_eq!(["a", "b", "c", "d"].map(|name| f.state(name).unwrap()), [Stopped, Starting, Stopped, Starting]);
@@ -138,12 +129,12 @@ fn force_ends_a_vm_that_is_being_stopped() {
 /// The original says so when the VM starts, as it can know only then what the host can.
 #[test]
 fn a_vm_that_asks_for_what_is_not_carried_out_is_known_and_its_start_says_so() {
-    let small = config::model::MemorySize::from_bytes(63 << 20).unwrap();
+    let small = model::MemorySize::from_bytes(63 << 20).unwrap();
     let vms = vec![
-        changed("cd", |vm| vm.cdrom = Some("/c.iso".into())),
-        changed("sev", |vm| vm.sev = Some(config::model::Sev::Memory)),
+        changed("cd", |vm| vm.cdrom = UserPath::new("/c.iso").ok()),
+        changed("sev", |vm| vm.sev = Some(model::Sev::Memory)),
         changed("small", |vm| vm.memory = small),
-        changed("least", |vm| vm.memory = config::model::MemorySize::from_bytes(64 << 20).unwrap()),
+        changed("least", |vm| vm.memory = model::MemorySize::from_bytes(64 << 20).unwrap()),
     ];
     let mut f = Fixture::new(vms);
     for (name, why, text) in [
@@ -179,15 +170,11 @@ fn a_fault_of_a_disk_is_asked_of_a_disk_of_a_vm_that_runs() {
 
 /// As vm.conf's reader gives it.
 fn on_switches(name: &str, switches: &[&str]) -> Definition {
-    let nic = |switch: &&str| config::model::Nic {
-        switch: config::names::SwitchName::new(switch.as_bytes()).ok(),
-        ..config::model::Nic::default()
-    };
     let request = config::register::VmRequest {
         enabled: false,
-        boot: Some("/vmlinuz".into()),
-        nics: switches.iter().map(nic).collect(),
-        ..config::register::VmRequest::new(config::names::VmName::new(name.as_bytes()).unwrap())
+        boot: UserPath::new("/vmlinuz").ok(),
+        nics: switches.iter().map(|switch| on(switch)).collect(),
+        ..config::register::VmRequest::new(VmName::new(name.as_bytes()).unwrap())
     };
     let vm = config::register::register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
     let known = config::Config::default();
@@ -198,10 +185,13 @@ fn on_switches(name: &str, switches: &[&str]) -> Definition {
 fn an_interface_on_a_switch_that_nobody_defined_is_on_none_and_the_log_says_so() {
     let mut f = Fixture::new(vec![on_switches("web", &["nosuch"])]);
     let actions = f.start("web");
-    assert!(actions.iter().any(|a| matches!(a, Action::MakeTap { bridge: None, .. })), "{actions:?}");
+    assert!(
+        actions.iter().any(|a| matches!(a, Action::MakeTap { tap: TapSpec { bridge: None, .. }, .. })),
+        "{actions:?}"
+    );
     let text = "vm \"web\": switch \"nosuch\" not found: its interface 0 is on none";
     assert!(
-        actions.contains(&Action::LogOf(proto::VmName::new("web").expect("a name"), log::Level::Warn, text.to_owned())),
+        actions.contains(&Action::LogOf(VmName::new("web").expect("a name"), log::Level::Warn, text.to_owned())),
         "{actions:?}"
     );
     assert_eq!(code(&actions), None);
@@ -211,9 +201,9 @@ fn an_interface_on_a_switch_that_nobody_defined_is_on_none_and_the_log_says_so()
 fn without_a_staggered_start_as_many_as_cpus_start_at_a_time_30_seconds_apart() {
     let of = |text: &str| {
         let config = config::Config {
-            globals: config::model::Globals {
-                staggered: (text == "said").then_some(config::model::Staggered { parallel: 3, delay_s: 7 }),
-                ..config::model::Globals::default()
+            globals: config::Globals {
+                staggered: (text == "said").then_some(config::Staggered { parallel: 3, delay_s: 7 }),
+                ..config::Globals::default()
             },
             ..config::Config::default()
         };
@@ -228,16 +218,16 @@ fn without_a_staggered_start_as_many_as_cpus_start_at_a_time_30_seconds_apart() 
 #[test]
 fn a_random_network_of_ipv6_is_drawn_once_in_the_daemons_life() {
     let config = |inet6| config::Config {
-        globals: config::model::Globals { local_inet6: inet6, ..config::model::Globals::default() },
+        globals: config::Globals { local_inet6: inet6, ..config::Globals::default() },
         ..config::Config::default()
     };
     let inet6 = |inet6| {
         let names = &mut super::super::super::accounts::HostAccounts;
         crate::parent::conf::settings::of_config(&config(inet6), 1, names).0.locals.inet6
     };
-    let first = inet6(Some(config::model::LocalInet6::Random)).unwrap();
+    let first = inet6(Some(config::LocalInet6::Random)).unwrap();
     assert_eq!((first.octets()[0], &first.octets()[8..]), (0xfd, &[0; 8][..]));
-    assert_eq!(inet6(Some(config::model::LocalInet6::Random)), Some(first));
+    assert_eq!(inet6(Some(config::LocalInet6::Random)), Some(first));
     assert_eq!(inet6(None), None);
 }
 
@@ -266,7 +256,7 @@ fn an_address_that_was_drawn_stays_for_later_starts() {
 #[test]
 fn after_a_reset_a_switch_that_could_not_be_made_is_one_that_nobody_defined() {
     let mut f = Fixture::new(vec![on_switches("web", &["lan"])]);
-    f.on(Event::SwitchMade(SwitchName::cut("lan"), Err(Failure::new(Code::Exists, "no bridge"))));
+    f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Err(Failure::new(Code::Exists, "no bridge"))));
     assert_eq!(code(&f.start("web")), Some(Code::NotFound));
     f.ask(Request::Reset { vms: false, switches: true });
     assert_eq!(code(&f.start("web")), None);
@@ -275,7 +265,7 @@ fn after_a_reset_a_switch_that_could_not_be_made_is_one_that_nobody_defined() {
 #[test]
 fn a_switch_that_could_not_be_made_is_nobodys_once_the_file_has_it_no_more() {
     let mut f = Fixture::new(vec![on_switches("web", &["lan"])]);
-    f.on(Event::SwitchMade(SwitchName::cut("lan"), Err(Failure::new(Code::Exists, "no bridge"))));
+    f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Err(Failure::new(Code::Exists, "no bridge"))));
     assert_eq!(code(&f.start("web")), Some(Code::NotFound));
     let reload = |load| {
         let settings = Box::new(settings(vec![on_switches("web", &["lan"])]));

@@ -101,7 +101,7 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        let vms = ["a", "b", "c"].map(|name| Definition { enabled: name == "a", ..definition(name) });
+        let vms = ["a", "b", "c"].map(|name| changed(name, |vm| vm.enabled = name == "a"));
         let settings = Settings { parallel: 1, delay: Duration::from_secs(5), ..settings(vms.to_vec()) };
         let mut run = Self { registry: Registry::default(), world: World::default(), now: Instant::now(), next: 0 };
         run.on(Event::Configured(Box::new(settings)), false);

@@ -86,7 +86,7 @@ enum State {
 struct Machine {
     id: u32,
     name: String,
-    memory: u64,
+    memory: MemorySize,
     uid: u32,
     listed_for_good: bool,
     has_kernel: bool,
@@ -177,7 +177,7 @@ impl Model {
     }
 
     /// Those with a process first, in order of their starts; then the others as they were defined.
-    pub fn list(&self) -> Vec<(String, u32, u64, VmState, Option<u32>)> {
+    pub fn list(&self) -> Vec<(String, u32, MemorySize, VmState, Option<u32>)> {
         let alive = |vm: &&Machine| matches!(vm.state, State::Running | State::Paused | State::Stopping);
         let mut first: Vec<&Machine> = self.vms.iter().filter(alive).collect();
         first.sort_by_key(|vm| vm.since);
@@ -256,7 +256,7 @@ impl Model {
         self.batch();
     }
 
-    fn define(&mut self, name: &str, uid: u32, memory: u64, configured: bool, state: State) -> u32 {
+    fn define(&mut self, name: &str, uid: u32, memory: MemorySize, configured: bool, state: State) -> u32 {
         let key = (name.to_owned(), uid);
         let before = self.ids.get(&key).copied().filter(|id| self.index(*id).is_none());
         let id = before.unwrap_or_else(|| {
@@ -565,7 +565,9 @@ impl Model {
             Ok(_) => return Err(Code::Already),
             Err(Code::NotFound) if who.uid != 0 => return Err(Code::NotPermitted),
             Err(Code::NotFound) => match &start.vm {
-                VmRef::Name(name) if own_kernel => self.define(name.as_str(), 0, DEFAULT_MEMORY, false, State::Stopped),
+                VmRef::Name(name) if own_kernel => {
+                    self.define(name.as_str(), 0, MemorySize::DEFAULT, false, State::Stopped)
+                }
                 VmRef::Name(_) | VmRef::Id(_) => return Err(Code::NotFound),
             },
             Err(why) => return Err(why),

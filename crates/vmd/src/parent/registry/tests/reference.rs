@@ -57,8 +57,9 @@ impl Pair {
         let mut vms = Vec::new();
         for name in CONFIGURED {
             if self.random.below(4) > 0 {
-                let memory = (1 + u64::from(self.random.below(2))) << 30;
-                vms.push(Definition { memory, enabled: self.random.below(2) == 0, ..definition(name) });
+                let memory = MemorySize::from_bytes((1 + i64::from(self.random.below(2))) << 30).unwrap();
+                let enabled = self.random.below(2) == 0;
+                vms.push(changed(name, |vm| (vm.memory, vm.enabled) = (memory, enabled)));
             }
         }
         let parallel = 1 + usize::try_from(self.random.below(2)).unwrap();

@@ -1,0 +1,48 @@
+//! What a VM, a disk, a card, a switch and an owner are: names, sizes and limits with their reasons. Plain data, no I/O.
+//!
+//! vm.conf is read into these types, messages carry them, and the parent keeps them: an idea has one shape. Who holds one
+//! knows that it is a legal one, also when it came out of a packet: decoding checks what `new` checks.
+//!
+//! | room | holds |
+//! |---|---|
+//! | `bounded` | text and lists that can't be longer than their type says |
+//! | `names`, `mac` | names of VMs, switches and interfaces; hardware addresses |
+//! | `vm` | a whole VM, and what its instances may change |
+//! | `memory`, `disk`, `nic` | its parts |
+//! | `switch`, `owner` | what it is attached to, and whose it is |
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_possible_wrap
+    )
+)]
+
+mod bounded;
+mod disk;
+mod mac;
+mod memory;
+mod names;
+mod nic;
+mod owner;
+mod switch;
+mod vm;
+
+pub use bounded::{List, Text, TooLong};
+pub use disk::{Disk, DiskFormat, ImageFormat, MAX_DISKS, split_prefix};
+pub use mac::MacAddr;
+pub use memory::{MIB, MemoryError, MemorySize};
+pub use names::{
+    CommandLine, GroupName, IfName, MAX_CMDLINE, MAX_IF_NAME, MAX_NAME, MAX_PATH, NameError, SwitchName, UserPath,
+    VmName,
+};
+pub use nic::{InterfaceGroup, MAX_NICS, MAX_RDOMAIN, Nic};
+pub use owner::Owner;
+pub use switch::Switch;
+pub use vm::{Allow, BootDevice, MAX_CPUS, Right, Sev, Vm};

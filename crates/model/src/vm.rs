@@ -1,0 +1,128 @@
+//! A whole VM, and what its instances may change.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::Disk;
+use crate::memory::MemorySize;
+use crate::names::{CommandLine, UserPath, VmName};
+use crate::nic::Nic;
+use crate::owner::Owner;
+
+/// CPUs of one VM (openbsd/vm.conf.md, 10.1).
+pub const MAX_CPUS: u8 = 64;
+
+/// `vm NAME { }`, with all defaults and what its template gave filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vm {
+    /// Its name.
+    pub name: VmName,
+    /// The VM it was made from, if it is an instance.
+    pub template: Option<VmName>,
+    /// Whether it starts with the daemon.
+    pub enabled: bool,
+    /// Memory of the guest.
+    pub memory: MemorySize,
+    /// CPUs of the guest: 1 to [`MAX_CPUS`].
+    pub cpus: u8,
+    /// Kernel or firmware, absolute; `None` is the default firmware.
+    pub boot: Option<UserPath>,
+    /// What the firmware or kernel is told to boot from.
+    pub boot_device: Option<BootDevice>,
+    /// The kernel's initial RAM disk, absolute.
+    pub initrd: Option<UserPath>,
+    /// The kernel's command line.
+    pub cmdline: Option<CommandLine>,
+    /// CD-ROM image, as written: it is looked for when the VM starts.
+    pub cdrom: Option<UserPath>,
+    /// Disks in the guest's order, at most [`crate::MAX_DISKS`].
+    pub disks: Vec<Disk>,
+    /// Network cards in the guest's order, at most [`crate::MAX_NICS`]; those that `interfaces` asked for too.
+    pub nics: Vec<Nic>,
+    /// Who may start, stop and pause it.
+    pub owner: Owner,
+    /// What its instances may change, and who may make them.
+    pub allow: Allow,
+    /// Memory encryption.
+    pub sev: Option<Sev>,
+}
+
+/// `boot device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BootDevice {
+    /// The CD-ROM only.
+    Cdrom,
+    /// The first disk only.
+    Disk,
+    /// The network.
+    Net,
+}
+
+impl BootDevice {
+    /// The device's word, in vm.conf and on command lines.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cdrom => "cdrom",
+            Self::Disk => "disk",
+            Self::Net => "net",
+        }
+    }
+
+    /// The device of a word.
+    pub fn of_word(word: &[u8]) -> Option<Self> {
+        [Self::Cdrom, Self::Disk, Self::Net].into_iter().find(|device| device.word().as_bytes() == word)
+    }
+}
+
+/// `allow instance { }`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// What users may set differently from the template.
+    pub rights: BTreeSet<Right>,
+    /// Who may make instances; `None` is root alone.
+    pub owner: Option<Owner>,
+}
+
+/// A thing that a user may set in an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// The kernel or firmware, with its initrd and command line.
+    Boot,
+    /// The CD-ROM.
+    Cdrom,
+    /// The number of CPUs.
+    Cpus,
+    /// Disks.
+    Disk,
+    /// Pass on these rights to instances of the instance.
+    Instance,
+    /// Network cards.
+    Interface,
+    /// The memory.
+    Memory,
+}
+
+impl Right {
+    /// The right's keyword.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Cdrom => "cdrom",
+            Self::Cpus => "cpus",
+            Self::Disk => "disk",
+            Self::Instance => "instance",
+            Self::Interface => "interface",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// AMD's memory encryption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sev {
+    /// SEV: memory.
+    Memory,
+    /// SEV-ES: memory and CPU state.
+    State,
+}
