@@ -8,7 +8,7 @@ pub fn alone(name: &str, body: impl FnOnce()) {
         return body();
     }
     let output = Command::new(std::env::current_exe().expect("the test's own path"))
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .args(["--exact", name, "--include-ignored", "--nocapture", "--test-threads=1"])
         .env("SYS_TEST_ALONE", name)
         .output()
         .expect("run the test again");

@@ -29,18 +29,16 @@ fn file(shell: &str) -> PathBuf {
     Path::new(FOLDER).join(format!("vmctl.{shell}"))
 }
 
-/// What a shell prints for a script, with that vmctl; `None` where the shell is not installed.
-fn shell(name: &str, arguments: &[&str], script: &str) -> Option<String> {
+/// What a shell prints for a script, with that vmctl.
+fn shell(name: &str, arguments: &[&str], script: &str) -> String {
     let programs = programs();
     let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap_or_default());
     let output = Command::new(name).args(arguments).arg(script).env("PATH", path).env("HOME", programs.path()).output();
-    let output = match output {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        output => output.expect("a shell runs"),
-    };
+    let output =
+        output.unwrap_or_else(|error| panic!("{name}: {error}; install the package {name}, or run \"make test\""));
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{name} says nothing else");
-    Some(String::from_utf8(output.stdout).expect("text"))
+    String::from_utf8(output.stdout).expect("text")
 }
 
 /// What bash offers behind these words; the last is being written.
@@ -52,7 +50,7 @@ fn bash(words: &[&str]) -> String {
         list.join(" "),
         words.len() - 1
     );
-    shell("bash", &["--norc", "-c"], &script).expect("bash is everywhere").trim().to_owned()
+    shell("bash", &["--norc", "-c"], &script).trim().to_owned()
 }
 
 #[test]
@@ -88,13 +86,9 @@ fn bash_offers_commands_options_words_and_vms() {
 fn fish_offers_the_same() {
     let offers = |line: &str| {
         let script = format!("source '{}'; complete -C '{line}'", file("fish").display());
-        let said = shell("fish", &["--no-config", "-c"], &script)?;
-        Some(said.lines().map(|line| line.split('\t').next().unwrap_or_default().to_owned()).collect::<Vec<_>>())
+        let said = shell("fish", &["--no-config", "-c"], &script);
+        said.lines().map(|line| line.split('\t').next().unwrap_or_default()).collect::<Vec<_>>().join(" ")
     };
-    if offers("vmctl ").is_none() {
-        return; // "make test" installs it
-    }
-    let offers = |line| offers(line).expect("fish is there").join(" ");
     assert_eq!(offers("vmctl sta"), "start status");
     assert_eq!(offers("vmctl stop w"), "web");
     assert_eq!(offers("vmctl status w"), "web wiki");
@@ -106,9 +100,7 @@ fn fish_offers_the_same() {
 #[test]
 fn zsh_takes_the_file() {
     let script = format!("autoload -U compinit; autoload +X -Uz _arguments; zsh -n '{}'", file("zsh").display());
-    if let Some(said) = shell("zsh", &["-f", "-c"], &script) {
-        assert_eq!(said, "");
-    }
+    assert_eq!(shell("zsh", &["-f", "-c"], &script), "");
     assert!(text(&file("zsh")).starts_with("#compdef vmctl\n"), "zsh finds it by this line");
 }
 
