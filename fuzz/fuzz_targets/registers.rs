@@ -1,5 +1,5 @@
-//! A guest that accesses any port and address, and a world that does anything meanwhile: no panic, few effects, and what a
-//! back end is started with was checked.
+//! A guest that accesses any port and address, and a world that does anything meanwhile, a restore from changed state too: no
+//! panic, few effects, and what a back end is started with was checked.
 #![no_main]
 
 use std::cell::{Cell, RefCell};
@@ -15,6 +15,9 @@ const ECAM: u64 = 0xE000_0000;
 const RAM: u64 = 0x1000_0000;
 /// Most effects of one access: a message and a change of delivery for each queue, and a few.
 const MAX_EFFECTS: usize = 16;
+
+/// The byte of a script that has the machine restored.
+const RESTORE: u8 = 0xEE;
 
 #[derive(Default)]
 struct Recorder {
@@ -36,21 +39,14 @@ impl World for Recorder {
     fn call_pending(&self, _: Slot, queue: u16) -> bool {
         queue == 0
     }
+    fn read_memory(&self, _: u64, _: &mut [u8]) -> bool {
+        false
+    }
 }
 
 fuzz_target!(|input: &[u8]| {
     let world = Recorder::default();
-    let device = |kind, queues, irq| Device {
-        kind,
-        features: u64::MAX,
-        queues: vec![256; queues],
-        config: vec![1; 12],
-        irq_line: Some(irq),
-    };
-    let devices = vec![device(Kind::Entropy, 1, 10), device(Kind::Network, 2, 11), device(Kind::Block, 1, 11)];
-    let setup =
-        Setup { ram: std::iter::once(0..RAM).collect(), vcpus: 1, mmio: WINDOW, ecam: ECAM, devices, now: world.now() };
-    let chipset = Chipset::new(setup).expect("three devices");
+    let mut chipset = Chipset::new(setup(world.now())).expect("three devices");
     // Where a guest has put the BARs, so that few bytes reach a register.
     for slot in 1..4u64 {
         let bar = WINDOW.start + (slot << 16);
@@ -61,6 +57,15 @@ fuzz_target!(|input: &[u8]| {
     let negotiated = script.byte();
     (1..4).filter(|slot| negotiated & 1 << slot != 0).for_each(|slot| negotiate(&chipset, slot, &world));
     while !script.is_empty() {
+        if script.0.first() == Some(&RESTORE) {
+            if let Some(restored) = restore(&chipset, &mut script, &world) {
+                chipset = restored;
+                (lines, active) = (BTreeMap::new(), [false; 4]);
+                let resets =
+                    |effect: &Effect| if let Effect::ResetDevice { slot } = effect { Some(slot.0) } else { None };
+                world.effects.borrow().iter().filter_map(resets).for_each(|slot| active[usize::from(slot)] = true);
+            }
+        }
         act(&chipset, &mut script, &world);
         let effects = world.effects.take();
         assert!(effects.len() <= MAX_EFFECTS, "{effects:?}");
@@ -70,6 +75,38 @@ fuzz_target!(|input: &[u8]| {
     }
     assert!(ends <= 1, "a machine ends once");
 });
+
+fn setup(now: Now) -> Setup {
+    let device = |kind, queues, irq| Device {
+        kind,
+        features: u64::MAX,
+        queues: vec![256; queues],
+        config: vec![1; 12],
+        irq_line: Some(irq),
+    };
+    let devices = vec![device(Kind::Entropy, 1, 10), device(Kind::Network, 2, 11), device(Kind::Block, 1, 11)];
+    Setup { ram: std::iter::once(0..RAM).collect(), vcpus: 1, mmio: WINDOW, ecam: ECAM, devices, now }
+}
+
+/// A machine that goes on from the state of this one, in which the script has changed some bytes; `None` if it is refused.
+fn restore(chipset: &Chipset, script: &mut Script<'_>, world: &Recorder) -> Option<Chipset> {
+    let mut saved = chipset.save(world);
+    let untouched = saved.clone();
+    script.byte();
+    for _ in 0..script.byte() % 4 {
+        let chip = usize::from(script.byte()) % saved.chips.len();
+        let (at, value, bytes) = (usize::from(script.word()), script.byte(), &mut saved.chips[chip].state.bytes);
+        if !bytes.is_empty() {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+    }
+    let restored = Chipset::restore(setup(world.now()), &saved, world);
+    if let Err(error) = &restored {
+        assert_ne!(saved, untouched, "{error}");
+    }
+    restored.ok()
+}
 
 /// A driver's way to the last step before DRIVER_OK, which takes more luck than a fuzzer has.
 fn negotiate(chipset: &Chipset, slot: u64, world: &Recorder) {

@@ -1,11 +1,13 @@
-//! What every chip is to the chipset: where it answers, and what its registers do.
+//! What every chip is to the chipset: where it answers, what its registers do, and how they are saved and restored.
 //!
 //! Adding a chip is a file that implements [`Chip`] and its line in [`crate::Chipset::new`].
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::ops::Range;
 
 use crate::effect::{Effects, Slot, Timer, World};
+use crate::saved::{Flaw, Saved};
 
 /// Where a chip is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,9 @@ pub struct At {
 
 /// A model of a chip: registers, and nothing of the world but what it asks [`World`] and says in [`Effects`].
 pub trait Chip: Debug + Send {
+    /// Its name in saved state; no other chip of the machine has it, and it never changes.
+    fn name(&self) -> Cow<'static, str>;
+
     /// Where it answers; never changes.
     fn places(&self) -> Vec<Place>;
 
@@ -47,4 +52,12 @@ pub trait Chip: Debug + Send {
     fn bar0(&self) -> Option<Range<u64>> {
         None
     }
+
+    /// All that the guest can tell it by. What follows from other parts of it, or from the machine's set-up, is left out.
+    fn save(&self) -> Saved;
+
+    /// Takes a state that was saved, if it is one that the chip can have in this machine; after an error the chip is of no
+    /// use. The effects tell a world that knows nothing of the chip yet all that it would know: levels that are up,
+    /// deadlines, what back ends are to do.
+    fn restore(&mut self, saved: &Saved, world: &dyn World, fx: &mut Effects) -> Result<(), Flaw>;
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::access;
 use crate::chip::Chip;
-use crate::effect::{Edge, Effect, Effects, Slot, Timer, World};
+use crate::effect::{Edge, Effect, Effects, Now, Slot, Timer, World};
 use crate::i8042::I8042;
 use crate::pci::address::{self, ConfigRegister, SLOTS};
 use crate::pci::bus::{Bus, Means};
@@ -17,6 +17,7 @@ use crate::pm::Pm;
 use crate::port92::Port92;
 use crate::reset_control::ResetControl;
 use crate::rtc::Rtc;
+use crate::saved::{self, RestoreError, SavedChip, SavedChipset};
 use crate::setup::{Setup, SetupError};
 use crate::table::{Answer, Table};
 use crate::uart::Uart;
@@ -33,6 +34,9 @@ pub struct Chipset {
     lines: Mutex<Lines>,
     /// The guest has reset the machine or switched it off: no second time.
     ended: AtomicBool,
+    /// How far the guest's CLOCK_MONOTONIC is ahead of the host's, in nanoseconds, modulo 2^64: 0 in the process that
+    /// started the guest.
+    ahead_ns: u64,
     // Chips of the table that others than the guest speak to.
     uart: Shared<Uart>,
     pm: Shared<Pm>,
@@ -44,6 +48,11 @@ pub struct Chipset {
 impl Chipset {
     /// A machine after reset.
     pub fn new(setup: Setup) -> Result<Self, SetupError> {
+        Self::with_chips(setup, Vec::new())
+    }
+
+    /// The same, with chips more than it has of its own.
+    fn with_chips(setup: Setup, more: Vec<Shared<dyn Chip>>) -> Result<Self, SetupError> {
         let count = setup.devices.len();
         if count >= usize::from(SLOTS) {
             return Err(SetupError::TooManyDevices { count });
@@ -68,17 +77,63 @@ impl Chipset {
             shared(HostBridge::default()),
         ];
         chips.extend(functions.iter().cloned().map(|function| function as Shared<dyn Chip>));
+        chips.extend(more);
         Ok(Self {
             table: Table::new(chips.iter().map(|chip| lock(chip).places())),
             chips,
             bus: Bus::new(setup.mmio, setup.ecam),
             lines: Mutex::default(),
             ended: AtomicBool::new(false),
+            ahead_ns: 0,
             uart,
             pm,
             config_address,
             functions,
         })
+    }
+
+    /// A machine that goes on where another, built from the same set-up, was saved. Its clocks go on from that moment; the
+    /// time of day is the host's as ever. What the world has to know is performed before this returns.
+    pub fn restore(setup: Setup, saved: &SavedChipset, edge: &dyn Edge) -> Result<Self, RestoreError> {
+        let mut chipset = Self::new(setup)?;
+        if saved.version != saved::VERSION {
+            return Err(RestoreError::Version { found: saved.version });
+        }
+        let (found, count) = (saved.chips.len(), chipset.chips.len());
+        if found != count {
+            return Err(RestoreError::Chips { found, count });
+        }
+        chipset.ended = AtomicBool::new(saved.ended);
+        chipset.ahead_ns = saved.monotonic_ns.wrapping_sub(edge.now().monotonic_ns);
+        let mut fx = Effects::new();
+        for (chip, saved) in chipset.chips.iter().zip(&saved.chips) {
+            let mut chip = lock(chip);
+            let name = chip.name();
+            if saved.name != name {
+                return Err(RestoreError::Order { chip: name.into() });
+            }
+            let taken = chip.restore(&saved.state, &Seen { edge, ahead_ns: chipset.ahead_ns }, &mut fx);
+            taken.map_err(|flaw| RestoreError::Chip { chip: name.into(), flaw })?;
+        }
+        for (slot, function) in (1..SLOTS).zip(&chipset.functions) {
+            chipset.bus.move_bar(Slot(slot), lock(function).bar0(), |effect| edge.perform(effect));
+        }
+        fx.into_iter().for_each(|effect| chipset.perform(effect, edge));
+        Ok(chipset)
+    }
+
+    /// The state of all chips. Nothing may access them meanwhile, or it is of several moments.
+    pub fn save(&self, world: &dyn World) -> SavedChipset {
+        let chips = self.chips.iter().map(|chip| {
+            let chip = lock(chip);
+            SavedChip { name: chip.name().into(), state: chip.save() }
+        });
+        SavedChipset {
+            version: saved::VERSION,
+            monotonic_ns: world.now().monotonic_ns.wrapping_add(self.ahead_ns),
+            ended: self.ended.load(Ordering::Acquire),
+            chips: chips.collect(),
+        }
     }
 
     /// The guest reads a port.
@@ -220,7 +275,7 @@ impl Chipset {
     ) -> R {
         let mut chip = lock(chip);
         let mut fx = Effects::new();
-        let result = act(&mut chip, edge, &mut fx);
+        let result = act(&mut chip, &Seen { edge, ahead_ns: self.ahead_ns }, &mut fx);
         fx.into_iter().for_each(|effect| self.perform(effect, edge));
         result
     }
@@ -240,16 +295,41 @@ impl Chipset {
                     edge.perform(Effect::Irq { gsi, level });
                 }
             }
-            Effect::Deadline { .. }
-            | Effect::SerialOutput
+            Effect::Deadline { timer, at } => {
+                let at = at.map(|at| at.wrapping_sub(self.ahead_ns));
+                edge.perform(Effect::Deadline { timer, at });
+            }
+            Effect::SerialOutput
             | Effect::SerialRoom
             | Effect::Activate { .. }
             | Effect::ResetDevice { .. }
             | Effect::QueueNotify { .. }
             | Effect::QueueDelivery { .. }
             | Effect::SignalMsi(_)
-            | Effect::NotifyBase { .. } => edge.perform(effect),
+            | Effect::NotifyBase { .. }
+            | Effect::WriteMemory { .. } => edge.perform(effect),
         }
+    }
+}
+
+/// The world as the chips of a restored machine see it: their clock goes on from where it was saved.
+struct Seen<'a> {
+    edge: &'a dyn Edge,
+    ahead_ns: u64,
+}
+
+impl World for Seen<'_> {
+    fn now(&self) -> Now {
+        let now = self.edge.now();
+        Now { monotonic_ns: now.monotonic_ns.wrapping_add(self.ahead_ns), ..now }
+    }
+
+    fn call_pending(&self, slot: Slot, queue: u16) -> bool {
+        self.edge.call_pending(slot, queue)
+    }
+
+    fn read_memory(&self, gpa: u64, into: &mut [u8]) -> bool {
+        self.edge.read_memory(gpa, into)
     }
 }
 

@@ -21,6 +21,9 @@ pub trait World {
     /// Whether an interrupt of this queue waits because its delivery is held (its call eventfd is readable): shown in the
     /// pending bit array of MSI-X.
     fn call_pending(&self, slot: Slot, queue: u16) -> bool;
+
+    /// Reads guest memory, for a chip that copies. False if not all of it is RAM; then `into` is not to be looked at.
+    fn read_memory(&self, gpa: u64, into: &mut [u8]) -> bool;
 }
 
 /// Who performs what the chips decide. Implemented by the `vm` crate, shared by all its threads.
@@ -29,7 +32,7 @@ pub trait Edge: World {
     fn perform(&self, effect: Effect);
 }
 
-/// For tests of a chip alone: this time, and no interrupt that waits.
+/// For tests of a chip alone: this time, no interrupt that waits, and no memory.
 #[cfg(test)]
 impl World for Now {
     fn now(&self) -> Now {
@@ -37,6 +40,10 @@ impl World for Now {
     }
 
     fn call_pending(&self, _: Slot, _: u16) -> bool {
+        false
+    }
+
+    fn read_memory(&self, _: u64, _: &mut [u8]) -> bool {
         false
     }
 }
@@ -137,8 +144,8 @@ pub enum Effect {
         /// With what.
         activation: Activation,
     },
-    /// The driver resets the device: stop its back end, then call `Chipset::reset_done`. Only given after `Activate`;
-    /// until then the device status reads non-zero.
+    /// The driver resets the device: stop its back end, then call `Chipset::reset_done`. Given after `Activate`, or first of
+    /// all for a device that was saved in the middle of a reset; until then the device status reads non-zero.
     ResetDevice {
         /// The device.
         slot: Slot,
@@ -168,5 +175,13 @@ pub enum Effect {
         slot: Slot,
         /// Address of queue 0's notify register.
         base: Option<u64>,
+    },
+    /// A chip that copies has written guest memory. Done before the access returns, so that the guest finds it. What is not
+    /// RAM takes nothing.
+    WriteMemory {
+        /// Where.
+        gpa: u64,
+        /// What.
+        bytes: Vec<u8>,
     },
 }

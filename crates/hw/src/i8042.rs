@@ -2,9 +2,14 @@
 //!
 //! There is nothing to read, and no A20 gate (openbsd/devices.md, 7.5).
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
 use crate::access;
 use crate::chip::{At, Chip, Place};
 use crate::effect::{Effect, Effects, World};
+use crate::saved::{Flaw, Saved};
 
 const DATA_PORT: u16 = 0x60;
 const COMMAND_PORT: u16 = 0x64;
@@ -18,15 +23,21 @@ const WRITE_OUTPUT: u8 = 0xD1;
 const PULSE_RESET: u8 = 0xFE;
 /// Output port, bit 0: the reset line, active low.
 const RESET_LINE: u8 = 1 << 0;
+/// Of the saved state.
+const VERSION: u16 = 1;
 
 /// The controller.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct I8042 {
     /// The next byte of data goes to the output port.
     output_port_next: bool,
 }
 
 impl Chip for I8042 {
+    fn name(&self) -> Cow<'static, str> {
+        "i8042".into()
+    }
+
     fn places(&self) -> Vec<Place> {
         vec![Place::Ports(DATA_PORT, DATA_PORT), Place::Ports(COMMAND_PORT, COMMAND_PORT)]
     }
@@ -47,6 +58,15 @@ impl Chip for I8042 {
         if resets {
             fx.push(Effect::Reset);
         }
+    }
+
+    fn save(&self) -> Saved {
+        Saved::of(VERSION, self)
+    }
+
+    fn restore(&mut self, saved: &Saved, _: &dyn World, _: &mut Effects) -> Result<(), Flaw> {
+        *self = saved.open(VERSION)?;
+        Ok(())
     }
 }
 

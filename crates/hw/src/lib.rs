@@ -21,6 +21,8 @@
 //! | call | when |
 //! |---|---|
 //! | `Chipset::new(Setup)` | once; [`Setup`] names RAM ranges, vCPU count, and the virtio functions of slots 1.. |
+//! | `Chipset::restore(Setup, &SavedChipset, edge)` | instead: a machine that goes on where another was saved |
+//! | `save(edge) -> SavedChipset` | while no vCPU runs and the back ends are quiet |
 //! | `pio_read(port, &mut [u8], edge)`, `pio_write(port, &[u8], edge)` | KVM_EXIT_IO, once per item of a string access |
 //! | `mmio_read(gpa, &mut [u8], edge)`, `mmio_write(gpa, &[u8], edge)` | KVM_EXIT_MMIO |
 //! | `timer(Timer, edge)` | the deadline of the last `Effect::Deadline` of that timer has passed |
@@ -58,6 +60,7 @@ pub mod pm;
 pub mod port92;
 pub mod reset_control;
 pub mod rtc;
+pub mod saved;
 mod setup;
 mod table;
 pub mod uart;
@@ -66,4 +69,5 @@ pub mod virtio;
 pub use chip::Chip;
 pub use chipset::Chipset;
 pub use effect::{Activation, Delivery, Edge, Effect, Effects, MsiMessage, Now, QueueSetup, Slot, Timer, World};
+pub use saved::{RestoreError, SavedChipset};
 pub use setup::{Setup, SetupError};

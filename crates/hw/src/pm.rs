@@ -2,9 +2,14 @@
 //!
 //! Ports from 0x600: status 2, enable 2, control 2, nothing 2, timer 4 bytes.
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
 use crate::access;
 use crate::chip::{At, Chip, Place};
 use crate::effect::{Effect, Effects, Now, Timer, World};
+use crate::saved::{Flaw, Saved, check};
 
 /// First and last port.
 const PORTS: (u16, u16) = (0x600, 0x60B);
@@ -36,14 +41,18 @@ const SCI_EN: u16 = 1 << 0;
 const SLP_TYP: u16 = 7 << 10;
 const SLP_EN: u16 = 1 << 13;
 
+/// Of the saved state.
+const VERSION: u16 = 1;
+
 /// The registers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pm {
     status: u16,
     enable: u16,
     control: u16,
     /// Half periods of the timer that have been looked at.
     seen_half: u128,
+    #[serde(skip)]
     level: bool,
     deadline: Option<u64>,
 }
@@ -67,8 +76,12 @@ impl Pm {
         }
     }
 
+    fn raised(&self) -> bool {
+        self.status & self.enable != 0
+    }
+
     fn settle(&mut self, now: Now, fx: &mut Effects) {
-        let level = self.status & self.enable != 0;
+        let level = self.raised();
         if level != self.level {
             self.level = level;
             fx.push(Effect::Irq { gsi: SCI, level });
@@ -83,6 +96,10 @@ impl Pm {
 }
 
 impl Chip for Pm {
+    fn name(&self) -> Cow<'static, str> {
+        "pm".into()
+    }
+
     fn places(&self) -> Vec<Place> {
         vec![Place::Ports(PORTS.0, PORTS.1), Place::Timer(Timer::Pm)]
     }
@@ -126,6 +143,26 @@ impl Chip for Pm {
         self.deadline = None;
         self.advance(now);
         self.settle(now, fx);
+    }
+
+    fn save(&self) -> Saved {
+        Saved::of(VERSION, self)
+    }
+
+    fn restore(&mut self, saved: &Saved, _: &dyn World, fx: &mut Effects) -> Result<(), Flaw> {
+        let restored: Self = saved.open(VERSION)?;
+        check(restored.status & !(TMR | PWRBTN) == 0, "the status register")?;
+        check(restored.enable & !ENABLES == 0, "the enable register")?;
+        check(restored.control & !SLP_TYP == SCI_EN, "the control register")?;
+        *self = restored;
+        self.level = self.raised();
+        if self.level {
+            fx.push(Effect::Irq { gsi: SCI, level: true });
+        }
+        if self.deadline.is_some() {
+            fx.push(Effect::Deadline { timer: Timer::Pm, at: self.deadline });
+        }
+        Ok(())
     }
 }
 
@@ -215,5 +252,24 @@ mod tests {
         let mut value = [0; 4];
         pm.read(register(8), &mut value, &at(u64::MAX), &mut vec![]);
         pm.write(register(2), &[1], &at(u64::MAX), &mut vec![]);
+    }
+
+    #[test]
+    fn only_a_state_that_the_registers_can_have_is_restored() {
+        let ok = || Pm::new(at(0));
+        let cases = [
+            (Pm { status: GBL, ..ok() }, "the status register"),
+            (Pm { enable: 2, ..ok() }, "the enable register"),
+            (Pm { control: 0, ..ok() }, "the control register"),
+            (Pm { control: SCI_EN | SLP_EN, ..ok() }, "the control register"),
+        ];
+        for (state, field) in cases {
+            assert_eq!(ok().restore(&state.save(), &at(0), &mut vec![]), Err(Flaw::Field(field)));
+        }
+        let (mut pm, mut fx) = (ok(), vec![]);
+        let state = Pm { status: TMR | PWRBTN, enable: ENABLES, control: SLP_TYP | SCI_EN, deadline: Some(7), ..ok() };
+        assert_eq!(pm.restore(&state.save(), &at(0), &mut fx), Ok(()));
+        let deadline = Effect::Deadline { timer: Timer::Pm, at: Some(7) };
+        assert_eq!(fx, vec![Effect::Irq { gsi: SCI, level: true }, deadline]);
     }
 }

@@ -2,19 +2,30 @@
 //!
 //! There is no A20 gate; the bit is storage (openbsd/devices.md, 7.5).
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
 use crate::access;
 use crate::chip::{At, Chip, Place};
 use crate::effect::{Effect, Effects, World};
+use crate::saved::{Flaw, Saved, check};
 
 const PORT: u16 = 0x92;
 const RESET: u8 = 1 << 0;
 const A20: u8 = 1 << 1;
+/// Of the saved state.
+const VERSION: u16 = 1;
 
 /// The port.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Port92(u8);
 
 impl Chip for Port92 {
+    fn name(&self) -> Cow<'static, str> {
+        "port92".into()
+    }
+
     fn places(&self) -> Vec<Place> {
         vec![Place::Ports(PORT, PORT)]
     }
@@ -29,6 +40,17 @@ impl Chip for Port92 {
         if value & RESET != 0 {
             fx.push(Effect::Reset);
         }
+    }
+
+    fn save(&self) -> Saved {
+        Saved::of(VERSION, self)
+    }
+
+    fn restore(&mut self, saved: &Saved, _: &dyn World, _: &mut Effects) -> Result<(), Flaw> {
+        let restored: Self = saved.open(VERSION)?;
+        check(restored.0 & !A20 == 0, "the port")?;
+        *self = restored;
+        Ok(())
     }
 }
 

@@ -1,20 +1,31 @@
 //! Reset control register of PC chipsets (Intel 82371SB PIIX3 data sheet, 2.3.2) at 0xCF9: a rising bit 2 resets.
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
 use crate::access;
 use crate::chip::{At, Chip, Place};
 use crate::effect::{Effect, Effects, World};
+use crate::saved::{Flaw, Saved, check};
 
 /// Between the bytes of the PCI address register, which is only accessed as a whole.
 const PORT: u16 = 0xCF9;
 const RESET_CPU: u8 = 1 << 2;
 /// Says how, and stays.
 const RESET_HARD: u8 = 1 << 1;
+/// Of the saved state.
+const VERSION: u16 = 1;
 
 /// The register.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ResetControl(u8);
 
 impl Chip for ResetControl {
+    fn name(&self) -> Cow<'static, str> {
+        "reset-control".into()
+    }
+
     fn places(&self) -> Vec<Place> {
         vec![Place::Ports(PORT, PORT)]
     }
@@ -30,6 +41,17 @@ impl Chip for ResetControl {
         if rises {
             fx.push(Effect::Reset);
         }
+    }
+
+    fn save(&self) -> Saved {
+        Saved::of(VERSION, self)
+    }
+
+    fn restore(&mut self, saved: &Saved, _: &dyn World, _: &mut Effects) -> Result<(), Flaw> {
+        let restored: Self = saved.open(VERSION)?;
+        check(restored.0 & !(RESET_HARD | RESET_CPU) == 0, "the register")?;
+        *self = restored;
+        Ok(())
     }
 }
 

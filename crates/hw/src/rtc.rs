@@ -7,18 +7,22 @@
 
 mod civil;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use civil::{Civil, DAY_S};
+use serde::{Deserialize, Serialize};
 
 use crate::access;
 use crate::chip::{At, Chip, Place};
 use crate::effect::{Effect, Effects, Now, Timer, World};
+use crate::saved::{self, Flaw, Saved, check};
 
 /// The index port and the value port.
 const PORTS: (u16, u16) = (0x70, 0x71);
 /// Offset of the value port.
 const VALUE: u16 = 1;
+const INDEX_BITS: u8 = 0x7F;
 
 /// The interrupt line.
 pub const IRQ: u32 = 8;
@@ -70,9 +74,13 @@ const MIB: u64 = 1 << 20;
 const SIZE_UNIT: u64 = 64 << 10;
 const FOUR_GIB: u64 = 1 << 32;
 
+/// Of the saved state.
+const VERSION: u16 = 1;
+
 /// The clock and its memory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rtc {
+    #[serde(with = "saved::array")]
     memory: [u8; 128],
     index: u8,
     /// The guest's time less the host's, in seconds.
@@ -80,6 +88,7 @@ pub struct Rtc {
     /// The guest's second and the periodic tick up to which flags have been worked out.
     seen_second: i64,
     seen_tick: u64,
+    #[serde(skip)]
     level: bool,
     deadline: Option<u64>,
 }
@@ -107,6 +116,10 @@ impl Rtc {
 }
 
 impl Chip for Rtc {
+    fn name(&self) -> Cow<'static, str> {
+        "rtc".into()
+    }
+
     fn places(&self) -> Vec<Place> {
         vec![Place::Ports(PORTS.0, PORTS.1), Place::Timer(Timer::Rtc)]
     }
@@ -132,7 +145,7 @@ impl Chip for Rtc {
     fn write(&mut self, at: At, data: &[u8], world: &dyn World, fx: &mut Effects) {
         let Some(value) = data.first().copied() else { return };
         if at.offset != VALUE {
-            self.index = value & 0x7F; // bit 7 masks the NMI
+            self.index = value & INDEX_BITS; // bit 7 masks the NMI
             return;
         }
         let now = world.now();
@@ -156,9 +169,35 @@ impl Chip for Rtc {
         self.advance(now);
         self.settle(now, fx);
     }
+
+    fn save(&self) -> Saved {
+        Saved::of(VERSION, self)
+    }
+
+    fn restore(&mut self, saved: &Saved, _: &dyn World, fx: &mut Effects) -> Result<(), Flaw> {
+        let restored: Self = saved.open(VERSION)?;
+        restored.check()?;
+        *self = restored;
+        self.level = self.raised();
+        if self.level {
+            fx.push(Effect::Irq { gsi: IRQ, level: true });
+        }
+        if self.deadline.is_some() {
+            fx.push(Effect::Deadline { timer: Timer::Rtc, at: self.deadline });
+        }
+        Ok(())
+    }
 }
 
 impl Rtc {
+    fn check(&self) -> Result<(), Flaw> {
+        check(self.index & !INDEX_BITS == 0, "the index")?;
+        check(self.get(A) & A_UPDATE == 0, "register A")?;
+        check(!self.is_set() || self.get(B) & UPDATE == 0, "register B")?;
+        check(self.get(C) & !(PERIODIC | ALARM | UPDATE) == 0, "register C")?;
+        check(self.get(D) == D_VALID, "register D")
+    }
+
     fn get(&self, index: u8) -> u8 {
         self.memory.get(usize::from(index)).copied().unwrap_or(0xFF)
     }

@@ -6,11 +6,15 @@
 //!
 //! Output waits in a ring until the owner takes it. The line's speed is not modelled; the divisor is storage.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
 
 use crate::access;
 use crate::chip::{At, Chip, Place};
 use crate::effect::{Effect, Effects, World};
+use crate::saved::{Flaw, Saved, check};
 
 /// First and last port of COM1.
 const PORTS: (u16, u16) = (0x3F8, 0x3FF);
@@ -29,6 +33,7 @@ const IER_RECEIVE: u8 = 1 << 0;
 const IER_TRANSMIT: u8 = 1 << 1;
 const IER_LINE: u8 = 1 << 2;
 const IER_MODEM: u8 = 1 << 3;
+const IER_ALL: u8 = IER_RECEIVE | IER_TRANSMIT | IER_LINE | IER_MODEM;
 const IIR_NONE: u8 = 0x01;
 const IIR_MODEM: u8 = 0x00;
 const IIR_TRANSMIT: u8 = 0x02;
@@ -38,30 +43,37 @@ const IIR_TIMEOUT: u8 = 0x0C;
 const IIR_FIFO: u8 = 0xC0;
 const FCR_ENABLE: u8 = 1 << 0;
 const FCR_CLEAR_RECEIVER: u8 = 1 << 1;
+/// Enable and trigger level.
+const FCR_KEPT: u8 = FCR_ENABLE | 0xC0;
 const LCR_DIVISOR: u8 = 1 << 7;
 const MCR_DTR: u8 = 1 << 0;
 const MCR_RTS: u8 = 1 << 1;
 const MCR_OUT1: u8 = 1 << 2;
 const MCR_OUT2: u8 = 1 << 3;
 const MCR_LOOP: u8 = 1 << 4;
+const MCR_ALL: u8 = 0x1F;
 const LSR_READY: u8 = 1 << 0;
 const LSR_OVERRUN: u8 = 1 << 1;
 const LSR_BREAK: u8 = 1 << 4;
 const LSR_TRANSMITTER_EMPTY: u8 = 1 << 5 | 1 << 6;
 const LSR_FIFO_ERROR: u8 = 1 << 7;
+const MSR_DELTAS: u8 = 0x0F;
 const MSR_CTS: u8 = 1 << 4;
 const MSR_DSR: u8 = 1 << 5;
 const MSR_RING: u8 = 1 << 6;
 const MSR_CARRIER: u8 = 1 << 7;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Received {
     byte: u8,
     is_break: bool,
 }
 
+/// Of the saved state.
+const VERSION: u16 = 1;
+
 /// The port.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Uart {
     receiver: VecDeque<Received>,
     output: VecDeque<u8>,
@@ -78,6 +90,7 @@ pub struct Uart {
     transmit_pending: bool,
     /// `input` took less than it was given.
     input_waits: bool,
+    #[serde(skip)]
     level: bool,
 }
 
@@ -103,6 +116,10 @@ impl Default for Uart {
 }
 
 impl Chip for Uart {
+    fn name(&self) -> Cow<'static, str> {
+        "uart".into()
+    }
+
     fn places(&self) -> Vec<Place> {
         vec![Place::Ports(PORTS.0, PORTS.1)]
     }
@@ -136,16 +153,31 @@ impl Chip for Uart {
             1 if divisor => self.divisor = [self.divisor[0], value],
             0 => self.transmit(value, fx),
             1 => {
-                self.ier = value & 0x0F;
+                self.ier = value & IER_ALL;
                 self.transmit_pending |= self.ier & IER_TRANSMIT != 0;
             }
             2 => self.control_fifo(value, fx),
             3 => self.lcr = value,
-            4 => self.control_modem(value & 0x1F, fx),
+            4 => self.control_modem(value & MCR_ALL, fx),
             7 => self.scratch = value,
             _ => {}
         }
         self.settle(fx);
+    }
+
+    fn save(&self) -> Saved {
+        Saved::of(VERSION, self)
+    }
+
+    fn restore(&mut self, saved: &Saved, _: &dyn World, fx: &mut Effects) -> Result<(), Flaw> {
+        let restored: Self = saved.open(VERSION)?;
+        restored.check()?;
+        *self = restored;
+        if !self.output.is_empty() {
+            fx.push(Effect::SerialOutput);
+        }
+        self.settle(fx);
+        Ok(())
     }
 }
 
@@ -181,6 +213,17 @@ impl Uart {
     /// Bytes of output dropped because nobody took them, since the start.
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    fn check(&self) -> Result<(), Flaw> {
+        let broken = self.receiver.iter().any(|received| received.is_break && received.byte != 0);
+        check(self.receiver.len() <= self.capacity() && !broken, "the receiver")?;
+        check(self.output.len() <= MAX_OUTPUT, "the output")?;
+        check(self.ier & !IER_ALL == 0, "the interrupt enable register")?;
+        check(self.fcr & !FCR_KEPT == 0, "the FIFO control register")?;
+        check(self.mcr & !MCR_ALL == 0, "the modem control register")?;
+        check(self.line_errors & !(LSR_OVERRUN | LSR_BREAK) == 0, "the line status")?;
+        check(self.modem_deltas & !MSR_DELTAS == 0, "the modem status")
     }
 
     fn fifo(&self) -> bool {
@@ -253,7 +296,7 @@ impl Uart {
 
     fn control_fifo(&mut self, value: u8, fx: &mut Effects) {
         let switched = (self.fcr ^ value) & FCR_ENABLE != 0;
-        self.fcr = value & (FCR_ENABLE | 0xC0);
+        self.fcr = value & FCR_KEPT;
         if switched || value & FCR_CLEAR_RECEIVER != 0 {
             self.receiver.clear();
             self.offer_room(fx);

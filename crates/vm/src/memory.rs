@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use boot::layout::Ram;
-use vm_memory::{FileOffset, GuestAddress};
+use sys::guest_log;
+use vm_memory::{Bytes, FileOffset, GuestAddress};
 
 use crate::error::Error;
 
@@ -30,6 +31,18 @@ pub fn map(ram: &[Ram], object: OwnedFd) -> Result<GuestMemory, Error> {
         .map_err(|error| Error::Memory(std::io::Error::other(error.to_string())))
 }
 
+/// Reads guest memory. False if not all of it is RAM.
+pub fn read(memory: &GuestMemory, gpa: u64, into: &mut [u8]) -> bool {
+    memory.read_slice(into, GuestAddress(gpa)).is_ok()
+}
+
+/// Writes guest memory; what is not RAM takes nothing.
+pub fn write(memory: &GuestMemory, gpa: u64, bytes: &[u8]) {
+    if let Err(error) = memory.write_slice(bytes, GuestAddress(gpa)) {
+        guest_log!(Warn, "{} bytes can't be written at {gpa:#x}: {error}", bytes.len());
+    }
+}
+
 /// The memory of a test's guest.
 #[cfg(test)]
 pub fn for_test(ram: &[Ram]) -> GuestMemory {
@@ -41,7 +54,7 @@ pub fn for_test(ram: &[Ram]) -> GuestMemory {
 mod tests {
     use super::*;
     use boot::layout::{self, MIB};
-    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
     #[test]
     fn pieces_lie_behind_one_another_in_one_object() {
@@ -64,5 +77,17 @@ mod tests {
         let memory = for_test(&layout::ram(64 * MIB).unwrap());
         assert_eq!(memory.read_obj::<u64>(GuestAddress(64 * MIB - 8)).unwrap(), 0);
         assert!(memory.write_obj(1u8, GuestAddress(64 * MIB)).is_err());
+    }
+
+    #[test]
+    fn chips_read_and_write_what_is_ram() {
+        let memory = for_test(&layout::ram(64 * MIB).unwrap());
+        let mut bytes = [0; 4];
+        write(&memory, 64 * MIB - 4, b"abcd");
+        assert!(read(&memory, 64 * MIB - 4, &mut bytes));
+        assert_eq!(bytes, *b"abcd");
+        assert!(!read(&memory, 64 * MIB - 3, &mut bytes));
+        assert!(!read(&memory, u64::MAX, &mut bytes));
+        write(&memory, u64::MAX, b"abcd");
     }
 }

@@ -15,6 +15,7 @@ use sys::guest_log;
 use crate::error::Error;
 use crate::kvm::Vm;
 use crate::lifecycle::Event;
+use crate::memory;
 
 /// The serial port has output.
 const SERIAL_OUTPUT: u8 = 1;
@@ -147,6 +148,7 @@ impl Edge for Outside {
             Effect::Deadline { timer, at } => self.arm(timer, at),
             Effect::SerialOutput => self.wake_up(SERIAL_OUTPUT),
             Effect::SerialRoom => self.wake_up(SERIAL_ROOM),
+            Effect::WriteMemory { gpa, bytes } => memory::write(self.vm.memory(), gpa, &bytes),
             virtio @ (Effect::Activate { .. }
             | Effect::ResetDevice { .. }
             | Effect::QueueNotify { .. }
@@ -167,6 +169,10 @@ impl World for Outside {
 
     fn call_pending(&self, slot: Slot, queue: u16) -> bool {
         self.front_ends.call_pending(slot, queue)
+    }
+
+    fn read_memory(&self, gpa: u64, into: &mut [u8]) -> bool {
+        memory::read(self.vm.memory(), gpa, into)
     }
 }
 

@@ -2,16 +2,23 @@
 //!
 //! What its data register at 0xCFC reaches is the bus's matter: [`super::address::mechanism_1`].
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
 use crate::access;
 use crate::chip::{At, Chip, Place};
 use crate::effect::{Effects, World};
+use crate::saved::{Flaw, Saved};
 
 const PORT: u16 = 0xCF8;
 /// The data register, by byte lane.
 pub const DATA_PORTS: std::ops::RangeInclusive<u16> = 0xCFC..=0xCFF;
+/// Of the saved state.
+const VERSION: u16 = 1;
 
 /// The register.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ConfigAddress(u32);
 
 impl ConfigAddress {
@@ -22,6 +29,10 @@ impl ConfigAddress {
 }
 
 impl Chip for ConfigAddress {
+    fn name(&self) -> Cow<'static, str> {
+        "pci-address".into()
+    }
+
     fn places(&self) -> Vec<Place> {
         vec![Place::Ports(PORT, PORT)]
     }
@@ -37,5 +48,14 @@ impl Chip for ConfigAddress {
         if let Ok(bytes) = <[u8; 4]>::try_from(data) {
             self.0 = u32::from_le_bytes(bytes);
         }
+    }
+
+    fn save(&self) -> Saved {
+        Saved::of(VERSION, self)
+    }
+
+    fn restore(&mut self, saved: &Saved, _: &dyn World, _: &mut Effects) -> Result<(), Flaw> {
+        *self = saved.open(VERSION)?;
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@
 use thiserror::Error;
 
 use crate::access;
+use crate::saved::{Flaw, check};
 
 /// Configuration space that mechanism #1 reaches; the rest of an ECAM page reads all ones, as of functions that
 /// are no PCI Express ones: Linux then knows their size, where 0 has it look for extended capabilities again and again.
@@ -173,6 +174,26 @@ impl ConfigSpace {
         let others = self.u16_at(offset::STATUS) & !STATUS_INTERRUPT;
         let status = if waits { others | STATUS_INTERRUPT } else { others };
         self.put(offset::STATUS, &status.to_le_bytes());
+    }
+
+    /// All 256 bytes, to be saved.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
+    /// Takes bytes that were saved, if nothing in them differs that no guest can change: a function of the same kind had
+    /// them. Whether an interrupt waits is left to [`Self::show_interrupt`].
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), Flaw> {
+        check(bytes.len() == LEN, "the configuration space's length")?;
+        let [interrupt, _] = STATUS_INTERRUPT.to_le_bytes();
+        let own = (0_usize..).zip(self.bytes.iter().zip(self.writable.iter()));
+        let same = own.zip(bytes).all(|((at, (own, writable)), saved)| {
+            let shown = if at == offset::STATUS { interrupt } else { 0 };
+            (own ^ saved) & !(writable | shown) == 0
+        });
+        check(same, "the configuration space")?;
+        self.write(0, bytes);
+        Ok(())
     }
 
     fn put(&mut self, at: usize, data: &[u8]) {

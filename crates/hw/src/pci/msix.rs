@@ -1,7 +1,10 @@
 //! MSI-X (PCI 3.0, 6.8.2): the table, the pending bits and the mask, as registers. Delivery is the caller's.
 
+use serde::{Deserialize, Serialize};
+
 use crate::access;
 use crate::effect::MsiMessage;
+use crate::saved::{Flaw, check};
 
 /// Bytes of a table entry: address low and high, data, vector control.
 pub const ENTRY_LEN: u16 = 16;
@@ -11,8 +14,10 @@ const CONTROL_ENABLE: u16 = 1 << 15;
 const CONTROL_FUNCTION_MASK: u16 = 1 << 14;
 /// Vector control: the vector is masked. The other bits are reserved and read 0.
 const VECTOR_MASKED: u32 = 1;
+/// Messages are aligned.
+const ADDRESS_BITS: u64 = !3;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Entry {
     address: u64,
     data: u32,
@@ -21,10 +26,13 @@ struct Entry {
 }
 
 /// The vectors of one function.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Msix {
     entries: Vec<Entry>,
+    /// These two follow the message control register.
+    #[serde(skip)]
     enabled: bool,
+    #[serde(skip)]
     function_masked: bool,
 }
 
@@ -52,6 +60,16 @@ impl Msix {
         if !self.enabled {
             self.entries.iter_mut().for_each(|entry| entry.pending = false);
         }
+    }
+
+    /// Takes a table that was saved, and the message control register that belongs to it.
+    pub fn restore(&mut self, saved: Self, control: u16) -> Result<(), Flaw> {
+        check(saved.entries.len() == self.entries.len(), "the MSI-X table's length")?;
+        check(saved.entries.iter().all(|entry| entry.address & !ADDRESS_BITS == 0), "an MSI-X address")?;
+        let pending = saved.entries.iter().any(|entry| entry.pending);
+        *self = saved;
+        self.set_control(control);
+        check(self.enabled || !pending, "a pending bit of MSI-X")
     }
 
     /// What an interrupt of this vector sends; `None` while it is masked, is off, or does not name a local APIC.
@@ -130,7 +148,7 @@ impl Entry {
     fn set(&mut self, bytes: [u8; 16]) {
         let (address, rest) = bytes.split_at(8);
         let (data, control) = rest.split_at(4);
-        self.address = access::value(address) & !3;
+        self.address = access::value(address) & ADDRESS_BITS;
         self.data = u32::try_from(access::value(data)).unwrap_or(0);
         self.masked = access::value(control) & u64::from(VECTOR_MASKED) != 0;
     }
@@ -208,5 +226,18 @@ mod tests {
             msix.write_table(8, &u32::to_le_bytes(data));
             assert_eq!(msix.message(0), None, "{address:x} {data:x}");
         }
+    }
+
+    #[test]
+    fn only_a_table_that_the_function_can_have_is_restored() {
+        let restored = |saved, control| Msix::new(2).restore(saved, control);
+        let mut pending = Msix::new(2);
+        pending.set_pending(1);
+        assert_eq!(restored(pending.clone(), CONTROL_ENABLE), Ok(()));
+        assert_eq!(restored(pending, CONTROL_FUNCTION_MASK), Err(Flaw::Field("a pending bit of MSI-X")));
+        assert_eq!(restored(Msix::new(3), 0), Err(Flaw::Field("the MSI-X table's length")));
+        let mut odd = Msix::new(2);
+        odd.entries[1].address = ADDRESS | 2;
+        assert_eq!(restored(odd, 0), Err(Flaw::Field("an MSI-X address")));
     }
 }

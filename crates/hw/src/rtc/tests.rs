@@ -244,3 +244,25 @@ proptest::proptest! {
         proptest::prop_assert_eq!(clock.rtc.next_alarm(since), expected);
     }
 }
+
+#[test]
+fn only_a_state_that_the_clock_can_have_is_restored() {
+    let with = |index: u8, value: u8| {
+        let mut rtc = Clock::new().rtc;
+        rtc.put(index, value);
+        rtc
+    };
+    let cases = [
+        (Rtc { index: 0x80, ..with(0, 0) }, "the index"),
+        (with(A, A_RESET | A_UPDATE), "register A"),
+        (with(B, B_SET | UPDATE), "register B"),
+        (with(C, C_REQUEST), "register C"),
+        (with(D, 0), "register D"),
+    ];
+    let mut clock = Clock::new();
+    for (state, field) in cases {
+        assert_eq!(clock.rtc.restore(&state.save(), &clock.now, &mut clock.fx), Err(Flaw::Field(field)));
+    }
+    assert_eq!(clock.fx, vec![]);
+    assert_eq!(clock.rtc.restore(&with(B, B_SET | PERIODIC).save(), &clock.now, &mut clock.fx), Ok(()));
+}

@@ -202,3 +202,44 @@ fn p1_every_register_value_and_width_is_answered() {
         port.fx.clear();
     }
 }
+
+#[test]
+fn only_a_state_that_the_chip_can_have_is_restored() {
+    let ok = Uart::default;
+    let byte = Received { byte: b'a', is_break: false };
+    let cases = [
+        (Uart { receiver: vec![byte; 2].into(), ..ok() }, "the receiver"),
+        (Uart { receiver: vec![byte; 17].into(), fcr: FCR_ENABLE, ..ok() }, "the receiver"),
+        (Uart { receiver: vec![Received { byte: 1, is_break: true }].into(), ..ok() }, "the receiver"),
+        (Uart { output: vec![0; MAX_OUTPUT + 1].into(), ..ok() }, "the output"),
+        (Uart { ier: 0x10, ..ok() }, "the interrupt enable register"),
+        (Uart { fcr: 0x02, ..ok() }, "the FIFO control register"),
+        (Uart { mcr: 0x20, ..ok() }, "the modem control register"),
+        (Uart { line_errors: LSR_READY, ..ok() }, "the line status"),
+        (Uart { modem_deltas: 0x10, ..ok() }, "the modem status"),
+    ];
+    for (state, field) in cases {
+        assert_eq!(ok().restore(&state.save(), &Now::START, &mut vec![]), Err(Flaw::Field(field)));
+    }
+}
+
+#[test]
+fn a_restored_port_tells_of_its_output_and_its_line() {
+    let full = Uart {
+        receiver: vec![Received { byte: b'a', is_break: false }; 16].into(),
+        output: vec![b'x'; MAX_OUTPUT].into(),
+        ier: 0x0F,
+        fcr: FCR_KEPT | FCR_ENABLE,
+        mcr: MCR_ALL,
+        line_errors: LSR_OVERRUN | LSR_BREAK,
+        modem_deltas: MSR_DELTAS,
+        ..Uart::default()
+    };
+    let mut port = Port::default();
+    assert_eq!(port.uart.restore(&full.save(), &Now::START, &mut port.fx), Ok(()));
+    assert_eq!(port.fx, vec![Effect::SerialOutput, Effect::Irq { gsi: IRQ, level: true }]);
+    assert_eq!((port.read(0), port.output().len()), (b'a', MAX_OUTPUT));
+    let mut fx = vec![];
+    assert_eq!(Uart::default().restore(&Uart::default().save(), &Now::START, &mut fx), Ok(()));
+    assert_eq!(fx, vec![]);
+}

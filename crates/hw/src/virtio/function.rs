@@ -3,8 +3,11 @@
 //! Every access ends by comparing where each queue's interrupts go with where they went before, so that the owner hears
 //! of a change once, whichever of the many registers caused it.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::ids::Kind;
 use super::layout::{self, Capabilities, Region};
@@ -14,6 +17,7 @@ use crate::chip::{At, Chip, Place};
 use crate::effect::{Delivery, Effect, Effects, Slot, World};
 use crate::pci::config_space::{COMMAND_INTX_DISABLE, COMMAND_MEMORY, ConfigSpace, LayoutError, offset};
 use crate::pci::msix::Msix;
+use crate::saved::{Flaw, Saved, check};
 
 /// ISR status bits (virtio 1.2, 4.1.4.5).
 const ISR_QUEUE: u8 = 1;
@@ -84,10 +88,27 @@ impl Function {
     }
 }
 
+/// Of the saved state.
+const VERSION: u16 = 1;
+
+/// What is saved of a function.
+#[derive(Serialize, Deserialize)]
+struct State<'a> {
+    space: Cow<'a, [u8]>,
+    msix: Cow<'a, Msix>,
+    transport: Cow<'a, Transport>,
+    config: Cow<'a, [u8]>,
+    isr: u8,
+}
+
 /// The first of its places, as [`Chip::places`] has them; the other is BAR 0.
 const CONFIG: usize = 0;
 
 impl Chip for Function {
+    fn name(&self) -> Cow<'static, str> {
+        format!("virtio-{}", self.slot.0).into()
+    }
+
     fn places(&self) -> Vec<Place> {
         vec![Place::Config(self.slot), Place::Bar0(self.slot)]
     }
@@ -113,6 +134,31 @@ impl Chip for Function {
         let decodes = self.space.command() & COMMAND_MEMORY != 0;
         decodes.then(|| base..base.saturating_add(layout::BAR_LEN))
     }
+
+    fn save(&self) -> Saved {
+        let state = State {
+            space: self.space.bytes().into(),
+            msix: Cow::Borrowed(&self.msix),
+            transport: Cow::Borrowed(&self.transport),
+            config: self.config.as_slice().into(),
+            isr: self.isr,
+        };
+        Saved::of(VERSION, &state)
+    }
+
+    fn restore(&mut self, saved: &Saved, _: &dyn World, fx: &mut Effects) -> Result<(), Flaw> {
+        let State { space, msix, transport, config, isr } = saved.open(VERSION)?;
+        self.space.restore(&space)?;
+        self.msix.restore(msix.into_owned(), self.msix_control())?;
+        let outcome = self.transport.restore(transport.into_owned(), &self.ram)?;
+        check(config.len() == self.config.len(), "the device configuration's length")?;
+        self.config = config.into_owned();
+        check(isr & !(ISR_QUEUE | ISR_CONFIG) == 0, "the ISR status")?;
+        self.isr = isr;
+        self.settle(fx);
+        self.carry_out(outcome, fx);
+        Ok(())
+    }
 }
 
 impl Function {
@@ -137,7 +183,7 @@ impl Function {
     /// Writes configuration space.
     fn write_config(&mut self, at: u16, data: &[u8], fx: &mut Effects) {
         self.space.write(at, data);
-        self.msix.set_control(self.space.u16_at(self.capabilities.msix.saturating_add(2)));
+        self.msix.set_control(self.msix_control());
         if usize::from(at) == self.pci_cfg_data() {
             let target = self.pci_cfg_target();
             if let Some((bar_offset, written)) = target.and_then(|(at, len)| Some((at, data.get(..len)?))) {
@@ -226,15 +272,25 @@ impl Function {
     }
 
     fn write_common(&mut self, at: u16, data: &[u8], fx: &mut Effects) {
+        let outcome = self.transport.write(at, data, &self.ram);
+        if outcome != Outcome::Done {
+            self.carry_out(outcome, fx);
+            self.settle(fx);
+        }
+    }
+
+    fn carry_out(&mut self, outcome: Outcome, fx: &mut Effects) {
         let slot = self.slot;
-        match self.transport.write(at, data, &self.ram) {
-            Outcome::Done => return,
-            Outcome::Vectors => {}
+        match outcome {
+            Outcome::Done | Outcome::Vectors => {}
             Outcome::Activate(activation) => fx.push(Effect::Activate { slot, activation }),
             Outcome::StopBackEnd => fx.push(Effect::ResetDevice { slot }),
             Outcome::Reset => self.isr = 0,
         }
-        self.settle(fx);
+    }
+
+    fn msix_control(&self) -> u16 {
+        self.space.u16_at(self.capabilities.msix.saturating_add(2))
     }
 
     fn config_interrupt(&mut self, fx: &mut Effects) {

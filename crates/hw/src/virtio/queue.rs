@@ -3,13 +3,15 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::effect::QueueSetup;
 
 /// No vector (virtio 1.2, 4.1.5.1.2).
 pub const VIRTIO_MSI_NO_VECTOR: u16 = 0xFFFF;
 
 /// One virtqueue as the driver sets it up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
     /// Largest size, and the size after a reset.
     pub max_size: u16,

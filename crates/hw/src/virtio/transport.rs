@@ -6,12 +6,14 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::{virtio_config, virtio_ring};
 
 use super::layout::COMMON_LEN;
 use super::queue::{Queue, VIRTIO_MSI_NO_VECTOR};
 use crate::access;
-use crate::effect::{Activation, QueueSetup};
+use crate::effect::Activation;
+use crate::saved::{Flaw, check};
 
 /// Device status bits (virtio 1.2, 2.1).
 pub mod status {
@@ -27,6 +29,8 @@ pub mod status {
     pub const DEVICE_NEEDS_RESET: u8 = 0x40;
     /// The driver has given up.
     pub const FAILED: u8 = 0x80;
+    /// All of them.
+    pub const ALL: u8 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | DEVICE_NEEDS_RESET | FAILED;
 
     const _: () = {
         use virtio_bindings::virtio_config as kernel;
@@ -63,7 +67,7 @@ pub enum Outcome {
     Reset,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Phase {
     Stopped,
     Active,
@@ -104,7 +108,7 @@ const FIELDS: [(usize, usize, Field); 12] = [
 ];
 
 /// The common configuration of one device.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Transport {
     offered: u64,
     accepted: u64,
@@ -178,6 +182,36 @@ impl Transport {
             self.reset();
         }
         waited
+    }
+
+    /// Takes what was saved of a device like this one. The outcome is what its back end is to do: start, or stop.
+    pub fn restore(&mut self, saved: Self, ram: &[Range<u64>]) -> Result<Outcome, Flaw> {
+        let sizes = |transport: &Self| transport.queues.iter().map(|queue| queue.max_size).collect::<Vec<_>>();
+        check(saved.vectors == self.vectors && sizes(&saved) == sizes(self), "the queues' number and sizes")?;
+        let offered = std::mem::replace(self, saved).offered;
+        self.offered = offered; // what is agreed on need not be all that the last back end offered
+        self.check_status()?;
+        let known = |vector| vector == self.vector(vector);
+        check(known(self.config_vector) && self.queue_vectors().all(known), "a queue's vector")?;
+        check(self.queues.iter().all(|queue| !queue.enabled || queue.is_valid(ram)), "an enabled queue")?;
+        Ok(match self.phase {
+            Phase::Active if self.runs() => Outcome::Activate(self.activation()),
+            Phase::Resetting => Outcome::StopBackEnd,
+            Phase::Active | Phase::Stopped => Outcome::Done,
+        })
+    }
+
+    fn check_status(&self) -> Result<(), Flaw> {
+        let has = |bits| self.status & bits == bits;
+        let started = self.phase != Phase::Stopped;
+        check(self.status & !status::ALL == 0 && has(status::DRIVER_OK) == started, "the device status")?;
+        check(!has(status::DRIVER_OK) || has(status::FEATURES_OK), "the device status")?;
+        check(!has(status::DEVICE_NEEDS_RESET) || started, "the device status")?;
+        if has(status::FEATURES_OK) {
+            check(has(status::ACKNOWLEDGE | status::DRIVER), "the device status")?;
+            check(self.features_are_good(), "the features agreed on")?;
+        }
+        Ok(())
     }
 
     /// Reads at any offset and width; what is no register reads 0.
@@ -296,15 +330,16 @@ impl Transport {
         }
         self.status |= status::DRIVER_OK;
         self.phase = Phase::Active;
-        Outcome::Activate(Activation { features: self.accepted, queues: self.setups() })
+        Outcome::Activate(self.activation())
+    }
+
+    fn activation(&self) -> Activation {
+        let queues = (0..=u16::MAX).zip(&self.queues).filter_map(|(index, queue)| queue.setup(index)).collect();
+        Activation { features: self.accepted, queues }
     }
 
     fn features_are_good(&self) -> bool {
         self.accepted & VERSION_1 != 0 && self.accepted & !self.offered == 0
-    }
-
-    fn setups(&self) -> Vec<QueueSetup> {
-        (0..=u16::MAX).zip(&self.queues).filter_map(|(index, queue)| queue.setup(index)).collect()
     }
 
     fn start_reset(&mut self) -> Outcome {
@@ -357,5 +392,67 @@ fn word(features: u64, select: u32) -> u32 {
         0 => u32::from_le_bytes([a, b, c, d]),
         1 => u32::from_le_bytes([e, f, g, h]),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RAM: [Range<u64>; 2] = [0..0x8_0000, 0x8_0000..0x10_0000];
+
+    fn device() -> Transport {
+        Transport::new(VERSION_1 | 1, &[256, 64], 3)
+    }
+
+    /// A device that serves one queue of two.
+    fn active() -> Transport {
+        let mut device = device();
+        device.queues[1] =
+            Queue { desc: 0x1000, avail: 0x2000, used: 0x3000, enabled: true, vector: 2, ..Queue::new(64) };
+        let status = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
+        Transport { status, accepted: VERSION_1, phase: Phase::Active, ..device }
+    }
+
+    #[test]
+    fn a_back_end_is_started_or_stopped_as_the_driver_left_it() {
+        let restored = |saved| device().restore(saved, &RAM);
+        let queue = crate::effect::QueueSetup { index: 1, size: 64, desc: 0x1000, avail: 0x2000, used: 0x3000 };
+        let activation = Activation { features: VERSION_1, queues: vec![queue] };
+        assert_eq!(restored(active()), Ok(Outcome::Activate(activation)));
+        assert_eq!(restored(Transport { phase: Phase::Resetting, ..active() }), Ok(Outcome::StopBackEnd));
+        let broken = Transport { status: active().status | status::DEVICE_NEEDS_RESET, ..active() };
+        assert_eq!(restored(broken), Ok(Outcome::Done), "only a reset helps");
+        assert_eq!(restored(device()), Ok(Outcome::Done));
+    }
+
+    #[test]
+    fn only_a_state_that_the_device_can_have_is_restored() {
+        let status_of = |status, phase| Transport { status, phase, ..active() };
+        let queue = |change: &dyn Fn(&mut Queue)| {
+            let mut saved = active();
+            change(&mut saved.queues[1]);
+            saved
+        };
+        let cases = [
+            (Transport::new(0, &[256], 3), "the queues' number and sizes"),
+            (Transport::new(0, &[256, 128], 3), "the queues' number and sizes"),
+            (Transport::new(0, &[256, 64], 4), "the queues' number and sizes"),
+            (status_of(0x1F, Phase::Active), "the device status"),
+            (status_of(0x0B, Phase::Active), "the device status"),
+            (status_of(0x0F, Phase::Stopped), "the device status"),
+            (status_of(0x07, Phase::Active), "the device status"),
+            (status_of(0x43, Phase::Stopped), "the device status"),
+            (status_of(0x0E, Phase::Active), "the device status"),
+            (Transport { accepted: 1, ..active() }, "the features agreed on"),
+            (Transport { accepted: VERSION_1 | 2, ..active() }, "the features agreed on"),
+            (Transport { config_vector: 3, ..active() }, "a queue's vector"),
+            (queue(&|queue| queue.vector = 3), "a queue's vector"),
+            (queue(&|queue| queue.desc = 0x10_0000), "an enabled queue"),
+            (queue(&|queue| queue.size = 128), "an enabled queue"),
+        ];
+        for (saved, field) in cases {
+            assert_eq!(device().restore(saved, &RAM), Err(Flaw::Field(field)));
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use hw::virtio::{Device, Kind};
-use hw::{Chipset, Edge, Effect, Now, Setup, Slot, World};
+use hw::{Chipset, Edge, Effect, Now, RestoreError, SavedChipset, Setup, Slot, World};
 
 pub const ECAM: u64 = 0xE000_0000;
 pub const WINDOW: std::ops::Range<u64> = 0xC000_0000..0xE000_0000;
@@ -39,6 +39,8 @@ pub mod common {
 pub struct Recorder {
     effects: RefCell<Vec<Effect>>,
     pub now_ns: Cell<u64>,
+    /// How far CLOCK_MONOTONIC is ahead of the time of day: another in each boot of a host.
+    pub ahead_ns: u64,
     /// A queue whose call waits.
     pub held: Cell<Option<(Slot, u16)>>,
 }
@@ -52,10 +54,13 @@ impl Recorder {
 impl World for Recorder {
     fn now(&self) -> Now {
         let ns = self.now_ns.get();
-        Now { monotonic_ns: ns, realtime_ns: ns.wrapping_add(1_700_000_000_000_000_000) }
+        Now { monotonic_ns: ns.wrapping_add(self.ahead_ns), realtime_ns: ns.wrapping_add(1_700_000_000_000_000_000) }
     }
     fn call_pending(&self, slot: Slot, queue: u16) -> bool {
         self.held.get() == Some((slot, queue))
+    }
+    fn read_memory(&self, _: u64, _: &mut [u8]) -> bool {
+        false
     }
 }
 
@@ -74,26 +79,42 @@ pub fn device(kind: Kind, queues: usize, config: &[u8], irq_line: Option<u8>) ->
     Device { kind, features: u64::MAX, queues: vec![256; queues], config: config.to_vec(), irq_line }
 }
 
-impl Machine {
-    pub fn new() -> Self {
-        Self::with(vec![
+/// A machine with an entropy device, a network card and a disk.
+pub fn setup(now: Now) -> Setup {
+    Setup {
+        ram: vec![0..0x1000_0000, 0x1_0000_0000..0x1_1000_0000],
+        vcpus: 2,
+        mmio: WINDOW,
+        ecam: ECAM,
+        devices: vec![
             device(Kind::Entropy, 1, &[], None),
             device(Kind::Network, 2, &[2, 0, 0, 0, 0, 1], Some(11)),
             device(Kind::Block, 1, &[1, 2, 3, 4, 5, 6, 7, 8], None),
-        ])
+        ],
+        now,
+    }
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        Self::with(setup(Recorder::default().now()).devices)
     }
 
     pub fn with(devices: Vec<Device>) -> Self {
         let edge = Recorder::default();
-        let setup = Setup {
-            ram: vec![0..0x1000_0000, 0x1_0000_0000..0x1_1000_0000],
-            vcpus: 2,
-            mmio: WINDOW,
-            ecam: ECAM,
-            devices,
-            now: edge.now(),
-        };
+        let setup = Setup { devices, ..setup(edge.now()) };
         Self { chipset: Chipset::new(setup).expect("devices that fit"), edge }
+    }
+
+    /// The same machine in another process, on a host whose CLOCK_MONOTONIC is ahead of this one's.
+    pub fn restored(saved: &SavedChipset, from: &Recorder, ahead_ns: u64) -> Result<Self, RestoreError> {
+        let edge = Recorder {
+            now_ns: from.now_ns.clone(),
+            ahead_ns: from.ahead_ns.wrapping_add(ahead_ns),
+            held: from.held.clone(),
+            effects: RefCell::default(),
+        };
+        Ok(Self { chipset: Chipset::restore(setup(edge.now()), saved, &edge)?, edge })
     }
 
     pub fn pio_read(&self, port: u16, width: usize) -> u64 {

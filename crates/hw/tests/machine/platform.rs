@@ -83,6 +83,9 @@ impl World for Counter {
     fn call_pending(&self, _: Slot, _: u16) -> bool {
         false
     }
+    fn read_memory(&self, _: u64, _: &mut [u8]) -> bool {
+        false
+    }
 }
 
 #[test]

@@ -122,7 +122,8 @@ impl outside::FrontEnds for FrontEnds {
             | Effect::Irq { .. }
             | Effect::Deadline { .. }
             | Effect::SerialOutput
-            | Effect::SerialRoom => {}
+            | Effect::SerialRoom
+            | Effect::WriteMemory { .. } => {}
         }
     }
 

@@ -143,6 +143,9 @@ impl World for TestEdge {
     fn call_pending(&self, slot: Slot, queue: u16) -> bool {
         self.front_ends.call_pending(slot, queue)
     }
+    fn read_memory(&self, _: u64, _: &mut [u8]) -> bool {
+        false
+    }
 }
 
 /// A machine with one device in slot 1, and a driver's hands.
