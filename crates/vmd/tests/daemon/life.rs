@@ -1,5 +1,6 @@
 //! The daemon as a whole: it serves, ends, and leaves nothing, however it ends.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,10 +24,15 @@ pub struct Daemon {
 
 /// A world in which a daemon can run: /dev/kvm is there, and is none. No cgroups: the host's are not the test's.
 pub fn world() -> tempfile::TempDir {
+    world_with(&[])
+}
+
+/// With these devices too: their names below /dev, and what stands for them.
+fn world_with(more: &[(&str, &str)]) -> tempfile::TempDir {
     let dir = own_world(true);
     mount(&["-t", "tmpfs", "tmpfs", "/sys/fs/cgroup"]);
     let devices = [("null", "/dev/null"), ("kvm", "/dev/null"), ("net/tun", "/dev/net/tun")];
-    own_dev(dir.path(), &devices);
+    own_dev(dir.path(), &[&devices, more].concat());
     dir
 }
 
@@ -178,6 +184,24 @@ fn what_a_killed_daemon_left_goes_at_the_next_start() {
     let next = Daemon::start(dir.path(), "");
     until("the sweep", || bridge().is_none().then_some(()));
     assert_eq!(next.end(), Some(0));
+    nothing_is_left();
+}
+
+/// How many descriptors of a role lead to the device that this path leads to.
+fn held(daemon: &Daemon, role: &str, path: &str) -> usize {
+    let device = std::fs::metadata(path).expect("the device").rdev();
+    let pid = daemon.role(role).expect("the role").as_raw_nonzero();
+    let held = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors");
+    held.flatten().filter(|fd| std::fs::metadata(fd.path()).is_ok_and(|fd| fd.rdev() == device)).count()
+}
+
+#[test]
+fn vmm_alone_holds_the_secure_processor_of_a_host_that_has_one() {
+    let dir = world_with(&[("sev", "/dev/zero")]);
+    let daemon = Daemon::start(dir.path(), "");
+    until("vmm to hold it", || (held(&daemon, "vmm", "/dev/sev") == 1).then_some(()));
+    assert_eq!(["control", "priv"].map(|role| held(&daemon, role, "/dev/sev")), [0, 0]);
+    assert_eq!(daemon.end(), Some(0));
     nothing_is_left();
 }
 

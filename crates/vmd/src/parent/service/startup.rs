@@ -192,6 +192,13 @@ impl Edge {
         self.start_control().map_err(|error| Fatal::Start("control", error))?;
         self.start_vmm().map_err(|error| Fatal::Start("vmm", error))?;
         self.tell_vmm(ToVmm::Kvm, vec![kvm]);
+        match Host::open_psp() {
+            Ok(Some(psp)) => drop(self.tell_vmm(ToVmm::Psp, vec![psp])),
+            Ok(None) => {}
+            Err(error) => {
+                log::warn!("/dev/sev: {}; no vm can have its memory encrypted", proto::failure::plain(&error))
+            }
+        }
         self.tell_vmm(ToVmm::Config(vmm::Config { debug: self.starter.debug }), vec![]);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let (settings, refused) = settings::of_config(config, cpus, &mut HostAccounts);

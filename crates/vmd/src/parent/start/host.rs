@@ -47,6 +47,15 @@ impl Host {
         Ok(kvm)
     }
 
+    /// /dev/sev, where the host has one: AMD's secure processor, which keeps the keys of encrypted memory.
+    pub fn open_psp() -> io::Result<Option<OwnedFd>> {
+        match rustix::fs::open("/dev/sev", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(psp) => Ok(Some(psp)),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Keeps the host from taking routes and addresses from guests on a bridge or tap of ours: where it forwards nothing,
     /// Linux believes every router advertisement (sysctl accept_ra). Without IPv6 there is nothing to keep.
     pub fn ignore_routers_on(&self, interface: &IfName) {
