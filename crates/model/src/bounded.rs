@@ -168,6 +168,30 @@ mod tests {
     }
 
     #[test]
+    fn text_is_shown_as_it_is_and_in_quotes() {
+        let text = Text::<9>::new("a\"b").unwrap();
+        assert_eq!((format!("{text:>4}"), format!("{text:?}")), (" a\"b".to_owned(), "\"a\\\"b\"".to_owned()));
+    }
+
+    #[test]
+    fn a_list_is_filled_up_to_its_length_and_not_beyond() {
+        let list = |items: Vec<u8>| List::<u8, 3>::try_from(items);
+        assert_eq!(list(vec![1, 2, 3, 4]), Err(TooLong { length: 4, max: 3 }));
+        let mut three = list(vec![1, 2, 3]).unwrap();
+        three[0] = 9;
+        assert_eq!(three.clone().into_iter().collect::<Vec<_>>(), [9, 2, 3]);
+        assert_eq!((three.push(4), list(vec![1, 2]).unwrap().push(3)), (Err(4), Ok(())));
+        assert_eq!(list(vec![]), Ok(List::default()));
+    }
+
+    #[test]
+    fn what_is_not_a_list_is_told_from_one() {
+        let error = serde::de::value::StrDeserializer::<serde::de::value::Error>::new("x");
+        let error = List::<u8, 3>::deserialize(error).unwrap_err();
+        assert_eq!(error.to_string(), "invalid type: string \"x\", expected at most 3 elements");
+    }
+
+    #[test]
     fn a_list_that_claims_a_huge_length_allocates_nothing_for_it() {
         let wire = [0xff, 0xff, 0xff, 0xff, 0x0f, 1, 2, 3];
         assert!(postcard::from_bytes::<List<u8, 16>>(&wire).is_err());

@@ -48,6 +48,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_zero_address_and_addresses_of_groups_are_told_from_a_cards() {
+        let of = |first: u8| MacAddr([first, 0, 0, 0, 0, 0]);
+        assert!(of(0).is_zero() && !of(2).is_zero() && !MacAddr([0, 0, 0, 0, 0, 1]).is_zero());
+        for (first, multicast) in [(0, false), (1, true), (2, false), (3, true), (0xfe, false), (0xff, true)] {
+            assert_eq!(of(first).is_multicast(), multicast, "{first}");
+        }
+    }
+
+    #[test]
     fn mac_addresses_are_read_in_all_forms_of_the_specification() {
         for text in ["0:1:a:B:c:ff", "00:01:0a:0b:0c:ff", "0x0:0x1:0xa:0XB:0xc:0xff", "0:1:a:b:c:FF"] {
             let read = MacAddr::parse(text.as_bytes()).map(|mac| mac.to_string());

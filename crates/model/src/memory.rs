@@ -73,6 +73,12 @@ mod tests {
     }
 
     #[test]
+    fn a_vm_that_says_nothing_has_512_mebibytes_and_none_boots_in_less_than_64() {
+        let sizes = [MemorySize::DEFAULT, MemorySize::LEAST_BOOTABLE, MemorySize::MAX];
+        assert_eq!(sizes.map(MemorySize::mib), [512, 64, 131_072]);
+    }
+
+    #[test]
     fn a_size_in_a_packet_is_whole_mebibytes_too() {
         let decoded = |bytes: u64| postcard::from_bytes::<MemorySize>(&postcard::to_stdvec(&bytes).unwrap());
         assert_eq!(decoded(64 << 20), Ok(MemorySize::LEAST_BOOTABLE));

@@ -126,3 +126,19 @@ pub enum Sev {
     /// SEV-ES: memory and CPU state.
     State,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boot_devices_and_rights_have_the_words_of_vm_conf() {
+        let devices = [BootDevice::Cdrom, BootDevice::Disk, BootDevice::Net];
+        assert_eq!(devices.map(BootDevice::word), ["cdrom", "disk", "net"]);
+        assert_eq!(devices.map(|device| BootDevice::of_word(device.word().as_bytes())), devices.map(Some));
+        assert_eq!((BootDevice::of_word(b"Disk"), BootDevice::of_word(b"")), (None, None));
+        let rights =
+            [Right::Boot, Right::Cdrom, Right::Cpus, Right::Disk, Right::Instance, Right::Interface, Right::Memory];
+        assert_eq!(rights.map(Right::word), ["boot", "cdrom", "cpus", "disk", "instance", "interface", "memory"]);
+    }
+}
