@@ -91,3 +91,80 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use vm_memory::GuestAddress;
+
+    use super::*;
+
+    const BYTE: &[Extent] = &[Extent { addr: GuestAddress(0), len: 1 }];
+
+    fn memory() -> Arc<GuestMemory> {
+        Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap())
+    }
+
+    /// A ring on a socket, whose reads end when the other side has written.
+    fn ring() -> (Engine, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let engine = Engine::new(ours.into(), 2);
+        assert!(matches!(engine, Engine::Ring(_)), "this host gives no io_uring");
+        (engine, theirs)
+    }
+
+    #[test]
+    fn what_was_begun_is_unsubmitted_until_the_host_has_it() {
+        let (mut engine, mut writer) = ring();
+        assert!(!engine.unsubmitted());
+        engine.start(0, Operation::Read, &memory(), BYTE, 0).unwrap();
+        assert!(engine.unsubmitted());
+        engine.submit().unwrap();
+        assert!(!engine.unsubmitted());
+        writer.write_all(b"x").unwrap(); // the ring's drop waits for it
+    }
+
+    #[test]
+    fn there_is_something_to_wait_for_while_an_operation_is_under_way() {
+        let (mut engine, mut writer) = ring();
+        assert!(engine.fd().is_none());
+        engine.start(0, Operation::Read, &memory(), BYTE, 0).unwrap();
+        assert!(engine.fd().is_some());
+        writer.write_all(b"x").unwrap();
+        engine.wait().unwrap();
+        engine.completed(&mut Vec::new());
+        assert!(engine.fd().is_none());
+    }
+
+    #[test]
+    fn a_wait_ends_when_something_is_done_and_not_before() {
+        let (mut engine, mut writer) = ring();
+        engine.wait().unwrap(); // nothing is under way
+        engine.start(1, Operation::Read, &memory(), BYTE, 0).unwrap();
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            writer.write_all(b"x").unwrap();
+            writer
+        });
+        engine.wait().unwrap();
+        let mut done = Vec::new();
+        engine.completed(&mut done);
+        assert!(matches!(done[..], [(1, Ok(()))]), "{done:?}");
+        late.join().unwrap();
+    }
+
+    #[test]
+    fn without_a_ring_all_is_done_at_once() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let mut engine = Engine::plain(ours.into(), 2);
+        engine.start(0, Operation::Sync, &memory(), &[], 0).unwrap();
+        assert!(!engine.unsubmitted() && engine.fd().is_none());
+        engine.wait().unwrap();
+        let mut done = Vec::new();
+        engine.completed(&mut done);
+        assert_eq!(done.len(), 1);
+    }
+}

@@ -240,3 +240,18 @@ pub fn is_inside(memory: &GuestMemory, extent: Extent) -> bool {
 pub fn accepted(features: u64, bit: u32) -> bool {
     features.checked_shr(bit).is_some_and(|rest| rest & 1 == 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extent_is_inside_if_one_range_of_memory_holds_all_of_it() {
+        let (low, high) = ((GuestAddress(0), 0x1000), (GuestAddress(0x10_0000), 0x1000));
+        let memory = GuestMemory::from_ranges(&[low, high]).unwrap();
+        let inside = |addr, len| is_inside(&memory, Extent { addr: GuestAddress(addr), len });
+        assert!(inside(0, 0x1000) && inside(0xfff, 1) && inside(0x10_0000, 0x1000));
+        assert!(!inside(0xfff, 2) && !inside(0x1000, 1) && !inside(0xf_ffff, 2) && !inside(u64::MAX, 1));
+        assert!(inside(0x1000, 0) && inside(u64::MAX, 0), "an empty extent is inside everywhere");
+    }
+}
