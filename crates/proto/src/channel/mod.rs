@@ -1,7 +1,7 @@
 //! One end of a conversation: typed messages out and in, descriptors beside them. Alone knows SOCK_SEQPACKET.
 //!
 //! Never waits, but in [`Channel::recv_within`]: what the peer does not take yet is queued, at most [`MAX_QUEUE`]
-//! messages; beyond that the peer is too slow and its channel ends.
+//! messages, or [`MAX_PATIENT_QUEUE`]; beyond that the peer is too slow and its channel ends.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,6 +18,9 @@ use crate::MAX_MESSAGE;
 
 /// Messages that wait for a slow peer at most: a whole start of the largest VM fits several times.
 pub const MAX_QUEUE: usize = 256;
+/// Messages that wait for a peer that no message may be lost to: more than all that one configuration asks for at once. Who
+/// sends that much takes no new work from a peer that is behind, so only one that has stopped reading gets there.
+pub const MAX_PATIENT_QUEUE: usize = 1 << 18;
 
 /// What may travel on a channel.
 pub trait Message: Serialize + DeserializeOwned {
@@ -46,7 +49,7 @@ pub enum ChannelError {
         want: usize,
     },
     /// The peer does not read.
-    #[error("peer does not read: {MAX_QUEUE} messages wait")]
+    #[error("peer does not read what is sent to it")]
     Slow,
     /// Nothing came before the deadline.
     #[error("no message within {0:?}")]
@@ -72,6 +75,7 @@ pub enum Received<Rx> {
 pub struct Channel<Tx, Rx> {
     socket: OwnedFd,
     queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    max_queue: usize,
     /// The message that [`ChannelError::NoRoom`] was about.
     lost: Option<Vec<u8>>,
     types: PhantomData<fn(Tx) -> Rx>,
@@ -86,7 +90,12 @@ pub fn pair<A: Message, B: Message>() -> io::Result<(Channel<A, B>, Channel<B, A
 impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
     /// The end that is `socket`, connected and of type SOCK_SEQPACKET.
     pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, queue: VecDeque::new(), lost: None, types: PhantomData }
+        Self { socket, queue: VecDeque::new(), max_queue: MAX_QUEUE, lost: None, types: PhantomData }
+    }
+
+    /// The same with a queue for [`MAX_PATIENT_QUEUE`] messages.
+    pub fn patient(self) -> Self {
+        Self { max_queue: MAX_PATIENT_QUEUE, ..self }
     }
 
     /// Sends now, or queues behind what waits. The descriptors are closed here once they are sent.
@@ -98,7 +107,7 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
         if bytes.len() > MAX_MESSAGE {
             return Err(ChannelError::TooLong);
         }
-        if self.queue.len() >= MAX_QUEUE {
+        if self.queue.len() >= self.max_queue {
             return Err(ChannelError::Slow);
         }
         self.queue.push_back((bytes, fds));

@@ -68,9 +68,8 @@ fn a_packet_over_the_limit_is_too_long() {
     assert!(matches!(b.recv(), Err(ChannelError::TooLong)));
 }
 
-#[test]
-fn a_peer_that_never_reads_is_queued_for_then_cut_off() {
-    let (mut a, mut b) = ends();
+/// Sends until the peer is too slow, and then has it read: how much was sent, all of which comes.
+fn sent_to_a_peer_that_never_reads(mut a: Channel<Say, Say>, mut b: Channel<Say, Say>) -> usize {
     let word = Say::Words(Text::new("x").unwrap());
     let mut sent = 0;
     let error = loop {
@@ -89,6 +88,21 @@ fn a_peer_that_never_reads_is_queued_for_then_cut_off() {
         }
     }
     assert!(!a.wants_write());
+    sent
+}
+
+#[test]
+fn a_peer_that_never_reads_is_queued_for_then_cut_off() {
+    let (a, b) = ends();
+    let sent = sent_to_a_peer_that_never_reads(a, b);
+    assert!((MAX_QUEUE..MAX_PATIENT_QUEUE).contains(&sent), "{sent}");
+}
+
+#[test]
+fn who_is_patient_queues_more_and_not_without_end() {
+    let (a, b) = ends();
+    let sent = sent_to_a_peer_that_never_reads(a.patient(), b);
+    assert!((MAX_PATIENT_QUEUE..MAX_PATIENT_QUEUE * 2).contains(&sent), "{sent}");
 }
 
 #[test]

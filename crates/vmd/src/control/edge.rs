@@ -17,7 +17,6 @@ use sys::signals::{Signal, Signals};
 
 use super::Fatal;
 use super::clients::{Action, CONNECTION, Clients, Event};
-use super::outbox::Outbox;
 
 /// Clients accepted, and answers of the parent taken, before the others have their turn.
 const MAX_AT_ONCE: usize = 64;
@@ -25,7 +24,8 @@ const MAX_AT_ONCE: usize = 64;
 /// control: its peers and what it knows of them.
 pub(super) struct Edge {
     events: Loop<Token>,
-    parent: Outbox,
+    /// Patient: no client is read while the parent is behind, so only the ends of all clients come on top.
+    parent: Channel<ToParent, ToControl>,
     /// What the loop watches the parent and the listening socket for.
     watched: (Interest, Interest),
     listener: OwnedFd,
@@ -59,7 +59,7 @@ impl Edge {
         let flags = fcntl_getfl(&listener).map_err(io::Error::from)?;
         fcntl_setfl(&listener, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
         let mut events = Loop::new()?;
-        let parent = Outbox::new(channel);
+        let parent = Channel::new(channel).patient();
         events.add(&parent, Token::Parent, Interest::Read)?;
         events.add(&listener, Token::Listener, Interest::Read)?;
         let watched = (Interest::Read, Interest::Read);
@@ -86,7 +86,7 @@ impl Edge {
                 }
             }
             self.handle(Event::Tick, vec![]);
-            if let Err(error) = self.parent.pump() {
+            if let Err(error) = self.parent.flush() {
                 log::debug!("the parent's channel: {error}");
                 return Ok(());
             }
@@ -158,7 +158,7 @@ impl Edge {
                     return;
                 }
                 Action::Admit(conn) => {
-                    self.parent.push(ToParent::Connected { conn }, vec![shown]);
+                    self.tell_parent(&ToParent::Connected { conn }, vec![shown]);
                     let added = self.events.add(&channel, Token::Client(conn), Interest::Read);
                     self.connections.insert(conn, Connection { channel, watched: Interest::Read });
                     if let Err(error) = added {
@@ -173,7 +173,7 @@ impl Edge {
     }
 
     fn hear_client(&mut self, conn: ConnId, ready: &Ready<Token>) -> Life {
-        let may_read = self.clients.reads(conn) && !self.parent.is_full();
+        let may_read = self.clients.reads(conn) && !self.parent.wants_write();
         // What was ended a moment ago may still be in this batch.
         let Some(connection) = self.connections.get_mut(&conn) else { return Life::On };
         if ready.writable {
@@ -204,6 +204,13 @@ impl Edge {
         }
     }
 
+    /// A parent that is gone is noticed at the end of the turn.
+    fn tell_parent(&mut self, message: &ToParent, fds: Vec<OwnedFd>) {
+        if let Err(error) = self.parent.send(message, fds) {
+            log::debug!("the parent's channel: {error}");
+        }
+    }
+
     fn perform(&mut self, action: Action, fds: &mut Vec<OwnedFd>, events: &mut VecDeque<Event>) {
         match action {
             Action::Admit(_) | Action::TurnAway(_) => log::error!("a client is admitted that did not come"),
@@ -219,7 +226,7 @@ impl Edge {
                 }
             }
             Action::Forward(conn, id, request) => {
-                self.parent.push(ToParent::Ask { conn, id, request }, std::mem::take(fds));
+                self.tell_parent(&ToParent::Ask { conn, id, request }, std::mem::take(fds));
             }
             Action::End(conn, why) => {
                 if let Some(why) = why {
@@ -230,14 +237,14 @@ impl Edge {
                     // Closing is not enough while the parent holds its copy. A peer that is gone makes this fail.
                     let _ = shutdown(&connection.channel, Shutdown::Both);
                 }
-                self.parent.push(ToParent::Gone { conn }, vec![]);
+                self.tell_parent(&ToParent::Gone { conn }, vec![]);
             }
         }
     }
 
     /// Watches for what may be done: no client is read, and none accepted, while the parent is behind.
     fn watch(&mut self) -> io::Result<()> {
-        let full = self.parent.is_full();
+        let full = self.parent.wants_write();
         let parent = if full { Interest::ReadWrite } else { Interest::Read };
         let listener = if full || !self.clients.accepts() { Interest::Hangup } else { Interest::Read };
         if self.watched.0 != parent {

@@ -11,7 +11,6 @@
 
 mod clients;
 mod edge;
-mod outbox;
 #[cfg(test)]
 mod tests;
 

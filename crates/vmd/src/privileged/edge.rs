@@ -48,7 +48,7 @@ impl Edge {
     pub(super) fn new(channel: OwnedFd, settings: Option<Settings>) -> Result<Self, Fatal> {
         let route = Route::open(KERNEL_DEADLINE)?;
         let outside = Outside::new(settings);
-        Ok(Self { channel: Channel::new(channel), route, outside, switches: Switches::default() })
+        Ok(Self { channel: Channel::new(channel).patient(), route, outside, switches: Switches::default() })
     }
 
     /// Serves until the parent is gone, and then removes what was made. A signal ends it too, but then the parent starts

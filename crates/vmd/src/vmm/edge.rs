@@ -18,15 +18,12 @@ use super::held::Held;
 use super::members::{self, Heard, Living, Unsent};
 use super::running::{Action, Event, Member, Process, Run, Running, Title};
 
-/// Answers that wait for a parent that is behind; more is a parent that reads no more.
-const MAX_OUTBOX: usize = 65536;
 /// Messages read from one process in one turn of the loop, so that a flood of one does not hold the others.
 const MAX_HEARD: usize = 16;
 
 /// vmm: its peers, its table, what it holds.
 pub struct Edge {
     parent: Channel<ToParent, ToVmm>,
-    outbox: VecDeque<ToParent>,
     exe: Executable,
     events: Loop<Token>,
     signals: Signals,
@@ -50,7 +47,7 @@ impl Edge {
     pub fn new(channel: OwnedFd, exe: OwnedFd) -> io::Result<Self> {
         let signals = [Signal::Terminate, Signal::Interrupt, Signal::Hangup, Signal::Pipe, Signal::User1];
         let signals = Signals::block(&signals)?;
-        let parent = Channel::new(channel);
+        let parent = Channel::new(channel).patient();
         let mut events = Loop::new()?;
         events.add(&parent, Token::Parent, Interest::Read)?;
         events.add(&signals, Token::Signals, Interest::Read)?;
@@ -58,7 +55,6 @@ impl Edge {
         let descriptors = limits::descriptors();
         Ok(Self {
             parent,
-            outbox: VecDeque::new(),
             exe: Executable::from_fd(exe),
             events,
             signals,
@@ -143,7 +139,7 @@ impl Edge {
             Action::Release(run) => self.held.release(run),
             Action::HangUp(run) => self.hang_up_all(run),
             Action::Kill(process, signal) => self.kill(process, signal),
-            Action::Reply(message) => self.reply(message),
+            Action::Reply(message) => self.reply(&message),
             Action::Log(level, text) => log::log!(level, "{text}"),
             Action::LogOf(vm, level, text) => sys::log::of_vm(level, vm.as_str(), format_args!("{text}")),
             Action::Verbose(debug) => sys::log::set_level(sys::log::level_of(u8::from(debug))),
@@ -257,10 +253,10 @@ impl Edge {
     }
 
     fn hear_parent(&mut self) {
-        loop {
+        for _ in 0..MAX_HEARD {
             match self.parent.recv() {
                 Ok(Received::Message(message, fds)) => self.happened(Event::Parent(message), fds),
-                Ok(Received::Empty) => return self.speak(),
+                Ok(Received::Empty) => break,
                 Ok(Received::Closed) => return self.parent_gone("closed"),
                 Err(ChannelError::Socket(error)) => return self.parent_gone(&error.to_string()),
                 Err(error) => {
@@ -269,30 +265,21 @@ impl Edge {
                 }
             }
         }
+        let flushed = self.parent.flush();
+        self.spoke(flushed);
     }
 
-    fn reply(&mut self, message: ToParent) {
-        if self.outbox.len() < MAX_OUTBOX {
-            self.outbox.push_back(message);
-        }
-        self.speak();
+    fn reply(&mut self, message: &ToParent) {
+        let sent = self.parent.send(message, Vec::new());
+        self.spoke(sent);
     }
 
-    /// Sends what the parent takes now; the channel's own queue holds one message at most.
-    fn speak(&mut self) {
-        let mut sent = self.parent.flush();
-        while sent.is_ok() && !self.parent.wants_write() {
-            let Some(message) = self.outbox.pop_front() else { break };
-            sent = self.parent.send(&message, Vec::new());
-        }
-        let behind = self.parent.wants_write();
+    /// The parent is read also while it is behind, as it may be behind because it waits for something of ours.
+    fn spoke(&mut self, sent: Result<(), ChannelError>) {
         if let Err(error) = sent {
             return self.parent_gone(&error.to_string());
         }
-        if self.outbox.len() >= MAX_OUTBOX {
-            return self.parent_gone("it does not read");
-        }
-        let interest = if behind { Interest::ReadWrite } else { Interest::Read };
+        let interest = if self.parent.wants_write() { Interest::ReadWrite } else { Interest::Read };
         if !self.over {
             if let Err(error) = self.events.change(self.parent.as_fd(), interest) {
                 log::debug!("channel of the parent: {error}");
@@ -303,7 +290,6 @@ impl Edge {
     fn parent_gone(&mut self, why: &str) {
         log::debug!("parent: {why}");
         self.events.remove(&self.parent);
-        self.outbox.clear();
         self.queue.push_back(Event::Shutdown);
     }
 }
