@@ -1,15 +1,18 @@
 //! The processes that live as long as the daemon: control, priv, vmm, and agentx where it is wanted. Started here, and
 //! started again.
 
+mod control;
+mod logs;
 mod lost;
 pub mod reserve;
 pub mod restarts;
+mod vmm;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use proto::Channel;
 use proto::channel::{self, Message};
-use proto::{Channel, agentx, control, privileged, vmm};
 use sys::child::Child;
 use sys::exe::Executable;
 use sys::logpipe::LogPipe;
@@ -49,13 +52,17 @@ pub struct Peer<Tx, Rx> {
 }
 
 /// control, as the parent sees it.
-pub type Control = Peer<control::ToControl, control::ToParent>;
+pub type Control = Peer<proto::control::ToControl, proto::control::ToParent>;
 /// priv, as the parent sees it.
-pub type Privileged = Peer<privileged::ToPriv, privileged::ToParent>;
+pub type Privileged = Peer<proto::privileged::ToPriv, proto::privileged::ToParent>;
 /// agentx, as the parent sees it.
-pub type AgentX = Peer<agentx::ToAgentX, agentx::ToParent>;
+pub type AgentX = Peer<proto::agentx::ToAgentX, proto::agentx::ToParent>;
 /// vmm, as the parent sees it.
-pub type Vmm = Peer<vmm::ToVmm, vmm::ToParent>;
+pub type Vmm = Peer<proto::vmm::ToVmm, proto::vmm::ToParent>;
+/// The opener of one start.
+pub type Opener = Peer<proto::opener::ToOpener, proto::opener::ToParent>;
+/// The probe of one file.
+pub type Probe = Peer<proto::probe::ToProbe, proto::probe::ToParent>;
 
 impl Starter {
     /// Starts a role; `extra` is its descriptor 4. What it logs comes out of the pipe.

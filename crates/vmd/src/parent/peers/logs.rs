@@ -1,0 +1,42 @@
+//! What children write to their standard error, which is a pipe to the parent.
+
+use sys::event::Interest;
+use sys::logpipe::LogPipe;
+
+use crate::parent::edge::{Edge, Token};
+
+impl Edge {
+    pub(in crate::parent) fn watch_log(&mut self, prefix: String, log: LogPipe) {
+        self.next_log += 1;
+        if let Err(error) = self.events.add(&log, Token::Log(self.next_log), Interest::Read) {
+            log::warn!("log of {prefix}: {error}");
+        }
+        self.logs.insert(self.next_log, (prefix, log));
+    }
+
+    /// Prints what has been written to log pipes so far.
+    pub(in crate::parent) fn drain_logs(&mut self) {
+        let numbers: Vec<u64> = self.logs.keys().copied().collect();
+        numbers.into_iter().for_each(|number| self.log_ready(number));
+    }
+
+    pub(in crate::parent) fn log_ready(&mut self, number: u64) {
+        let Some((prefix, log)) = self.logs.get_mut(&number) else { return };
+        let ended = log.read(&mut |line| print_line(prefix, &line));
+        if !matches!(ended, Ok(false)) {
+            if let Some((_, log)) = self.logs.remove(&number) {
+                self.events.remove(&log);
+            }
+        }
+    }
+}
+
+/// A line of a child. What does not name itself as it should is named by us: a child can't speak as another.
+fn print_line(prefix: &str, line: &sys::logpipe::Line) {
+    let named = line.text.split_once(": ").filter(|(origin, _)| {
+        let rest = origin.strip_prefix(prefix);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    let (origin, text) = named.unwrap_or((prefix, &line.text));
+    sys::log::relay(line.level, origin, format_args!("{text}"));
+}

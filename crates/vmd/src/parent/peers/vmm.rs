@@ -1,0 +1,102 @@
+//! vmm, as the parent speaks with it. Its loss is the end of the daemon: without it there is no VM, and nothing to start one with.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use proto::vmm::{self, ToVmm};
+use proto::{RequestId, VmId};
+use sys::event::Interest;
+
+use super::{StartError, Vmm};
+use crate::parent::Fatal;
+use crate::parent::edge::{Edge, Got, Token, rearm, receive};
+use crate::parent::registry::Event;
+
+impl Edge {
+    pub(in crate::parent) fn start_vmm(&mut self) -> Result<(), StartError> {
+        let exe = self.starter.exe.as_fd();
+        let (peer, log): (Vmm, _) = self.starter.start("vmm", Some(exe), self.host.vmm_cgroup())?;
+        let watched = self.events.add(&peer.channel, Token::Vmm, Interest::Read);
+        let peer = self.kept(peer, watched)?;
+        self.vmm = Some(peer);
+        self.watch_log("vmm".to_owned(), log);
+        Ok(())
+    }
+
+    /// Without vmm there is no VM, and nothing to start one with.
+    pub(in crate::parent) fn vmm_lost(&mut self) {
+        if let Some(peer) = self.vmm.take() {
+            self.events.remove(&peer.channel);
+            self.bury(peer.child);
+        }
+        self.event(Event::VmmGone);
+        self.quit = Some(Err(Fatal::VmmLost));
+    }
+
+    pub(in crate::parent) fn vmm_ready(&mut self) {
+        loop {
+            let Some(peer) = &mut self.vmm else { return };
+            match receive(&mut peer.channel, "vmm", &mut self.reserve) {
+                Got::Message(message, _) => self.vmm_says(message),
+                Got::Nothing => break,
+                Got::Lost => return self.vmm_lost(),
+            }
+        }
+        let peer = self.vmm.as_ref();
+        rearm(&mut self.events, peer.map(|peer| &peer.channel));
+    }
+
+    fn vmm_says(&mut self, message: vmm::ToParent) {
+        match message {
+            vmm::ToParent::StartDone { vm, result } => {
+                if result.is_ok() {
+                    self.tell_tap_addresses(vm);
+                }
+                self.event(Event::StartDone(vm, result));
+            }
+            vmm::ToParent::TerminateDone { request, result, .. } => self.event(Event::TerminateDone(request, result)),
+            vmm::ToParent::Leaving { vm, reboot } => self.event(Event::Leaving(vm, reboot)),
+            vmm::ToParent::Ended { vm, end } => self.event(Event::Ended(vm, end)),
+            vmm::ToParent::Info { request, vm, pid, .. } => self.pulse.told(request, vm, pid),
+            vmm::ToParent::InfoEnd { request } => self.compare(request),
+            vmm::ToParent::PauseDone { request, vm, result } => {
+                self.event(Event::PauseDone(request, vm, true, result));
+            }
+            vmm::ToParent::UnpauseDone { request, vm, result } => {
+                self.event(Event::PauseDone(request, vm, false, result));
+            }
+        }
+    }
+
+    /// Says where vmm and the registry differ; each learns of an end by its event, so a difference that stays is a bug.
+    fn compare(&mut self, request: RequestId) {
+        let Some((running, late)) = self.pulse.ended(request, Instant::now()) else { return };
+        if let Some(late) = late {
+            log::warn!("vmm answered after {} s", late.as_secs());
+        }
+        for (vm, pid) in self.registry.running() {
+            if running.get(&vm) != Some(&pid) {
+                log::warn!("vm {vm} should run as pid {pid}, and vmm says {:?}", running.get(&vm));
+            }
+        }
+    }
+
+    /// Each card learns the address of the host's side of its tap (openbsd/daemon.md, 1.10, GET_ADDR).
+    fn tell_tap_addresses(&mut self, vm: VmId) {
+        let macs: Vec<_> = self.holdings.get(&vm).map(|held| held.tap_macs.clone()).into_iter().flatten().collect();
+        for (nic, mac) in macs {
+            self.tell_vmm(vmm::ToVmm::TapAddress { vm, nic, mac }, vec![]);
+        }
+    }
+
+    /// False when vmm did not take it; its loss is then told by its channel.
+    pub(in crate::parent) fn tell_vmm(&mut self, message: ToVmm, fds: Vec<OwnedFd>) -> bool {
+        let Some(peer) = &mut self.vmm else { return false };
+        let sent = peer.channel.send(&message, fds);
+        rearm(&mut self.events, Some(&peer.channel));
+        if let Err(error) = &sent {
+            log::error!("vmm: {error}");
+        }
+        sent.is_ok()
+    }
+}

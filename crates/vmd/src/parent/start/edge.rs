@@ -1,0 +1,244 @@
+//! Carries out a start: openers, probes, the console, and all of it to vmm; and the end of what is held for it.
+
+use std::io;
+use std::time::Duration;
+
+use model::{List, Owner, Text, UserPath};
+use proto::opener::{self, Asker, ToOpener, What};
+use proto::probe::{self, ToProbe};
+use proto::vmm::ToVmm;
+use proto::{Code, Failure, VmId};
+use sys::event::Interest;
+use sys::logpipe::LogPipe;
+use sys::pty::Pty;
+
+use super::Errand;
+use super::holdings::Holdings;
+use crate::parent::edge::{Edge, Got, Token, receive};
+use crate::parent::peers::{Opener, Probe, StartError};
+use crate::parent::registry::access::Who;
+use crate::parent::registry::{Asked, Event, File, Found, Keep, Launch, Run};
+
+/// What the processes of a VM that was killed have to end.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+impl Edge {
+    pub(in crate::parent) fn open(&mut self, run: Run, who: &Who, files: Vec<(File, What, UserPath)>) -> Vec<Event> {
+        self.holdings.entry(run.vm).or_default();
+        let names: Vec<File> = files.iter().map(|(file, ..)| *file).collect();
+        match self.start_opener(run, who, files) {
+            Ok(()) => vec![],
+            Err(error) => {
+                self.end_opener((run, who.uid));
+                let failure = Failure::new(Code::Io, format!("start the opener: {error}"));
+                names.into_iter().map(|file| Event::Opened(run, file, Err(failure.clone()))).collect()
+            }
+        }
+    }
+
+    fn start_opener(&mut self, run: Run, who: &Who, files: Vec<(File, What, UserPath)>) -> Result<(), StartError> {
+        let (mut opener, log): (Opener, _) = self.starter.start("opener", None, None)?;
+        self.watch_log("opener".to_owned(), log);
+        let names: Vec<File> = files.iter().map(|(file, ..)| *file).collect();
+        let mut messages = vec![ToOpener::Become(asker(who)?)];
+        for (index, (_, what, path)) in (0u8..).zip(files) {
+            messages.push(ToOpener::Open { index, what, path });
+        }
+        messages.push(ToOpener::End);
+        let sent = messages.iter().try_for_each(|message| opener.channel.send(message, vec![]));
+        let watched = self.events.add(&opener.channel, Token::Opener((run, who.uid)), Interest::Read);
+        self.openers.insert((run, who.uid), (opener, names));
+        sent.map_err(io::Error::other)?;
+        Ok(watched?)
+    }
+
+    pub(in crate::parent) fn opener_ready(&mut self, errand: Errand) {
+        let run = errand.0;
+        loop {
+            let Some((peer, files)) = self.openers.get_mut(&errand) else { return };
+            match receive(&mut peer.channel, "opener", &mut self.reserve) {
+                Got::Message(opener::ToParent::Opened { index, .. }, fds) => {
+                    let Some(file) = take_file(files, index) else { continue };
+                    let kept = self.keep(fds).map(|fd| {
+                        if let (Some(fd), Some(holdings)) = (fd, self.holdings.get_mut(&run.vm)) {
+                            holdings.files.insert(file, fd);
+                        }
+                    });
+                    self.event(Event::Opened(run, file, kept));
+                }
+                Got::Message(opener::ToParent::Failed { index, failure }, _) => {
+                    let Some(file) = take_file(files, index) else { continue };
+                    self.event(Event::Opened(run, file, Err(failure)));
+                }
+                Got::Nothing => return,
+                Got::Lost => break,
+            }
+        }
+        for file in self.end_opener(errand) {
+            let failure = Failure::new(Code::Io, "the opener ended before it answered; see the log");
+            self.event(Event::Opened(run, file, Err(failure)));
+        }
+    }
+
+    /// Ends an opener; the files that it still owed.
+    fn end_opener(&mut self, errand: Errand) -> Vec<File> {
+        let Some((opener, files)) = self.openers.remove(&errand) else { return vec![] };
+        self.events.remove(&opener.channel);
+        self.bury(opener.child);
+        let held = self.holdings.get(&errand.0.vm);
+        files.into_iter().filter(|file| !held.is_some_and(|held| held.files.contains_key(file))).collect()
+    }
+
+    pub(in crate::parent) fn probe(&mut self, run: Run, file: File, question: ToProbe) -> Option<Event> {
+        let failure = self.start_probe(run, file, question).err()?;
+        self.end_probe(run, file);
+        Some(Event::Probed(run, file, Err(Failure::new(Code::Io, format!("start the probe: {failure}")))))
+    }
+
+    fn start_probe(&mut self, run: Run, file: File, question: ToProbe) -> Result<(), StartError> {
+        self.keep_clients_kernel(run, file);
+        let missing = || io::Error::new(io::ErrorKind::NotFound, "nothing to look at");
+        let held = self.holdings.get(&run.vm).and_then(|held| held.files.get(&file)).ok_or_else(missing)?;
+        let copy = held.try_clone()?;
+        let (mut probe, log): (Probe, _) = self.starter.start("probe", None, None)?;
+        self.watch_log("probe".to_owned(), log);
+        let sent = probe.channel.send(&question, vec![copy]);
+        let watched = self.events.add(&probe.channel, Token::Probe(run, file), Interest::Read);
+        self.probes.insert((run, file), probe);
+        sent.map_err(io::Error::other)?;
+        Ok(watched?)
+    }
+
+    /// A kernel that came with a request belongs to the run that the request began.
+    fn keep_clients_kernel(&mut self, run: Run, file: File) {
+        if file != File::Kernel || self.holdings.get(&run.vm).is_some_and(|held| held.files.contains_key(&file)) {
+            return;
+        }
+        let ours = self
+            .kernels
+            .keys()
+            .copied()
+            .find(|(conn, id)| self.registry.run_of(Asked { conn: *conn, id: *id }) == Some(run));
+        if let Some(kernel) = ours.and_then(|key| self.kernels.remove(&key)) {
+            self.holdings.entry(run.vm).or_default().files.insert(file, kernel);
+        }
+    }
+
+    pub(in crate::parent) fn probe_ready(&mut self, run: Run, file: File) {
+        let Some(peer) = self.probes.get_mut(&(run, file)) else { return };
+        let found = match receive(&mut peer.channel, "probe", &mut self.reserve) {
+            Got::Nothing => return,
+            Got::Message(probe::ToParent::Kernel { kind }, _) => Ok(Found::Kernel(kind)),
+            Got::Message(probe::ToParent::Raw, _) => Ok(Found::RawDisk),
+            Got::Message(probe::ToParent::Failed(failure), _) => Err(failure),
+            Got::Lost => Err(Failure::new(Code::Io, "the probe ended before it answered; see the log")),
+        };
+        self.end_probe(run, file);
+        self.event(Event::Probed(run, file, found));
+    }
+
+    fn end_probe(&mut self, run: Run, file: File) {
+        if let Some(probe) = self.probes.remove(&(run, file)) {
+            self.events.remove(&probe.channel);
+            self.bury(probe.child);
+        }
+    }
+
+    pub(in crate::parent) fn console(&mut self, vm: VmId, owner: Owner) -> Result<Text<64>, Failure> {
+        let held = self.holdings.entry(vm).or_default();
+        if held.console.is_none() {
+            let pty = Pty::open().map_err(|error| Failure::io("open a pty for the console", &error))?;
+            let (gid, mode) = self.host.console_rights(owner);
+            pty.give(owner.uid, gid, mode).map_err(|error| Failure::io("give the console to its owner", &error))?;
+            held.console = Some(pty);
+        }
+        let name = held.console.as_ref().map(|pty| pty.name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Text::cut(&name))
+    }
+
+    pub(in crate::parent) fn launch(&mut self, run: Run, launch: &Launch) -> Option<Event> {
+        let failure = self.send_start(run, launch).err()?;
+        self.tell_vmm(ToVmm::StartCancel { vm: run.vm }, vec![]);
+        Some(Event::StartDone(run.vm, Err(failure)))
+    }
+
+    fn send_start(&mut self, run: Run, launch: &Launch) -> Result<(), Failure> {
+        let (log, log_end) = LogPipe::new().map_err(|error| Failure::io("log pipe", &error))?;
+        let cgroup = self.host.vm_cgroup(run.vm, launch);
+        let memory = self
+            .host
+            .memory
+            .take(launch.vm.memory.bytes())
+            .map_err(|error| Failure::io(format!("guest memory of {} bytes", launch.vm.memory.bytes()), &error))?;
+        let servers = self.host.name_servers(launch);
+        let held = self.holdings.entry(run.vm).or_default();
+        held.log = Some(log_end);
+        held.memory = Some(memory);
+        held.cgroup = cgroup;
+        let messages =
+            held.messages(launch, &servers).map_err(|error| Failure::io("descriptors of the start", &error))?;
+        held.log = None; // so that the pipe ends with the VM's processes
+        held.memory = None; // given back with the last process that has it
+        held.cgroup = None; // the host's own is what ends it
+        held.files.retain(|file, _| matches!(file, File::Disk(_)));
+        self.watch_log(format!("vm/{}", launch.vm.name), log);
+        for (message, fds) in messages {
+            if !self.tell_vmm(message, fds) {
+                return Err(Failure::new(Code::Io, "the vmm process does not take the start"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(in crate::parent) fn abandon(&mut self, run: Run) -> Vec<Event> {
+        let errands: Vec<Errand> = self.openers.keys().filter(|(of, _)| *of == run).copied().collect();
+        for errand in errands {
+            self.end_opener(errand);
+        }
+        let probes: Vec<File> = self.probes.keys().filter(|(of, _)| *of == run).map(|(_, file)| *file).collect();
+        for file in probes {
+            self.end_probe(run, file);
+        }
+        self.give_up_taps(run);
+        vec![]
+    }
+
+    /// Closing is releasing: locks, taps and the console end with their descriptors.
+    pub(in crate::parent) fn release(&mut self, vm: VmId, keep: Keep) -> Vec<Event> {
+        match keep {
+            Keep::Nothing => {
+                if let Some(held) = self.holdings.remove(&vm) {
+                    if let Err(error) = held.take_console_back() {
+                        log::warn!("take the console of vm {vm} back: {}", proto::failure::plain(&error));
+                    }
+                    let Holdings { taps, outside, .. } = held;
+                    drop(taps);
+                    outside.into_iter().for_each(|name| self.tap_gone(name));
+                }
+            }
+            Keep::ForReboot => {
+                if let Some(held) = self.holdings.get_mut(&vm) {
+                    held.for_reboot();
+                }
+            }
+        }
+        self.host.end_vm_cgroup(vm, KILL_LIMIT);
+        vec![]
+    }
+}
+
+fn asker(who: &Who) -> io::Result<Asker> {
+    if who.is_root() {
+        return Ok(Asker::Root);
+    }
+    let groups = List::try_from(who.groups.clone()).map_err(io::Error::other)?;
+    Ok(Asker::User { uid: who.uid, gid: who.gid, groups })
+}
+
+fn take_file(files: &mut [File], index: u8) -> Option<File> {
+    let file = files.get(usize::from(index)).copied();
+    if file.is_none() {
+        log::error!("opener: answer to no request of ours");
+    }
+    file
+}
