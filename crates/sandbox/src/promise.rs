@@ -282,7 +282,6 @@ pub const VM: Promise = Promise {
         EVENTS,     // its loop, ioeventfds, irqfds, timers
         CHANNEL,    // vmm, and the devices by vhost-user
         THREADS,    // vCPUs
-        PREAD,      // the kernel and initrd, handed over open
     ],
     then: Some(&VM_RUNNING),
     ..VM_RUNNING
@@ -307,11 +306,9 @@ pub const VIOBLK: Promise = Promise {
     calls: &[
         STDIO,       //
         MEMORY,      // guest memory is mapped
-        EVENTS,      // kicks and calls
-        CHANNEL,     // vhost-user
-        THREADS,     // queues; the pool where rings are forbidden
-        DISK,        // reads, writes, flush, discard
-        DISK_SIZE,   // a block device's size and sector
+        CHANNEL,     // vhost-user; kicks and calls are read and written
+        DISK,        // reads, writes, flush
+        DISK_SIZE,   // a block device's sectors
         URING,       // the same without a call each
         URING_SETUP, // a ring starts disabled, is restricted, then enabled
     ],
@@ -326,7 +323,7 @@ pub const VIOBLK_RUNNING: Promise = Promise {
     keeps: NO_CAPABILITIES,
     root: Root::Inherited,
     own: HOST_NAMESPACES,
-    calls: &[STDIO, MEMORY, EVENTS, CHANNEL, THREADS, DISK, DISK_SIZE, URING],
+    calls: &[STDIO, MEMORY, CHANNEL, DISK, DISK_SIZE, URING],
     starts: &[],
     then: None,
     files: Some(&[]),
@@ -343,9 +340,7 @@ pub const VIONET: Promise = Promise {
     calls: &[
         STDIO,       // the tap is read and written
         MEMORY,      // guest memory is mapped
-        EVENTS,      // kicks and calls
-        CHANNEL,     // vhost-user
-        THREADS,     // queues
+        CHANNEL,     // vhost-user; kicks and calls are read and written
         TAP_OFFLOAD, // what the guest's driver negotiated
     ],
     starts: &[],
