@@ -54,7 +54,7 @@ fn a_users_instance_has_the_users_rights_and_not_more() {
         let daemon = Daemon::start_quietly(&configuration);
         let start = |template: &str, rest: &[&str]| as_user(&[&["start", "-t", template], rest, &["new"]].concat());
         let said = start("open", &["-d", &at("mine.raw")]);
-        assert!(said.ends_with("/dev/kvm: is not KVM; load kvm_intel or kvm_amd, which make it\n"), "{said}");
+        assert!(said.ends_with("/dev/kvm: is not KVM; load kvm_intel or kvm_amd, which create it\n"), "{said}");
         let said = start("open", &["-d", &at("theirs.raw")]);
         assert!(said.contains("theirs.raw") && said.contains("ermission denied"), "{said}");
         let said = start("open", &["-m", "128M"]);

@@ -207,7 +207,7 @@ fn a_child_that_does_not_end_is_killed_at_its_deadline_and_named() {
         send(role(&daemon, "control"), Signal::STOP);
         daemon.signal(Signal::TERM);
         assert!(daemon.wait().success(), "the daemon itself ends well");
-        logs(&daemon, "vmd", "control does not end; killed", 1);
+        logs(&daemon, "vmd", "control did not end, and was killed", 1);
         // Those that come after it had their time: priv has removed the bridge.
         nothing.wait_same();
     });
@@ -262,7 +262,7 @@ fn each_v_says_more_on_standard_error() {
 
 /// All processes that there are get the level, and those that come later have it from their start.
 fn levels_reach(daemon: &Daemon, processes: &[&str]) {
-    let (verbose, brief) = ("the log level is DEBUG from here on", "the log level is INFO from here on");
+    let (verbose, brief) = ("the log level is now DEBUG", "the log level is now INFO");
     daemon.vmctl(&["log", "verbose"]).success();
     for process in processes {
         logs(daemon, process, verbose, 1);

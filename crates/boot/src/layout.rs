@@ -139,7 +139,7 @@ pub fn low_ram_end(ram: &[Ram]) -> u64 {
 pub enum AreaKind {
     /// RAM that the guest may use.
     Ram = 1,
-    /// Not to be used, nor BARs to be put there.
+    /// Reserved: not to be used, and no place for BARs.
     Reserved = 2,
 }
 

@@ -192,7 +192,7 @@ impl Fault {
             Self::Unexpected { expected, slip: None, .. } => format!("expected {expected}"),
             Self::Unexpected { slip: Some(slip), .. } => slip.hint(),
             Self::UnknownWord { word, block } => return Some(word_hint(word, *block)),
-            Self::MacroNotDefined { braces: Some(name), .. } => format!("write ${name}: braces are not taken"),
+            Self::MacroNotDefined { braces: Some(name), .. } => format!("write ${name}, without braces"),
             Self::MacroNotDefined { near, .. } | Self::SwitchNotFound { near: near @ Some(_), .. } => {
                 return near.as_ref().map(|near| format!("did you mean \"{near}\"?"));
             }
@@ -220,7 +220,7 @@ impl Fault {
             Self::UidRange { .. } => "expected 0 to 4294967294".to_owned(),
             Self::UnknownAccount { reason: Some(_), .. } => return None,
             Self::UnknownAccount { kind, name, alone, .. } => account_hint(kind, name, *alone),
-            Self::SwitchNameInvalid { .. } => "expected 1 to 63 bytes of text without control characters".to_owned(),
+            Self::SwitchNameInvalid { .. } => "expected 1 to 63 bytes of text, without control characters".to_owned(),
             Self::SwitchNameTooLong { .. } | Self::VmNameTooLong { .. } => "at most 63 bytes".to_owned(),
             Self::SwitchWithoutInterface { .. } => "add a line such as \"interface br0\"".to_owned(),
             Self::SwitchInterfaceInvalid { .. } => {

@@ -19,9 +19,9 @@ pub trait AccountNames {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unwritable {
     /// A string that no file can hold. Only a file that a link leads to can have such a name.
-    #[error("{option} {value:?}: no string of vm.conf holds a newline or NUL; rename the file")]
+    #[error("{option} {value:?}: a string in vm.conf can't contain a newline or NUL; rename the file")]
     Newline {
-        /// The option, with the VM that it is of.
+        /// The option, and which VM it belongs to.
         option: String,
         /// What it was to say.
         value: String,
@@ -29,7 +29,7 @@ pub enum Unwritable {
     /// An owner of which only a number is known, where vm.conf takes a name.
     #[error("{option} {owner}: vm.conf takes user and group by name, and {account} has none")]
     Nameless {
-        /// The option, with the VM that it is of.
+        /// The option, and which VM it belongs to.
         option: String,
         /// Who it was to name.
         owner: String,
@@ -38,7 +38,7 @@ pub enum Unwritable {
     },
 }
 
-/// The text of vm.conf(5) that means `config`. Where the first of its values has none, that one is told.
+/// The text of vm.conf(5) that means `config`, or the first of its values that no text can express.
 pub fn canonical(config: &Config, names: &dyn AccountNames) -> Result<Vec<u8>, Unwritable> {
     let mut out = Writer { out: Vec::new(), names, of: String::new(), refused: None };
     out.globals(&config.globals);

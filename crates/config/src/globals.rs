@@ -1,4 +1,4 @@
-//! The configuration as it is used: who holds one of these need not check it again.
+//! The configuration as it is used: a value of these types need not be checked again.
 
 use model::{Owner, Switch, SwitchName, UserPath, Vm};
 
@@ -17,7 +17,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The switch that an interface means by a name. A disabled one is as good as none.
+    /// The switch that an interface means by a name. A disabled one counts as missing.
     pub fn switch(&self, name: &SwitchName) -> Option<&Switch> {
         self.switches.named(name)
     }

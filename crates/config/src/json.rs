@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A value of JSON. Numbers are whole: nothing that is told here is not.
+/// A value of JSON. Numbers are whole: no other kind is needed here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// Nothing: not known, or not there.

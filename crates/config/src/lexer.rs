@@ -49,7 +49,7 @@ struct Macro {
     used: bool,
 }
 
-/// Reads tokens, and notes what is wrong with those that are none.
+/// Reads tokens, and notes what is wrong with text that is not a token.
 pub(crate) struct Lexer {
     pub input: Input,
     pub report: Report,

@@ -21,7 +21,7 @@ pub enum PrefixError {
     /// The length is no number.
     #[error("invalid")]
     Invalid,
-    /// The address is none.
+    /// The address is invalid.
     #[error("invalid format")]
     Format,
     /// The address has bits beyond the length.

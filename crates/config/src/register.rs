@@ -1,4 +1,4 @@
-//! From what a `vm` block or a `vmctl start` asks for to a VM, or why it can be none (openbsd/vm.conf.md, 10.3).
+//! From what a `vm` block or a `vmctl start` asks for to a VM, or why that is impossible (openbsd/vm.conf.md, 10.3).
 //! The parent uses it for both; nothing here knows which VMs run.
 
 use model::{
@@ -79,7 +79,7 @@ pub enum Refusal {
     #[error("interface cannot be reused")]
     TapReused,
     /// A switch that no card of the template is on, or a local interface where it has none (EPERM).
-    #[error("no permission to use a network that its template does not")]
+    #[error("no permission to use a network that the template does not use")]
     NetworkForeign,
     /// An owner who is neither the requester nor the template's (EPERM).
     #[error("user mismatch")]

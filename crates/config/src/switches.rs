@@ -22,7 +22,7 @@ impl Switches {
         self.list.push(switch);
     }
 
-    /// The one that an interface means by a name. A disabled one is as good as none.
+    /// The one that an interface means by a name. A disabled one counts as missing.
     pub fn named(&self, name: &SwitchName) -> Option<&Switch> {
         self.list.get(*self.named.get(name)?)
     }

@@ -177,7 +177,7 @@ fn vioblk_follows_what_is_to_be_logged() {
     let ended = process.ended();
     let said = process.said();
     assert!(ended.success(), "{said}");
-    assert!(said.contains("vm/web/vioblk0: the log level is INFO from here on"), "{said}");
+    assert!(said.contains("vm/web/vioblk0: the log level is now INFO"), "{said}");
 }
 
 #[test]

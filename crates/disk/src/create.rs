@@ -1,4 +1,4 @@
-//! New images. Called by vmctl, with the rights of who runs it.
+//! New images. Called by vmctl, with the rights of the user who runs it.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -17,13 +17,13 @@ pub enum CreateError {
     #[error("a disk needs at least 512 bytes, not {0}")]
     Short(u64),
     /// No name at all.
-    #[error("the name is empty; name the file to make")]
+    #[error("the name is empty; name the file to create")]
     NoName,
     /// The directory that it is to be in is not there.
-    #[error("no such directory; make it first, or correct the path")]
+    #[error("no such directory; create it first, or correct the path")]
     NoDirectory,
     /// The directory is there and takes no new file, as in /proc, or one that was removed.
-    #[error("its directory takes no new files; name another")]
+    #[error("no files can be created in its directory; name another")]
     NoNewFiles,
     /// The file can't be made, or not as large; nothing is left.
     #[error("{}", .0.to_string().split(" (os error").next().unwrap_or_default())]

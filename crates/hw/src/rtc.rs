@@ -309,7 +309,7 @@ impl Rtc {
         self.encode(of_half) | if hour >= 12 { AFTERNOON } else { 0 }
     }
 
-    /// Any byte gives a value; one that is no BCD an odd one.
+    /// Any byte gives a value, though a meaningless one if it is not BCD.
     fn decode(&self, value: u8) -> i64 {
         let bcd = i64::from(value >> 4).saturating_mul(10).saturating_add(i64::from(value & 0xF));
         if self.get(B) & B_BINARY != 0 { i64::from(value) } else { bcd }

@@ -28,7 +28,7 @@ pub struct Vm {
     pub cpus: u8,
     /// Kernel or firmware, absolute; `None` is the default firmware.
     pub boot: Option<UserPath>,
-    /// What the firmware or kernel is told to boot from.
+    /// What the firmware or kernel is to boot from.
     pub boot_device: Option<BootDevice>,
     /// The kernel's initial RAM disk, absolute.
     pub initrd: Option<UserPath>,

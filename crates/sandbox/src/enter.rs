@@ -57,7 +57,9 @@ pub fn enter(promise: &'static Promise) -> Result<Entered, Error> {
     let landlock = rules.map_or(Ok(false), files::restrict).map_err(|cause| Error::Landlock { role, cause })?;
     let entered = weigh(promise, separated, landlock)?;
     if let Some(cause) = entered.root_failed {
-        log::warn!("no root and namespaces of its own ({cause}): landlock alone keeps the host's files away");
+        log::warn!(
+            "no root directory and namespaces of its own ({cause}): only landlock keeps it from the host's files"
+        );
     }
     seal(promise, seccompiler::apply_filter)?;
     Ok(entered)

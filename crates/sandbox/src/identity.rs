@@ -105,7 +105,7 @@ fn restrict_bounding(named: CapabilitySet) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Uid 0 means nothing any more, except to a parent whose children start as root; nothing of it can be undone.
+/// Uid 0 has no special rights any more, except in a parent, whose children start as root. None of this can be undone.
 fn secure_bits(promise: &Promise) -> CapabilitiesSecureBits {
     let always = CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED

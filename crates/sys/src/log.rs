@@ -86,7 +86,7 @@ pub fn set_name(name: &str) {
 /// Changes which records are written. Each process says so itself: the log shows whom a change has reached.
 pub fn set_level(level: LevelFilter) {
     if level != log::max_level() {
-        log::info!("the log level is {level} from here on");
+        log::info!("the log level is now {level}");
     }
     log::set_max_level(level);
 }
@@ -108,7 +108,7 @@ pub fn limited(limit: &RateLimit, level: Level, text: Arguments<'_>) {
     match limit.allow() {
         None => {}
         Some(0) => log::log!(level, "{text}"),
-        Some(lost) => log::log!(level, "{text} ({lost} like it were not logged)"),
+        Some(lost) => log::log!(level, "{text} ({lost} similar ones were not logged)"),
     }
 }
 

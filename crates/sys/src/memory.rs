@@ -1,8 +1,9 @@
 //! Guest memory: a file without a name and of fixed size, which a vm process and its devices map.
 //!
-//! It comes from a tmpfs that has no place in any tree and gives huge pages to who asks for them (MADV_HUGEPAGE): a guest
-//! then takes one fault for each 2 MiB that it touches, not 512. A memfd gives them only where the whole host is set so
-//! (/sys/kernel/mm/transparent_hugepage/shmem_enabled, `never` by default; Documentation/admin-guide/mm/transhuge.rst).
+//! It comes from a tmpfs that is mounted at no path and gives huge pages to those who ask for them (MADV_HUGEPAGE): a
+//! guest then takes one fault for each 2 MiB that it touches, not 512. A memfd gives them only where the whole host is
+//! set so (/sys/kernel/mm/transparent_hugepage/shmem_enabled, `never` by default;
+//! Documentation/admin-guide/mm/transhuge.rst).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -32,7 +32,7 @@ pub enum TunError {
     #[error("the name is taken")]
     Busy,
     /// No interface can have that name.
-    #[error("no valid name of an interface")]
+    #[error("not a valid name for an interface")]
     Name,
     /// The kernel refused.
     #[error("{0}")]

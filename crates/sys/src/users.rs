@@ -1,4 +1,4 @@
-//! Users and groups by name. The parent alone asks.
+//! Users and groups by name. Only the parent asks for them.
 //!
 //! vmd is linked statically, and static glibc has no dependable NSS: `_vmd`, which every installation has in its files, is
 //! read from them; all others come from getent(1), which asks whatever the host asks (LDAP, systemd), with a deadline.

@@ -6,7 +6,7 @@ use proto::{Code, Failure};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// vmm sent something else than a description, devices and `Begin`, or nothing in time.
-    #[error("no whole description from vmm: {0}")]
+    #[error("no complete description from vmm: {0}")]
     Description(String),
     /// The size of memory or the number of vCPUs can't be had.
     #[error("{0}")]

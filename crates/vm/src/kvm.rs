@@ -58,7 +58,7 @@ impl Host {
         // SAFETY: the descriptor is ours and open; were it another kind of file, the ioctls below would fail.
         let kvm = unsafe { Kvm::from_raw_fd(fd.into_raw_fd()) };
         if u32::try_from(kvm.get_api_version()) != Ok(KVM_API_VERSION) {
-            return Err(Error::NoKvm("is not KVM; load kvm_intel or kvm_amd, which make it"));
+            return Err(Error::NoKvm("is not KVM; load kvm_intel or kvm_amd, which create it"));
         }
         if let Some((_, lack)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
             return Err(Error::NoKvm(lack));
@@ -283,7 +283,7 @@ impl Vcpu {
     /// A guest that has no kvmclock is told nothing.
     pub fn was_paused(&self) {
         if let Err(error) = self.fd.kvmclock_ctrl() {
-            log::debug!("vCPU {}: its guest is not told of the pause: {error}", self.id);
+            log::debug!("vCPU {}: the guest can't be told of the pause: {error}", self.id);
         }
     }
 

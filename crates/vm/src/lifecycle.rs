@@ -53,7 +53,7 @@ pub enum Action {
     WakeDevices,
     /// Tell vmm.
     Tell(ToVmm),
-    /// Log debug lines, or no more.
+    /// Log debug lines, or stop logging them.
     SetDebug(bool),
     /// Stop the vCPUs, then exit with this status.
     End(u8),
@@ -129,7 +129,9 @@ impl Lifecycle {
                 vec![Action::ParkVcpus]
             }
             Course::Paused => vec![Action::Tell(ToVmm::Paused(Ok(())))],
-            Course::Parking | Course::Quieting | Course::Waking => refuse("a pause before the last wish was answered"),
+            Course::Parking | Course::Quieting | Course::Waking => {
+                refuse("a pause before the previous request was answered")
+            }
         }
     }
 
@@ -141,7 +143,7 @@ impl Lifecycle {
             }
             Course::Running => vec![Action::Tell(ToVmm::Unpaused(Ok(())))],
             Course::Parking | Course::Quieting | Course::Waking => {
-                refuse("an unpause before the last wish was answered")
+                refuse("an unpause before the previous request was answered")
             }
         }
     }

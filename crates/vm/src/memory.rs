@@ -20,7 +20,7 @@ pub fn map(ram: &[Ram], object: OwnedFd) -> Result<GuestMemory, Error> {
     let needed = ram.iter().map(|piece| piece.len).sum();
     let has = object.metadata().map_err(Error::Memory)?.len();
     if has < needed {
-        return Err(Error::Memory(std::io::Error::other(format!("{has} bytes came, {needed} are needed"))));
+        return Err(Error::Memory(std::io::Error::other(format!("{has} bytes came, but {needed} are needed"))));
     }
     let mut ranges = Vec::new();
     for piece in ram {

@@ -58,7 +58,7 @@ pub fn run(kvm: OwnedFd) -> Result<(), String> {
             Ok(Told::Step(step)) => return Err(format!("{lacking}: the guest saw a wrong result ({step})")),
             Ok(Told::Ended(why)) => return Err(format!("{lacking}: {why}")),
             Err(RecvTimeoutError::Timeout) => {
-                return Err(format!("{lacking}: nothing within {} s", PATIENCE.as_secs()));
+                return Err(format!("{lacking}: no result within {} s", PATIENCE.as_secs()));
             }
             Err(RecvTimeoutError::Disconnected) => return Err(format!("{lacking}: the vCPU ended")),
         }
@@ -135,7 +135,7 @@ mod tests {
     fn what_is_no_kvm_is_told() {
         let null = std::fs::File::options().read(true).write(true).open("/dev/null").unwrap();
         let said = run(null.into()).unwrap_err();
-        assert_eq!(said, "/dev/kvm: is not KVM; load kvm_intel or kvm_amd, which make it");
+        assert_eq!(said, "/dev/kvm: is not KVM; load kvm_intel or kvm_amd, which create it");
     }
 
     #[test]

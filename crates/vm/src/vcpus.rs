@@ -83,7 +83,8 @@ impl Vcpus {
         self.gate.open();
     }
 
-    /// Brings all of them back, after the VM was ended. False: some are stuck in the kernel, and only exit helps.
+    /// Stops all of them, after the VM was ended. False: some are stuck in the kernel, and only an exit of the process
+    /// helps.
     pub fn stop(&self) -> bool {
         self.gate.open();
         self.kick_all();

@@ -25,9 +25,9 @@ pub enum TalkError {
     #[error("connect: {}: {}{}", .0.display(), plain(.1), connect_hint(.1))]
     Connect(PathBuf, io::Error),
     /// The daemon ended the connection.
-    #[error("pipe closed: the daemon ended the connection; its log says why")]
+    #[error("pipe closed: the daemon ended the connection; see its log")]
     Closed,
-    /// The daemon takes no more clients, and says so.
+    /// The daemon accepts no more clients, and says so.
     #[error("{0}")]
     TurnedAway(Failure),
     /// The daemon speaks another version.
@@ -63,7 +63,7 @@ fn ended(error: ChannelError) -> TalkError {
 fn connect_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "; is vmd running?",
-        io::ErrorKind::WouldBlock => "; vmd is there and takes no connection: its log says what it does",
+        io::ErrorKind::WouldBlock => "; vmd is running but accepts no connection: see its log",
         _ if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::PROTOTYPE) => {
             "; another program listens there: end it, then start vmd"
         }
@@ -163,7 +163,8 @@ mod tests {
     #[test]
     fn a_daemon_that_takes_no_connection_is_told_from_one_that_is_not_there() {
         let told = |errno: rustix::io::Errno| TalkError::Connect("/s".into(), errno.into()).to_string();
-        let busy = "connect: /s: Resource temporarily unavailable; vmd is there and takes no connection: its log says what it does";
+        let busy =
+            "connect: /s: Resource temporarily unavailable; vmd is running but accepts no connection: see its log";
         assert_eq!(told(rustix::io::Errno::AGAIN), busy);
         assert_eq!(told(rustix::io::Errno::NOENT), "connect: /s: No such file or directory; is vmd running?");
     }

@@ -35,7 +35,7 @@ pub fn parse(letters: &str, arguments: &[OsString]) -> Result<Parsed, OptionErro
     parse_with(letters, &[], arguments)
 }
 
-/// The same for a command that has `words` too. They are written out: a beginning of one is none.
+/// The same for a command that has `words` too. They must be written out; an abbreviation is not accepted.
 pub fn parse_with(letters: &str, words: &[&'static str], arguments: &[OsString]) -> Result<Parsed, OptionError> {
     let mut parsed = Parsed::default();
     let mut arguments = arguments.iter();

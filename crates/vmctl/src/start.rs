@@ -14,7 +14,7 @@ use crate::words::{self, WordError};
 pub(crate) const SYNTAX: &str = "[-cL] [-B device] [-b path] [-d disk] [-i count]
 \t\t[-m size] [-n switch] [-p count] [-r path] [-t name] id | name";
 
-/// Why a VM that is defined by options alone is none.
+/// Why a VM can't be defined by these options alone.
 const NOTHING_TO_BOOT: &str = "no kernel or disk/cdrom specified: give -b, -d or -r, or only the name of a known vm";
 
 /// A start as it was asked for; paths are not looked at yet.

@@ -412,7 +412,7 @@ fn connection_that_ends_is_told_at_each_step() {
     });
     let outcome = vmctl(&control.path(), "wait web");
     serving.join().expect("the peer");
-    let text = "waiting for vm web: \nvmctl: pipe closed: the daemon ended the connection; its log says why\n";
+    let text = "waiting for vm web: \nvmctl: pipe closed: the daemon ended the connection; see its log\n";
     ended(&outcome, false, text);
 }
 

@@ -124,10 +124,10 @@ fn requests_are_made_and_their_outcome_is_the_exit_status_though_standard_error_
 #[test]
 fn a_name_that_no_file_can_have_is_told_with_its_own_reason() {
     for (word, path, reason) in [
-        ("", "", "the name is empty; name the file to make"),
-        ("raw:", "", "the name is empty; name the file to make"),
-        ("/proc/x", "/proc/x", "its directory takes no new files; name another"),
-        ("/no/such/x", "/no/such/x", "no such directory; make it first, or correct the path"),
+        ("", "", "the name is empty; name the file to create"),
+        ("raw:", "", "the name is empty; name the file to create"),
+        ("/proc/x", "/proc/x", "no files can be created in its directory; name another"),
+        ("/no/such/x", "/no/such/x", "no such directory; create it first, or correct the path"),
     ] {
         let output = program(&["create", "-s", "1M", word]).output().expect("it runs");
         let text = format!("vmctl: create imagefile operation failed: \"{path}\": {reason}\n");

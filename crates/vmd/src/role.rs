@@ -43,7 +43,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
 }
 
 /// Whether /dev/kvm runs the probe guest: `ok` on standard output, or what does not work, after a line that says which vmd
-/// this is (`proto::doctor`). It has the rights of who asks, reads nothing, and is no part of the daemon.
+/// this is (`proto::doctor`). It has the rights of the user who runs it, reads nothing, and is not part of the daemon.
 fn doctor() -> ExitCode {
     let mut out = std::io::stdout();
     let mut tell = |line: &str| writeln!(out, "{line}");

@@ -49,7 +49,7 @@ fn what_a_killed_daemon_left_is_named_and_gone_after_the_next() {
     sound("daemons::what_a_killed_daemon_left_is_named_and_gone_after_the_next", || {
         null_kvm();
         let before = Report::of(&mut vmctl());
-        before.has("leftovers", "ok", "nothing of an earlier vmd");
+        before.has("leftovers", "ok", "nothing is left of an earlier vmd");
         let daemon = Daemon::start(CONFIGURATION);
         deadline::until("the bridge", DAEMON, || bridge::exists("bridge0").then_some(()));
         let pid = daemon.process().pid;

@@ -76,7 +76,7 @@ fn a_killed_daemons_cgroups() {
     left.has("leftovers", "warning", "cgroup /sys/fs/cgroup");
     assert_eq!(left.status, Some(0), "the next vmd removes it");
     assert!(Daemon::start("").stop().success(), "vmd ends well");
-    Report::of(&mut vmctl()).has("leftovers", "ok", "nothing of an earlier vmd");
+    Report::of(&mut vmctl()).has("leftovers", "ok", "nothing is left of an earlier vmd");
 }
 
 fn a_kvm_that_does_not_run() {

@@ -27,7 +27,7 @@ const LIVED: Duration = Duration::from_secs(7);
 
 /// What the caller hears, and when at the earliest.
 const HEARD: [(&str, &str, u64); 4] = [
-    ("opener", "start took longer than 30 s: a file did not open", 30),
+    ("opener", "start took longer than 30 s: a file could not be opened in time", 30),
     ("loader", "the guest did not run within 60 s", 60),
     ("vioblk", "vhost-user", 5),
     ("vionet", "vhost-user", 5),

@@ -56,7 +56,7 @@ fn a_cgroup(world: &mut World) {
     most("0");
     world.rounds(("a cgroup that can't be made", "vm"), GO_WELL, |world, name| {
         world.start(name).success();
-        assert!(world.daemon.log().contains("its processes are held by their pidfds alone"));
+        assert!(world.daemon.log().contains("its processes are tracked by their pidfds alone"));
         world.stop(name);
     });
     most("max");

@@ -39,7 +39,7 @@ fn wrong_arguments_are_told_with_their_value_and_what_is_right() {
         for (arguments, said) in [
             (
                 &["start", "nosuch"][..],
-                "vmctl: start \"nosuch\": vm \"nosuch\" is not known, and nothing to start it from was given (-b, -d)"
+                "vmctl: start \"nosuch\": vm \"nosuch\" is not known, and no kernel or disk was given to start it from (-b, -d)"
                     .to_owned(),
             ),
             (&["start", "99"], "vmctl: start vm 99: vm 99 not found".to_owned()),
@@ -84,7 +84,7 @@ fn wrong_arguments_are_told_with_their_value_and_what_is_right() {
         for (arguments, said) in [
             (&["start", "web"][..], format!("vmctl: start \"web\": vm \"web\" {others}")),
             (&["stop", "web"], format!("stopping vm web: failed: vm \"web\" {others}")),
-            (&["reset"], "vmctl: reset: reset is root's alone, and uid 65534 is not root".to_owned()),
+            (&["reset"], "vmctl: reset: only root may reset, and uid 65534 is not root".to_owned()),
         ] {
             let reply = as_nobody(program, arguments);
             assert_eq!((reply.status, reply.stderr), (Some(1), format!("{said}\n")));
@@ -149,7 +149,7 @@ fn a_socket_without_a_daemon_or_of_something_else_is_told() {
             (&[0xff; 9][..], "vmctl: talking to vmd: malformed message"),
             (b"HTTP/1.0 200 OK\r\n", "vmctl: talking to vmd: malformed message"),
             (&[0xa5; 100_000], "vmctl: talking to vmd: message over"),
-            (&[], "vmctl: pipe closed: the daemon ended the connection; its log says why"),
+            (&[], "vmctl: pipe closed: the daemon ended the connection; see its log"),
         ] {
             let reply = answered_with(&listener, bytes);
             assert_eq!((reply.status, reply.stderr.lines().count()), (Some(1), 1), "{reply:?}");

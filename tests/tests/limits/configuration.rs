@@ -176,7 +176,7 @@ fn what_a_file_means_is_told_as_json_and_as_its_canonical_text() {
     fs::write(&kernel, "").expect("it is ours");
     std::os::unix::fs::symlink(&kernel, &link).expect("it is ours");
     let reply = check(&format!("vm web {{\n\tboot {}\n}}\n", text(&link)), "--format");
-    let why = "a\\nb\": no string of vm.conf holds a newline or NUL; rename the file\n";
+    let why = "a\\nb\": a string in vm.conf can't contain a newline or NUL; rename the file\n";
     assert!(reply.stderr.starts_with("vmd: vm \"web\": boot \"/") && reply.stderr.ends_with(why), "{}", reply.stderr);
     assert_eq!((reply.status, reply.stdout.as_str()), (Some(1), ""), "and nothing of what can't be written");
 }

@@ -46,7 +46,7 @@ fn an_image_that_can_not_be_made_is_told_and_leaves_nothing() {
         for there in [blank, at("link"), dir.path().to_path_buf()] {
             is_not_made("2M", &there, &failed(&there, "the file exists; name another, or remove it first"));
         }
-        let no_directory = "no such directory; make it first, or correct the path";
+        let no_directory = "no such directory; create it first, or correct the path";
         is_not_made("1M", &at("no/new"), &failed(&at("no/new"), no_directory));
         is_not_made("8191P", &at("new"), &failed(&at("new"), "File too large"));
         mount("-t tmpfs -o nr_inodes=1 tmpfs /run");

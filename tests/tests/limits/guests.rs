@@ -69,8 +69,8 @@ fn sizes_that_do_not_fit_and_what_a_guest_has_are_refused_while_it_runs() {
                     "disk \"{place}/same\": already in use by another program or daemon; end it, or name another image"
                 ),
             ),
-            ("tap", "tap \"tap7\" is taken; name another, or none for the first that is free".to_owned()),
-            ("empty", format!("initrd \"{place}/empty\": is empty; name another file, or none")),
+            ("tap", "tap \"tap7\" is taken; name another, or leave the name out for the first free one".to_owned()),
+            ("empty", format!("initrd \"{place}/empty\": is empty; name another file, or leave the option out")),
         ] {
             refused(&daemon, &["start", name], &format!("vmctl: start \"{name}\": {said}"));
         }

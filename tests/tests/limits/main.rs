@@ -1,7 +1,7 @@
 //! Limits and bad input, as a user meets them: the real daemon and the real vmctl get what is wrong, say in one line what
 //! failed, with which value and what to do, leave nothing behind, and go on serving.
 //!
-//! All but `guests` need no KVM: they run in name spaces of their own on any machine, with a /dev/kvm that is none.
+//! All but `guests` need no KVM: they run in name spaces of their own on any machine, with a /dev/kvm that is not KVM.
 #![forbid(unsafe_code)]
 
 mod command;

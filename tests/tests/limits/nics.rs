@@ -41,14 +41,14 @@ fn a_tap_or_bridge_that_can_not_be_had_is_named() {
         let quiet = Quiet::of(&daemon);
         let said =
             |name: &str, why: &str| refused(&daemon, &["start", name], &format!("vmctl: start \"{name}\": {why}"));
-        said("taken", "tap \"tap7\" is taken; name another, or none for the first that is free");
-        let not_made = "could not be made; the log says why, and a reload tries again";
+        said("taken", "tap \"tap7\" is taken; name another, or leave the name out for the first free one");
+        let not_made = "could not be set up; the log says why, and a reload tries again";
         said("odd", &format!("switch \"odd\" of vm \"odd\" {not_made}"));
         said("none", NO_KVM);
-        let warned = "vm \"none\": switch \"nosuch\" not found: its interface 0 is on none";
+        let warned = "vm \"none\": switch \"nosuch\" not found: interface 0 is not attached to a switch";
         assert!(daemon.log().contains(warned), "{}", daemon.log());
         said("good", NO_KVM);
-        let refusal = "\"nobridge\" is an interface, but no bridge; name a bridge, or a free name";
+        let refusal = "\"nobridge\" is an interface, but not a bridge; name a bridge, or a name that is not in use";
         assert!(daemon.log().contains(refusal), "told at the start too: {}", daemon.log());
         quiet.again();
 

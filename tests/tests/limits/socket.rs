@@ -265,7 +265,7 @@ fn a_thousand_connections_of_one_user_leave_room_for_others() {
         quiet.again();
         // Root itself is told when no place is left.
         let crowd: Vec<Client> = (0..256).map(|_| greeted()).collect();
-        refused(&daemon, &["status"], "vmctl: vmd serves 256 clients already; try again when one has left");
+        refused(&daemon, &["status"], "vmctl: vmd already serves 256 clients; try again later");
         drop(crowd);
         quiet.again();
         ends(daemon);

@@ -12,7 +12,7 @@ use testkit::deadline::{self, DAEMON};
 use testkit::process::Process;
 
 /// What a start ends with where all was right but for the KVM, which is /dev/null.
-pub const NO_KVM: &str = "/dev/kvm: is not KVM; load kvm_intel or kvm_amd, which make it";
+pub const NO_KVM: &str = "/dev/kvm: is not KVM; load kvm_intel or kvm_amd, which create it";
 
 /// Looks in a row that must see the same.
 const LOOKS: u32 = 4;

@@ -51,7 +51,7 @@ impl Parser<'_> {
     fn nic_option(&mut self, nic: &mut Nic) -> Read<()> {
         let Kind::Word(keyword) = self.token.kind else {
             if self.token.kind == Kind::Sign(b',') {
-                return self.unexpected("an interface option; in braces no comma stands between them".to_owned());
+                return self.unexpected("an interface option; in braces they are not separated by commas".to_owned());
             }
             return self.misplaced(Block::Interface);
         };
@@ -66,7 +66,7 @@ impl Parser<'_> {
             Keyword::Switch => {
                 self.advance();
                 let text = self.texts("a switch name")?;
-                // An empty name is none.
+                // An empty name means no name.
                 nic.switch = if text.bytes.is_empty() { None } else { self.switch_name(&text) };
                 if let Some(name) = nic.switch.clone() {
                     if nic.local {

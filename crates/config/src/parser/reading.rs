@@ -160,7 +160,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Whether text that is to go from process to process is UTF-8; what could not be read is none, and was told.
+    /// Whether text that is to go from process to process is UTF-8; what could not be read is not, and was reported.
     pub(super) fn is_utf8(&mut self, text: &Text, what: &str) -> bool {
         if text.bad {
             return false;

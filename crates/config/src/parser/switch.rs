@@ -102,7 +102,7 @@ impl Parser<'_> {
         None
     }
 
-    /// `group NAME`, of a switch or an interface. An empty name is none.
+    /// `group NAME`, of a switch or an interface. An empty name means no group.
     pub(super) fn group(&mut self, group: &mut Option<InterfaceGroup>) -> Read<()> {
         self.advance();
         let text = self.texts("a group name")?;

@@ -88,7 +88,7 @@ fn a_string_that_no_file_can_hold_is_refused_with_its_option() {
         config::canonical(&config, &World).map_err(|why| why.to_string())
     };
     let refused = |shown: &str| {
-        Err(format!("vm \"v\": disk {shown}: no string of vm.conf holds a newline or NUL; rename the file"))
+        Err(format!("vm \"v\": disk {shown}: a string in vm.conf can't contain a newline or NUL; rename the file"))
     };
     assert_eq!((of("/a\nb"), of("/a\0")), (refused("\"/a\\nb\""), refused("\"/a\\0\"")));
     assert!(of("/a\rb\u{1}\u{b}").is_ok());

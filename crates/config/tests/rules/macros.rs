@@ -100,7 +100,7 @@ fn that_a_value_is_not_expanded_again_is_told() {
 #[test]
 fn a_reference_in_braces_is_one_mistake_and_told_how_it_is_written() {
     let told = hints("d_1 = \"/d\"\nvm v {\n\tdisk ${d_1}/x\n\tmemory 1G\n}\n");
-    assert_eq!(told, [("7: macro '' not defined".to_owned(), "write $d_1: braces are not taken".to_owned())]);
+    assert_eq!(told, [("7: macro '' not defined".to_owned(), "write $d_1, without braces".to_owned())]);
     let shown = config::parse("f", b"vm ${d1} { disk d }\n", &Macros::new(), &World, &World).expect_err("braces");
     assert!(shown.to_string().contains("\n      |    ^^^^^ write"), "{shown}");
     for text in ["vm ${} x\n", "vm ${d-1} x\n", "vm ${d x\n", "vm $}d} x\n", "vm $x{d} x\n", "vm $ {d} x\n", "vm ${d"] {

@@ -127,7 +127,7 @@ pub fn may_send(ethernet: &[u8; ETHERNET], mac: &[u8; 6]) -> Result<(), Drop> {
     if source == mac { Ok(()) } else { Err(Drop::Address) }
 }
 
-/// Whether a guest on a locked card may see this: what is for it, or for many.
+/// Whether a guest on a locked card may see this frame: one for its own address, or a multicast or broadcast.
 pub fn may_receive(ethernet: &[u8; ETHERNET], mac: &[u8; 6]) -> Result<(), Drop> {
     let [destination @ .., _, _, _, _, _, _, _, _] = ethernet;
     let is_group = destination.first().is_some_and(|first| first & 1 == 1); // IEEE 802: the I/G bit; broadcast too

@@ -90,7 +90,8 @@ impl Receive {
     }
 
     /// The driver has made buffers available: goes on with the frame that waits. One that still does not fit after the
-    /// driver has added to its buffers is dropped, lest it be in the way for ever (openbsd/devices.md, N6).
+    /// driver has added to its buffers is dropped, so that it does not block the card for ever (openbsd/devices.md,
+    /// N6).
     pub(super) fn kicked(
         &mut self,
         card: Card,

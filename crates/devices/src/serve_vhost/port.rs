@@ -143,7 +143,7 @@ impl Port {
         self.base
     }
 
-    /// The guest broke a ring of this device: this one is served no more.
+    /// The guest broke a ring of this device: it is no longer served.
     pub(super) fn break_off(&mut self) {
         if let State::Running(ring) = &self.state {
             self.state = State::Broken(ring.save().last_avail);
@@ -156,7 +156,8 @@ impl Port {
         signal(self.error.as_ref());
     }
 
-    /// Takes a kick. A descriptor that gives no whole count, or has failed, is given up: it would be ready for ever.
+    /// Takes a kick. A descriptor that gives no complete count, or has failed, is given up; otherwise it would stay
+    /// readable for ever.
     pub(super) fn kicked(&mut self, flags: PollFlags) {
         let Some(kick) = &self.kick else { return };
         let mut count = [0u8; 8];

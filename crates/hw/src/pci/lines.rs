@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct Lines(BTreeMap<u32, u32>);
 
 impl Lines {
-    /// A function asks for the line, or does so no more, and tells so in turn. The line's new level, if it changes.
+    /// A function asserts the line or releases it. Returns the line's new level, if it changes.
     pub fn change(&mut self, gsi: u32, asks: bool) -> Option<bool> {
         let asking = self.0.entry(gsi).or_default();
         let before = *asking;

@@ -87,7 +87,7 @@ impl Msix {
         }
     }
 
-    /// Messages that were pending and can now be sent; they are pending no more.
+    /// Messages that were pending and can now be sent; they are no longer pending.
     pub fn take_deliverable(&mut self) -> Vec<MsiMessage> {
         let waiting = |(vector, entry): (u16, &Entry)| entry.pending.then_some(vector);
         let vectors: Vec<u16> = (0..=u16::MAX).zip(&self.entries).filter_map(waiting).collect();

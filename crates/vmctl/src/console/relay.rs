@@ -44,7 +44,7 @@ struct Relay<'a> {
     terminal: bool,
 }
 
-/// Relays until one side ends. The end of an input that is no terminal ends nothing: output goes on.
+/// Relays until one side ends. If the input is not a terminal, its end does not end the relay: output goes on.
 pub fn relay(console: OwnedFd, input: BorrowedFd<'_>, output: BorrowedFd<'_>, signals: &Signals) -> io::Result<End> {
     let terminal = input.is_terminal();
     let mut relay =

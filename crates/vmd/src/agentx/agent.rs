@@ -58,7 +58,7 @@ pub enum Event<'a> {
     Lost(String),
     /// Some VMs.
     Vms(RequestId, Vec<Row>),
-    /// No more of them.
+    /// The end of the list.
     VmsEnd(RequestId),
     /// A deadline passed.
     Time,
@@ -245,7 +245,7 @@ impl Agent {
             return out.push(Action::Log(Level::Debug, why));
         }
         let retry = RETRY.as_secs();
-        out.push(Action::Log(Level::Warn, format!("{why}; VMs are not reported, tried again every {retry} s")));
+        out.push(Action::Log(Level::Warn, format!("{why}; VMs are not reported; trying again every {retry} s")));
         self.told.insert(why, now);
         self.said = false;
     }
@@ -339,7 +339,7 @@ impl Agent {
             State::Serving { session, context, ping: Ping::Sent { packet, .. } } if packet == header.packet => {
                 match error {
                     0 => self.state = State::Serving { session, context, ping: Ping::At(now + PING) },
-                    error => self.lose(&format!("knows the session no more ({})", word(error)), now, out),
+                    error => self.lose(&format!("no longer knows the session ({})", word(error)), now, out),
                 }
             }
             _ => out.push(Action::Log(Level::Debug, format!("an answer to packet {}: {error}", header.packet))),
@@ -425,7 +425,7 @@ impl Agent {
 
     fn time(&mut self, now: Instant, out: &mut Vec<Action>) {
         if self.listing.take_if(|listing| listing.until <= now).is_some() {
-            out.push(Action::Log(Level::Error, "the parent did not say which VMs there are".to_owned()));
+            out.push(Action::Log(Level::Error, "the parent did not answer with the list of VMs".to_owned()));
             for Question { header, .. } in std::mem::take(&mut self.questions) {
                 self.answer(&header, Error::General, 0, &[]);
             }

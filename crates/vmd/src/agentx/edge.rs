@@ -197,7 +197,7 @@ fn lost(error: Errno) -> String {
     format!("can't be reached any more ({})", proto::failure::plain(&error.into()))
 }
 
-/// The parent never says nonsense; a channel that fails is as good as closed.
+/// The parent never sends malformed messages; a channel that fails counts as closed.
 fn ended(error: &ChannelError) -> Life {
     log::debug!("the parent's channel: {error}");
     Life::Over

@@ -83,7 +83,7 @@ impl Mib {
         Self { software: software.to_owned(), version: version.to_owned(), rows: Vec::new() }
     }
 
-    /// The VMs. Number 0 is none of ours.
+    /// The VMs. Number 0 is not one of them.
     pub fn set(&mut self, mut rows: Vec<Row>) {
         rows.retain(|row| row.vm.0 != 0);
         rows.sort_by_key(|row| row.vm);
@@ -105,7 +105,7 @@ impl Mib {
         }
     }
 
-    /// The first value in a range; where there is none, that, under the name that the range begins with.
+    /// The first value in a range; if there is none, that fact, under the name that the range begins with.
     pub fn next(&self, range: &Range) -> Binding {
         let found = OBJECTS.into_iter().find_map(|object| self.first_of(object, range));
         match found {

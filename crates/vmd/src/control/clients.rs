@@ -39,7 +39,7 @@ pub enum Event {
     Malformed(ConnId, String),
     /// A client closed its end, or its socket failed.
     Left(ConnId),
-    /// A client does not read what it is told.
+    /// A client does not read its answers.
     Slow(ConnId),
     /// The parent's answer for a client.
     Answer(ConnId, RequestId, Reply),
@@ -71,7 +71,7 @@ pub enum Why {
     #[error("speaks version {0}, this daemon {VERSION}")]
     Version(u32),
     /// No version in time.
-    #[error("said no version for {GREETING_TIME:?}")]
+    #[error("did not send its version within {GREETING_TIME:?}")]
     Silent,
     /// No message.
     #[error("{0}")]
@@ -80,7 +80,7 @@ pub enum Why {
     #[error("{0}")]
     Misplaced(&'static str),
     /// It does not read.
-    #[error("does not read what it is told")]
+    #[error("does not read its answers")]
     Slow,
     /// The parent's wish.
     #[error("ended by the parent")]
@@ -151,7 +151,7 @@ impl Clients {
 
     fn accepted(&mut self, now: Instant) -> Action {
         if self.of.len() >= MAX_CLIENTS {
-            let text = format!("vmd serves {MAX_CLIENTS} clients already; try again when one has left");
+            let text = format!("vmd already serves {MAX_CLIENTS} clients; try again later");
             return Action::TurnAway(Failure::new(Code::TooMany, text));
         }
         let conn = ConnId(self.next);
@@ -177,10 +177,10 @@ impl Clients {
                 self.end_with(conn, refusal, Why::Version(version))
             }
             (Some(Client::Greeting { .. }), ToControl::Ask { .. }) => {
-                self.refuse(conn, Why::Misplaced("asked before it said its version"))
+                self.refuse(conn, Why::Misplaced("sent a request before its version"))
             }
             (Some(Client::Open { .. }), ToControl::Hello { .. }) => {
-                self.refuse(conn, Why::Misplaced("said its version twice"))
+                self.refuse(conn, Why::Misplaced("sent its version twice"))
             }
             (Some(Client::Open { requests }), ToControl::Ask { id, request }) => match ask(requests, id, &request) {
                 Ok(()) => vec![Action::Forward(conn, id, request)],
@@ -248,10 +248,10 @@ enum Refusal {
 fn ask(requests: &mut BTreeMap<RequestId, Kind>, id: RequestId, request: &Request) -> Result<(), Refusal> {
     let kind = kind(request);
     if requests.contains_key(&id) {
-        return Err(Refusal::Connection(Why::Misplaced("gave two requests one number")));
+        return Err(Refusal::Connection(Why::Misplaced("gave two requests the same number")));
     }
     if kind == Kind::Wait && requests.values().any(|other| *other == Kind::Wait) {
-        let text = "this connection waits for a VM already; wait for another on a connection of its own";
+        let text = "this connection already waits for a VM; wait for another on a separate connection";
         return Err(Refusal::Request(Failure::new(Code::Busy, text)));
     }
     requests.insert(id, kind);

@@ -143,7 +143,7 @@ impl Edge {
     }
 
     fn not_accepted(&mut self, error: &io::Error) {
-        sys::guest_log!(Warn, "no client is accepted for a while: {error}");
+        sys::guest_log!(Warn, "not accepting clients for a while: {error}");
         self.handle(Event::AcceptFailed, vec![]);
     }
 
@@ -213,7 +213,7 @@ impl Edge {
 
     fn perform(&mut self, action: Action, fds: &mut Vec<OwnedFd>, events: &mut VecDeque<Event>) {
         match action {
-            Action::Admit(_) | Action::TurnAway(_) => log::error!("a client is admitted that did not come"),
+            Action::Admit(_) | Action::TurnAway(_) => log::error!("the parent admits a client that is not connected"),
             Action::Tell(conn, message) => {
                 let Some(connection) = self.connections.get_mut(&conn) else { return };
                 match connection.channel.send(&message, vec![]) {

@@ -30,17 +30,17 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OutOfTurn {
     /// Nothing may be opened with root's rights before it is said whose are meant.
-    #[error("a file was to be opened before it was said for whom")]
+    #[error("asked to open a file before being told for which user")]
     Unnamed,
     /// Rights are taken once.
-    #[error("an opener is for one user, and was given a second one")]
+    #[error("asked to become a second user; an opener serves one")]
     SecondAsker,
 }
 
 /// Where the conversation is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Conversation {
-    /// It is not yet said who asks.
+    /// Nobody has said yet which user asks.
     #[default]
     Unnamed,
     /// It is.

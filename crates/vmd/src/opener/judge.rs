@@ -86,9 +86,11 @@ pub fn failure(refusal: Refusal, what: What, path: &str, asker: &Asker, user: Op
         Refusal::Open(errno) => open_sentence(errno, what, path, asker, user),
         Refusal::Type(found) => format!("is {}, {} must be {}", type_name(found), noun(what), wanted(what)),
         Refusal::Short(size) => {
-            format!("has {size} bytes, a disk at least {MIN_DISK}; make one with \"vmctl create -s SIZE {path}\"")
+            format!(
+                "has {size} bytes, but a disk has at least {MIN_DISK}; create one with \"vmctl create -s SIZE {path}\""
+            )
         }
-        Refusal::Empty => "is empty; name another file, or none".to_owned(),
+        Refusal::Empty => "is empty; name another file, or leave the option out".to_owned(),
         Refusal::Locked(Some(pid)) => format!("already in use by process {pid}; end it, or name another image"),
         Refusal::Locked(None) => {
             "already in use by another program or daemon; end it, or name another image".to_owned()
@@ -131,7 +133,7 @@ fn open_sentence(errno: Errno, what: What, path: &str, asker: &Asker, user: Opti
         },
         Errno::BUSY => "already in use by the host, as a mounted file system perhaps".to_owned(),
         Errno::ISDIR => format!("is a directory, {} must be {}", noun(what), wanted(what)),
-        Errno::NXIO => format!("is a socket, or a device that is not there; {} must be {}", noun(what), wanted(what)),
+        Errno::NXIO => format!("is a socket, or a device without a driver; {} must be {}", noun(what), wanted(what)),
         other => reason(other),
     }
 }

@@ -20,7 +20,7 @@ use proto::channel::ChannelError;
 /// Why an opener ends before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
-    /// It could not give up what it must not have, or become who asks.
+    /// It could not give up its privileges, or become the user who asks.
     #[error("{0}")]
     Sandbox(#[from] sandbox::Error),
     /// The parent can't be spoken to.

@@ -252,9 +252,9 @@ fn refusals_say_what_failed_with_which_value_and_what_to_do() {
         (
             Refusal::Short(5),
             WRITE,
-            "disk \"/srv/web.img\": has 5 bytes, a disk at least 512; make one with \"vmctl create -s SIZE /srv/web.img\"",
+            "disk \"/srv/web.img\": has 5 bytes, but a disk has at least 512; create one with \"vmctl create -s SIZE /srv/web.img\"",
         ),
-        (Refusal::Empty, What::Initrd, "initrd \"/srv/web.img\": is empty; name another file, or none"),
+        (Refusal::Empty, What::Initrd, "initrd \"/srv/web.img\": is empty; name another file, or leave the option out"),
         (
             Refusal::Locked(None),
             WRITE,

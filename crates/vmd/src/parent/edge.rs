@@ -182,7 +182,7 @@ pub(super) enum Got<Rx> {
     Lost,
 }
 
-/// One message of a peer. One that says nonsense is as good as lost. What comes with a message has the room of one of the
+/// One message of a peer. A malformed one counts as lost. What comes with a message has the room of one of the
 /// reserve, which is to be filled again.
 pub(super) fn receive<Tx: Message, Rx: Message>(
     channel: &mut Channel<Tx, Rx>,

@@ -112,7 +112,7 @@ impl Edge {
             }
             ToPriv::TapGone { name } => {
                 if let Err(error) = self.outside.tap_gone(&mut self.route, name.as_str()) {
-                    log::warn!("rules of others may still let \"{name}\" through: {error}");
+                    log::warn!("rules in other tables may still accept \"{name}\" through: {error}");
                 }
                 return None;
             }
@@ -161,7 +161,10 @@ impl Edge {
             }
         }
         self.abandon(created);
-        Err(Failure::new(Code::Busy, format!("bridge \"{bridge}\" comes and goes; is another program at it?")))
+        Err(Failure::new(
+            Code::Busy,
+            format!("bridge \"{bridge}\" appears and disappears; does another program use it?"),
+        ))
     }
 
     fn remove_switch(&mut self, bridge: &IfName) -> Result<(), Failure> {
@@ -228,7 +231,7 @@ impl Edge {
             if let Err(error) = self.outside.reach(&mut self.route, tap.index, local.inet6.is_some()) {
                 self.abandon(Some(tap.index));
                 return Err(self::refused(
-                    format_args!("NAT of tap \"{name}\" (\"local nat no\" does without)"),
+                    format_args!("NAT of tap \"{name}\" (\"local nat no\" switches it off)"),
                     &error,
                 ));
             }
@@ -245,7 +248,7 @@ impl Edge {
         let Some((name, table)) = switches::vrf(rdomain) else { return Ok(None) };
         let refused = |error| refused(format_args!("VRF \"{name}\" (is the module vrf there?)"), &error);
         if let Some(found) = self.route.link(&name).map_err(refused)? {
-            let other = || Failure::new(Code::Invalid, format!("\"{name}\" is an interface, but no VRF"));
+            let other = || Failure::new(Code::Invalid, format!("\"{name}\" is an interface, but not a VRF"));
             return if found.kind == LinkKind::Vrf { Ok(Some(found)) } else { Err(other()) };
         }
         let made = self.route.create_vrf(&name, table, GROUP).map_err(refused)?;

@@ -51,7 +51,7 @@ impl Outside {
                 _ => {}
             }
             log::info!(
-                "\"{}\" forwards IPv4 packets now, for local interfaces; what is for others that it brings is dropped",
+                "\"{}\" now forwards IPv4 packets for local interfaces; packets from it for others are dropped",
                 link.name
             );
         }
@@ -63,7 +63,7 @@ impl Outside {
     fn changes(&mut self, links: &[Link], tap: u32) -> Vec<Change> {
         let Some(settings) = &self.settings else {
             log::error!(
-                "the IPv6 settings of the host can't be reached: local interfaces get out by IPv6 only if it forwards"
+                "the IPv6 settings of the host can't be reached: local interfaces reach the outside by IPv6 only if the host forwards it"
             );
             return vec![];
         };
@@ -86,15 +86,15 @@ impl Outside {
             }
             match setting {
                 Setting::ForceForwarding => log::info!(
-                    "\"{interface}\" forwards IPv6 packets now, for local interfaces; what is for others that it brings is dropped"
+                    "\"{interface}\" now forwards IPv6 packets for local interfaces; packets from it for others are dropped"
                 ),
                 Setting::Forwarding => {
                     log::info!(
-                        "the host forwards IPv6 packets now, for local interfaces; those for others are dropped"
+                        "the host now forwards IPv6 packets for local interfaces; packets for others are dropped"
                     );
                 }
                 Setting::AcceptRa => {
-                    log::info!("\"{interface}\" believes routers still, though the host forwards IPv6")
+                    log::info!("\"{interface}\" still accepts router advertisements, though the host forwards IPv6")
                 }
             }
         }
@@ -105,15 +105,15 @@ impl Outside {
         for blocking in nat::blocking(chains, inet6) {
             let place = nat::place(&blocking.chain);
             let Some(door) = blocking.door else {
-                log::error!("{place} drops what local interfaces send: let their taps through there");
+                log::error!("{place} drops packets of local interfaces: accept their taps there");
                 continue;
             };
             let passes = nat::passes(links, memory);
             let done = exchange(self.filter()?, &door, &passes);
             match done {
-                Ok(()) => log::info!("{place} drops: taps of local interfaces are let through in {}", door.name),
+                Ok(()) => log::info!("{place} drops packets: taps of local interfaces are accepted in {}", door.name),
                 Err(NetlinkError::Refused { errno, .. }) => log::error!(
-                    "{place} drops what local interfaces send and takes no rule of vmd's ({errno}): let their taps through there"
+                    "{place} drops packets of local interfaces, and vmd can't add a rule there ({errno}): accept their taps there"
                 ),
                 Err(error) => return Err(error),
             }
@@ -152,7 +152,7 @@ impl Outside {
             let Some(link) = route.link(name)? else { continue };
             match route.set_forwarding(link.index, false) {
                 Err(error) if !error.is_missing() => return Err(error),
-                _ => log::info!("\"{name}\" forwards no more"),
+                _ => log::info!("\"{name}\" no longer forwards"),
             }
         }
         if !self.undo(&memory.inet6) {

@@ -172,7 +172,7 @@ pub fn tap_names(wanted: Option<&IfName>) -> Vec<IfName> {
 /// Why there is no tap when each of its names is taken.
 pub fn all_taken(wanted: Option<&IfName>) -> Failure {
     let text = match wanted {
-        Some(name) => format!("tap \"{name}\" is taken; name another, or none for the first that is free"),
+        Some(name) => format!("tap \"{name}\" is taken; name another, or leave the name out for the first free one"),
         None => format!("all of tap0 to tap{} are taken", MAX_TAP - 1),
     };
     Failure::new(Code::Busy, text)
@@ -226,7 +226,7 @@ pub fn tap_steps(
     Ok(steps)
 }
 
-/// The group, if it is none of ours: those have a meaning.
+/// The group, if it is not one of ours, which have a meaning of their own.
 pub fn others(group: Option<u32>) -> Option<u32> {
     group.filter(|group| ![GROUP, LOCAL_GROUP].contains(group))
 }
@@ -266,7 +266,10 @@ fn after_number(text: &str) -> Option<&str> {
 }
 
 fn no_bridge(name: &IfName) -> Failure {
-    Failure::new(Code::Invalid, format!("\"{name}\" is an interface, but no bridge; name a bridge, or a free name"))
+    Failure::new(
+        Code::Invalid,
+        format!("\"{name}\" is an interface, but not a bridge; name a bridge, or a name that is not in use"),
+    )
 }
 
 fn delete(link: &Link) -> Undo {

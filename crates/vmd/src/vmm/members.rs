@@ -117,7 +117,7 @@ impl Talk {
         heard.unwrap_or_else(|why| Heard::Event(Event::Broken(process, why)))
     }
 
-    /// Sends to a vm process; nothing where this is none.
+    /// Sends to a vm process; does nothing for any other.
     pub fn tell_vm(&mut self, message: &ToVm, fds: Vec<OwnedFd>) -> Result<(), Unsent> {
         match self {
             Talk::Vm(channel) => channel.send(message, fds).map_err(|error| unsent(&error)),
@@ -125,7 +125,7 @@ impl Talk {
         }
     }
 
-    /// Sends to a device's process; nothing where this is none.
+    /// Sends to a device's process; does nothing for any other.
     pub fn tell_device(&mut self, message: &ToDevice, fds: Vec<OwnedFd>) -> Result<(), Unsent> {
         match self {
             Talk::Device(channel) => channel.send(message, fds).map_err(|error| unsent(&error)),

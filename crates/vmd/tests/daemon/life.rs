@@ -22,7 +22,7 @@ pub struct Daemon {
     dir: PathBuf,
 }
 
-/// A world in which a daemon can run: /dev/kvm is there, and is none. No cgroups: the host's are not the test's.
+/// A world in which a daemon can run: /dev/kvm exists, but is not KVM. No cgroups: the host's are not the test's.
 pub fn world() -> tempfile::TempDir {
     world_with(&[])
 }

@@ -15,7 +15,7 @@ use std::time::Instant;
 pub use packet::FRAMES;
 use packet::{Answer, Request};
 
-/// Answers that wait for the guest's buffers at most; a guest that asks on without reading gets no more.
+/// At most this many answers wait for the guest's buffers; a guest that keeps asking without reading gets no more.
 const MAX_WAITING: usize = 16;
 
 /// What the guest behind a card is told.

@@ -42,7 +42,7 @@ pub fn program(host: &Host) -> Finding {
             ),
             None if err.contains("unknown role") => fault(
                 id,
-                format!("{path}: older than this vmctl: it knows no probe guest"),
+                format!("{path}: older than this vmctl: it has no probe guest"),
                 "install vmd and vmctl of one release",
             ),
             None => {
@@ -53,7 +53,7 @@ pub fn program(host: &Host) -> Finding {
                 });
                 fault(
                     id,
-                    format!("{path}: is no vmd of this release: it said {line}"),
+                    format!("{path}: is not vmd of this release: it printed {line}"),
                     "install vmd and vmctl of one release",
                 )
             }
@@ -160,7 +160,7 @@ pub fn socket(host: &Host) -> Finding {
     let path = proto::client::SOCKET_PATH;
     match &host.socket {
         Socket::Missing if runs(host) => {
-            fault(id, format!("{path}: not there, though vmd runs"), "restart vmd: it makes it anew")
+            fault(id, format!("{path}: not there, though vmd runs"), "restart vmd: it creates it again")
         }
         Socket::Missing if host.caller.uid == 0 && host.run != Seen::Is(()) => {
             let why = match &host.run {
@@ -175,7 +175,9 @@ pub fn socket(host: &Host) -> Finding {
             fault(id, format!("{path}: a directory"), "remove it: vmd can't make its socket")
         }
         Socket::OtherFile(word) => warning(id, format!("{path}: {word}, no socket"), "start vmd: it replaces it"),
-        Socket::Stale => warning(id, format!("{path}: nobody listens"), "start vmd: it replaces what a dead one left"),
+        Socket::Stale => {
+            warning(id, format!("{path}: nobody listens"), "start vmd: it replaces what an earlier one left")
+        }
         Socket::Denied => note(
             id,
             format!("{path}: user \"{}\" may not connect", host.caller.name),
@@ -190,7 +192,7 @@ pub fn socket(host: &Host) -> Finding {
 pub fn leftovers(host: &Host) -> Finding {
     let id = "leftovers";
     if runs(host) {
-        return ok(id, "what bears vmd's mark is the running daemon's");
+        return ok(id, "everything with vmd's mark belongs to the running daemon");
     }
     let marked = &host.marked;
     let mut left = Vec::new();
@@ -222,10 +224,10 @@ pub fn leftovers(host: &Host) -> Finding {
     left.extend(marked.files.iter().map(|file| format!("file {file}")));
     let by_hand = if by_hand.is_empty() { String::new() } else { format!("; by hand: \"{}\"", by_hand.join("; ")) };
     match left.as_slice() {
-        [] => ok(id, "nothing of an earlier vmd"),
+        [] => ok(id, "nothing is left of an earlier vmd"),
         left => warning(
             id,
-            format!("of a vmd that is dead: {}", left.join(", ")),
+            format!("left by a vmd that has ended: {}", left.join(", ")),
             format!("start vmd: it removes them{by_hand}"),
         ),
     }

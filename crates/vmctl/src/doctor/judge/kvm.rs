@@ -14,7 +14,7 @@ const OLDEST: (u32, u32) = (5, 11);
 pub fn kernel(host: &Host) -> Finding {
     let seen = format!("Linux {} on {}", host.release, host.machine);
     if host.machine != "x86_64" {
-        return fault("kernel", seen, "use a host of x86-64: vmd runs on no other");
+        return fault("kernel", seen, "use an x86-64 host: vmd runs on no other");
     }
     let mut numbers = host.release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
@@ -142,7 +142,7 @@ pub fn guest(host: &Host) -> Finding {
     let elsewhere = "use hardware whose KVM runs stock kernels, or another machine; a KVM in software often can't";
     match &program.probe {
         Ran::NotStarted(why) => note(id, format!("not tried: {}: {why}", program.path), "see vmd"),
-        Ran::Late(seconds) => fault(id, format!("no end of the probe guest within {seconds} s"), elsewhere),
+        Ran::Late(seconds) => fault(id, format!("the probe guest did not end within {seconds} s"), elsewhere),
         Ran::Ended { out, .. } => match doctor::read(out).map(|said| said.guest) {
             Some(Ok(())) => ok(id, "the probe guest ran: KVM does what stock kernels need"),
             Some(Err(why)) => fault(id, format!("the probe guest failed: {why}"), elsewhere),

@@ -35,12 +35,12 @@ pub fn memory(host: &Host) -> Finding {
         Ok(memory) => *memory,
         Err(finding) => return finding,
     };
-    let seen = format!("{} of {} can be had", config::size::format(free), config::size::format(all));
+    let seen = format!("{} of {} available", config::size::format(free), config::size::format(all));
     if free < DEFAULT_MEMORY {
         return warning(
             id,
             format!("{seen}: less than a VM has by default"),
-            "end something, or give VMs less (memory, in vm.conf)",
+            "end other programs, or give VMs less memory (\"memory\" in vm.conf)",
         );
     }
     ok(id, seen)
@@ -81,7 +81,7 @@ pub fn descriptors(host: &Host) -> Finding {
         .unwrap_or(u64::MAX);
     let seen = format!("limits {} and {}, at most {}", limit(soft), limit(hard), limit(most));
     if host.caller.uid != 0 {
-        return ok(id, format!("{seen}; root's decide, since root starts vmd"));
+        return ok(id, format!("{seen}; those of root count, since root starts vmd"));
     }
     let raises = host.caller.capabilities & SYS_RESOURCE != 0;
     let could = if raises { most } else { hard.min(most) };
@@ -124,7 +124,7 @@ pub fn clock(host: &Host) -> Finding {
         Err(finding) => finding,
         Ok(source @ ("hpet" | "acpi_pm" | "jiffies" | "refined-jiffies" | "pit")) => note(
             id,
-            format!("{source}: each look at the time is slow, in guests too"),
+            format!("{source}: reading the time is slow, in guests too"),
             "dmesg says why tsc was given up; \"clocksource=tsc\" where it is sound",
         ),
         Ok(source) => ok(id, source),

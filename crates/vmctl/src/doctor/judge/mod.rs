@@ -151,7 +151,7 @@ fn hidden(host: &Host, id: &'static str, what: &str) -> Finding {
 
 /// What could not be looked at.
 fn unread(id: &'static str, what: &str, why: &str) -> Finding {
-    note(id, format!("{what}: {why}"), "look at it by hand; nothing else is known of it")
+    note(id, format!("{what}: {why}"), "look at it by hand; nothing more is known about it")
 }
 
 /// A thing that was seen, or the finding that it was not.

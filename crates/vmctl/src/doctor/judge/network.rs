@@ -107,8 +107,8 @@ pub fn firewall(host: &Host) -> Finding {
     let open: Vec<String> =
         blocking.iter().filter_map(|chain| Some(format!("{} (by {})", place(chain), door(chains, chain)?))).collect();
     if !closed.is_empty() {
-        let seen = format!("{} drops what guests of local interfaces and routed bridges send", closed.join(", "));
-        return warning(id, seen, "accept there what comes from and goes to taps and bridges of VMs");
+        let seen = format!("{} drops packets from guests on local interfaces and routed bridges", closed.join(", "));
+        return warning(id, seen, "accept there packets from and to the taps and bridges of VMs");
     }
     let legacy = host
         .values
@@ -123,7 +123,7 @@ pub fn firewall(host: &Host) -> Finding {
         );
     }
     match open.as_slice() {
-        [] => ok(id, "no chain drops what is forwarded"),
+        [] => ok(id, "no chain drops forwarded packets"),
         open if blocking.iter().any(|chain| chain.table == FIREWALLD.0) => note(
             id,
             format!("vmd lets its guests through {}, unless firewalld owns its table", open.join(", ")),

@@ -219,8 +219,8 @@ fn a_vmd_that_is_missing_broken_or_of_another_release_is_told() {
     );
     let old = ended(false, "", "vmd: unknown role \"doctor\": -x is for vmd's own use\n");
     finds(&[("vmd", Fault, "older than this vmctl"), ("kvm-guest", Warning, "no probe guest")], probe(old));
-    finds(&[("vmd", Fault, "it said hello"), ("kvm-guest", Warning, "")], probe(ended(true, "hello\n", "")));
-    finds(&[("vmd", Fault, "it said nothing"), ("kvm-guest", Warning, "")], probe(ended(true, "", "")));
+    finds(&[("vmd", Fault, "it printed hello"), ("kvm-guest", Warning, "")], probe(ended(true, "hello\n", "")));
+    finds(&[("vmd", Fault, "it printed nothing"), ("kvm-guest", Warning, "")], probe(ended(true, "", "")));
     let newer = ended(true, "vmd 9.0, protocol 99\nok\n", "");
     finds(&[("vmd", Fault, "release 9.0, protocol 99")], probe(newer));
 }

@@ -4,7 +4,7 @@ use super::{Finding, Verdict, fault, known, note, ok, value, warning, with};
 use crate::doctor::host::{Host, Seen, Value};
 use crate::doctor::look::CGROUPS;
 
-/// Filters of system calls: every process of vmd has one, and none starts without.
+/// Filters of system calls: every process of vmd has one, and does not start without it.
 pub fn seccomp(host: &Host) -> Finding {
     match &host.seccomp {
         Ok(()) => ok("seccomp", "filters of system calls can be set"),

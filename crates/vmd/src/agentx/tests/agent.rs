@@ -142,7 +142,7 @@ fn a_master_that_is_away_is_tried_every_three_seconds_and_warned_of_once() {
     f.on(Event::Serve(None));
     let away = || Event::NotConnected("no such file".to_owned());
     let first = f.on(away());
-    assert_eq!(warnings(&first), ["no such file; VMs are not reported, tried again every 3 s"]);
+    assert_eq!(warnings(&first), ["no such file; VMs are not reported; trying again every 3 s"]);
     for _ in 0..100 {
         assert_eq!(f.agent.deadline(), Some(f.now + RETRY));
         assert_eq!(f.after(RETRY - Duration::from_millis(1)), []);

@@ -47,7 +47,10 @@ fn read_whole(file: File) -> io::Result<Vec<u8>> {
     if u64::try_from(read).is_ok_and(|read| read <= MAX_TEXT) {
         return Ok(text);
     }
-    Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {} MiB: no configuration", MAX_TEXT >> 20)))
+    Err(io::Error::new(
+        io::ErrorKind::FileTooLarge,
+        format!("more than {} MiB: too large for a configuration", MAX_TEXT >> 20),
+    ))
 }
 
 /// The host's own files and accounts.

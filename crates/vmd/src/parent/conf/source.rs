@@ -44,7 +44,7 @@ impl Sources for Names {
 }
 
 impl Source {
-    /// What the command line says; a macro that is none is told and passed over.
+    /// What the command line says; an invalid macro is reported and skipped.
     pub fn new(options: &Options) -> Self {
         let mut macros = Macros::new();
         for argument in &options.macros {

@@ -135,7 +135,7 @@ impl Edge {
                 drop(fds);
                 self.tap_gone(name);
             }
-            (None | Some(Wish::Unwanted), _) => log::debug!("priv: answer to a request that was given up"),
+            (None | Some(Wish::Unwanted), _) => log::debug!("priv: an answer came to a request that was given up"),
         }
     }
 

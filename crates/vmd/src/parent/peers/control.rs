@@ -91,7 +91,7 @@ impl Edge {
         }
     }
 
-    /// Who has too many connections already gets no other: control's places are for all users.
+    /// A user with too many connections gets no more: control's places are for all users.
     fn connected(&mut self, conn: ConnId, who: Who) {
         let held = self.clients.values().filter(|other| other.uid == who.uid).count();
         if held >= MAX_CONNECTIONS && !who.is_root() {

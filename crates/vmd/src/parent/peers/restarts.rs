@@ -50,7 +50,7 @@ impl Restarts {
         self.due.insert(role, now + FAST);
     }
 
-    /// It is wanted no more.
+    /// It is no longer wanted.
     pub fn forget(&mut self, role: Lasting) {
         self.due.remove(&role);
     }

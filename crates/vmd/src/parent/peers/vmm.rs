@@ -76,7 +76,7 @@ impl Edge {
         }
         for (vm, pid) in self.registry.running() {
             if running.get(&vm) != Some(&pid) {
-                log::warn!("vm {vm} should run as pid {pid}, and vmm says {:?}", running.get(&vm));
+                log::warn!("vm {vm} should be running as pid {pid}, but vmm reports {:?}", running.get(&vm));
             }
         }
     }

@@ -105,7 +105,8 @@ impl Registry {
         }
         let devices = !start.disks.is_empty() || !start.nics.is_empty() || start.cdrom.is_some();
         if devices || start.memory.is_some() {
-            let text = format!("vm \"{name}\" exists: its memory, disks and interfaces are those it was defined with");
+            let text =
+                format!("vm \"{name}\" exists already: its memory, disks and interfaces can't be changed by a start");
             return Err(Failure::new(Code::Already, text));
         }
         Ok(id)
@@ -120,7 +121,7 @@ impl Registry {
         }
         let VmRef::Name(name) = &start.vm else { return Err(not_found(&start.vm)) };
         if start.kernel.is_none() && start.disks.is_empty() && start.cdrom.is_none() {
-            let text = format!("vm \"{name}\" is not known, and nothing to start it from was given (-b, -d)");
+            let text = format!("vm \"{name}\" is not known, and no kernel or disk was given to start it from (-b, -d)");
             return Err(Failure::new(Code::NotFound, text));
         }
         let definition = of_request(start, name, &self.known_switches(), &mut Known::new(&self.vms, asker))?;
@@ -192,7 +193,7 @@ impl Registry {
         let id = self.found(who, wanted)?;
         let waits = self.vms.iter().flat_map(|vm| &vm.waits).filter(|wait| wait.conn == asked.conn).count();
         if waits >= MAX_WAITS {
-            let text = format!("{MAX_WAITS} waits on one connection are the most");
+            let text = format!("at most {MAX_WAITS} waits are allowed on one connection");
             return Err(Failure::new(Code::Busy, text));
         }
         let vm = self.vm(id).ok_or_else(|| not_found(wanted))?;
@@ -241,7 +242,7 @@ fn root_only(who: &Who, command: &str) -> Result<(), Failure> {
     if who.is_root() {
         return Ok(());
     }
-    Err(Failure::new(Code::NotPermitted, format!("{command} is root's alone, and uid {} is not root", who.uid)))
+    Err(Failure::new(Code::NotPermitted, format!("only root may {command}, and uid {} is not root", who.uid)))
 }
 
 pub(super) fn not_found(wanted: &VmRef) -> Failure {

@@ -146,7 +146,7 @@ fn code_of(refusal: &Refusal) -> Code {
 
 fn checked_memory(asked: MemorySize) -> Result<MemorySize, Failure> {
     if asked < MemorySize::LEAST_BOOTABLE {
-        return Err(Failure::new(Code::Invalid, format!("memory of {} MiB is not within 64M and 128G", asked.mib())));
+        return Err(Failure::new(Code::Invalid, format!("memory of {} MiB is not between 64M and 128G", asked.mib())));
     }
     Ok(asked)
 }
@@ -155,7 +155,7 @@ fn checked_memory(asked: MemorySize) -> Result<MemorySize, Failure> {
 pub fn checked_cpus(asked: u8) -> Result<u8, Failure> {
     match asked {
         1..=MAX_CPUS => Ok(asked),
-        other => Err(Failure::new(Code::Invalid, format!("{other} cpus are not within 1 and {MAX_CPUS}"))),
+        other => Err(Failure::new(Code::Invalid, format!("{other} cpus are not between 1 and {MAX_CPUS}"))),
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
         let memory = |mib: i64| checked_memory(MemorySize::from_bytes(mib << 20).unwrap()).map(MemorySize::mib);
         assert_eq!((memory(64), memory(100)), (Ok(64), Ok(100)));
         let refused = memory(63).unwrap_err();
-        assert_eq!(refused.text.as_str(), "memory of 63 MiB is not within 64M and 128G");
+        assert_eq!(refused.text.as_str(), "memory of 63 MiB is not between 64M and 128G");
         assert!(checked_cpus(0).is_err() && checked_cpus(65).is_err() && checked_cpus(64).is_ok());
     }
 

@@ -20,7 +20,8 @@ pub const MAX_MEMORY: u64 = 2048;
 pub const MAX_NICS: u64 = 8;
 
 impl Registry {
-    /// Whether there is such a template is told to all, as status is; the rest to who may make instances of it.
+    /// Everybody may learn whether the template exists, as from status; the rest only those who may make instances of
+    /// it.
     pub(super) fn instance(
         &mut self,
         asker: &Asker,
@@ -29,7 +30,7 @@ impl Registry {
         out: &mut Vec<Action>,
     ) -> Result<VmId, Failure> {
         let VmRef::Name(name) = &start.vm else {
-            return Err(Failure::new(Code::Invalid, "an instance needs a name, and a number is none"));
+            return Err(Failure::new(Code::Invalid, "an instance needs a name of its own, which can't be a number"));
         };
         let unknown = || Failure::new(Code::ParentInvalid, format!("template \"{template}\" not found"));
         let template = self.vms.iter().find(|vm| vm.definition.name == *template).ok_or_else(unknown)?;
@@ -63,7 +64,7 @@ impl Registry {
         ] {
             if used.saturating_add(wanted) > most {
                 let text = format!(
-                    "{wanted} {what} more than {used} that uid {user} has in VMs of its own; {most} are the most"
+                    "uid {user} has {used} {what} in VMs of its own and asks for {wanted} more; at most {most} are allowed"
                 );
                 return Err(Failure::new(Code::NotPermitted, text));
             }
@@ -72,7 +73,7 @@ impl Registry {
     }
 }
 
-/// Where it is said who may is told; who that is, is not.
+/// The text says where vm.conf names those who may, but not who they are.
 fn may_not_create(name: &VmName, template: &model::VmName, uid: u32) -> Failure {
     let text = format!(
         "vm \"{name}\": uid {uid} may make no instance of \"{template}\"; \"allow instance {{ owner ... }}\" of that vm in \

@@ -135,7 +135,7 @@ pub enum Event {
     Ended(VmId, End),
     /// vmm has not answered for so long: who waits for its answer waits no longer.
     VmmSilent(Duration),
-    /// vmm lives no more, and so no VM.
+    /// vmm has ended, and with it all VMs.
     VmmGone,
     /// A deadline passed.
     Time,
@@ -292,7 +292,7 @@ pub struct Registry {
     /// They are not kept yet.
     ids_changed: bool,
     switches: Vec<(Switch, bool)>,
-    /// Those that were to be made and could not be.
+    /// Those that could not be set up.
     unmade: BTreeSet<SwitchName>,
     locals: Locals,
     snmp: Option<Master>,

@@ -36,7 +36,7 @@ impl Registry {
         Ok(())
     }
 
-    /// vmm's answer, which is also of who has gone meanwhile: the state is the VM's.
+    /// vmm's answer, which comes even if the client has left meanwhile; the state is that of the VM.
     pub(super) fn pause_done(
         &mut self,
         request: RequestId,

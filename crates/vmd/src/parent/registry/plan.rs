@@ -54,12 +54,12 @@ impl Registry {
                 Bridge::Named(bridge) => Some(bridge),
                 Bridge::Unmade(switch) => {
                     let text = format!(
-                        "switch \"{switch}\" of vm \"{name}\" could not be made; the log says why, and a reload tries again"
+                        "switch \"{switch}\" of vm \"{name}\" could not be set up; the log says why, and a reload tries again"
                     );
                     return Err(Failure::new(Code::NotFound, text));
                 }
                 Bridge::Unknown(switch) => {
-                    let text = format!("switch \"{switch}\" not found: its interface {index} is on none");
+                    let text = format!("switch \"{switch}\" not found: interface {index} is not attached to a switch");
                     plan.warnings.push(format!("vm \"{name}\": {text}"));
                     None
                 }

@@ -47,7 +47,7 @@ impl Reload {
             0 => String::new(),
             more => format!(" (and {more} more, see the log)"),
         };
-        Reply::Failed(Failure::new(code, format!("{text}{more}; all else of the configuration holds")))
+        Reply::Failed(Failure::new(code, format!("{text}{more}; the rest of the configuration has taken effect")))
     }
 }
 
@@ -158,7 +158,7 @@ fn refuse(reading: &Reading, errors: &[String], out: &mut Vec<Action>) {
     let told = errors.iter().take(MAX_TOLD).map(|error| Reply::Wrong(Text::<MAX_WRONG>::cut(error)));
     out.extend(told.map(|reply| Action::Answer(asked, reply)));
     let text = match errors.len().checked_sub(MAX_TOLD) {
-        Some(rest @ 1..) => format!("{text} ({rest} of the errors are only in the log)"),
+        Some(rest @ 1..) => format!("{text} ({rest} more errors are only in the log)"),
         Some(0) | None => text,
     };
     out.push(Action::Answer(asked, Reply::Failed(Failure::new(Code::Invalid, text))));

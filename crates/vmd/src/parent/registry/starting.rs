@@ -283,7 +283,7 @@ fn question(definition: &Definition, file: File) -> Option<ToProbe> {
 
 fn missing(preparation: &Preparation) -> String {
     if !preparation.files.is_empty() {
-        return "a file did not open; is it on a server that does not answer?".to_owned();
+        return "a file could not be opened in time; is it on a server that does not answer?".to_owned();
     }
     if preparation.taps.is_empty() { "no console".to_owned() } else { "no tap".to_owned() }
 }

@@ -107,7 +107,7 @@ mod tests {
         {
             assert_eq!(parse(words).and_then(|options| options.tell), None, "{words:?}");
         }
-        assert_eq!(parse(&["--json"]), None, "without -n it means nothing");
+        assert_eq!(parse(&["--json"]), None, "it has no effect without -n");
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub fn listen(config: &Config) -> Result<(OwnedFd, Name), Fatal> {
     Ok((socket, name))
 }
 
-/// Gives the control socket to who may reach it (`socket owner`). Without a group nobody's group may.
+/// Gives the control socket to those who may reach it (`socket owner`). Without a group, no group may.
 pub fn give_socket(owner: Owner) -> io::Result<()> {
     let gid = Gid::from_raw(owner.gid.unwrap_or(0));
     rustix::fs::chown(SOCKET_PATH, Some(Uid::from_raw(owner.uid)), Some(gid))?;

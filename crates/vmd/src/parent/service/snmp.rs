@@ -18,7 +18,7 @@ pub struct Master {
 /// What is to be done, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Do {
-    /// End agentx, or start it no more: its session ends with it.
+    /// End agentx, or do not start it again: its session ends with it.
     End,
     /// Start it; it is told the context then.
     Start,

@@ -115,7 +115,7 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     let (listener, _socket_name) = listen(&config)?;
     let tree = sys::cgroup::Tree::make(user.uid, user.gid);
     if let Err(error) = &tree {
-        log::info!("no cgroups of version 2 ({error}); processes of VMs are held by their pidfds alone");
+        log::info!("no cgroups of version 2 ({error}); processes of VMs are tracked by their pidfds alone");
     }
     let tty_gid = sys::users::group_in_files("tty")?.map(|group| group.gid);
     let memory = Pool::huge_pages().unwrap_or_else(|error| {
@@ -271,7 +271,7 @@ impl Edge {
                 }
                 Ok(None) if std::time::Instant::now() < end => self.wait_for(child.as_fd(), end),
                 Ok(None) | Err(_) => {
-                    log::warn!("{role} does not end; killed");
+                    log::warn!("{role} did not end, and was killed");
                     self.drain_logs();
                     self.bury(child);
                     return false;

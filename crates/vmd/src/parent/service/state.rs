@@ -54,7 +54,7 @@ fn text_of(ids: &Ids) -> String {
     ids.iter().map(|((name, owner), id)| format!("{id} {owner} {name}\n")).collect()
 }
 
-/// Lines that are none, and numbers that were given already, are passed over.
+/// Invalid lines, and numbers that were given already, are skipped.
 fn ids_of(text: &str) -> Ids {
     let mut given = std::collections::BTreeSet::new();
     let mut ids = Ids::new();

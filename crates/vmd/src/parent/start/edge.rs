@@ -97,7 +97,7 @@ impl Edge {
 
     fn start_probe(&mut self, run: Run, file: File, question: ToProbe) -> Result<(), StartError> {
         self.keep_clients_kernel(run, file);
-        let missing = || io::Error::new(io::ErrorKind::NotFound, "nothing to look at");
+        let missing = || io::Error::new(io::ErrorKind::NotFound, "there is nothing to look at");
         let held = self.holdings.get(&run.vm).and_then(|held| held.files.get(&file)).ok_or_else(missing)?;
         let copy = held.try_clone()?;
         let (mut probe, log): (Probe, _) = self.starter.start("probe", None, None)?;
@@ -184,7 +184,7 @@ impl Edge {
         self.watch_log(format!("vm/{}", launch.vm.name), log);
         for (message, fds) in messages {
             if !self.tell_vmm(message, fds) {
-                return Err(Failure::new(Code::Io, "the vmm process does not take the start"));
+                return Err(Failure::new(Code::Io, "the vmm process does not accept the start"));
             }
         }
         Ok(())
@@ -238,7 +238,7 @@ fn asker(who: &Who) -> io::Result<Asker> {
 fn take_file(files: &mut [File], index: u8) -> Option<File> {
     let file = files.get(usize::from(index)).copied();
     if file.is_none() {
-        log::error!("opener: answer to no request of ours");
+        log::error!("opener: an answer came to a request that was not made");
     }
     file
 }

@@ -80,7 +80,8 @@ impl Host {
         bytes
     }
 
-    /// The name servers that a guest of this start is told of, as the host has them now; none: it is told the host.
+    /// The name servers that the guest is told, as the host has them now; if there are none it is told the host's
+    /// address.
     pub fn name_servers(&self, launch: &Launch) -> NameServers {
         let outside = launch.nics.iter().filter_map(|card| card.local).any(|pair| pair.host.nat);
         if !outside {
@@ -96,7 +97,7 @@ impl Host {
         let servers = resolvers::first_within_reach(resolvers::FILES.into_iter().filter_map(read));
         if servers.is_empty() {
             log::warn!(
-                "vm \"{}\": the host names no server for DNS that a guest can reach: it is told the host itself",
+                "vm \"{}\": the host has no DNS server that a guest can reach: the guest is told the host's own address",
                 launch.vm.name
             );
         }
@@ -129,7 +130,7 @@ impl Host {
                 Some(fd)
             }
             Err(error) => {
-                log::warn!("cgroup of vm {vm}: {error}; its processes are held by their pidfds alone");
+                log::warn!("cgroup of vm {vm}: {error}; its processes are tracked by their pidfds alone");
                 None
             }
         }

@@ -30,14 +30,16 @@ impl Running {
         let Some((id, vm)) = self.of_run(run) else { return };
         match &mut vm.life {
             Life::Up { course: Course::Stopping(_), .. } | Life::Ending { .. } => {}
-            Life::Up { .. } if vm.wishes == MAX_WISHES => vm.breach(Member::Vm, "tells its wishes without end", out),
+            Life::Up { .. } if vm.wishes == MAX_WISHES => {
+                vm.breach(Member::Vm, "keeps sending requests without end", out)
+            }
             Life::Up { course, .. } => {
                 vm.wishes += 1;
                 *course = if reboot { Course::Running } else { Course::Leaving };
                 out.push(Action::Reply(ToParent::Leaving { vm: id, reboot }));
             }
             Life::Described(_) | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
-                vm.breach(Member::Vm, "leaves before it started", out);
+                vm.breach(Member::Vm, "wants to stop or reboot before it started", out);
             }
         }
     }
@@ -104,7 +106,7 @@ impl Vm {
     }
 
     /// A process of it said what it must not: nothing it has is to be trusted, and only its VM pays. What comes from one
-    /// that ends anyway is of no account.
+    /// that is ending anyway is ignored.
     pub(super) fn breach(&mut self, member: Member, what: &str, out: &mut Vec<Action>) {
         self.fail(Failure::new(Code::Io, format!("{member}: {what}")), out);
     }

@@ -78,7 +78,7 @@ impl Running {
         }
         let silent = vm.pausing.asked.as_ref().is_some_and(|asked| asked.request.is_none());
         if silent || vm.pausing.waiting.len() >= MAX_WAITING {
-            return Err(Failure::new(Code::Busy, format!("vm {id} has not answered what it was asked before")));
+            return Err(Failure::new(Code::Busy, format!("vm {id} has not answered the previous request yet")));
         }
         Ok(vm)
     }
@@ -113,7 +113,7 @@ impl Vm {
         out: &mut Vec<Action>,
     ) {
         let Some(asked) = self.pausing.asked.take_if(|asked| asked.wish == wish) else {
-            return self.breach(Member::Vm, "answered what it was not asked", out);
+            return self.breach(Member::Vm, "answered a request that was not made", out);
         };
         if result.is_ok() {
             self.pausing.paused = wish == Wish::Pause;

@@ -49,7 +49,7 @@ impl Running {
         }
         let needed: u64 = self.vms.values().map(|vm| &vm.start).chain([start]).map(Self::descriptors_of).sum();
         if needed + SPARE_DESCRIPTORS > self.descriptors {
-            let text = format!("vmm may have {} descriptors, too few for one more vm", self.descriptors);
+            let text = format!("vmm may have only {} descriptors, too few for another vm", self.descriptors);
             return Err(Failure::new(Code::NoDescriptors, text));
         }
         if self.ending {
@@ -73,11 +73,13 @@ impl Running {
             Some(Life::Described(_)) => {}
             Some(_) => {
                 let late = self.vms.get(&id);
-                out.extend(late.map(|vm| vm.log(Level::Warn, "a part of a start came after its end".to_owned())));
+                out.extend(
+                    late.map(|vm| vm.log(Level::Warn, "a part of a start came after the end of that start".to_owned())),
+                );
                 return None;
             }
             None => {
-                self.refuse(id, Failure::new(Code::NotFound, format!("no start of vm {id} was begun")), out);
+                self.refuse(id, Failure::new(Code::NotFound, format!("there is no start of vm {id}")), out);
                 return None;
             }
         }
@@ -201,10 +203,10 @@ impl Running {
             FromDevice::Ready => {
                 let waiting = match &mut vm.life {
                     Life::Spawning { waiting, .. } | Life::Preparing { waiting, .. } => waiting,
-                    _ => return vm.breach(process.member, "said twice that it is ready", out),
+                    _ => return vm.breach(process.member, "reported twice that it is ready", out),
                 };
                 if !waiting.remove(&process.member) {
-                    return vm.breach(process.member, "said twice that it is ready", out);
+                    return vm.breach(process.member, "reported twice that it is ready", out);
                 }
                 vm.perhaps_begin(now, out);
             }
@@ -223,7 +225,7 @@ impl Running {
                 vm.life = Life::Up { pid, course: Course::Running, left };
                 out.push(Action::Reply(ToParent::StartDone { vm: id, result: Ok(pid) }));
             }
-            _ => vm.breach(Member::Vm, "said that it started, and was not asked to", out),
+            _ => vm.breach(Member::Vm, "reported a start that it was not asked for", out),
         }
     }
 }
@@ -277,7 +279,7 @@ fn complete(start: &StartVm, parts: &Parts, has_kvm: bool) -> Result<(), Failure
     }
     let (disks, nics) = (parts.disks.len(), parts.nics.len());
     if disks != usize::from(start.disks) || nics != usize::from(start.nics) {
-        let text = format!("{disks} of {} disks and {nics} of {} interfaces came", start.disks, start.nics);
+        let text = format!("only {disks} of {} disks and {nics} of {} interfaces came", start.disks, start.nics);
         return Err(Failure::new(Code::Invalid, text));
     }
     Ok(())

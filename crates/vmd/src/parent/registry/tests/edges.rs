@@ -208,7 +208,7 @@ fn a_launch_is_given_up_at_its_deadline_and_not_before() {
 #[test]
 fn a_start_that_takes_too_long_says_what_is_missing() {
     let vm = with_card(changed("web", |vm| vm.disks.clear()), Nic::default());
-    for (there, missing) in [(0, "a file did not open"), (1, "no tap"), (2, "no console")] {
+    for (there, missing) in [(0, "a file could not be opened in time"), (1, "no tap"), (2, "no console")] {
         let mut f = Fixture::new(vec![vm.clone()]);
         f.start("web");
         let run = f.registry.vms[0].run.unwrap();

@@ -223,15 +223,19 @@ fn a_users_own_vms_take_no_more_than_the_limits() {
         assert!(format!("{refused:?}").contains(what), "{refused:?}");
         assert_eq!(f.state("b"), None, "it is gone again");
     };
-    limit(&mut f, Start { cpus: Some(2), ..instance("b") }, "2 cpus more than 3 that uid 1000 has");
+    limit(
+        &mut f,
+        Start { cpus: Some(2), ..instance("b") },
+        "uid 1000 has 3 cpus in VMs of its own and asks for 2 more",
+    );
     limit(
         &mut f,
         Start { memory: MemorySize::from_bytes(1537 << 20).ok(), ..instance("b") },
-        "1537 MiB of memory more than 512",
+        "512 MiB of memory in VMs of its own and asks for 1537 more",
     );
     let mut nics = instance("b");
     (0..8).for_each(|_| nics.nics.push(NicArg::Plain).unwrap());
-    limit(&mut f, nics, "8 interfaces more than 1");
+    limit(&mut f, nics, "1 interfaces in VMs of its own and asks for 8 more");
     let b = f.ann_runs(Start { memory: MemorySize::from_bytes(1536 << 20).ok(), ..instance("b") });
     assert_eq!(code(&f.start_as(root(), instance("c"))), None, "root has no limit");
     f.on(Event::Ended(b, End::PoweredOff));

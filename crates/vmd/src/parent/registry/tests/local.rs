@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 
-/// A VM with this many local interfaces behind one that is none.
+/// A VM with this many local interfaces after one that is not local.
 fn with_locals(name: &str, count: usize) -> Definition {
     let local = Nic { local: true, ..Nic::default() };
     (0..count).fold(with_card(definition(name), Nic::default()), |vm, _| with_card(vm, local.clone()))

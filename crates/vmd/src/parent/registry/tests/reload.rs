@@ -77,7 +77,7 @@ fn a_thousand_errors_are_told_in_a_hundred_and_logged_all() {
     let (asked, _) = f.ask_as(root(), Request::Reload);
     let actions = f.on(Event::ConfigRead(reading(Some(asked)), Err(vec!["e".to_owned(); 1000])));
     assert_eq!(replies(&actions).len(), 101);
-    assert!(format!("{:?}", replies(&actions).last()).contains("(900 of the errors are only in the log)"));
+    assert!(format!("{:?}", replies(&actions).last()).contains("(900 more errors are only in the log)"));
     assert_eq!(actions.iter().filter(|action| matches!(action, Action::Log(..))).count(), 1001);
 }
 
@@ -279,7 +279,7 @@ fn of_switches_that_cannot_be_made_the_first_is_told_and_how_many_more() {
         f.on(Event::ConfigRead(reading(Some(asked)), Ok(Box::new(settings))));
         let no = || Err(Failure::new(Code::Exists, "no bridge"));
         let last = names.into_iter().map(|name| f.on(Event::SwitchMade(name, no()))).last().unwrap();
-        let text = format!("switch \"s0\": no bridge{more}; all else of the configuration holds");
+        let text = format!("switch \"s0\": no bridge{more}; the rest of the configuration has taken effect");
         assert_eq!(replies(&last), [Reply::Failed(Failure::new(Code::Exists, text))]);
     }
 }
@@ -293,7 +293,7 @@ fn a_switch_that_cannot_be_made_fails_the_reload_and_nothing_else() {
     assert!(replies(&actions).is_empty(), "not before the switch is there");
     let actions =
         f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Err(Failure::new(Code::Exists, "no bridge"))));
-    let text = "switch \"lan\": no bridge; all else of the configuration holds";
+    let text = "switch \"lan\": no bridge; the rest of the configuration has taken effect";
     assert_eq!(replies(&actions), [Reply::Failed(Failure::new(Code::Exists, text))]);
     assert_eq!(f.names(), ["web"]);
 }

@@ -189,7 +189,7 @@ fn an_interface_on_a_switch_that_nobody_defined_is_on_none_and_the_log_says_so()
         actions.iter().any(|a| matches!(a, Action::MakeTap { tap: TapSpec { bridge: None, .. }, .. })),
         "{actions:?}"
     );
-    let text = "vm \"web\": switch \"nosuch\" not found: its interface 0 is on none";
+    let text = "vm \"web\": switch \"nosuch\" not found: interface 0 is not attached to a switch";
     assert!(
         actions.contains(&Action::LogOf(VmName::new("web").expect("a name"), log::Level::Warn, text.to_owned())),
         "{actions:?}"
