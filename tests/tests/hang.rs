@@ -57,7 +57,7 @@ fn a_vm_process_that_hangs_holds_up_nobody_and_is_named() {
         let begun = Instant::now();
         let reply = daemon.vmctl(&["unpause", "one"]);
         assert!(
-            reply.stderr.contains(&format!("vm {} has not answered what it was asked before", row.id)),
+            reply.stderr.contains(&format!("vm {} has not answered the previous request yet", row.id)),
             "{reply:?}"
         );
         assert!(begun.elapsed() < SOON);

@@ -55,7 +55,7 @@ fn what_a_killed_daemon_left_is_named_and_gone_after_the_next() {
         let pid = daemon.process().pid;
         let runs = Report::of(&mut vmctl());
         runs.has("daemon", "ok", &format!("vmd runs (pid {pid}) and answers"));
-        runs.has("leftovers", "ok", "the running daemon's");
+        runs.has("leftovers", "ok", "the running daemon");
         let by_user = Report::of(&mut as_user());
         by_user.has("daemon", "note", "user \"4321\" may not talk to it");
         kill_all(daemon);
@@ -128,7 +128,7 @@ fn a_daemon_of_another_release() {
     let expected = [
         ("daemon", "fault", "speaks protocol 99; this vmctl speaks"),
         ("daemon", "fault", "use the vmctl that came with it"),
-        ("leftovers", "ok", "the running daemon's"),
+        ("leftovers", "ok", "the running daemon"),
         ("socket", "ok", "a vmd listens"),
     ];
     faulty("daemons::a_daemon_of_another_release", &expected, || greets(99));

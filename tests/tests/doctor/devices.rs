@@ -45,7 +45,7 @@ fn a_dev_kvm_that_a_user_may_not_open() {
         ("nftables", "note", "can't be told as user \"4321\""),
         ("firewall", "note", "can't be told as user \"4321\""),
         ("configuration", "note", "/etc/vm.conf: can't be told as user \"4321\""),
-        ("descriptors", "ok", "root's decide"),
+        ("descriptors", "ok", "those of root count"),
     ];
     faulty_for(test, &expected, crate::world::vmctl, || {
         fs::set_permissions("/etc/vm.conf", fs::Permissions::from_mode(0o600)).expect("it is ours");
@@ -122,7 +122,7 @@ fn a_host_without_vmd() {
 #[test]
 fn a_vmd_that_is_another_program() {
     let expected =
-        [("vmd", "fault", "is no vmd of this release"), ("vmd", "fault", "install vmd and vmctl of one release")];
+        [("vmd", "fault", "is not vmd of this release"), ("vmd", "fault", "install vmd and vmctl of one release")];
     faulty("devices::a_vmd_that_is_another_program", &expected, || {
         fs::copy("/bin/true", format!("{PROGRAMS}/vmd")).expect("it is ours");
     });

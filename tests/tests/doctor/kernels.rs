@@ -48,7 +48,7 @@ fn a_container_that_forbids_rings() {
 
 #[test]
 fn a_firewall_whose_policy_is_drop() {
-    let chain = "chain FORWARD of table ip filter drops what guests of local interfaces";
+    let chain = "chain FORWARD of table ip filter drops packets from guests on local interfaces";
     faulty("kernels::a_firewall_whose_policy_is_drop", &[("firewall", "warning", chain)], || {
         run("nft 'add table ip filter; \
              add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'");

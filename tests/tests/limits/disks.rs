@@ -55,13 +55,13 @@ fn an_image_that_is_no_disk_is_refused_with_what_it_is() {
         let daemon = bare();
         let quiet = Quiet::of(&daemon);
         let must = "disk must be a regular file or a block device";
-        let make = |name: &str| format!("make one with \"vmctl create -s SIZE {}\"", at(name).display());
+        let make = |name: &str| format!("create one with \"vmctl create -s SIZE {}\"", at(name).display());
         for (name, why) in [
             ("empty", format!("has 0 bytes, a disk at least 512; {}", make("empty"))),
             ("short", format!("has 511 bytes, a disk at least 512; {}", make("short"))),
             ("dir", format!("is a directory, {must}")),
             ("fifo", format!("is a fifo, {must}")),
-            ("socket", format!("is a socket, or a device that is not there; {must}")),
+            ("socket", format!("is a socket, or a device without a driver; {must}")),
             (
                 "header",
                 "the image begins like a qcow2 image and was not called raw; add \"format qcow2\" or \"format raw\""
