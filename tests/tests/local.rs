@@ -169,7 +169,7 @@ fn a_guest_is_told_name_servers_gets_out_by_ipv6_and_what_blocks_it_is_named() {
         daemon.vmctl(&["start", "web"]).success();
         Guest::wait_up(daemon.console("web"));
         let log = daemon.log();
-        assert!(log.contains("chain FORWARD of table ip6 filter drops what local interfaces send"), "{log}");
+        assert!(log.contains("chain FORWARD of table ip6 filter drops packets of local interfaces"), "{log}");
         daemon.vmctl(&["stop", "-f", "-w", "web"]).success();
         assert!(daemon.stop().success(), "vmd ends well");
         assert_eq!(settings(), before, "all as it was");

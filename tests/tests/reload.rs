@@ -66,7 +66,7 @@ fn a_file_with_errors_changes_nothing_and_all_its_errors_are_shown() {
         for (path, why) in [
             ("/nowhere", "failed to open \"/nowhere\": No such file or directory"),
             ("/etc", "failed to open \"/etc\": Is a directory"),
-            ("/dev/zero", "failed to open \"/dev/zero\": more than 64 MiB: no configuration"),
+            ("/dev/zero", "failed to open \"/dev/zero\": more than 64 MiB: too large for a configuration"),
         ] {
             let reply = daemon.vmctl(&["load", path]);
             assert!(reply.stderr.starts_with(&format!("{why}\n")), "{}", reply.stderr);

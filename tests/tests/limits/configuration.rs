@@ -35,7 +35,7 @@ fn a_configuration_that_can_not_be_read_is_named() {
             ("/nowhere/vm.conf", "No such file or directory"),
             ("", "No such file or directory"),
             ("/etc", "Is a directory"),
-            ("/dev/zero", "more than 64 MiB: no configuration"),
+            ("/dev/zero", "more than 64 MiB: too large for a configuration"),
         ] {
             let said = format!("vmd: failed to open \"{file}\": {why}; -f names the configuration\n");
             for option in ["-n", "-d"] {

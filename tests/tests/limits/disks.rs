@@ -57,8 +57,8 @@ fn an_image_that_is_no_disk_is_refused_with_what_it_is() {
         let must = "disk must be a regular file or a block device";
         let make = |name: &str| format!("create one with \"vmctl create -s SIZE {}\"", at(name).display());
         for (name, why) in [
-            ("empty", format!("has 0 bytes, a disk at least 512; {}", make("empty"))),
-            ("short", format!("has 511 bytes, a disk at least 512; {}", make("short"))),
+            ("empty", format!("has 0 bytes, but a disk has at least 512; {}", make("empty"))),
+            ("short", format!("has 511 bytes, but a disk has at least 512; {}", make("short"))),
             ("dir", format!("is a directory, {must}")),
             ("fifo", format!("is a fifo, {must}")),
             ("socket", format!("is a socket, or a device without a driver; {must}")),
