@@ -48,12 +48,16 @@ pub const BOOT_STACK: u64 = 0x8FF0;
 pub const PAGE_TABLES: u64 = 0x9000;
 /// The kernel command line, NUL-terminated.
 pub const COMMAND_LINE: u64 = 0x2_0000;
-/// First byte of the VGA hole, where conventional memory ends.
-pub const CONVENTIONAL_END: u64 = 0xA_0000;
-/// RSDP (searched for from here on), then all other ACPI tables.
-pub const ACPI: u64 = 0xE_0000;
+/// ACPI tables but the RSDP, at the end of conventional memory: below the area of firmware, whose own tables lie elsewhere.
+pub const ACPI: u64 = 0x9_0000;
 /// Room for ACPI tables.
 pub const ACPI_LEN: u64 = 0x1_0000;
+/// First byte of the VGA hole, where conventional memory ends.
+pub const CONVENTIONAL_END: u64 = ACPI + ACPI_LEN;
+/// The RSDP of a kernel that is entered without firmware. It is told where; one that is not searches from here on.
+pub const RSDP: u64 = 0xE_0000;
+/// Length of an RSDP (ACPI 6.5, 5.2.5.3).
+pub const RSDP_LEN: u64 = 36;
 /// First byte that a kernel may take.
 pub const KERNEL_MIN: u64 = MIB;
 
@@ -141,6 +145,8 @@ pub enum AreaKind {
     Ram = 1,
     /// Reserved: not to be used, and no place for BARs.
     Reserved = 2,
+    /// ACPI tables, which stay: the FACS among them is in use as long as the guest runs.
+    AcpiNvs = 4,
 }
 
 /// One line of the memory map that the guest gets.
@@ -159,7 +165,8 @@ pub struct Area {
 pub fn memory_map(ram: &[Ram]) -> Vec<Area> {
     let area = |gpa: u64, end: u64, kind| Area { gpa, len: end.saturating_sub(gpa), kind };
     let mut map = vec![
-        area(0, CONVENTIONAL_END, AreaKind::Ram),
+        area(0, ACPI, AreaKind::Ram),
+        area(ACPI, CONVENTIONAL_END, AreaKind::AcpiNvs),
         area(CONVENTIONAL_END, KERNEL_MIN, AreaKind::Reserved),
         area(KERNEL_MIN, low_ram_end(ram), AreaKind::Ram),
         area(ECAM, ECAM.saturating_add(ECAM_LEN), AreaKind::Reserved),
@@ -216,6 +223,8 @@ mod tests {
             (PAGE_TABLES, 6 * 0x1000),
             (COMMAND_LINE, 0x1_0000),
             (ACPI, ACPI_LEN),
+            (CONVENTIONAL_END, 0x2_0000), // VGA
+            (RSDP, RSDP_LEN),
             (KERNEL_MIN, 1),
         ];
         areas.sort_unstable();
@@ -230,7 +239,7 @@ mod tests {
             prop_assert!(map.windows(2).all(|pair| pair[0].gpa + pair[0].len <= pair[1].gpa));
             prop_assert!(map.iter().all(|area| area.len > 0));
             let usable: u64 = map.iter().filter(|area| area.kind == AreaKind::Ram).map(|area| area.len).sum();
-            prop_assert_eq!(usable, mib * MIB - (KERNEL_MIN - CONVENTIONAL_END));
+            prop_assert_eq!(usable, mib * MIB - (KERNEL_MIN - ACPI));
             prop_assert_eq!(pieces.iter().map(|piece| piece.len).sum::<u64>(), mib * MIB);
         }
     }

@@ -5,9 +5,9 @@ use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
+use crate::Error;
 use crate::initrd::Initrd;
-use crate::layout::{self, Area, COMMAND_LINE, START_INFO};
-use crate::{Error, acpi};
+use crate::layout::{self, Area, COMMAND_LINE, RSDP, START_INFO};
 
 const MAGIC: u32 = 0x336E_C578;
 const VERSION: u32 = 1;
@@ -32,7 +32,7 @@ pub fn write<M: GuestMemoryBackend>(memory: &M, map: &[Area], initrd: Option<Ini
         nr_modules: initrd.iter().count().try_into().unwrap_or(0),
         modlist_paddr: if modules.is_empty() { 0 } else { MODULES },
         cmdline_paddr: COMMAND_LINE,
-        rsdp_paddr: acpi::RSDP,
+        rsdp_paddr: RSDP,
         memmap_paddr: MEMORY_MAP,
         memmap_entries: entries.len().try_into().unwrap_or(0),
         ..Default::default()

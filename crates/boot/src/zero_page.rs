@@ -5,10 +5,10 @@ use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend};
 
+use crate::Error;
 use crate::initrd::Initrd;
 use crate::kernel::BzImage;
-use crate::layout::{Area, COMMAND_LINE, PAGE_TABLES, ZERO_PAGE};
-use crate::{Error, acpi};
+use crate::layout::{Area, COMMAND_LINE, PAGE_TABLES, RSDP, ZERO_PAGE};
 
 /// `type_of_loader`: a loader without a number of its own.
 const LOADER_UNDEFINED: u8 = 0xFF;
@@ -22,7 +22,7 @@ pub fn write<M: GuestMemoryBackend>(
     map: &[Area],
     initrd: Option<Initrd>,
 ) -> Result<(), Error> {
-    let mut params = boot_params { hdr: header(image.header()), acpi_rsdp_addr: acpi::RSDP, ..Default::default() };
+    let mut params = boot_params { hdr: header(image.header()), acpi_rsdp_addr: RSDP, ..Default::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.loadflags &= !CAN_USE_HEAP;
     params.hdr.cmd_line_ptr = u32::try_from(COMMAND_LINE).map_err(|_| Error::Memory(COMMAND_LINE))?;

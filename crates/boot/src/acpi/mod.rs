@@ -1,7 +1,7 @@
 //! ACPI tables (ACPI 6.5, chapter 5): what tells the guest of its processors, interrupts, power button, PCI bus and ports.
 //!
-//! Fixed hardware, not the reduced kind: older OpenBSD and Windows guests do not take the latter. All tables lie in
-//! [`layout::ACPI`], in reserved memory where also a guest without a pointer searches for the RSDP.
+//! Fixed hardware, not the reduced kind: older OpenBSD and Windows guests do not take the latter. The RSDP lies where also a
+//! guest without a pointer searches for it, all other tables in [`layout::ACPI`].
 
 mod dsdt;
 mod fadt;
@@ -16,8 +16,6 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::{Error, layout};
 
-/// Address of the root system description pointer.
-pub const RSDP: u64 = layout::ACPI;
 /// The FACS wants 64 bytes (5.2.10), the others nothing in particular.
 const TABLE_ALIGN: u64 = 64;
 const OEM_ID: [u8; 6] = *b"VMD   ";
@@ -36,7 +34,7 @@ pub fn write<M: GuestMemoryBackend>(memory: &M, vcpus: u16) -> Result<(), Error>
 
 /// The tables with their addresses.
 fn tables(vcpus: u16) -> Result<Vec<(u64, Vec<u8>)>, Error> {
-    let mut area = Area { next: RSDP.saturating_add(TABLE_ALIGN), tables: Vec::new() };
+    let mut area = Area { next: layout::ACPI, tables: Vec::new() };
     let facs = area.add(bytes(&FACS::new()))?;
     let dsdt = area.add(dsdt::table())?;
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
@@ -44,7 +42,7 @@ fn tables(vcpus: u16) -> Result<Vec<(u64, Vec<u8>)>, Error> {
     xsdt.add_entry(area.add(madt::table(vcpus)?)?);
     xsdt.add_entry(area.add(mcfg())?);
     let xsdt = area.add(bytes(&xsdt))?;
-    area.tables.push((RSDP, bytes(&Rsdp::new(OEM_ID, xsdt))));
+    area.tables.push((layout::RSDP, bytes(&Rsdp::new(OEM_ID, xsdt))));
     Ok(area.tables)
 }
 

@@ -79,8 +79,12 @@ fn a_bzimage_finds_its_zero_page() {
     assert_eq!(u64_at(&zero_page, 0x70), 0xE_0000);
     assert_eq!((u32_at(&zero_page, 0x218), u32_at(&zero_page, 0x21C)), (RAM as u32 - 8192, 5000));
     assert_eq!(u32_at(&zero_page, 0x228), 0x2_0000);
-    assert_eq!(zero_page[0x1E8], 4);
-    assert_eq!((u64_at(&zero_page, 0x2D0), u64_at(&zero_page, 0x2D8), u32_at(&zero_page, 0x2E0)), (0, 0xA_0000, 1));
+    assert_eq!(zero_page[0x1E8], 5);
+    assert_eq!((u64_at(&zero_page, 0x2D0), u64_at(&zero_page, 0x2D8), u32_at(&zero_page, 0x2E0)), (0, 0x9_0000, 1));
+    assert_eq!(
+        (u64_at(&zero_page, 0x2E4), u64_at(&zero_page, 0x2EC), u32_at(&zero_page, 0x2F4)),
+        (0x9_0000, 0x1_0000, 4)
+    );
     assert_eq!(&page(&memory, 0x2_0000)[..14], b"console=ttyS0\0");
     assert_eq!(page(&memory, RAM - 8192)[0], 7);
 }
@@ -91,7 +95,7 @@ fn what_is_behind_the_header_of_a_bzimage_stays_out_of_the_zero_page() {
     fill(&memory, &ram, 1, &mut bzimage(), None, b"").unwrap();
     let zero_page = page(&memory, ZERO_PAGE);
     assert!(zero_page[0x268..0x2D0].iter().all(|byte| *byte == 0));
-    assert!(zero_page[0x2D0 + 4 * 20..].iter().all(|byte| *byte == 0));
+    assert!(zero_page[0x2D0 + 5 * 20..].iter().all(|byte| *byte == 0));
     assert!(zero_page[..0x70].iter().chain(&zero_page[0x78..0x1E8]).all(|byte| *byte == 0));
 }
 
@@ -119,9 +123,10 @@ fn an_elf_kernel_finds_its_start_info() {
     let module = u64_at(&start_info, 16) - START_INFO;
     assert_eq!(u64_at(&start_info, module as usize), RAM - 8192);
     assert_eq!(u64_at(&start_info, module as usize + 8), 5000);
-    assert_eq!(u32_at(&start_info, 48), 4);
+    assert_eq!(u32_at(&start_info, 48), 5);
     let map = (u64_at(&start_info, 40) - START_INFO) as usize;
-    assert_eq!((u64_at(&start_info, map + 48), u64_at(&start_info, map + 56)), (MIB, RAM - MIB));
+    assert_eq!((u64_at(&start_info, map + 24), u32_at(&start_info, map + 40)), (0x9_0000, 4));
+    assert_eq!((u64_at(&start_info, map + 72), u64_at(&start_info, map + 80)), (MIB, RAM - MIB));
 }
 
 #[test]
@@ -136,7 +141,7 @@ fn a_guest_without_initrd_has_no_module() {
 fn what_nobody_wrote_is_zero() {
     let (memory, ram) = memory(RAM);
     fill(&memory, &ram, 64, &mut elf(), None, b"quiet").unwrap();
-    let written = [(0x500, 40), (0x6000, 0x200), (0x2_0000, 5), (0xE_0000, 0x1000), (KERNEL, 0x1000)];
+    let written = [(0x500, 40), (0x6000, 0x200), (0x2_0000, 5), (0x9_0000, 0x1_0000), (0xE_0000, 36), (KERNEL, 0x1000)];
     for region in memory.iter() {
         for gpa in (0..region.len()).step_by(4096) {
             let bytes = page(&memory, gpa);
@@ -171,6 +176,6 @@ fn memory_above_4_gib_is_told_to_the_guest() {
     let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
     fill(&memory, &ram, 1, &mut bzimage(), None, b"").unwrap();
     let zero_page = page(&memory, ZERO_PAGE);
-    assert_eq!(zero_page[0x1E8], 5);
-    assert_eq!((u64_at(&zero_page, 0x2D0 + 80), u64_at(&zero_page, 0x2D8 + 80)), (1 << 32, 3 << 30));
+    assert_eq!(zero_page[0x1E8], 6);
+    assert_eq!((u64_at(&zero_page, 0x2D0 + 100), u64_at(&zero_page, 0x2D8 + 100)), (1 << 32, 3 << 30));
 }
