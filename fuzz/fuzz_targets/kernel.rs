@@ -4,8 +4,7 @@
 use std::cell::RefCell;
 use std::io::Cursor;
 
-use boot::layout;
-use boot::reset;
+use boot::{Entry, layout, reset};
 use libfuzzer_sys::fuzz_target;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmd_fuzz::Script;
@@ -27,11 +26,11 @@ fuzz_target!(|input: &[u8]| {
         _ => changed(bzimage(), &mut script),
     };
     let ram = layout::ram(layout::MIN_MEMORY).expect("the least memory");
-    let mut initrd = Cursor::new(vec![7u8; usize::from(choice) << 8]);
-    let with_initrd = choice & 4 != 0;
+    let initrd = Cursor::new(vec![7u8; usize::from(choice) << 8]);
+    let initrd = Some(initrd).filter(|_| choice & 4 != 0);
+    let entry = Entry::Kernel { kernel: Cursor::new(image), initrd, command_line: command_line.to_vec() };
     MEMORY.with_borrow(|memory| {
-        let mut kernel = Cursor::new(image);
-        let _ = reset::fill(memory, &ram, 1, &mut kernel, with_initrd.then_some(&mut initrd), command_line);
+        let _ = reset::fill(memory, &ram, 1, entry);
     });
 });
 

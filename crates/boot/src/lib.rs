@@ -27,3 +27,4 @@ mod start_info;
 mod zero_page;
 
 pub use error::Error;
+pub use reset::Entry;

@@ -5,41 +5,67 @@ use std::io::{Read, Seek};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, ReadVolatile};
 
 use crate::initrd::{self, Initrd};
-use crate::kernel::{Entry, Kernel};
+use crate::kernel::{EntryPoint, Kernel};
 use crate::layout::{self, COMMAND_LINE, GDT, Ram};
 use crate::registers::Registers;
 use crate::{Error, acpi, start_info, zero_page};
 
+/// What the first vCPU enters.
+#[derive(Debug)]
+pub enum Entry<F> {
+    /// A kernel, without firmware before it.
+    Kernel {
+        /// The kernel's file.
+        kernel: F,
+        /// Its initial RAM disk.
+        initrd: Option<F>,
+        /// Its command line, without a NUL.
+        command_line: Vec<u8>,
+    },
+}
+
 /// Fills zeroed guest memory, whose pieces are `ram`, and tells how the first vCPU begins.
 ///
-/// A kernel and an initial RAM disk are read from their start, whatever the position of the files is.
-pub fn fill<M, F>(
+/// Files are read from their start, whatever their position is.
+pub fn fill<M, F>(memory: &M, ram: &[Ram], vcpus: u16, entry: Entry<F>) -> Result<Registers, Failed>
+where
+    M: GuestMemoryBackend,
+    F: Read + Seek + ReadVolatile,
+{
+    match entry {
+        Entry::Kernel { kernel, initrd, command_line } => {
+            fill_with_kernel(memory, ram, vcpus, kernel, initrd, &command_line)
+        }
+    }
+}
+
+fn fill_with_kernel<M, F>(
     memory: &M,
     ram: &[Ram],
     vcpus: u16,
-    kernel: &mut F,
-    initrd: Option<&mut F>,
+    mut kernel: F,
+    initrd: Option<F>,
     command_line: &[u8],
 ) -> Result<Registers, Failed>
 where
     M: GuestMemoryBackend,
     F: Read + Seek + ReadVolatile,
 {
-    let image = Kernel::probe(kernel).map_err(Failed::Kernel)?;
+    let image = Kernel::probe(&mut kernel).map_err(Failed::Kernel)?;
     check_command_line(&image, command_line).map_err(Failed::CommandLine)?;
     let low_ram_end = layout::low_ram_end(ram);
-    let loaded = image.load(memory, kernel, low_ram_end).map_err(Failed::Kernel)?;
+    let loaded = image.load(memory, &mut kernel, low_ram_end).map_err(Failed::Kernel)?;
     let initrd = match initrd {
-        Some(file) => {
+        Some(mut file) => {
             let ceiling = image.initrd_ceiling(low_ram_end);
-            Some(initrd::load(memory, file, loaded.end, ceiling).map_err(Failed::Initrd)?)
+            Some(initrd::load(memory, &mut file, loaded.end, ceiling).map_err(Failed::Initrd)?)
         }
         None => None,
     };
     write_tables(memory, ram, vcpus, &image, initrd, command_line).map_err(Failed::Tables)?;
     let registers = match loaded.entry {
-        Entry::Linux64(entry) => Registers::linux_64(entry),
-        Entry::Pvh(entry) => Registers::pvh(entry),
+        EntryPoint::Linux64(entry) => Registers::linux_64(entry),
+        EntryPoint::Pvh(entry) => Registers::pvh(entry),
     };
     write_gdt(memory, &registers).map_err(Failed::Tables)?;
     Ok(registers)

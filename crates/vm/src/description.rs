@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use boot::Entry;
 use proto::vm::{Description, DeviceKind, ToVm, ToVmm};
 use proto::{Channel, Received};
 
@@ -23,10 +24,8 @@ pub struct Plan {
     pub console: OwnedFd,
     /// Guest memory, all zeros.
     pub memory: OwnedFd,
-    /// The kernel.
-    pub kernel: File,
-    /// The initial RAM disk.
-    pub initrd: Option<File>,
+    /// What the guest is entered by.
+    pub entry: Entry<File>,
     /// Devices with a process of their own, in the order in which the guest sees them.
     pub devices: Vec<Device>,
 }
@@ -94,9 +93,10 @@ impl Progress {
         let (Some(kvm), Some(console), Some(memory), Some(kernel)) = (next(), next(), next(), next()) else {
             return Err(Error::Description("descriptors are missing".into()));
         };
-        let initrd = fds.next().map(File::from);
-        let kernel = File::from(kernel);
-        Ok(Self::Described(Plan { description, kvm, console, memory, kernel, initrd, devices: Vec::new() }))
+        let (kernel, initrd) = (File::from(kernel), fds.next().map(File::from));
+        let command_line = description.cmdline.as_str().into();
+        let entry = Entry::Kernel { kernel, initrd, command_line };
+        Ok(Self::Described(Plan { description, kvm, console, memory, entry, devices: Vec::new() }))
     }
 }
 
@@ -137,13 +137,14 @@ mod tests {
     fn description_devices_and_begin_make_a_plan() {
         let plan = take(vec![(description(2, true), 5), (device(), 1), (device(), 1), (ToVm::Begin, 0)]);
         let Ok(Progress::Whole(plan)) = plan else { panic!("{plan:?}") };
-        assert_eq!((plan.devices.len(), plan.initrd.is_some()), (2, true));
+        let Entry::Kernel { initrd, .. } = plan.entry;
+        assert_eq!((plan.devices.len(), initrd.is_some()), (2, true));
     }
 
     #[test]
     fn a_vm_without_initrd_has_none() {
         let Ok(Progress::Whole(plan)) = take(vec![(description(0, false), 4), (ToVm::Begin, 0)]) else { panic!() };
-        assert!(plan.initrd.is_none());
+        assert!(matches!(plan.entry, Entry::Kernel { initrd: None, .. }));
     }
 
     #[test]

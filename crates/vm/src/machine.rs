@@ -3,17 +3,20 @@
 //! All that can fail because of the host comes first, then the second half of the sandbox, and only then is a byte of the
 //! user's kernel read. Nothing outlives a failure: all of it is descriptors and memory of this process.
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
+use boot::Entry;
 use boot::layout::{self, Ram};
-use hw::virtio::Device;
 use hw::{Chipset, Setup, World};
+use proto::vm::Description;
 
 use crate::console::{Console, Serial};
-use crate::description::Plan;
+use crate::description::{self, Plan};
 use crate::error::Error;
-use crate::kvm::{self, Host, Vcpu};
-use crate::memory::{self, GuestMemory};
+use crate::kvm::{self, Host, Vcpu, Vm};
+use crate::memory;
 use crate::outside::Outside;
 use crate::{entry_state, virtio};
 
@@ -39,26 +42,67 @@ pub struct Assembled {
     pub worker: virtio::Worker,
 }
 
+/// What is KVM's of a machine, and where its serial port goes.
+struct Parts {
+    ram: Vec<Ram>,
+    vm: Arc<Vm>,
+    vcpus: Vec<Vcpu>,
+    console: Console,
+}
+
 /// Makes the machine. `narrow` is called once nothing of KVM has to be made any more.
 pub fn assemble(plan: Plan, narrow: impl FnOnce() -> Result<(), sandbox::Error>) -> Result<Assembled, Error> {
+    let Plan { description, kvm, console, memory, entry, devices } = plan;
+    let parts = parts(&description, kvm, console, memory)?;
+    narrow()?;
+    enter(&parts, entry)?;
+    furnish(parts, devices, |setup, _| Chipset::new(setup).map_err(Error::Chipset))
+}
+
+fn parts(description: &Description, kvm: OwnedFd, console: OwnedFd, memory: OwnedFd) -> Result<Parts, Error> {
     kvm::share_one_heap();
     kvm::prepare_kicks().map_err(Error::system("signal handler"))?;
-    let description = plan.description;
     let ram = layout::ram(description.memory.bytes()).map_err(Error::Size)?;
-    let console = Console::new(plan.console).map_err(Error::system("console"))?;
-    let host = Host::new(plan.kvm)?;
+    let console = Console::new(console).map_err(Error::system("console"))?;
+    let host = Host::new(kvm)?;
     check_sizes(&host, &ram, description.cpus)?;
-    let memory = memory::map(&ram, plan.memory)?;
+    let memory = memory::map(&ram, memory)?;
     kvm::advise(&memory).map_err(Error::Memory)?;
     let vm = Arc::new(host.make_vm(&memory)?);
     let vcpus: Vec<Vcpu> =
         (0..description.cpus).map(|id| host.make_vcpu(&vm, id, description.cpus)).collect::<Result<_, _>>()?;
-    drop(host);
-    narrow()?;
-    load(&memory, &ram, plan.kernel, plan.initrd, description.cmdline.as_str().as_bytes(), &vcpus)?;
-    let virtio::Devices { functions, front_ends, worker } = virtio::connect(plan.devices, &vm)?;
+    Ok(Parts { ram, vm, vcpus, console })
+}
+
+/// Fills the guest's memory, and readies the first vCPU.
+fn enter(parts: &Parts, entry: Entry<File>) -> Result<(), Error> {
+    let count = u16::try_from(parts.vcpus.len()).unwrap_or(u16::MAX);
+    let registers = boot::reset::fill(parts.vm.memory(), &parts.ram, count, entry)?;
+    match parts.vcpus.first() {
+        Some(first) => entry_state::set_first(first.fd(), &registers),
+        None => Err(Error::Size(boot::Error::VcpuCount(0))),
+    }
+}
+
+/// Connects the devices and adds the chips, which are made when all that they tell is heard.
+fn furnish(
+    parts: Parts,
+    devices: Vec<description::Device>,
+    chipset: impl FnOnce(Setup, &Outside) -> Result<Chipset, Error>,
+) -> Result<Assembled, Error> {
+    let Parts { ram, vm, vcpus, console } = parts;
+    let virtio::Devices { functions, front_ends, worker } = virtio::connect(devices, &vm)?;
     let outside = Outside::new(vm, front_ends)?;
-    let chipset = chipset(&ram, description.cpus, functions, &outside)?;
+    let range = |start: u64, len: u64| start..start.saturating_add(len);
+    let setup = Setup {
+        ram: ram.iter().map(|piece| range(piece.gpa, piece.len)).collect(),
+        vcpus: u16::try_from(vcpus.len()).unwrap_or(u16::MAX),
+        mmio: range(layout::PCI_MMIO32, layout::PCI_MMIO32_LEN),
+        ecam: layout::ECAM,
+        devices: functions,
+        now: outside.now(),
+    };
+    let chipset = chipset(setup, &outside)?;
     Ok(Assembled { machine: Arc::new(Machine { chipset, outside, held_back: Mutex::new(()) }), vcpus, console, worker })
 }
 
@@ -74,35 +118,6 @@ fn check_sizes(host: &Host, ram: &[Ram], vcpus: u8) -> Result<(), Error> {
     match host.max_vcpus() {
         most if most < usize::from(vcpus) => Err(Error::HostVcpus { count: vcpus, most }),
         _ => Ok(()),
-    }
-}
-
-fn chipset(ram: &[Ram], vcpus: u8, devices: Vec<Device>, outside: &Outside) -> Result<Chipset, Error> {
-    let range = |start: u64, len: u64| start..start.saturating_add(len);
-    let setup = Setup {
-        ram: ram.iter().map(|piece| range(piece.gpa, piece.len)).collect(),
-        vcpus: vcpus.into(),
-        mmio: range(layout::PCI_MMIO32, layout::PCI_MMIO32_LEN),
-        ecam: layout::ECAM,
-        devices,
-        now: outside.now(),
-    };
-    Chipset::new(setup).map_err(Error::Chipset)
-}
-
-fn load(
-    memory: &GuestMemory,
-    ram: &[Ram],
-    mut kernel: std::fs::File,
-    mut initrd: Option<std::fs::File>,
-    command_line: &[u8],
-    vcpus: &[Vcpu],
-) -> Result<(), Error> {
-    let count = u16::try_from(vcpus.len()).unwrap_or(u16::MAX);
-    let registers = boot::reset::fill(memory, ram, count, &mut kernel, initrd.as_mut(), command_line)?;
-    match vcpus.first() {
-        Some(first) => entry_state::set_first(first.fd(), &registers),
-        None => Err(Error::Size(boot::Error::VcpuCount(0))),
     }
 }
 

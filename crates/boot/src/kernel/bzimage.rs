@@ -2,7 +2,7 @@
 
 use std::io::{Read, Seek};
 
-use super::{Entry, Fields, Head, Loaded};
+use super::{EntryPoint, Fields, Head, Loaded};
 use crate::{Error, layout};
 
 /// `HdrS`, at 0x202.
@@ -109,7 +109,10 @@ impl BzImage {
     }
 
     pub(super) fn loaded_at(&self, start: u64) -> Loaded {
-        Loaded { entry: Entry::Linux64(start.saturating_add(ENTRY_64)), end: start.saturating_add(self.memory_len()) }
+        Loaded {
+            entry: EntryPoint::Linux64(start.saturating_add(ENTRY_64)),
+            end: start.saturating_add(self.memory_len()),
+        }
     }
 
     /// RAM needed from the load address on: `init_size`, or the file where that is a lie.

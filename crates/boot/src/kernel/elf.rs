@@ -3,7 +3,7 @@
 use std::io::{Read, Seek};
 use std::ops::Range;
 
-use super::{Entry, Fields, Head, Loaded};
+use super::{EntryPoint, Fields, Head, Loaded};
 use crate::{Error, layout};
 
 pub(super) const MAGIC: &[u8] = b"\x7FELF";
@@ -69,7 +69,7 @@ impl Elf {
 
     pub(super) fn loaded(&self) -> Loaded {
         let end = self.segments.iter().map(|range| range.end).max().unwrap_or(layout::KERNEL_MIN);
-        Loaded { entry: Entry::Pvh(self.entry), end }
+        Loaded { entry: EntryPoint::Pvh(self.entry), end }
     }
 }
 

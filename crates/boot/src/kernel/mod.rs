@@ -30,14 +30,14 @@ pub enum Kernel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loaded {
     /// Where the first vCPU starts.
-    pub entry: Entry,
+    pub entry: EntryPoint,
     /// First byte that the kernel doesn't need while it starts.
     pub end: u64,
 }
 
 /// By which protocol a kernel is entered, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
+pub enum EntryPoint {
     /// Linux' 64-bit entry.
     Linux64(u64),
     /// Xen's PVH entry.

@@ -53,6 +53,10 @@ fn elf() -> Cursor<Vec<u8>> {
     Cursor::new(file)
 }
 
+fn entry(kernel: Cursor<Vec<u8>>, initrd: Option<Cursor<Vec<u8>>>, command_line: &[u8]) -> Entry<Cursor<Vec<u8>>> {
+    Entry::Kernel { kernel, initrd, command_line: command_line.to_vec() }
+}
+
 fn page(memory: &GuestMemoryMmap, gpa: u64) -> Vec<u8> {
     let mut page = vec![0; 4096];
     memory.read_slice(&mut page, GuestAddress(gpa)).unwrap();
@@ -70,8 +74,8 @@ fn u64_at(bytes: &[u8], offset: usize) -> u64 {
 #[test]
 fn a_bzimage_finds_its_zero_page() {
     let (memory, ram) = memory(RAM);
-    let mut initrd = Cursor::new(vec![7; 5000]);
-    let registers = fill(&memory, &ram, 1, &mut bzimage(), Some(&mut initrd), b"console=ttyS0").unwrap();
+    let initrd = Cursor::new(vec![7; 5000]);
+    let registers = fill(&memory, &ram, 1, entry(bzimage(), Some(initrd), b"console=ttyS0")).unwrap();
     assert_eq!((registers.rip, registers.rsi), (KERNEL + 0x200, ZERO_PAGE));
     let zero_page = page(&memory, ZERO_PAGE);
     assert_eq!(&zero_page[0x202..0x206], b"HdrS");
@@ -92,7 +96,7 @@ fn a_bzimage_finds_its_zero_page() {
 #[test]
 fn what_is_behind_the_header_of_a_bzimage_stays_out_of_the_zero_page() {
     let (memory, ram) = memory(RAM);
-    fill(&memory, &ram, 1, &mut bzimage(), None, b"").unwrap();
+    fill(&memory, &ram, 1, entry(bzimage(), None, b"")).unwrap();
     let zero_page = page(&memory, ZERO_PAGE);
     assert!(zero_page[0x268..0x2D0].iter().all(|byte| *byte == 0));
     assert!(zero_page[0x2D0 + 5 * 20..].iter().all(|byte| *byte == 0));
@@ -102,7 +106,7 @@ fn what_is_behind_the_header_of_a_bzimage_stays_out_of_the_zero_page() {
 #[test]
 fn the_page_tables_map_4_gib_onto_themselves() {
     let (memory, ram) = memory(RAM);
-    let registers = fill(&memory, &ram, 1, &mut bzimage(), None, b"").unwrap();
+    let registers = fill(&memory, &ram, 1, entry(bzimage(), None, b"")).unwrap();
     for gpa in [0, ZERO_PAGE, KERNEL, 0xBFFF_FFFF, 0xFFFF_FFFF_u64] {
         let entry = |table: u64, index: u64| u64_at(&page(&memory, table & !0xFFF), index as usize * 8);
         let directory = entry(entry(registers.cr3, 0), gpa >> 30);
@@ -113,8 +117,8 @@ fn the_page_tables_map_4_gib_onto_themselves() {
 #[test]
 fn an_elf_kernel_finds_its_start_info() {
     let (memory, ram) = memory(RAM);
-    let mut initrd = Cursor::new(vec![7; 5000]);
-    let registers = fill(&memory, &ram, 4, &mut elf(), Some(&mut initrd), b"quiet").unwrap();
+    let initrd = Cursor::new(vec![7; 5000]);
+    let registers = fill(&memory, &ram, 4, entry(elf(), Some(initrd), b"quiet")).unwrap();
     assert_eq!((registers.rip, registers.rbx), (KERNEL, START_INFO));
     let start_info = page(&memory, START_INFO);
     assert_eq!((u32_at(&start_info, 0), u32_at(&start_info, 4)), (0x336E_C578, 1));
@@ -132,7 +136,7 @@ fn an_elf_kernel_finds_its_start_info() {
 #[test]
 fn a_guest_without_initrd_has_no_module() {
     let (memory, ram) = memory(RAM);
-    fill(&memory, &ram, 1, &mut elf(), None, b"").unwrap();
+    fill(&memory, &ram, 1, entry(elf(), None, b"")).unwrap();
     let start_info = page(&memory, START_INFO);
     assert_eq!((u32_at(&start_info, 12), u64_at(&start_info, 16)), (0, 0));
 }
@@ -140,7 +144,7 @@ fn a_guest_without_initrd_has_no_module() {
 #[test]
 fn what_nobody_wrote_is_zero() {
     let (memory, ram) = memory(RAM);
-    fill(&memory, &ram, 64, &mut elf(), None, b"quiet").unwrap();
+    fill(&memory, &ram, 64, entry(elf(), None, b"quiet")).unwrap();
     let written = [(0x500, 40), (0x6000, 0x200), (0x2_0000, 5), (0x9_0000, 0x1_0000), (0xE_0000, 36), (KERNEL, 0x1000)];
     for region in memory.iter() {
         for gpa in (0..region.len()).step_by(4096) {
@@ -155,7 +159,7 @@ fn what_nobody_wrote_is_zero() {
 #[test]
 fn a_command_line_that_the_kernel_would_cut_is_refused() {
     let (memory, ram) = memory(RAM);
-    let run = |line: &[u8]| fill(&memory, &ram, 1, &mut bzimage(), None, line);
+    let run = |line: &[u8]| fill(&memory, &ram, 1, entry(bzimage(), None, line));
     assert!(run(&[b'x'; 2047]).is_ok());
     assert_eq!(run(&[b'x'; 2048]), Err(Failed::CommandLine(Error::CommandLineTooLong { len: 2048, max: 2047 })));
     assert_eq!(run(b"a\0b"), Err(Failed::CommandLine(Error::CommandLineNul)));
@@ -164,8 +168,8 @@ fn a_command_line_that_the_kernel_would_cut_is_refused() {
 #[test]
 fn an_initrd_larger_than_the_ram_is_refused() {
     let (memory, ram) = memory(RAM);
-    let mut initrd = Cursor::new(vec![1; RAM as usize]);
-    let failed = fill(&memory, &ram, 1, &mut elf(), Some(&mut initrd), b"");
+    let initrd = Cursor::new(vec![1; RAM as usize]);
+    let failed = fill(&memory, &ram, 1, entry(elf(), Some(initrd), b""));
     assert!(matches!(failed, Err(Failed::Initrd(Error::InitrdTooLarge { len: RAM, .. }))));
 }
 
@@ -174,7 +178,7 @@ fn memory_above_4_gib_is_told_to_the_guest() {
     let ram = layout::ram(6 << 30).unwrap();
     // Only the first piece is needed here; the second is never written at reset.
     let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
-    fill(&memory, &ram, 1, &mut bzimage(), None, b"").unwrap();
+    fill(&memory, &ram, 1, entry(bzimage(), None, b"")).unwrap();
     let zero_page = page(&memory, ZERO_PAGE);
     assert_eq!(zero_page[0x1E8], 6);
     assert_eq!((u64_at(&zero_page, 0x2D0 + 100), u64_at(&zero_page, 0x2D8 + 100)), (1 << 32, 3 << 30));
