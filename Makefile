@@ -23,7 +23,7 @@ demo: build lab ## boot a Debian kernel under vmd and show it
 	cargo build --release --locked -p testkit
 	scripts/demo "$(abspath $(OUT))"
 
-test: build lab ## every test, unit to end-to-end; at most 40 minutes on 2 processors
+test: build lab ## every test, unit to end-to-end; at most 50 minutes on 2 processors
 	scripts/prepare test
 	$(TEST_ENV) scripts/rooted scripts/run-tests
 
