@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use proto::channel::Message;
-use proto::{Channel, Code, ConnId, Failure, Received, RequestId, VmId, vmm};
+use proto::{Code, ConnId, Failure, RequestId, VmId, vmm};
 use rustix::process::Signal as Signal9;
 use sys::child::Child;
-use sys::event::{Interest, Loop, Ready};
+use sys::event::{Loop, Ready};
 use sys::logpipe::LogPipe;
 use sys::signals::{Signal, Signals};
 
 use super::conf::source::Source;
-use super::network::edge::{Unsaid, Wish};
+use super::network::edge::Wish;
 use super::peers::reserve::Reserve;
 use super::peers::restarts::Restarts;
+use super::peers::turn::Hearer;
 use super::peers::{AgentX, Control, Opener, Privileged, Probe, Starter, Vmm};
 use super::registry::access::Who;
 use super::registry::{Event, File, Registry, Run};
@@ -59,10 +59,8 @@ pub(super) struct Edge {
     pub(super) buried: Vec<Child>,
     pub(super) holdings: BTreeMap<VmId, Holdings>,
     pub(super) clients: BTreeMap<ConnId, Who>,
-    pub(super) kernels: BTreeMap<(ConnId, RequestId), OwnedFd>,
     pub(super) wishes: BTreeMap<RequestId, Wish>,
     pub(super) next_wish: u32,
-    pub(super) unsaid: Unsaid,
     /// That were made; each takes the kernel a while to remove.
     pub(super) bridges: u32,
     /// What a killed daemon left may still be there.
@@ -82,6 +80,7 @@ impl Edge {
             if let Some(result) = self.quit.take() {
                 return result;
             }
+            self.watch();
             let alive = self.watchdog.as_ref().map(Watchdog::deadline);
             let deadlines = self.registry.next_deadline().into_iter().chain(self.pulse.deadline());
             let deadline = deadlines.chain(alive).chain(self.restarts.deadline()).min();
@@ -107,13 +106,25 @@ impl Edge {
         }
     }
 
+    fn watch(&mut self) {
+        self.control.iter_mut().for_each(|peer| peer.watch(&mut self.events));
+        self.privileged.iter_mut().for_each(|peer| peer.watch(&mut self.events));
+        self.vmm.iter_mut().for_each(|peer| peer.watch(&mut self.events));
+        self.agentx.iter_mut().for_each(|peer| peer.watch(&mut self.events));
+    }
+
     /// Tells the registry, and does what it wants, and what follows from that.
     pub(super) fn event(&mut self, event: Event) {
+        self.happened(event, None);
+    }
+
+    /// The same of a request that a kernel may have come with. It is closed unless it is to be held.
+    pub(super) fn happened(&mut self, event: Event, mut kernel: Option<OwnedFd>) {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
             for action in self.registry.handle(event, Instant::now()) {
                 log::debug!("action: {action:?}");
-                events.extend(self.perform(action));
+                events.extend(self.perform(action, &mut kernel));
             }
         }
     }
@@ -176,41 +187,8 @@ impl Edge {
     }
 }
 
-pub(super) enum Got<Rx> {
-    Message(Rx, Vec<OwnedFd>),
-    Nothing,
-    Lost,
-}
-
-/// One message of a peer. A malformed one counts as lost. What comes with a message has the room of one of the
-/// reserve, which is to be filled again.
-pub(super) fn receive<Tx: Message, Rx: Message>(
-    channel: &mut Channel<Tx, Rx>,
-    role: &str,
-    reserve: &mut Reserve,
-) -> Got<Rx> {
-    reserve.give_way();
-    let received = channel.flush().and_then(|()| channel.recv());
-    if !matches!(&received, Ok(Received::Message(_, fds)) if !fds.is_empty()) {
-        reserve.fill();
-    }
-    match received {
-        Ok(Received::Message(message, fds)) => Got::Message(message, fds),
-        Ok(Received::Empty) => Got::Nothing,
-        Ok(Received::Closed) => Got::Lost,
-        Err(error) => {
-            log::error!("{role}: {error}");
-            Got::Lost
-        }
-    }
-}
-
-/// Watches for writing as long as something waits to be sent.
-pub(super) fn rearm<Tx: Message, Rx: Message>(events: &mut Loop<Token>, channel: Option<&Channel<Tx, Rx>>) {
-    if let Some(channel) = channel {
-        let interest = if channel.wants_write() { Interest::ReadWrite } else { Interest::Read };
-        if let Err(error) = events.change(channel, interest) {
-            log::error!("event loop: {error}");
-        }
+impl Hearer for Edge {
+    fn reserve(&mut self) -> &mut Reserve {
+        &mut self.reserve
     }
 }

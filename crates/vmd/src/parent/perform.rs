@@ -1,5 +1,7 @@
 //! Carries out what the registry decided. No meaning here: what fails becomes the event that says so.
 
+use std::os::fd::OwnedFd;
+
 use model::Text;
 use proto::agentx::ToAgentX;
 use proto::control;
@@ -11,7 +13,7 @@ use super::registry::{Action, Event};
 
 impl Edge {
     /// Does one thing. What it leads to at once comes back as events.
-    pub(super) fn perform(&mut self, action: Action) -> Vec<Event> {
+    pub(super) fn perform(&mut self, action: Action, kernel: &mut Option<OwnedFd>) -> Vec<Event> {
         match action {
             Action::ReadConfig(reading) => {
                 let read = self.source.read_again(reading.load.as_deref(), &self.registry.known());
@@ -35,6 +37,10 @@ impl Edge {
                 vec![Event::OwnerNamed(vm, Text::cut(&super::accounts::owners::name(owner)))]
             }
             Action::MakeSwitch(switch) => self.make_switch(switch).into_iter().collect(),
+            Action::HoldKernel(run) => {
+                self.hold_kernel(run, kernel.take());
+                vec![]
+            }
             Action::Open { run, who, files } => self.open(run, &who, files),
             Action::Probe(run, file, question) => self.probe(run, file, question).into_iter().collect(),
             Action::MakeTap { run, nic, tap } => self.make_tap(run, nic, tap).into_iter().collect(),

@@ -1,16 +1,15 @@
 //! What the parent wants of priv: bridges and taps, and the end of what is left of them.
 
-use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use model::{IfName, SwitchName};
 use proto::privileged::{Alias, TapSpec, ToParent, ToPriv};
 use proto::{Code, Failure, RequestId};
-use sys::event::Interest;
 
-use crate::parent::edge::{Edge, Got, Token, rearm, receive};
+use crate::parent::edge::{Edge, Token};
 use crate::parent::peers::restarts::Lasting;
-use crate::parent::peers::{Privileged, StartError};
+use crate::parent::peers::turn::Turn;
+use crate::parent::peers::{Peer, StartError};
 use crate::parent::registry::{Event, Run, Switch};
 
 /// What a request to priv was for.
@@ -28,19 +27,12 @@ pub(in crate::parent) enum Wish {
     Unwanted,
 }
 
-/// What priv is to hear once it has taken what is before: any number of switches may stand in vm.conf, and a channel
-/// queues only so much.
-pub(in crate::parent) type Unsaid = VecDeque<(ToPriv, Vec<OwnedFd>)>;
-
 impl Edge {
     /// The first thing that a priv is told is to remove what a killed daemon left, until one has done it: then there are
     /// bridges and taps of ours.
     pub(in crate::parent) fn start_privileged(&mut self) -> Result<(), StartError> {
-        let (peer, log): (Privileged, _) = self.starter.start("priv", None, None)?;
-        let watched = self.events.add(&peer.channel, Token::Privileged, Interest::Read);
-        let peer = self.kept(peer, watched)?;
-        self.privileged = Some(peer);
-        self.watch_log("priv".to_owned(), log);
+        let started = self.starter.start("priv", None, None)?;
+        self.privileged = Some(self.kept(("priv", Token::Privileged), started)?);
         if self.unswept {
             let request = self.wish(Wish::Sweep);
             if let Err(failure) = self.tell_priv(ToPriv::Sweep { request }, vec![]) {
@@ -52,11 +44,8 @@ impl Edge {
 
     /// What was asked of a dead priv has failed; taps and bridges are still there.
     pub(in crate::parent) fn privileged_lost(&mut self) {
-        if let Some(peer) = self.privileged.take() {
-            self.events.remove(&peer.channel);
-            self.bury(peer.child);
-        }
-        self.unsaid.clear();
+        let peer = self.privileged.take();
+        self.give_up(peer);
         log::error!("priv ended");
         let failure = Failure::new(Code::Io, "the priv process ended before it answered; see the log");
         for (_, wish) in std::mem::take(&mut self.wishes) {
@@ -70,29 +59,9 @@ impl Edge {
     }
 
     pub(in crate::parent) fn privileged_ready(&mut self) {
-        loop {
-            let Some(peer) = &mut self.privileged else { return };
-            match receive(&mut peer.channel, "priv", &mut self.reserve) {
-                Got::Message(message, fds) => {
-                    self.privileged_says(message, fds);
-                    self.reserve.fill();
-                }
-                Got::Nothing => break,
-                Got::Lost => return self.privileged_lost(),
-            }
+        if Peer::drain(self, "priv", |edge| edge.privileged.as_mut(), Self::privileged_says) == Turn::Lost {
+            self.privileged_lost();
         }
-        self.say_unsaid();
-    }
-
-    fn say_unsaid(&mut self) {
-        let Some(peer) = &mut self.privileged else { return };
-        while !peer.channel.wants_write() {
-            let Some((message, fds)) = self.unsaid.pop_front() else { break };
-            if let Err(error) = peer.channel.send(&message, fds) {
-                log::error!("priv: {error}"); // that it is lost its channel says, and who asked is told then
-            }
-        }
-        rearm(&mut self.events, Some(&peer.channel));
     }
 
     fn privileged_says(&mut self, message: ToParent, fds: Vec<OwnedFd>) {
@@ -189,9 +158,10 @@ impl Edge {
 
     pub(in crate::parent) fn tell_priv(&mut self, message: ToPriv, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         let gone = || Failure::new(Code::Io, "the priv process does not run");
-        self.privileged.as_ref().ok_or_else(gone)?;
-        self.unsaid.push_back((message, fds));
-        self.say_unsaid();
+        let peer = self.privileged.as_mut().ok_or_else(gone)?;
+        if let Err(error) = peer.channel.send(&message, fds) {
+            log::error!("priv: {error}"); // that it is lost its channel says, and who asked is told then
+        }
         Ok(())
     }
 }

@@ -5,33 +5,25 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use proto::client::Reply;
 use proto::{ConnId, control};
-use sys::event::Interest;
 
 use super::restarts::Lasting;
-use super::{Control, StartError};
-use crate::parent::edge::{Edge, Got, Token, rearm, receive};
+use super::turn::Turn;
+use super::{Peer, StartError};
+use crate::parent::edge::{Edge, Token};
 use crate::parent::registry::access::Who;
 use crate::parent::registry::{Asked, Event};
 
-/// Connections of one user, root apart. Control has places for 256 in all.
-const MAX_CONNECTIONS: usize = 64;
-
 impl Edge {
     pub(in crate::parent) fn start_control(&mut self) -> Result<(), StartError> {
-        let (peer, log): (Control, _) = self.starter.start("control", Some(self.listener.as_fd()), None)?;
-        let watched = self.events.add(&peer.channel, Token::Control, Interest::Read);
-        let peer = self.kept(peer, watched)?;
-        self.control = Some(peer);
-        self.watch_log("control".to_owned(), log);
+        let started = self.starter.start("control", Some(self.listener.as_fd()), None)?;
+        self.control = Some(self.kept(("control", Token::Control), started)?.asking());
         Ok(())
     }
 
     /// Clients of a dead control are disconnected; VMs run on.
-    pub(in crate::parent) fn control_lost(&mut self) {
-        if let Some(peer) = self.control.take() {
-            self.events.remove(&peer.channel);
-            self.bury(peer.child);
-        }
+    fn control_lost(&mut self) {
+        let peer = self.control.take();
+        self.give_up(peer);
         for (conn, _) in std::mem::take(&mut self.clients) {
             self.event(Event::Gone(conn));
         }
@@ -40,19 +32,9 @@ impl Edge {
     }
 
     pub(in crate::parent) fn control_ready(&mut self) {
-        loop {
-            let Some(peer) = &mut self.control else { return };
-            match receive(&mut peer.channel, "control", &mut self.reserve) {
-                Got::Message(message, fds) => {
-                    self.control_says(message, fds);
-                    self.reserve.fill();
-                }
-                Got::Nothing => break,
-                Got::Lost => return self.control_lost(),
-            }
+        if Peer::drain(self, "control", |edge| edge.control.as_mut(), Self::control_says) == Turn::Lost {
+            self.control_lost();
         }
-        let peer = self.control.as_ref();
-        rearm(&mut self.events, peer.map(|peer| &peer.channel));
     }
 
     fn control_says(&mut self, message: control::ToParent, mut fds: Vec<OwnedFd>) {
@@ -73,16 +55,15 @@ impl Edge {
                 let Some(who) = self.clients.get(&conn).cloned() else {
                     return self.tell_control(control::ToControl::Disconnect { conn });
                 };
-                match self.keep(fds) {
-                    Ok(kernel) => self.kernels.extend(kernel.map(|kernel| ((conn, id), kernel))),
+                let kernel = match self.keep(fds) {
+                    Ok(kernel) => kernel,
                     Err(failure) => {
                         let reply = Reply::Failed(failure);
                         return self.tell_control(control::ToControl::Answer { conn, id, reply });
                     }
-                }
+                };
                 let random = u64::from_le_bytes(self.host.random());
-                self.event(Event::Ask { asked: Asked { conn, id }, who, request, random });
-                self.kernels.remove(&(conn, id));
+                self.happened(Event::Ask { asked: Asked { conn, id }, who, request, random }, kernel);
             }
             control::ToParent::Gone { conn } => {
                 self.clients.remove(&conn);
@@ -91,11 +72,9 @@ impl Edge {
         }
     }
 
-    /// A user with too many connections gets no more: control's places are for all users.
     fn connected(&mut self, conn: ConnId, who: Who) {
-        let held = self.clients.values().filter(|other| other.uid == who.uid).count();
-        if held >= MAX_CONNECTIONS && !who.is_root() {
-            log::warn!("uid {} has {held} connections; one more is refused", who.uid);
+        if let Err(why) = who.may_connect(self.clients.values()) {
+            log::warn!("{why}");
             return self.tell_control(control::ToControl::Disconnect { conn });
         }
         self.clients.insert(conn, who);
@@ -114,7 +93,6 @@ impl Edge {
     pub(in crate::parent) fn tell_control(&mut self, message: control::ToControl) {
         let Some(peer) = &mut self.control else { return };
         let sent = peer.channel.send(&message, vec![]);
-        rearm(&mut self.events, Some(&peer.channel));
         if let Err(error) = sent {
             log::error!("control: {error}");
         }

@@ -1,11 +1,13 @@
 //! What the parent does when a process that it needs is gone (openbsd/daemon.md, 1.5 with its **Here**).
 
-use std::io;
 use std::time::Instant;
+
+use sys::event::Interest;
+use sys::logpipe::LogPipe;
 
 use super::restarts::Lasting;
 use super::{Peer, StartError};
-use crate::parent::edge::Edge;
+use crate::parent::edge::{Edge, Token};
 use crate::parent::registry::rate::FAST;
 
 impl Edge {
@@ -38,16 +40,25 @@ impl Edge {
         self.reserve.fill();
     }
 
-    /// A process whose channel can't be watched is ended at once.
+    /// A process that was just started. One whose channel can't be watched is ended at once.
     pub(in crate::parent) fn kept<Tx, Rx>(
         &mut self,
-        peer: Peer<Tx, Rx>,
-        watched: io::Result<()>,
+        (name, token): (&str, Token),
+        (peer, log): (Peer<Tx, Rx>, LogPipe),
     ) -> Result<Peer<Tx, Rx>, StartError> {
-        if let Err(error) = watched {
+        if let Err(error) = self.events.add(&peer.channel, token, Interest::Read) {
             self.bury(peer.child);
             return Err(error.into());
         }
+        self.watch_log(name.to_owned(), log);
         Ok(peer)
+    }
+
+    /// One that is gone, or given up.
+    pub(in crate::parent) fn give_up<Tx, Rx>(&mut self, peer: Option<Peer<Tx, Rx>>) {
+        if let Some(peer) = peer {
+            self.events.remove(&peer.channel);
+            self.bury(peer.child);
+        }
     }
 }

@@ -6,6 +6,7 @@ mod logs;
 mod lost;
 pub mod reserve;
 pub mod restarts;
+pub mod turn;
 mod vmm;
 
 use std::io;
@@ -14,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use proto::Channel;
 use proto::channel::{self, Message};
 use sys::child::Child;
+use sys::event::Interest;
 use sys::exe::Executable;
 use sys::logpipe::LogPipe;
 use sys::spawn::{Spawn, SpawnError};
@@ -49,6 +51,10 @@ pub struct Peer<Tx, Rx> {
     pub child: Child,
     /// The conversation.
     pub channel: Channel<Tx, Rx>,
+    /// It asks and is answered. What else is said to a peer has other causes, and may be what it waits for.
+    asks: bool,
+    /// What the loop watches the channel for.
+    watched: Interest,
 }
 
 /// control, as the parent sees it.
@@ -63,6 +69,13 @@ pub type Vmm = Peer<proto::vmm::ToVmm, proto::vmm::ToParent>;
 pub type Opener = Peer<proto::opener::ToOpener, proto::opener::ToParent>;
 /// The probe of one file.
 pub type Probe = Peer<proto::probe::ToProbe, proto::probe::ToParent>;
+
+impl<Tx, Rx> Peer<Tx, Rx> {
+    /// One that asks.
+    pub fn asking(self) -> Self {
+        Self { asks: true, ..self }
+    }
+}
 
 impl Starter {
     /// Starts a role; `extra` is its descriptor 4. What it logs comes out of the pipe.
@@ -86,6 +99,7 @@ impl Starter {
         if let Some(extra) = extra {
             spawn = spawn.fd(u16::from(EXTRA), extra);
         }
-        Ok((Peer { child: spawn.spawn()?, channel: ours }, log))
+        let peer = Peer { child: spawn.spawn()?, channel: ours.patient(), asks: false, watched: Interest::Read };
+        Ok((peer, log))
     }
 }

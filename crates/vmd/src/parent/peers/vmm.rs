@@ -5,48 +5,36 @@ use std::time::Instant;
 
 use proto::vmm::{self, ToVmm};
 use proto::{RequestId, VmId};
-use sys::event::Interest;
 
-use super::{StartError, Vmm};
+use super::turn::Turn;
+use super::{Peer, StartError};
 use crate::parent::Fatal;
-use crate::parent::edge::{Edge, Got, Token, rearm, receive};
+use crate::parent::edge::{Edge, Token};
 use crate::parent::registry::Event;
 
 impl Edge {
     pub(in crate::parent) fn start_vmm(&mut self) -> Result<(), StartError> {
         let exe = self.starter.exe.as_fd();
-        let (peer, log): (Vmm, _) = self.starter.start("vmm", Some(exe), self.host.vmm_cgroup())?;
-        let watched = self.events.add(&peer.channel, Token::Vmm, Interest::Read);
-        let peer = self.kept(peer, watched)?;
-        self.vmm = Some(peer);
-        self.watch_log("vmm".to_owned(), log);
+        let started = self.starter.start("vmm", Some(exe), self.host.vmm_cgroup())?;
+        self.vmm = Some(self.kept(("vmm", Token::Vmm), started)?);
         Ok(())
     }
 
     /// Without vmm there is no VM, and nothing to start one with.
-    pub(in crate::parent) fn vmm_lost(&mut self) {
-        if let Some(peer) = self.vmm.take() {
-            self.events.remove(&peer.channel);
-            self.bury(peer.child);
-        }
+    fn vmm_lost(&mut self) {
+        let peer = self.vmm.take();
+        self.give_up(peer);
         self.event(Event::VmmGone);
         self.quit = Some(Err(Fatal::VmmLost));
     }
 
     pub(in crate::parent) fn vmm_ready(&mut self) {
-        loop {
-            let Some(peer) = &mut self.vmm else { return };
-            match receive(&mut peer.channel, "vmm", &mut self.reserve) {
-                Got::Message(message, _) => self.vmm_says(message),
-                Got::Nothing => break,
-                Got::Lost => return self.vmm_lost(),
-            }
+        if Peer::drain(self, "vmm", |edge| edge.vmm.as_mut(), Self::vmm_says) == Turn::Lost {
+            self.vmm_lost();
         }
-        let peer = self.vmm.as_ref();
-        rearm(&mut self.events, peer.map(|peer| &peer.channel));
     }
 
-    fn vmm_says(&mut self, message: vmm::ToParent) {
+    fn vmm_says(&mut self, message: vmm::ToParent, _: Vec<OwnedFd>) {
         match message {
             vmm::ToParent::StartDone { vm, result } => {
                 if result.is_ok() {
@@ -93,7 +81,6 @@ impl Edge {
     pub(in crate::parent) fn tell_vmm(&mut self, message: ToVmm, fds: Vec<OwnedFd>) -> bool {
         let Some(peer) = &mut self.vmm else { return false };
         let sent = peer.channel.send(&message, fds);
-        rearm(&mut self.events, Some(&peer.channel));
         if let Err(error) = &sent {
             log::error!("vmm: {error}");
         }

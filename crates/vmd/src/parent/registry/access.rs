@@ -2,6 +2,17 @@
 
 use model::Owner;
 
+/// Connections of one user, root apart. Control has places for 256 in all.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// A user has all the connections that one may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("uid {uid} has {held} connections; one more is refused")]
+pub struct TooManyConnections {
+    uid: u32,
+    held: usize,
+}
+
 /// The process at the other end of a connection, as the kernel names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Who {
@@ -22,6 +33,15 @@ impl Who {
     /// May start, stop, wait for, pause and continue a VM of this owner.
     pub fn may_use(&self, owner: Owner) -> bool {
         self.is_root() || self.uid == owner.uid || owner.gid.is_some_and(|gid| self.is_in(gid))
+    }
+
+    /// May connect beside these, who are connected: control's places are for all users.
+    pub fn may_connect<'a>(&self, connected: impl Iterator<Item = &'a Who>) -> Result<(), TooManyConnections> {
+        let held = connected.filter(|other| other.uid == self.uid).count();
+        if held >= MAX_CONNECTIONS && !self.is_root() {
+            return Err(TooManyConnections { uid: self.uid, held });
+        }
+        Ok(())
     }
 
     /// All its groups.
@@ -61,5 +81,14 @@ mod tests {
     fn no_owner_group_grants_nothing_to_group_zero() {
         assert!(!who(1001, 0, &[0]).may_use(Owner { uid: 0, gid: None }));
         assert!(who(1001, 0, &[]).may_use(Owner { uid: 0, gid: Some(0) }));
+    }
+
+    #[test]
+    fn a_user_has_so_many_connections_whoever_else_has_some_and_root_has_more() {
+        let of = |uid, count| vec![who(uid, uid, &[]); count];
+        let connected = [of(1000, MAX_CONNECTIONS - 1), of(1001, MAX_CONNECTIONS), of(0, MAX_CONNECTIONS + 1)].concat();
+        let may = |uid| who(uid, 7, &[]).may_connect(connected.iter()).map_err(|why| why.to_string());
+        assert_eq!((may(1000), may(1002), may(0)), (Ok(()), Ok(()), Ok(())));
+        assert_eq!(may(1001), Err("uid 1001 has 64 connections; one more is refused".to_owned()));
     }
 }

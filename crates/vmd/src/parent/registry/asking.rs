@@ -11,7 +11,7 @@ use super::definition::{checked_cpus, of_request, unsupported};
 use super::known::Known;
 use super::life::{Asked, Life};
 use super::plan::ThisBoot;
-use super::{Action, GRACE_SECONDS, MAX_WAITS, Registry, Run, Stopper};
+use super::{Action, GRACE_SECONDS, MAX_WAITS, Registry, Stopper};
 use crate::parent::network::local::Locals;
 
 /// A client with a request.
@@ -226,15 +226,6 @@ impl Registry {
             self.unmade.clear();
             self.answer_reloads(out);
         }
-    }
-
-    /// The run that a request began, for the edge to keep the kernel that came with it.
-    pub fn run_of(&self, asked: Asked) -> Option<Run> {
-        let vm = self.vms.iter().find(|vm| match &vm.life {
-            Life::Preparing(preparation) => preparation.starter == Some(asked),
-            _ => false,
-        });
-        vm.and_then(|vm| vm.run)
     }
 }
 

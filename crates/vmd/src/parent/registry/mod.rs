@@ -100,7 +100,7 @@ pub enum Event {
     Hangup,
     /// A bridge is there, or not.
     SwitchMade(SwitchName, Result<(), Failure>),
-    /// A client asks. With a kernel of its own the edge holds that for the run that begins.
+    /// A client asks. A kernel that came with it goes where `HoldKernel` says.
     Ask {
         /// Where the answer goes.
         asked: Asked,
@@ -176,6 +176,8 @@ pub enum Action {
         /// What, in this order.
         files: Vec<(File, What, UserPath)>,
     },
+    /// The kernel that came with the request is this run's.
+    HoldKernel(Run),
     /// Show an open file to a probe; answered by `Probed`.
     Probe(Run, File, ToProbe),
     /// Make a tap; answered by `TapMade`.

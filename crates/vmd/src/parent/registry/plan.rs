@@ -143,6 +143,7 @@ impl Plan {
             out.push(Action::Open { run, who, files });
         }
         if kernel_given {
+            out.push(Action::HoldKernel(run));
             out.push(Action::Probe(run, File::Kernel, ToProbe::Kernel));
         }
         out.extend(self.taps.into_iter().map(|(nic, tap)| Action::MakeTap { run, nic, tap }));

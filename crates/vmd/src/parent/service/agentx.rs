@@ -9,12 +9,12 @@ use proto::{Code, Failure, RequestId};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::Signal;
-use sys::event::Interest;
 
 use super::snmp::{Do, Master};
-use crate::parent::edge::{Edge, Got, Token, rearm, receive};
+use crate::parent::edge::{Edge, Token};
 use crate::parent::peers::restarts::Lasting;
-use crate::parent::peers::{AgentX, StartError};
+use crate::parent::peers::turn::Turn;
+use crate::parent::peers::{Peer, StartError};
 
 impl Edge {
     /// vm.conf says this of the SNMP master now.
@@ -30,11 +30,8 @@ impl Edge {
     }
 
     pub(in crate::parent) fn start_agentx(&mut self) -> Result<(), StartError> {
-        let (peer, log): (AgentX, _) = self.starter.start("agentx", None, None)?;
-        let watched = self.events.add(&peer.channel, Token::AgentX, Interest::Read);
-        let peer = self.kept(peer, watched)?;
-        self.agentx = Some(peer);
-        self.watch_log("agentx".to_owned(), log);
+        let started = self.starter.start("agentx", None, None)?;
+        self.agentx = Some(self.kept(("agentx", Token::AgentX), started)?.asking());
         self.tell_agentx_context();
         Ok(())
     }
@@ -52,26 +49,23 @@ impl Edge {
     }
 
     fn agentx_lost(&mut self) {
-        if let Some(peer) = self.agentx.take() {
-            self.events.remove(&peer.channel);
-            self.bury(peer.child);
-        }
+        let peer = self.agentx.take();
+        self.give_up(peer);
         log::error!("agentx ended");
         self.again(Lasting::AgentX);
     }
 
     pub(in crate::parent) fn agentx_ready(&mut self) {
-        loop {
-            let Some(peer) = &mut self.agentx else { return };
-            match receive(&mut peer.channel, "agentx", &mut self.reserve) {
-                Got::Message(ToParent::Connect, _) => self.connect_agentx(),
-                Got::Message(ToParent::List { request }, _) => self.list_to_agentx(request),
-                Got::Nothing => break,
-                Got::Lost => return self.agentx_lost(),
-            }
+        if Peer::drain(self, "agentx", |edge| edge.agentx.as_mut(), Self::agentx_says) == Turn::Lost {
+            self.agentx_lost();
         }
-        let peer = self.agentx.as_ref();
-        rearm(&mut self.events, peer.map(|peer| &peer.channel));
+    }
+
+    fn agentx_says(&mut self, message: ToParent, _: Vec<OwnedFd>) {
+        match message {
+            ToParent::Connect => self.connect_agentx(),
+            ToParent::List { request } => self.list_to_agentx(request),
+        }
     }
 
     fn tell_agentx_context(&mut self) {
@@ -100,12 +94,10 @@ impl Edge {
         self.tell_agentx(&ToAgentX::VmsEnd { request }, vec![]);
     }
 
-    /// One that does not take it is lost, which its channel tells; or behind, and then asks again.
+    /// One that does not take it is lost, which its channel tells.
     pub(in crate::parent) fn tell_agentx(&mut self, message: &ToAgentX, fds: Vec<OwnedFd>) {
         let Some(peer) = &mut self.agentx else { return };
-        let sent = peer.channel.send(message, fds);
-        rearm(&mut self.events, Some(&peer.channel));
-        if let Err(error) = sent {
+        if let Err(error) = peer.channel.send(message, fds) {
             log::debug!("agentx: {error}");
         }
     }

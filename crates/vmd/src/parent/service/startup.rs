@@ -1,6 +1,6 @@
 //! From the command line to a daemon that serves, in the order that users see (openbsd/daemon.md, 1.2 and 1.3).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -172,10 +172,8 @@ impl Edge {
             buried: Vec::new(),
             holdings: BTreeMap::new(),
             clients: BTreeMap::new(),
-            kernels: BTreeMap::new(),
             wishes: BTreeMap::new(),
             next_wish: 0,
-            unsaid: VecDeque::new(),
             bridges: 0,
             unswept: true,
             logs: BTreeMap::new(),

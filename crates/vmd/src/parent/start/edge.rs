@@ -1,6 +1,7 @@
 //! Carries out a start: openers, probes, the console, and all of it to vmm; and the end of what is held for it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use model::{List, Owner, Text, UserPath};
@@ -14,10 +15,11 @@ use sys::pty::Pty;
 
 use super::Errand;
 use super::holdings::Holdings;
-use crate::parent::edge::{Edge, Got, Token, receive};
-use crate::parent::peers::{Opener, Probe, StartError};
+use crate::parent::edge::{Edge, Token};
+use crate::parent::peers::turn::Turn;
+use crate::parent::peers::{Opener, Peer, Probe, StartError};
 use crate::parent::registry::access::Who;
-use crate::parent::registry::{Asked, Event, File, Found, Keep, Launch, Run};
+use crate::parent::registry::{Event, File, Found, Keep, Launch, Run};
 
 /// What the processes of a VM that was killed have to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -54,30 +56,36 @@ impl Edge {
 
     pub(in crate::parent) fn opener_ready(&mut self, errand: Errand) {
         let run = errand.0;
-        loop {
-            let Some((peer, files)) = self.openers.get_mut(&errand) else { return };
-            match receive(&mut peer.channel, "opener", &mut self.reserve) {
-                Got::Message(opener::ToParent::Opened { index, .. }, fds) => {
-                    let Some(file) = take_file(files, index) else { continue };
-                    let kept = self.keep(fds).map(|fd| {
-                        if let (Some(fd), Some(holdings)) = (fd, self.holdings.get_mut(&run.vm)) {
-                            holdings.files.insert(file, fd);
-                        }
-                    });
-                    self.event(Event::Opened(run, file, kept));
-                }
-                Got::Message(opener::ToParent::Failed { index, failure }, _) => {
-                    let Some(file) = take_file(files, index) else { continue };
-                    self.event(Event::Opened(run, file, Err(failure)));
-                }
-                Got::Nothing => return,
-                Got::Lost => break,
+        let turn = Peer::drain(
+            self,
+            "opener",
+            |edge| edge.openers.get_mut(&errand).map(|(peer, _)| peer),
+            |edge, message, fds| edge.opener_says(errand, message, fds),
+        );
+        if turn == Turn::Lost {
+            for file in self.end_opener(errand) {
+                let failure = Failure::new(Code::Io, "the opener ended before it answered; see the log");
+                self.event(Event::Opened(run, file, Err(failure)));
             }
         }
-        for file in self.end_opener(errand) {
-            let failure = Failure::new(Code::Io, "the opener ended before it answered; see the log");
-            self.event(Event::Opened(run, file, Err(failure)));
-        }
+    }
+
+    fn opener_says(&mut self, errand: Errand, message: opener::ToParent, fds: Vec<OwnedFd>) {
+        let run = errand.0;
+        let (index, opened) = match message {
+            opener::ToParent::Opened { index, .. } => (index, Ok(fds)),
+            opener::ToParent::Failed { index, failure } => (index, Err(failure)),
+        };
+        let files = self.openers.get(&errand).map(|(_, files)| files);
+        let Some(file) = files.and_then(|files| files.get(usize::from(index))).copied() else {
+            return log::error!("opener: an answer came to a request that was not made");
+        };
+        let kept = opened.and_then(|fds| self.keep(fds)).map(|fd| {
+            if let (Some(fd), Some(holdings)) = (fd, self.holdings.get_mut(&run.vm)) {
+                holdings.files.insert(file, fd);
+            }
+        });
+        self.event(Event::Opened(run, file, kept));
     }
 
     /// Ends an opener; the files that it still owed.
@@ -96,7 +104,6 @@ impl Edge {
     }
 
     fn start_probe(&mut self, run: Run, file: File, question: ToProbe) -> Result<(), StartError> {
-        self.keep_clients_kernel(run, file);
         let missing = || io::Error::new(io::ErrorKind::NotFound, "there is nothing to look at");
         let held = self.holdings.get(&run.vm).and_then(|held| held.files.get(&file)).ok_or_else(missing)?;
         let copy = held.try_clone()?;
@@ -109,30 +116,25 @@ impl Edge {
         Ok(watched?)
     }
 
-    /// A kernel that came with a request belongs to the run that the request began.
-    fn keep_clients_kernel(&mut self, run: Run, file: File) {
-        if file != File::Kernel || self.holdings.get(&run.vm).is_some_and(|held| held.files.contains_key(&file)) {
-            return;
-        }
-        let ours = self
-            .kernels
-            .keys()
-            .copied()
-            .find(|(conn, id)| self.registry.run_of(Asked { conn: *conn, id: *id }) == Some(run));
-        if let Some(kernel) = ours.and_then(|key| self.kernels.remove(&key)) {
-            self.holdings.entry(run.vm).or_default().files.insert(file, kernel);
-        }
+    /// A kernel that came with the request that began this run.
+    pub(in crate::parent) fn hold_kernel(&mut self, run: Run, kernel: Option<OwnedFd>) {
+        self.holdings.entry(run.vm).or_default().files.extend(kernel.map(|kernel| (File::Kernel, kernel)));
     }
 
     pub(in crate::parent) fn probe_ready(&mut self, run: Run, file: File) {
-        let Some(peer) = self.probes.get_mut(&(run, file)) else { return };
-        let found = match receive(&mut peer.channel, "probe", &mut self.reserve) {
-            Got::Nothing => return,
-            Got::Message(probe::ToParent::Kernel { kind }, _) => Ok(Found::Kernel(kind)),
-            Got::Message(probe::ToParent::Raw, _) => Ok(Found::RawDisk),
-            Got::Message(probe::ToParent::Failed(failure), _) => Err(failure),
-            Got::Lost => Err(Failure::new(Code::Io, "the probe ended before it answered; see the log")),
-        };
+        let turn = Peer::drain(
+            self,
+            "probe",
+            |edge| edge.probes.get_mut(&(run, file)),
+            |edge, message, _| edge.probed(run, file, found(message)),
+        );
+        if turn == Turn::Lost {
+            let failure = Failure::new(Code::Io, "the probe ended before it answered; see the log");
+            self.probed(run, file, Err(failure));
+        }
+    }
+
+    fn probed(&mut self, run: Run, file: File, found: Result<Found, Failure>) {
         self.end_probe(run, file);
         self.event(Event::Probed(run, file, found));
     }
@@ -235,10 +237,10 @@ fn asker(who: &Who) -> io::Result<Asker> {
     Ok(Asker::User { uid: who.uid, gid: who.gid, groups })
 }
 
-fn take_file(files: &mut [File], index: u8) -> Option<File> {
-    let file = files.get(usize::from(index)).copied();
-    if file.is_none() {
-        log::error!("opener: an answer came to a request that was not made");
+fn found(message: probe::ToParent) -> Result<Found, Failure> {
+    match message {
+        probe::ToParent::Kernel { kind } => Ok(Found::Kernel(kind)),
+        probe::ToParent::Raw => Ok(Found::RawDisk),
+        probe::ToParent::Failed(failure) => Err(failure),
     }
-    file
 }

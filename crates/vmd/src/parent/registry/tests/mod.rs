@@ -708,9 +708,10 @@ fn a_request_may_bring_a_kernel_and_cpus_for_one_boot() {
     let mut start = start_of(by_name("web"));
     start.kernel = Some(UserPath::new("/k").unwrap());
     start.cpus = Some(4);
-    let (asked, actions) = f.ask_as(root(), Request::Start(Box::new(start)));
-    let run = f.registry.run_of(asked).unwrap();
-    assert!(actions.contains(&Action::Probe(run, File::Kernel, ToProbe::Kernel)));
+    let actions = f.ask(Request::Start(Box::new(start)));
+    let held = actions.iter().position(|action| matches!(action, Action::HoldKernel(run) if run.vm == VmId(1)));
+    let probe = |action: &Action| matches!(action, Action::Probe(_, File::Kernel, ToProbe::Kernel));
+    assert!(actions.iter().position(probe) > held && held.is_some(), "it is held before it is looked at");
     let all = f.prepare(actions);
     let cpus = all.iter().find_map(|a| if let Action::Launch(_, l) = a { Some(l.vm.cpus) } else { None });
     assert_eq!(cpus, Some(4));
