@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use proto::{Code, ConnId, Failure, RequestId, VmId, vmm};
+use proto::{Code, ConnId, Failure, VmId, vmm};
 use rustix::process::Signal as Signal9;
 use sys::child::Child;
 use sys::event::{Loop, Ready};
@@ -12,7 +12,7 @@ use sys::logpipe::LogPipe;
 use sys::signals::{Signal, Signals};
 
 use super::conf::source::Source;
-use super::network::edge::Wish;
+use super::network::wishes::Wishes;
 use super::peers::reserve::Reserve;
 use super::peers::restarts::Restarts;
 use super::peers::turn::Hearer;
@@ -59,12 +59,7 @@ pub(super) struct Edge {
     pub(super) buried: Vec<Child>,
     pub(super) holdings: BTreeMap<VmId, Holdings>,
     pub(super) clients: BTreeMap<ConnId, Who>,
-    pub(super) wishes: BTreeMap<RequestId, Wish>,
-    pub(super) next_wish: u32,
-    /// That were made; each takes the kernel a while to remove.
-    pub(super) bridges: u32,
-    /// What a killed daemon left may still be there.
-    pub(super) unswept: bool,
+    pub(super) wishes: Wishes,
     pub(super) logs: BTreeMap<u64, (String, LogPipe)>,
     pub(super) next_log: u64,
     pub(super) pulse: Pulse,

@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use model::Text;
 use proto::agentx::ToAgentX;
 use proto::control;
-use proto::privileged::ToPriv;
 use proto::vmm::ToVmm;
 
 use super::edge::Edge;
+use super::network::wishes;
 use super::registry::{Action, Event};
 
 impl Edge {
@@ -36,14 +36,17 @@ impl Edge {
             Action::NameOwner(vm, owner) => {
                 vec![Event::OwnerNamed(vm, Text::cut(&super::accounts::owners::name(owner)))]
             }
-            Action::MakeSwitch(switch) => self.make_switch(switch).into_iter().collect(),
+            Action::MakeSwitch(switch) => self.wish(wishes::Event::Switch(switch)),
             Action::HoldKernel(run) => {
                 self.hold_kernel(run, kernel.take());
                 vec![]
             }
             Action::Open { run, who, files } => self.open(run, &who, files),
             Action::Probe(run, file, question) => self.probe(run, file, question).into_iter().collect(),
-            Action::MakeTap { run, nic, tap } => self.make_tap(run, nic, tap).into_iter().collect(),
+            Action::MakeTap { run, nic, tap } => {
+                self.holdings.entry(run.vm).or_default();
+                self.wish(wishes::Event::Tap(run, nic, tap))
+            }
             Action::MakeConsole(run, owner) => vec![Event::ConsoleMade(run, self.console(run.vm, owner))],
             Action::Launch(run, launch) => self.launch(run, &launch).into_iter().collect(),
             Action::Abandon(run) => self.abandon(run),
@@ -81,9 +84,7 @@ impl Edge {
         sys::log::set_level(sys::log::level_of(u8::from(debug)));
         self.starter.debug = debug;
         self.tell_control(control::ToControl::Verbose { debug });
-        if let Err(failure) = self.tell_priv(ToPriv::Verbose { debug }, vec![]) {
-            log::warn!("{failure}");
-        }
+        self.wish(wishes::Event::Verbose(debug));
         self.tell_vmm(ToVmm::Verbose { debug }, vec![]);
         self.tell_agentx(&ToAgentX::Verbose { debug }, vec![]);
         vec![]

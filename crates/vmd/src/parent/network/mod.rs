@@ -1,6 +1,7 @@
 //! The network: what the parent wants of priv, and what it computes of addresses, groups and name servers.
 
-pub mod edge;
+mod edge;
 pub mod ifgroups;
 pub mod local;
 pub mod resolvers;
+pub mod wishes;

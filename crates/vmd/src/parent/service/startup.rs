@@ -25,6 +25,7 @@ use crate::parent::accounts::HostAccounts;
 use crate::parent::conf::settings;
 use crate::parent::conf::source::Source;
 use crate::parent::edge::{Edge, Token};
+use crate::parent::network::wishes::Wishes;
 use crate::parent::peers::Starter;
 use crate::parent::peers::reserve::Reserve;
 use crate::parent::peers::restarts::Restarts;
@@ -172,10 +173,7 @@ impl Edge {
             buried: Vec::new(),
             holdings: BTreeMap::new(),
             clients: BTreeMap::new(),
-            wishes: BTreeMap::new(),
-            next_wish: 0,
-            bridges: 0,
-            unswept: true,
+            wishes: Wishes::default(),
             logs: BTreeMap::new(),
             next_log: 0,
             pulse: Pulse::new(std::time::Instant::now()),
@@ -240,7 +238,7 @@ impl Edge {
     /// Whether it has removed what was made.
     fn end_privileged(&mut self) -> bool {
         let privileged = self.privileged.take().map(|peer| (peer.child, peer.channel.into_socket()));
-        self.end_role_within(END_LIMIT + BRIDGE_LIMIT * self.bridges, "priv", privileged)
+        self.end_role_within(END_LIMIT + BRIDGE_LIMIT * self.wishes.bridges(), "priv", privileged)
     }
 
     /// Whether it was there, and ended as it was asked.

@@ -16,6 +16,7 @@ use sys::pty::Pty;
 use super::Errand;
 use super::holdings::Holdings;
 use crate::parent::edge::{Edge, Token};
+use crate::parent::network::wishes;
 use crate::parent::peers::turn::Turn;
 use crate::parent::peers::{Opener, Peer, Probe, StartError};
 use crate::parent::registry::access::Who;
@@ -201,8 +202,7 @@ impl Edge {
         for file in probes {
             self.end_probe(run, file);
         }
-        self.give_up_taps(run);
-        vec![]
+        self.wish(wishes::Event::GivenUp(run))
     }
 
     /// Closing is releasing: locks, taps and the console end with their descriptors.
@@ -215,7 +215,9 @@ impl Edge {
                     }
                     let Holdings { taps, outside, .. } = held;
                     drop(taps);
-                    outside.into_iter().for_each(|name| self.tap_gone(name));
+                    for name in outside {
+                        self.wish(wishes::Event::TapClosed(name));
+                    }
                 }
             }
             Keep::ForReboot => {
