@@ -6,12 +6,8 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
+use proto::channel::{CHANNEL, EXTRA};
 use sys::inherited;
-
-/// The channel to whoever started this process.
-pub const CHANNEL: u8 = 3;
-/// What a role has beside its channel: control its listening socket, vmm vmd's executable.
-pub const EXTRA: u8 = 4;
 
 /// Runs the role that the arguments after `-x` name.
 pub fn run(arguments: &[OsString]) -> ExitCode {

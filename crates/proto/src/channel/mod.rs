@@ -22,6 +22,11 @@ pub const MAX_QUEUE: usize = 256;
 /// sends that much takes no new work from a peer that is behind, so only one that has stopped reading gets there.
 pub const MAX_PATIENT_QUEUE: usize = 1 << 18;
 
+/// The descriptor of a role's channel to whoever started it.
+pub const CHANNEL: u8 = 3;
+/// That of what a role has beside its channel: control its listening socket, vmm vmd's executable.
+pub const EXTRA: u8 = 4;
+
 /// What may travel on a channel.
 pub trait Message: Serialize + DeserializeOwned {
     /// How many descriptors come with this message; sender and receiver refuse any other number.

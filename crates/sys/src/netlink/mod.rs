@@ -26,6 +26,8 @@ use wire::Wire;
 
 /// Bytes of an interface name without its NUL (Linux, if.h: IFNAMSIZ is 16 with it).
 pub const MAX_NAME: usize = 15;
+/// What the kernel may take for one request. It answers at once, unless another holds the interfaces' lock.
+pub const KERNEL_DEADLINE: Duration = Duration::from_secs(10);
 /// RTM_NEWLINKPROP (linux/rtnetlink.h), which libc lacks.
 const NEW_LINK_PROPERTY: u16 = 108;
 /// How often a listing is asked for again because links came and went meanwhile (NLM_F_DUMP_INTR).

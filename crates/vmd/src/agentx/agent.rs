@@ -19,8 +19,9 @@ use proto::RequestId;
 use proto::agentx::{Context, Row};
 
 use super::answers;
+use super::codec::Malformed;
 use super::mib::{Mib, VM_MIB};
-use super::pdu::{Binding, Body, Error, HEADER, Header, Malformed, Ours, Packet};
+use super::pdu::{Binding, Body, Error, HEADER, Header, Ours, Packet};
 
 /// From a loss to the next try (openbsd/daemon.md, 7).
 pub const RETRY: Duration = Duration::from_secs(3);

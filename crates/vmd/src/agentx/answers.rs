@@ -1,7 +1,8 @@
 //! From a question of the master to the values that it wants: Get, GetNext and GetBulk over the table. Pure.
 
+use super::codec::{Range, Value};
 use super::mib::Mib;
-use super::pdu::{Binding, Body, Range, Value};
+use super::pdu::{Binding, Body};
 
 /// Bytes of an answer to GetBulk, beyond which no further round is added: more fits no SNMP message.
 pub const MAX_BULK: usize = 64 * 1024;

@@ -1,10 +1,74 @@
 //! What AgentX's packets are made of (RFC 2741, 5): numbers in either order, names, octet strings, ranges and values. Reading
 //! checks each length against what is there, and allocates no more than was received.
 
-use super::pdu::{MAX_RANGES, MAX_SUBIDS, Malformed, Oid, Range, Value};
+/// Names of one question: no more than this fit the largest SNMP message, at 7 bytes for the shortest. Each costs some ten
+/// times its bytes here, and its answer as much.
+pub const MAX_RANGES: usize = 10_000;
+/// Sub-identifiers of a name (RFC 2578, 3.5).
+pub const MAX_SUBIDS: usize = 128;
 
 /// The beginning that a name's one-byte prefix stands for: iso.org.dod.internet.
 const INTERNET: [u32; 4] = [1, 3, 6, 1];
+
+/// A name: its sub-identifiers.
+pub type Oid = Vec<u32>;
+
+/// Where a value is looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// From here on.
+    pub start: Oid,
+    /// A value with this very name counts.
+    pub include: bool,
+    /// Before this; to the end where it is empty.
+    pub end: Oid,
+}
+
+/// A value, or why there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A number.
+    Integer(i32),
+    /// An octet string.
+    Text(String),
+    /// A name.
+    Oid(Oid),
+    /// Nothing of this kind is here.
+    NoSuchObject,
+    /// This kind is, this one is not.
+    NoSuchInstance,
+    /// Nothing follows.
+    EndOfMibView,
+}
+
+/// Why a packet can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Another protocol.
+    #[error("version {0} instead of 1")]
+    Version(u8),
+    /// Longer than a packet may be, or no multiple of four.
+    #[error("a payload of {0} bytes")]
+    Length(u32),
+    /// It ends within what it begins.
+    #[error("a packet that ends too early")]
+    Short,
+    /// Bytes beyond its end.
+    #[error("{0} bytes too many")]
+    Rest(usize),
+    /// A name of more than [`MAX_SUBIDS`].
+    #[error("a name of {0} sub-identifiers")]
+    Name(usize),
+    /// More than [`MAX_RANGES`].
+    #[error("more than {MAX_RANGES} names")]
+    Ranges,
+    /// A type of packet that nobody sends to a subagent.
+    #[error("a packet of type {0}")]
+    Kind(u8),
+    /// A value of no known type.
+    #[error("a value of type {0}")]
+    Value(u16),
+}
 
 /// How numbers lie in a packet; each packet says it for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,8 @@
 use proto::agentx::Row;
 use proto::client::VmState;
 
-use super::pdu::{Binding, Oid, Range, Value};
+use super::codec::{Oid, Range, Value};
+use super::pdu::Binding;
 
 /// vmMIB: the region that is registered.
 pub const VM_MIB: [u32; 7] = [1, 3, 6, 1, 2, 1, 236];

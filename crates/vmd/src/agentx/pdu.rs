@@ -3,24 +3,17 @@
 //! Pure. A master is no part of the daemon: what it sends is as foreign as a client's bytes. `codec.rs` has the numbers, names
 //! and lists that all packets are made of.
 
-use super::codec::{Order, Reader, Writer};
+use super::codec::{Malformed, Oid, Order, Range, Reader, Value, Writer};
 
 /// Bytes of every packet's header.
 pub const HEADER: usize = 20;
 /// Bytes of a packet's payload: the largest SNMP message, 64 KiB of the shortest names that are ours, comes to about 250 KiB
 /// here. A master that announces more is given up.
 pub const MAX_PAYLOAD: usize = 512 * 1024;
-/// Names of one question: no more than this fit the largest SNMP message, at 7 bytes for the shortest. Each costs some ten
-/// times its bytes here, and its answer as much.
-pub const MAX_RANGES: usize = 10_000;
-/// Sub-identifiers of a name (RFC 2578, 3.5).
-pub const MAX_SUBIDS: usize = 128;
 
 const VERSION: u8 = 1;
 const NON_DEFAULT_CONTEXT: u8 = 1 << 3;
 const NETWORK_BYTE_ORDER: u8 = 1 << 4;
-/// A name: its sub-identifiers.
-pub type Oid = Vec<u32>;
 
 /// Types of packets (RFC 2741, 6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,35 +52,6 @@ pub enum Error {
     UnsupportedContext = 262,
     /// The packet is malformed.
     Parse = 266,
-}
-
-/// Why a packet can't be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// Another protocol.
-    #[error("version {0} instead of 1")]
-    Version(u8),
-    /// Longer than [`MAX_PAYLOAD`], or no multiple of four.
-    #[error("a payload of {0} bytes")]
-    Length(u32),
-    /// It ends within what it begins.
-    #[error("a packet that ends too early")]
-    Short,
-    /// Bytes beyond its end.
-    #[error("{0} bytes too many")]
-    Rest(usize),
-    /// A name of more than [`MAX_SUBIDS`].
-    #[error("a name of {0} sub-identifiers")]
-    Name(usize),
-    /// More than [`MAX_RANGES`].
-    #[error("more than {MAX_RANGES} names")]
-    Ranges,
-    /// A type of packet that nobody sends to a subagent.
-    #[error("a packet of type {0}")]
-    Kind(u8),
-    /// A value of no known type.
-    #[error("a value of type {0}")]
-    Value(u16),
 }
 
 /// The beginning of a packet.
@@ -150,36 +114,8 @@ pub enum Body {
     },
 }
 
-/// Where a value is looked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Range {
-    /// From here on.
-    pub start: Oid,
-    /// A value with this very name counts.
-    pub include: bool,
-    /// Before this; to the end where it is empty.
-    pub end: Oid,
-}
-
 /// A value with its name.
 pub type Binding = (Oid, Value);
-
-/// A value, or why there is none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// A number.
-    Integer(i32),
-    /// An octet string.
-    Text(String),
-    /// A name.
-    Oid(Oid),
-    /// Nothing of this kind is here.
-    NoSuchObject,
-    /// This kind is, this one is not.
-    NoSuchInstance,
-    /// Nothing follows.
-    EndOfMibView,
-}
 
 impl Header {
     /// The header at the beginning of `bytes`; none yet, where there are fewer than it has.

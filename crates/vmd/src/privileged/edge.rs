@@ -1,7 +1,6 @@
 //! priv's edge: reads the parent's requests, asks the kernel, carries out what `switches.rs` decides.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use model::{IfName, MacAddr};
 use proto::channel::ChannelError;
@@ -9,7 +8,7 @@ use proto::privileged::{TapSpec, ToParent, ToPriv};
 use proto::{Channel, Code, Failure, Received, RequestId};
 use sys::event::{Interest, Loop};
 use sys::ipv6::Settings;
-use sys::netlink::{Link, LinkKind, NetlinkError, Route};
+use sys::netlink::{KERNEL_DEADLINE, Link, LinkKind, NetlinkError, Route};
 use sys::signals::{Signal, Signals};
 use sys::tun::{self, TunError};
 
@@ -17,8 +16,6 @@ use super::Fatal;
 use super::outside::Outside;
 use super::switches::{self, GROUP, Make, Step, Switches, Undo};
 
-/// What the kernel may take for one request. It answers at once, unless another holds the interfaces' lock.
-pub(super) const KERNEL_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a bridge's name may be found free and then be taken, or the other way round.
 const MAX_TRIES: usize = 16;
 

@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use rustix::io::Errno;
 use sys::ipv6::{Setting, Settings};
 use sys::netlink::nft::{Expr, Listed, Nft};
-use sys::netlink::{Link, NetlinkError, Route};
+use sys::netlink::{KERNEL_DEADLINE, Link, NetlinkError, Route};
 
-use super::edge::KERNEL_DEADLINE;
 use super::forward6::{self, ALL, Change, DEFAULT, Seen};
 use super::nat::{self, Memory};
 use super::switches::LOCAL_GROUP;

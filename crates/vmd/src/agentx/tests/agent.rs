@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proto::VmId;
 use proto::client::VmState;
 
-use super::super::pdu::{Range, Value};
+use super::super::codec::{Range, Value};
 use super::super::wire::{CONTEXT, Wire};
 use super::*;
 

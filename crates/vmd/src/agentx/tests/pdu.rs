@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::codec::MAX_RANGES;
 use super::super::wire::{CONTEXT, Wire};
 use super::*;
 

@@ -1,5 +1,6 @@
 //! Users, groups and files that vm.conf names, as the host has them. Names are asked of getent(1), with a deadline.
 
+pub mod names;
 pub mod owners;
 
 use std::fs::File;
@@ -12,8 +13,8 @@ use std::time::Duration;
 use config::{AccountNames, Users};
 use model::Owner;
 
-use super::conf::settings::Names;
 use super::network::ifgroups;
+use names::Names;
 
 /// A directory server has this long to answer for one name.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);

@@ -1,29 +1,21 @@
 //! From vm.conf's model to what the registry keeps; what this release does not carry out is refused here, by name.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use config::LocalInet6;
-use model::{Nic, Owner, Text, UserPath, Vm};
+use model::{Owner, UserPath};
 use proto::agentx::Context;
 use proto::{Code, Failure};
 
+use crate::parent::accounts::names::Names;
 use crate::parent::network::local::{Locals, random_network};
-use crate::parent::registry::definition::{Card, Definition, generated_mac};
+use crate::parent::registry::definition::definition_of;
 use crate::parent::registry::{Settings, Switch};
 use crate::parent::service::snmp::{DEFAULT_PATH, Master};
 
 /// Time between two batches of starts where vm.conf says nothing (openbsd/daemon.md, 3.8).
 const STAGGER_DELAY: Duration = Duration::from_secs(30);
-
-/// Names of accounts, for what users read.
-pub trait Names {
-    /// `user[:group]`.
-    fn owner(&mut self, owner: Owner) -> String;
-    /// Two random bytes.
-    fn random(&mut self) -> [u8; 2];
-}
 
 /// Names that are asked for once: each question is a process, and there may be thousands of VMs.
 struct Known<'a> {
@@ -95,48 +87,6 @@ fn locals_of(globals: &config::Globals) -> Locals {
     Locals { inet: globals.local_prefix, inet6, nat: globals.local_nat }
 }
 
-/// What a VM of the model is here, as if from vm.conf; or what of it can't be carried out.
-pub fn definition_of(vm: &Vm, config: &config::Config, names: &mut dyn Names) -> Result<Definition, Failure> {
-    let cards = vm.nics.iter().enumerate().map(|(index, nic)| card_of(index, nic, config, names));
-    let cards = cards.collect::<Result<_, _>>()?;
-    Ok(Definition {
-        vm: Arc::new(vm.clone()),
-        cards,
-        owner_name: Text::cut(&names.owner(vm.owner)),
-        from_config: true,
-        user: None,
-    })
-}
-
-fn card_of(index: usize, nic: &Nic, config: &config::Config, names: &mut dyn Names) -> Result<Card, Failure> {
-    let switch = nic.switch.as_ref().and_then(|name| config.switch(name));
-    let rdomain = rdomain_of(nic, switch)?;
-    let groups = [nic.group.as_ref(), switch.and_then(|switch| switch.group.as_ref())];
-    Ok(Card {
-        mac: nic.lladdr.unwrap_or_else(|| generated_mac(index, names.random())),
-        locked: nic.locked || switch.is_some_and(|switch| switch.locked_lladdr),
-        rdomain,
-        group: groups.into_iter().flatten().find_map(|group| group.number),
-    })
-}
-
-/// An interface has one master on Linux: on a switch that is the bridge, whose routing domain it then has
-/// (openbsd/daemon.md, 3.14).
-fn rdomain_of(nic: &Nic, switch: Option<&model::Switch>) -> Result<Option<u8>, Failure> {
-    let Some(switch) = switch else { return Ok(nic.rdomain) };
-    match nic.rdomain {
-        Some(own) if own != switch.rdomain.unwrap_or(0) => {
-            let text = format!(
-                "an interface in rdomain {own} can't be on switch \"{}\" in rdomain {}: an interface has one master",
-                switch.name.as_str(),
-                switch.rdomain.unwrap_or(0)
-            );
-            Err(Failure::new(Code::Invalid, text))
-        }
-        _ => Ok(None),
-    }
-}
-
 #[cfg(test)]
 mod rules;
 
@@ -162,58 +112,6 @@ mod tests {
         assert_eq!(snmp(Some(b"\xff"), None), (None, 1), "a context is UTF-8");
         let (settings, _) = of_config(&config::Config::default(), 1, &mut crate::parent::accounts::HostAccounts);
         assert_eq!(settings.snmp, None, "without the word there is no master");
-    }
-
-    #[test]
-    fn an_interface_on_a_switch_has_the_switchs_routing_domain_and_no_other() {
-        let switch = |rdomain| model::Switch {
-            name: model::SwitchName::new(b"lan").unwrap(),
-            enabled: true,
-            interface: model::IfName::new(b"br0").unwrap(),
-            locked_lladdr: false,
-            group: None,
-            rdomain,
-            up: true,
-        };
-        let of = |own, switch: Option<model::Switch>| {
-            rdomain_of(&model::Nic { rdomain: own, ..model::Nic::default() }, switch.as_ref())
-                .map_err(|failure| failure.code)
-        };
-        assert_eq!((of(None, None), of(Some(4), None)), (Ok(None), Ok(Some(4))));
-        for (own, switchs, good) in [
-            (None, Some(3), true),
-            (Some(3), Some(3), true),
-            (Some(0), None, true),
-            (Some(4), Some(3), false),
-            (Some(0), Some(3), false),
-            (Some(4), None, false),
-        ] {
-            let expected = if good { Ok(None) } else { Err(Code::Invalid) };
-            assert_eq!(of(own, Some(switch(switchs))), expected, "{own:?} on {switchs:?}: the bridge is the master");
-        }
-    }
-
-    #[test]
-    fn a_card_is_in_its_own_group_else_in_its_switchs_as_far_as_the_host_has_them() {
-        let group = |number| model::GroupName::new(b"dmz").ok().map(|name| model::InterfaceGroup { name, number });
-        let of = |own: Option<Option<u32>>, switchs: Option<Option<u32>>| {
-            let switch = model::Switch {
-                name: model::SwitchName::new(b"lan").unwrap(),
-                enabled: true,
-                interface: model::IfName::new(b"br0").unwrap(),
-                locked_lladdr: false,
-                group: switchs.and_then(group),
-                rdomain: None,
-                up: true,
-            };
-            let nic =
-                model::Nic { switch: Some(switch.name.clone()), group: own.and_then(group), ..model::Nic::default() };
-            let config = config::Config { switches: std::iter::once(switch).collect(), ..config::Config::default() };
-            card_of(0, &nic, &config, &mut crate::parent::accounts::HostAccounts).unwrap().group
-        };
-        let (one, two, unknown) = (Some(Some(1)), Some(Some(2)), Some(None));
-        assert_eq!((of(None, None), of(one, None), of(None, two)), (None, Some(1), Some(2)));
-        assert_eq!((of(one, two), of(unknown, two), of(unknown, None)), (Some(1), Some(2), None));
     }
 
     /// Owners by their uid, and how often one was asked for; bytes that count.

@@ -13,14 +13,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use proto::Channel;
-use proto::channel::{self, Message};
+use proto::channel::{self, CHANNEL, EXTRA, Message};
 use sys::child::Child;
 use sys::event::Interest;
 use sys::exe::Executable;
 use sys::logpipe::LogPipe;
 use sys::spawn::{Spawn, SpawnError};
-
-use crate::role::{CHANNEL, EXTRA};
 
 /// What every start of a role needs.
 #[derive(Debug)]

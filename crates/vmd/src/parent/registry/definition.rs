@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use config::instance::Requester;
 use config::register::{Refusal, VmRequest, register};
-use model::{Disk, DiskFormat, MAX_CPUS, MacAddr, MemorySize, Nic, Text, VmName};
+use model::{Disk, DiskFormat, MAX_CPUS, MemorySize, Nic, Text, VmName};
 use proto::client::{NicArg, Start};
 use proto::{Code, Failure};
 
 use super::access::Who;
-use crate::parent::conf::settings::{Names, definition_of};
+use super::cards::{Card, card_of};
+use crate::parent::accounts::names::Names;
 
 /// A VM as defined: what vm.conf or a client said, and what was resolved of that.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,23 +36,17 @@ impl Deref for Definition {
     }
 }
 
-/// What a network card is beside what was said of it: with its switch's settings, and an address where none was given.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Card {
-    /// The guest's address, kept for the life of the definition.
-    pub mac: MacAddr,
-    /// Frames from or to other addresses are dropped.
-    pub locked: bool,
-    /// Its routing domain, where it is on no switch.
-    pub rdomain: Option<u8>,
-    /// Number of its interface group: its own, else its switch's.
-    pub group: Option<u32>,
-}
-
-/// `fe:e1:bb:d<N>:xx:yy` (openbsd/daemon.md, 3.13) from two random bytes.
-pub fn generated_mac(index: usize, random: [u8; 2]) -> MacAddr {
-    let low = u8::try_from((index + 1) & 15).unwrap_or(0);
-    MacAddr([0xfe, 0xe1, 0xbb, 0xd0 + low, random[0], random[1]])
+/// What a VM of the model is here, as if from vm.conf; or what of it can't be carried out.
+pub fn definition_of(vm: &model::Vm, config: &config::Config, names: &mut dyn Names) -> Result<Definition, Failure> {
+    let cards = vm.nics.iter().enumerate().map(|(index, nic)| card_of(index, nic, config, names));
+    let cards = cards.collect::<Result<_, _>>()?;
+    Ok(Definition {
+        vm: Arc::new(vm.clone()),
+        cards,
+        owner_name: Text::cut(&names.owner(vm.owner)),
+        from_config: true,
+        user: None,
+    })
 }
 
 /// The definition that a client's request makes (openbsd/vmctl.md, 5), beside these switches; its own limits checked
@@ -187,12 +182,6 @@ mod tests {
     use proto::client::DiskArg;
 
     use super::*;
-
-    #[test]
-    fn generated_addresses_are_the_specs() {
-        assert_eq!(generated_mac(0, [1, 2]).to_string(), "fe:e1:bb:d1:01:02");
-        assert_eq!(generated_mac(15, [1, 2]).to_string(), "fe:e1:bb:d0:01:02");
-    }
 
     #[test]
     fn a_client_asks_for_memory_and_cpus_within_their_bounds() {

@@ -3,9 +3,8 @@
 use model::Owner;
 
 use super::Registry;
-use super::asking::Asker;
 use super::life::Vm;
-use crate::parent::conf::settings::Names;
+use crate::parent::accounts::names::Names;
 
 impl Registry {
     /// VMs and switches.
@@ -30,8 +29,8 @@ pub(super) struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    pub(super) fn new(vms: &'a [Vm], asker: &Asker) -> Self {
-        Self { vms, random: asker.random, unnamed: false }
+    pub(super) fn new(vms: &'a [Vm], random: u64) -> Self {
+        Self { vms, random, unnamed: false }
     }
 }
 

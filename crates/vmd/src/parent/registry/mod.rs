@@ -13,6 +13,7 @@
 
 pub mod access;
 mod asking;
+mod cards;
 pub mod definition;
 mod disks;
 mod ending;

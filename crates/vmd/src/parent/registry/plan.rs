@@ -11,7 +11,8 @@ use proto::probe::ToProbe;
 use proto::{Code, Failure, VmId};
 
 use super::access::Who;
-use super::definition::{Card, Definition, obstacle, unsupported};
+use super::cards::Card;
+use super::definition::{Definition, obstacle, unsupported};
 use super::life::{Asked, Preparation, Vm};
 use super::{Action, File, PREPARE_LIMIT, Registry, Run};
 use crate::parent::network::local::Locals;

@@ -8,7 +8,8 @@ use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{DiskDescription, StartVm, Stop};
 use proto::{Code, Failure, VmId};
 
-use super::definition::{self, Definition};
+use super::cards;
+use super::definition::Definition;
 use super::life::{Asked, Life, Preparation, Vm};
 use super::plan::ThisBoot;
 use super::{Action, Card, File, Found, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};
@@ -310,7 +311,7 @@ fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
     }
 }
 
-fn launched(vm: &Vm, index: u8, card: &definition::Card) -> Card {
+fn launched(vm: &Vm, index: u8, card: &cards::Card) -> Card {
     Card {
         mac: card.mac,
         locked: card.locked,

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
+use proto::channel::CHANNEL;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
@@ -12,7 +13,6 @@ use sys::spawn::Spawn;
 
 use crate::parent::Fatal;
 use crate::parent::peers::StartError;
-use crate::role::CHANNEL;
 
 /// Where the system's logger listens; journald too.
 const LOG_SOCKET: &str = "/dev/log";

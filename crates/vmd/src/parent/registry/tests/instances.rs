@@ -4,8 +4,9 @@ use config::register::{VmRequest, register};
 use model::{Allow, Nic, Right};
 use proto::client::NicArg;
 
+use super::super::definition::definition_of;
 use super::*;
-use crate::parent::conf::settings::{Names, definition_of};
+use crate::parent::accounts::names::Names;
 
 const ANN: u32 = 1000;
 

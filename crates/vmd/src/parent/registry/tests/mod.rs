@@ -19,7 +19,7 @@ use model::{BootDevice, Disk, DiskFormat, List, MemorySize, Nic, VmName};
 use proto::Code;
 use proto::client::{DiskArg, DiskOperation, Start, VmLine, VmRef, VmState};
 
-use super::definition::Card;
+use super::cards::Card;
 use super::*;
 
 /// A VM of vm.conf's with a kernel and a disk, that is Ann's.

@@ -178,7 +178,7 @@ fn on_switches(name: &str, switches: &[&str]) -> Definition {
     };
     let vm = config::register::register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
     let known = config::Config::default();
-    crate::parent::conf::settings::definition_of(&vm, &known, &mut super::super::super::accounts::HostAccounts).unwrap()
+    super::super::definition::definition_of(&vm, &known, &mut super::super::super::accounts::HostAccounts).unwrap()
 }
 
 #[test]
