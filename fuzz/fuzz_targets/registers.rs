@@ -84,7 +84,7 @@ fn setup(now: Now) -> Setup {
         config: vec![1; 12],
         irq_line: Some(irq),
     };
-    let devices = vec![device(Kind::Entropy, 1, 10), device(Kind::Network, 2, 11), device(Kind::Block, 1, 11)];
+    let devices = vec![device(Kind::ENTROPY, 1, 10), device(Kind::NETWORK, 2, 11), device(Kind::BLOCK, 1, 11)];
     Setup { ram: std::iter::once(0..RAM).collect(), vcpus: 1, mmio: WINDOW, ecam: ECAM, devices, now }
 }
 

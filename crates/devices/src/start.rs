@@ -1,10 +1,12 @@
 //! How a device's process begins and is watched: the one description that vmm sends, the answer, and what comes later.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use model::VmName;
 use proto::channel::{Channel, ChannelError, Received};
-use proto::device::{ToDevice, ToVmm};
+use proto::device::{ToDevice, ToVmm, Told};
 use proto::failure::Failure;
 use rustix::fd::AsFd;
 
@@ -36,6 +38,18 @@ pub enum Fatal {
     Loop(#[from] std::io::Error),
 }
 
+/// What vmm says at first.
+pub struct Start {
+    /// Whose device it is.
+    pub vm: VmName,
+    /// What is told to its kind.
+    pub told: Told,
+    /// The vhost-user socket.
+    pub front_end: UnixStream,
+    /// The descriptor of the host's that is served, for a kind that has one.
+    pub resource: Option<OwnedFd>,
+}
+
 /// vmm, on descriptor 3.
 pub struct Vmm(Channel<ToVmm, ToDevice>);
 
@@ -45,12 +59,18 @@ impl Vmm {
         Vmm(Channel::new(socket))
     }
 
-    /// What is to be served, and its descriptors.
-    pub fn description(&mut self) -> Result<(ToDevice, Vec<OwnedFd>), Fatal> {
-        match self.0.recv_within(MAX_DESCRIPTION)? {
-            Received::Message(message, fds) => Ok((message, fds)),
-            Received::Closed | Received::Empty => Err(Fatal::Gone),
-        }
+    /// What is to be served. The process logs under its name from then on.
+    pub fn start(&mut self) -> Result<Start, Fatal> {
+        let (message, fds) = match self.0.recv_within(MAX_DESCRIPTION)? {
+            Received::Message(message, fds) => (message, fds),
+            Received::Closed | Received::Empty => return Err(Fatal::Gone),
+        };
+        let ToDevice::Start { vm, spec, debug } = message else { return Err(Fatal::Kind) };
+        sys::log::set_name(&format!("vm/{vm}/{spec}"));
+        log_level(debug);
+        let mut fds = fds.into_iter();
+        let front_end = UnixStream::from(fds.next().ok_or(Fatal::Kind)?);
+        Ok(Start { vm, told: spec.told, front_end, resource: fds.next() })
     }
 
     /// Tells vmm that the device is served from now on.
@@ -80,7 +100,7 @@ impl Control for Vmm {
             }
             Ok(Received::Empty) => true,
             Ok(Received::Closed) => false,
-            Ok(Received::Message(ToDevice::Blk { .. } | ToDevice::Net { .. }, _)) => {
+            Ok(Received::Message(ToDevice::Start { .. }, _)) => {
                 log::error!("vmm described the device twice");
                 false
             }
@@ -93,6 +113,6 @@ impl Control for Vmm {
 }
 
 /// Debug lines too, or not.
-pub fn log_level(debug: bool) {
+fn log_level(debug: bool) {
     sys::log::set_level(sys::log::level_of(u8::from(debug)));
 }

@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 
 use model::{DiskFormat, MacAddr, Text, VmName};
 use proto::channel::{Channel, Received};
-use proto::device::{ToDevice, ToVmm};
-use proto::vmm::{DiskDescription, NicDescription};
+use proto::device::{Blk, Net, Spec, ToDevice, ToVmm, Told};
 use support::{BUFFERS, Driver, Part, VERSION_1, Vmm};
 use vhost::VhostBackend;
 
@@ -87,19 +86,16 @@ impl Drop for Process {
     }
 }
 
+fn start(number: u8, told: Told) -> ToDevice {
+    ToDevice::Start { vm: VmName::new("web").unwrap(), spec: Box::new(Spec { number, told }), debug: true }
+}
+
 fn blk_description(format: DiskFormat, read_only: bool) -> ToDevice {
-    ToDevice::Blk {
-        vm: VmName::new("web").unwrap(),
-        disk: 0,
-        description: DiskDescription { format, read_only },
-        serial: Text::new("web-0").unwrap(),
-        debug: true,
-    }
+    start(0, Told::Blk(Blk { format, read_only, serial: Text::new("web-0").unwrap() }))
 }
 
 fn net_description() -> ToDevice {
-    let description = NicDescription { mac: MacAddr([0xfe, 0xe1, 0xbb, 0xd1, 2, 3]), locked: true, local: None };
-    ToDevice::Net { vm: VmName::new("web").unwrap(), nic: 1, description, debug: true }
+    start(1, Told::Net(Net { mac: MacAddr([0xfe, 0xe1, 0xbb, 0xd1, 2, 3]), locked: true, local: None }))
 }
 
 /// A vioblk on a file of so many bytes.

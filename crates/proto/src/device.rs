@@ -1,37 +1,148 @@
-//! vmm and a device's process. The device speaks vhost-user with its VM on another socket.
+//! What a device with a process of its own is, and what vmm and that process say. The device speaks vhost-user with its VM
+//! on another socket.
+//!
+//! [`Spec`] is the one place that knows the kinds of devices: whoever starts, wires or counts devices asks it.
 
-use model::{Text, VmName};
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use model::{DiskFormat, List, MacAddr, Text, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
 use crate::failure::Failure;
-use crate::vmm::{DiskDescription, NicDescription};
+
+/// Devices of one VM at most: the slots of its PCI bus but those of the host bridge and the entropy device.
+pub const MAX_DEVICES: u8 = 30;
+
+/// A device of a VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// Which of its kind, from 0.
+    pub number: u8,
+    /// What its process is told.
+    pub told: Told,
+}
+
+/// What a device's process is told, by kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Told {
+    /// A vioblk. The image comes along.
+    Blk(Blk),
+    /// A vionet. The tap comes along.
+    Net(Net),
+}
+
+/// What all devices of a kind have in common.
+#[derive(Debug)]
+pub struct Kind {
+    /// The role of its process, as `-x` has it.
+    pub role: &'static str,
+    /// What the vm process shows the guest.
+    pub front: Front,
+    /// Descriptors that come along for its process, beside its vhost-user socket.
+    pub fds: usize,
+    /// Threads of its process at most, those of the kernel for it included.
+    pub threads: u32,
+}
+
+/// What a guest sees of a device before its driver asks: all that the vm process knows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Front {
+    /// The virtio device id (virtio 1.2, 5).
+    pub virtio_id: u16,
+    /// Virtqueues.
+    pub queues: u16,
+    /// Entries of each at most: a power of two.
+    pub queue_size: u16,
+    /// Bytes of the configuration space that are shown: the fields to which any feature that is offered gives a meaning.
+    pub config_len: u16,
+}
+
+/// Virtio 1.2, 5.2. Its configuration space goes up to `write_zeroes_may_unmap` and the padding behind it. The kernel may start
+/// four threads of each of two kinds for its ring.
+const BLK: Kind = Kind {
+    role: "vioblk",
+    front: Front { virtio_id: 2, queues: 1, queue_size: 256, config_len: 60 },
+    fds: 1,
+    threads: 9,
+};
+
+/// Virtio 1.2, 5.1: a queue to receive, one to transmit. Its configuration space has mac, status, max_virtqueue_pairs and mtu.
+const NET: Kind = Kind {
+    role: "vionet",
+    front: Front { virtio_id: 1, queues: 2, queue_size: 256, config_len: 12 },
+    fds: 1,
+    threads: 1,
+};
+
+impl Spec {
+    /// What it has in common with others of its kind.
+    pub fn kind(&self) -> &'static Kind {
+        match self.told {
+            Told::Blk(_) => &BLK,
+            Told::Net(_) => &NET,
+        }
+    }
+}
+
+/// As logs and ps(1) call its process: `vioblk0`.
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.kind().role, self.number)
+    }
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Blk {
+    /// Never from contents that a guest could have written.
+    pub format: DiskFormat,
+    /// The guest may only read.
+    pub read_only: bool,
+    /// What the guest reads as the disk's serial number (virtio 1.2, 5.2.6: 20 bytes).
+    pub serial: Text<20>,
+}
+
+/// A network card.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Net {
+    /// The guest's address.
+    pub mac: MacAddr,
+    /// Frames from or to other addresses are dropped.
+    pub locked: bool,
+    /// What its guest is told by DHCP, on a `local interface`.
+    pub local: Option<Local>,
+}
+
+/// The two ends of a `local interface`: the whole network is this pair (openbsd/daemon.md, 3.12).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Local {
+    /// Address of the host's side of the tap.
+    pub host_mac: MacAddr,
+    /// The host's: router, and name server where no other is known.
+    pub host: Ipv4Addr,
+    /// The guest's.
+    pub guest: Ipv4Addr,
+    /// Name servers of the host that the guest can reach.
+    pub name_servers: List<Ipv4Addr, MAX_NAME_SERVERS>,
+    /// Told the file that OpenBSD's installer boots by.
+    pub net_boot: bool,
+}
+
+/// Name servers that a guest is told of; a resolver asks no more (resolver(5), MAXNS).
+pub const MAX_NAME_SERVERS: usize = 3;
 
 /// What vmm says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToDevice {
-    /// To a vioblk: the vhost-user socket (the back end's side) and the image come along. Answered by `Ready` or
-    /// `Failed`.
-    Blk {
+    /// What to serve. The vhost-user socket (the back end's side) comes along, then the descriptors of its kind. Answered by
+    /// `Ready` or `Failed`.
+    Start {
         /// Whose, for logs.
         vm: VmName,
-        /// Index of the disk.
-        disk: u8,
         /// What it is.
-        description: DiskDescription,
-        /// What the guest reads as the disk's serial number (virtio 1.2, 5.2.6: 20 bytes).
-        serial: Text<20>,
-        /// Debug lines too.
-        debug: bool,
-    },
-    /// To a vionet: the vhost-user socket and the tap come along. Answered by `Ready` or `Failed`.
-    Net {
-        /// Whose, for logs.
-        vm: VmName,
-        /// Index of the card.
-        nic: u8,
-        /// What it is.
-        description: NicDescription,
+        spec: Box<Spec>,
         /// Debug lines too.
         debug: bool,
     },
@@ -54,7 +165,7 @@ pub enum ToVmm {
 impl Message for ToDevice {
     fn fds(&self) -> usize {
         match self {
-            ToDevice::Blk { .. } | ToDevice::Net { .. } => 2,
+            ToDevice::Start { spec, .. } => spec.kind().fds.saturating_add(1),
             ToDevice::Verbose { .. } => 0,
         }
     }

@@ -1,14 +1,12 @@
 //! vmm and the process of one VM. The description comes first, then one `Device` each, then `Begin`.
 
-use model::{CommandLine, MAX_DISKS, MAX_NICS, MacAddr, MemorySize, VmName};
+use model::{CommandLine, MemorySize, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
+use crate::device::Front;
 use crate::failure::Failure;
 use crate::probe::KernelKind;
-
-/// Devices that have a process of their own.
-pub const MAX_DEVICES: usize = MAX_DISKS + MAX_NICS;
 
 /// What vmm says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,8 +14,13 @@ pub enum ToVm {
     /// The whole VM. With it: /dev/kvm, console pty master, guest memory, kernel, then the initrd where there is
     /// one.
     Describe(Box<Description>),
-    /// A device; its vhost-user socket (the front end's side) comes along. In guest-visible order.
-    Device(DeviceKind),
+    /// A device; its vhost-user socket (the front end's side) comes along. In order of their index.
+    Device {
+        /// Its index, from 0.
+        device: u8,
+        /// What the guest sees of it.
+        front: Front,
+    },
     /// All devices are described and ready: make the VM and run it. Answered by `Started` or `Failed`.
     Begin,
     /// Press the power button.
@@ -26,13 +29,6 @@ pub enum ToVm {
     Pause,
     /// Continue. Answered by `Unpaused`.
     Unpause,
-    /// Address of the host's side of a card's tap.
-    TapAddress {
-        /// Index of the card.
-        nic: u8,
-        /// The address.
-        mac: MacAddr,
-    },
     /// How much to log.
     Verbose {
         /// Debug lines too.
@@ -61,21 +57,6 @@ pub struct Description {
     pub debug: bool,
 }
 
-/// A device with a process of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DeviceKind {
-    /// vionet.
-    Net {
-        /// Index of the card.
-        nic: u8,
-    },
-    /// vioblk.
-    Blk {
-        /// Index of the disk.
-        disk: u8,
-    },
-}
-
 /// What the VM's process says. How it ended, its exit status says (`exit`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToVmm {
@@ -98,13 +79,8 @@ impl Message for ToVm {
     fn fds(&self) -> usize {
         match self {
             ToVm::Describe(description) => 4 + usize::from(description.initrd),
-            ToVm::Device(_) => 1,
-            ToVm::Begin
-            | ToVm::PowerButton
-            | ToVm::Pause
-            | ToVm::Unpause
-            | ToVm::TapAddress { .. }
-            | ToVm::Verbose { .. } => 0,
+            ToVm::Device { .. } => 1,
+            ToVm::Begin | ToVm::PowerButton | ToVm::Pause | ToVm::Unpause | ToVm::Verbose { .. } => 0,
         }
     }
 }

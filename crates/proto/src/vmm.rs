@@ -1,12 +1,11 @@
-//! Parent and vmm. A start is a bounded sequence: `StartVm`, one `StartDisk` per disk, one `StartNic` per card,
-//! `StartEnd`; nothing happens before the last, and no message needs more descriptors than one thing has.
+//! Parent and vmm. A start is a bounded sequence: `StartVm`, a `StartDevice` for each device, `StartEnd`; nothing happens
+//! before the last, and no message needs more descriptors than one thing has.
 
-use std::net::Ipv4Addr;
-
-use model::{CommandLine, DiskFormat, List, MacAddr, MemorySize, VmName};
+use model::{CommandLine, MemorySize, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
+use crate::device::Spec;
 use crate::failure::Failure;
 use crate::names::{RequestId, VmId};
 use crate::probe::KernelKind;
@@ -23,28 +22,14 @@ pub enum ToVmm {
     /// A start begins. With it: write end of the VM's log pipe, guest memory, kernel, then initrd and cgroup
     /// where they are.
     StartVm(Box<StartVm>),
-    /// The next disk's image comes along.
-    StartDisk {
+    /// A device, in the order that the guest sees. The descriptors of its kind come along.
+    StartDevice {
         /// Whose.
         vm: VmId,
-        /// Index of the disk; its images come in order, the top first.
-        disk: u8,
+        /// Its index, below `StartVm`'s number of devices.
+        device: u8,
         /// What it is.
-        description: DiskDescription,
-    },
-    /// A card's tap comes along.
-    StartNic {
-        /// Whose.
-        vm: VmId,
-        /// Index of the card.
-        nic: u8,
-        /// What it is.
-        description: NicDescription,
-    },
-    /// The CD-ROM's image comes along.
-    StartCdrom {
-        /// Whose.
-        vm: VmId,
+        spec: Box<Spec>,
     },
     /// The console's pty master comes along; the VM starts. Answered by `StartDone`.
     StartEnd {
@@ -83,15 +68,6 @@ pub enum ToVmm {
         request: RequestId,
         /// Which.
         vm: VmId,
-    },
-    /// Address of the host's side of a card's tap.
-    TapAddress {
-        /// Whose.
-        vm: VmId,
-        /// Index of the card.
-        nic: u8,
-        /// The address.
-        mac: MacAddr,
     },
     /// Forget; with `vms`, end all at once. Each that ran is told by `Ended`.
     Reset {
@@ -143,49 +119,9 @@ pub struct StartVm {
     pub initrd: bool,
     /// The descriptor of the VM's cgroup comes along.
     pub cgroup: bool,
-    /// Disks that follow.
-    pub disks: u8,
-    /// Network cards that follow.
-    pub nics: u8,
+    /// Devices that follow.
+    pub devices: u8,
 }
-
-/// A disk of the VM.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DiskDescription {
-    /// Never from contents that a guest could have written.
-    pub format: DiskFormat,
-    /// The guest may only read.
-    pub read_only: bool,
-}
-
-/// A network card of the VM.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct NicDescription {
-    /// The guest's address.
-    pub mac: MacAddr,
-    /// Frames from or to other addresses are dropped.
-    pub locked: bool,
-    /// What its guest is told by DHCP, on a `local interface`.
-    pub local: Option<Local>,
-}
-
-/// The two ends of a `local interface`: the whole network is this pair (openbsd/daemon.md, 3.12).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Local {
-    /// Address of the host's side of the tap.
-    pub host_mac: MacAddr,
-    /// The host's: router, and name server where no other is known.
-    pub host: Ipv4Addr,
-    /// The guest's.
-    pub guest: Ipv4Addr,
-    /// Name servers of the host that the guest can reach.
-    pub name_servers: List<Ipv4Addr, MAX_NAME_SERVERS>,
-    /// Told the file that OpenBSD's installer boots by.
-    pub net_boot: bool,
-}
-
-/// Name servers that a guest is told of; a resolver asks no more (resolver(5), MAXNS).
-pub const MAX_NAME_SERVERS: usize = 3;
 
 /// What vmm says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -275,14 +211,14 @@ impl Message for ToVmm {
         match self {
             ToVmm::Kvm | ToVmm::Psp => 1,
             ToVmm::StartVm(start) => 3 + usize::from(start.initrd) + usize::from(start.cgroup),
-            ToVmm::StartDisk { .. } | ToVmm::StartNic { .. } | ToVmm::StartCdrom { .. } | ToVmm::StartEnd { .. } => 1,
+            ToVmm::StartDevice { spec, .. } => spec.kind().fds,
+            ToVmm::StartEnd { .. } => 1,
             ToVmm::Config(_)
             | ToVmm::StartCancel { .. }
             | ToVmm::Terminate { .. }
             | ToVmm::Info { .. }
             | ToVmm::Pause { .. }
             | ToVmm::Unpause { .. }
-            | ToVmm::TapAddress { .. }
             | ToVmm::Reset { .. }
             | ToVmm::Verbose { .. } => 0,
         }

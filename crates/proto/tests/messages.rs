@@ -190,11 +190,34 @@ fn parent_and_priv() {
     ]);
 }
 
+/// One of each kind.
+fn devices() -> Vec<device::Spec> {
+    use device::{Blk, Local, Net, Spec, Told};
+    let local = Local {
+        host_mac: MacAddr([2; 6]),
+        host: [100, 64, 1, 2].into(),
+        guest: [100, 64, 1, 3].into(),
+        name_servers: List::try_from(vec![[192, 0, 2, 53].into(); 3]).unwrap(),
+        net_boot: true,
+    };
+    let blk = Blk { format: DiskFormat::Raw, read_only: true, serial: Text::cut("web-1-disk0") };
+    let net = Net { mac: MacAddr([1; 6]), locked: true, local: Some(local) };
+    let told = [Told::Blk(blk), Told::Net(net)];
+    (0..).zip(told).map(|(number, told)| Spec { number, told }).collect()
+}
+
+#[test]
+fn a_device_is_called_by_its_role_and_number() {
+    assert_eq!(devices().iter().map(ToString::to_string).collect::<Vec<_>>(), ["vioblk0", "vionet1"]);
+}
+
 #[test]
 fn parent_and_vmm() {
     use vmm::*;
     let vm = VmId(1);
     let request = RequestId(4);
+    let device = |spec| ToVmm::StartDevice { vm, device: 1, spec: Box::new(spec) };
+    travel(devices().into_iter().map(device).collect());
     let start = |initrd, cgroup| {
         ToVmm::StartVm(Box::new(StartVm {
             vm,
@@ -205,28 +228,15 @@ fn parent_and_vmm() {
             cmdline: CommandLine::new("console=ttyS0").unwrap(),
             initrd,
             cgroup,
-            disks: 1,
-            nics: 1,
+            devices: 2,
         }))
     };
-    let disk = DiskDescription { format: DiskFormat::Raw, read_only: true };
-    let local = Local {
-        host_mac: MacAddr([2; 6]),
-        host: [100, 64, 1, 2].into(),
-        guest: [100, 64, 1, 3].into(),
-        name_servers: List::try_from(vec![[192, 0, 2, 53].into(); 3]).unwrap(),
-        net_boot: true,
-    };
-    let nic = NicDescription { mac: MacAddr([1; 6]), locked: true, local: Some(local) };
     travel(vec![
         ToVmm::Kvm,
         ToVmm::Psp,
         ToVmm::Config(Config { debug: true }),
         start(false, false),
         start(true, true),
-        ToVmm::StartDisk { vm, disk: 0, description: disk },
-        ToVmm::StartNic { vm, nic: 0, description: nic },
-        ToVmm::StartCdrom { vm },
         ToVmm::StartEnd { vm },
         ToVmm::StartCancel { vm },
         ToVmm::Terminate { request, vm, how: Stop::Force },
@@ -234,7 +244,6 @@ fn parent_and_vmm() {
         ToVmm::Info { request },
         ToVmm::Pause { request, vm },
         ToVmm::Unpause { request, vm },
-        ToVmm::TapAddress { vm, nic: 0, mac: MacAddr([1; 6]) },
         ToVmm::Reset { vms: true },
         ToVmm::Verbose { debug: true },
     ]);
@@ -271,13 +280,11 @@ fn vmm_and_vm() {
     travel(vec![
         describe(false),
         describe(true),
-        ToVm::Device(DeviceKind::Net { nic: 0 }),
-        ToVm::Device(DeviceKind::Blk { disk: 1 }),
+        ToVm::Device { device: 1, front: device::Front { virtio_id: 1, queues: 2, queue_size: 256, config_len: 12 } },
         ToVm::Begin,
         ToVm::PowerButton,
         ToVm::Pause,
         ToVm::Unpause,
-        ToVm::TapAddress { nic: 0, mac: MacAddr([1; 6]) },
         ToVm::Verbose { debug: true },
     ]);
     travel(vec![
@@ -292,13 +299,8 @@ fn vmm_and_vm() {
 #[test]
 fn vmm_and_device() {
     use device::{ToDevice, ToVmm};
-    let description = vmm::DiskDescription { format: DiskFormat::Raw, read_only: false };
-    let nic = vmm::NicDescription { mac: MacAddr([1; 6]), locked: false, local: None };
-    travel(vec![
-        ToDevice::Blk { vm: name(), disk: 0, description, serial: Text::cut("web-1-disk0"), debug: true },
-        ToDevice::Net { vm: name(), nic: 0, description: nic, debug: true },
-        ToDevice::Verbose { debug: false },
-    ]);
+    let start = |spec| ToDevice::Start { vm: name(), spec: Box::new(spec), debug: true };
+    travel(devices().into_iter().map(start).chain([ToDevice::Verbose { debug: false }]).collect());
     travel(vec![ToVmm::Ready, ToVmm::Failed(failure())]);
 }
 

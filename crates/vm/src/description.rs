@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use boot::Entry;
-use proto::vm::{Description, DeviceKind, ToVm, ToVmm};
+use proto::device::Front;
+use proto::vm::{Description, ToVm, ToVmm};
 use proto::{Channel, Received};
 
 use crate::error::Error;
@@ -33,8 +34,8 @@ pub struct Plan {
 /// A device with a process of its own.
 #[derive(Debug)]
 pub struct Device {
-    /// What it is.
-    pub kind: DeviceKind,
+    /// What the guest sees of it.
+    pub front: Front,
     /// The front end's side of its vhost-user socket.
     pub socket: OwnedFd,
 }
@@ -68,11 +69,14 @@ impl Progress {
     fn take(self, message: ToVm, fds: Vec<OwnedFd>) -> Result<Self, Error> {
         match (self, message) {
             (Self::Nothing, ToVm::Describe(description)) => Self::described(*description, fds),
-            (Self::Described(mut plan), ToVm::Device(kind)) => {
+            (Self::Described(mut plan), ToVm::Device { device, front }) => {
                 if plan.devices.len() >= usize::from(plan.description.devices) {
                     return Err(Error::Description("more devices than described".into()));
                 }
-                plan.devices.extend(fds.into_iter().map(|socket| Device { kind, socket }));
+                if plan.devices.len() != usize::from(device) {
+                    return Err(Error::Description(format!("device {device} out of turn")));
+                }
+                plan.devices.extend(fds.into_iter().map(|socket| Device { front, socket }));
                 Ok(Self::Described(plan))
             }
             (Self::Described(plan), ToVm::Begin) => match usize::from(plan.description.devices) {
@@ -123,8 +127,8 @@ mod tests {
         (0..count).map(|_| File::open("/dev/null").unwrap().into()).collect()
     }
 
-    fn device() -> ToVm {
-        ToVm::Device(DeviceKind::Blk { disk: 0 })
+    fn device(device: u8) -> ToVm {
+        ToVm::Device { device, front: Front { virtio_id: 2, queues: 1, queue_size: 256, config_len: 60 } }
     }
 
     fn take(messages: Vec<(ToVm, usize)>) -> Result<Progress, Error> {
@@ -135,7 +139,7 @@ mod tests {
 
     #[test]
     fn description_devices_and_begin_make_a_plan() {
-        let plan = take(vec![(description(2, true), 5), (device(), 1), (device(), 1), (ToVm::Begin, 0)]);
+        let plan = take(vec![(description(2, true), 5), (device(0), 1), (device(1), 1), (ToVm::Begin, 0)]);
         let Ok(Progress::Whole(plan)) = plan else { panic!("{plan:?}") };
         let Entry::Kernel { initrd, .. } = plan.entry;
         assert_eq!((plan.devices.len(), initrd.is_some()), (2, true));
@@ -149,7 +153,7 @@ mod tests {
 
     #[test]
     fn nothing_but_a_description_comes_first() {
-        for message in [ToVm::Begin, device(), ToVm::PowerButton, ToVm::Pause] {
+        for message in [ToVm::Begin, device(0), ToVm::PowerButton, ToVm::Pause] {
             assert!(take(vec![(message, 1)]).is_err());
         }
         assert!(take(vec![(description(0, false), 4), (description(0, false), 4)]).is_err());
@@ -158,7 +162,15 @@ mod tests {
     #[test]
     fn the_number_of_devices_is_as_described() {
         assert!(take(vec![(description(1, false), 4), (ToVm::Begin, 0)]).is_err());
-        assert!(take(vec![(description(1, false), 4), (device(), 1), (device(), 1)]).is_err());
+        assert!(take(vec![(description(1, false), 4), (device(0), 1), (device(1), 1)]).is_err());
+    }
+
+    #[test]
+    fn devices_come_in_order() {
+        for (first, second, taken) in [(0, 1, true), (0, 0, false), (1, 0, false)] {
+            let devices = vec![(description(2, false), 4), (device(first), 1), (device(second), 1)];
+            assert_eq!(take(devices).is_ok(), taken, "{first}, {second}");
+        }
     }
 
     #[test]

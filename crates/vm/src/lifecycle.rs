@@ -111,11 +111,9 @@ impl Lifecycle {
             ToVm::PowerButton => vec![Action::PressPowerButton],
             ToVm::Pause => self.pause(),
             ToVm::Unpause => self.unpause(),
-            // For devices that live in this process; the card itself has it from vmm.
-            ToVm::TapAddress { .. } => Vec::new(),
             ToVm::Verbose { debug } => vec![Action::SetDebug(debug)],
             ToVm::Describe(_) => refuse("a second description"),
-            ToVm::Device(_) => refuse("a device after the start"),
+            ToVm::Device { .. } => refuse("a device after the start"),
             ToVm::Begin => refuse("a second start"),
         }
     }
@@ -186,7 +184,6 @@ fn refuse(what: &'static str) -> Vec<Action> {
 
 #[cfg(test)]
 mod tests {
-    use model::MacAddr;
 
     use super::*;
 
@@ -309,9 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn verbosity_changes_and_a_taps_address_changes_nothing() {
+    fn verbosity_changes() {
         assert_eq!(handle(Event::Message(ToVm::Verbose { debug: true })), [Action::SetDebug(true)]);
-        let mac = MacAddr([2, 0, 0, 0, 0, 1]);
-        assert_eq!(handle(Event::Message(ToVm::TapAddress { nic: 0, mac })), []);
     }
 }

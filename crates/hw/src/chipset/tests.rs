@@ -10,7 +10,7 @@ use crate::saved::{Flaw, Saved};
 use crate::virtio::{Device, Kind};
 
 fn setup() -> Setup {
-    let device = Device { kind: Kind::Block, features: 0, queues: vec![256], config: vec![], irq_line: None };
+    let device = Device { kind: Kind::BLOCK, features: 0, queues: vec![256], config: vec![], irq_line: None };
     let devices = vec![device; 31];
     let now = Now::START;
     Setup { ram: vec![], vcpus: 1, mmio: 0xC000_0000..0xE000_0000, ecam: 0xE000_0000, devices, now }

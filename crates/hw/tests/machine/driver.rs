@@ -87,9 +87,9 @@ pub fn setup(now: Now) -> Setup {
         mmio: WINDOW,
         ecam: ECAM,
         devices: vec![
-            device(Kind::Entropy, 1, &[], None),
-            device(Kind::Network, 2, &[2, 0, 0, 0, 0, 1], Some(11)),
-            device(Kind::Block, 1, &[1, 2, 3, 4, 5, 6, 7, 8], None),
+            device(Kind::ENTROPY, 1, &[], None),
+            device(Kind::NETWORK, 2, &[2, 0, 0, 0, 0, 1], Some(11)),
+            device(Kind::BLOCK, 1, &[1, 2, 3, 4, 5, 6, 7, 8], None),
         ],
         now,
     }

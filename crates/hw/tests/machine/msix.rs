@@ -133,7 +133,7 @@ fn a_function_without_a_line_still_has_an_isr() {
 
 #[test]
 fn functions_that_share_a_line_hold_it_up_together() {
-    let of_slot = |_| device(Kind::Entropy, 1, &[], Some(10));
+    let of_slot = |_| device(Kind::ENTROPY, 1, &[], Some(10));
     let machine = Machine::with((0..2).map(of_slot).collect());
     let (one, other) = (Slot(1), Slot(2));
     machine.start(one);

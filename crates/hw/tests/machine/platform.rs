@@ -106,7 +106,7 @@ fn p6_p7_several_vcpus_end_the_machine_once() {
 #[test]
 fn more_devices_than_slots_are_refused() {
     use hw::virtio::Kind;
-    let devices = |count| vec![crate::driver::device(Kind::Block, 1, &[0; 60], None); count];
+    let devices = |count| vec![crate::driver::device(Kind::BLOCK, 1, &[0; 60], None); count];
     let setup = |count| Setup {
         ram: vec![],
         vcpus: 1,

@@ -23,7 +23,7 @@ pub struct InProcess {
 /// The device for the chipset, and its back end.
 pub fn make(memory: GuestMemory) -> (Device, InProcess) {
     let function = Device {
-        kind: Kind::Entropy,
+        kind: Kind::ENTROPY,
         features: FEATURES,
         queues: vec![QUEUE_SIZE],
         config: Vec::new(),

@@ -22,7 +22,6 @@ mod worker;
 use std::sync::Arc;
 
 use hw::{Activation, Slot};
-use proto::vm::DeviceKind;
 
 use crate::description;
 use crate::error::Error;
@@ -117,7 +116,7 @@ pub fn connect(devices: Vec<description::Device>, vm: &Arc<Vm>) -> Result<Device
     let mut functions = vec![function];
     let mut back_ends: Vec<Box<dyn BackEnd>> = vec![Box::new(entropy)];
     for (slot, device) in (2..=u8::MAX).zip(devices) {
-        let connected = vhost_user::connect(kind(device.kind), device.socket, memory.clone());
+        let connected = vhost_user::connect(device.front, device.socket, memory.clone());
         let (function, back_end) = connected.map_err(|failure| Error::Device { slot, cause: failure.to_string() })?;
         functions.push(function);
         back_ends.push(Box::new(back_end));
@@ -130,13 +129,6 @@ pub fn connect(devices: Vec<description::Device>, vm: &Arc<Vm>) -> Result<Device
     let front_ends = Arc::new(front_ends);
     let worker = Worker::new(front_ends.clone(), back_ends).map_err(Error::system("event loop of devices"))?;
     Ok(Devices { functions, front_ends, worker })
-}
-
-fn kind(kind: DeviceKind) -> hw::virtio::Kind {
-    match kind {
-        DeviceKind::Net { .. } => hw::virtio::Kind::Network,
-        DeviceKind::Blk { .. } => hw::virtio::Kind::Block,
-    }
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use boot::layout;
 use devices::queue::{Chain, RingFault, fill_front};
 use devices::serve_vhost::{self, Active, Progress};
-use hw::virtio::Kind;
 use hw::{Chipset, Edge, Effect, MsiMessage, Now, Setup, Slot, World};
+use proto::device::Front;
 use rustix::event::PollFlags;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
@@ -25,6 +25,7 @@ use super::{BackEnd, Failure, Registers, entropy, vhost_user};
 use crate::memory::{self, GuestMemory};
 use crate::outside::FrontEnds as _;
 
+const TWO_QUEUES: Front = Front { virtio_id: 1, queues: 2, queue_size: 256, config_len: 12 };
 const RAM: u64 = 64 << 20;
 const BAR: u64 = layout::PCI_MMIO32;
 const VERSION_1: u64 = 1 << 32;
@@ -213,7 +214,7 @@ fn served(breaks: bool) -> (Arc<Machine>, UnixStream, Arc<AtomicU64>) {
     let end = theirs.try_clone().unwrap();
     std::thread::spawn(move || serve_vhost::serve(theirs, device, None).unwrap());
     let memory = guest_memory();
-    let (function, back_end) = vhost_user::connect(Kind::Network, OwnedFd::from(ours), memory.clone()).unwrap();
+    let (function, back_end) = vhost_user::connect(TWO_QUEUES, OwnedFd::from(ours), memory.clone()).unwrap();
     assert_eq!((function.queues.len(), &function.config[..6]), (2, &[2, 0, 0, 0, 0, 7][..]));
     (machine(function, Box::new(back_end), memory), end, accepted)
 }
@@ -451,7 +452,17 @@ fn a_peer_that_is_no_back_end_is_refused() {
         let _ = io::Read::read(&mut theirs, &mut request);
         let _ = io::Write::write(&mut theirs, &[0xFF; 64]);
     });
-    let failed = vhost_user::connect(Kind::Block, OwnedFd::from(ours), guest_memory());
+    let failed = vhost_user::connect(TWO_QUEUES, OwnedFd::from(ours), guest_memory());
+    assert!(matches!(failed, Err(Failure::Gone(_))));
+    peer.join().unwrap();
+}
+
+#[test]
+fn a_back_end_with_fewer_queues_than_its_device_has_is_refused() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let device = Answering { accepted: Arc::default(), breaks: false };
+    let peer = std::thread::spawn(move || serve_vhost::serve(theirs, device, None).unwrap());
+    let failed = vhost_user::connect(Front { queues: 3, ..TWO_QUEUES }, OwnedFd::from(ours), guest_memory());
     assert!(matches!(failed, Err(Failure::Gone(_))));
     peer.join().unwrap();
 }

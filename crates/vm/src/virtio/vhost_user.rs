@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hw::virtio::{Device, Kind};
 use hw::{Activation, QueueSetup};
+use proto::device::Front;
 use vhost::vhost_user::message::{
     VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
@@ -25,24 +26,14 @@ use crate::memory::GuestMemory;
 const MAX_ANSWERS: Duration = Duration::from_secs(10);
 /// Queues of a device at most.
 const MAX_QUEUES: u64 = 64;
-/// Largest size of a queue.
-const QUEUE_SIZE: u16 = 256;
 const PROTOCOL_FEATURES: VhostUserProtocolFeatures =
     VhostUserProtocolFeatures::MQ.union(VhostUserProtocolFeatures::CONFIG).union(VhostUserProtocolFeatures::REPLY_ACK);
-
-/// How much of the configuration space of a kind is shown: the fields that any feature offered here gives a meaning.
-const fn config_len(kind: Kind) -> u32 {
-    match kind {
-        Kind::Network => 12, // mac, status, max_virtqueue_pairs, mtu (virtio 1.2, 5.1.4)
-        Kind::Block => 60,   // up to and with write_zeroes_may_unmap and its padding (5.2.4)
-        Kind::Scsi => 36,    // all (5.6.4)
-        Kind::Entropy => 0,
-    }
-}
 
 /// A connected back end.
 pub struct VhostUser {
     front_end: Frontend,
+    /// Largest size of a queue.
+    queue_size: u16,
     /// The same socket, to see it hang up.
     watched: OwnedFd,
     limit: Duration,
@@ -57,13 +48,13 @@ pub struct VhostUser {
 }
 
 /// Asks a back end what it offers.
-pub fn connect(kind: Kind, stream: OwnedFd, memory: GuestMemory) -> Result<(Device, VhostUser), Failure> {
-    connect_within(MAX_ANSWERS, kind, stream, memory)
+pub fn connect(front: Front, stream: OwnedFd, memory: GuestMemory) -> Result<(Device, VhostUser), Failure> {
+    connect_within(MAX_ANSWERS, front, stream, memory)
 }
 
 fn connect_within(
     limit: Duration,
-    kind: Kind,
+    front: Front,
     stream: OwnedFd,
     memory: GuestMemory,
 ) -> Result<(Device, VhostUser), Failure> {
@@ -74,9 +65,10 @@ fn connect_within(
     };
     let watched: OwnedFd = set_up().map_err(gone)?.into();
     let mut front_end = Frontend::from_stream(stream, MAX_QUEUES);
-    let device = answer::within(limit, watched.as_fd(), || negotiate(&mut front_end, kind)).map_err(gone)?;
+    let device = answer::within(limit, watched.as_fd(), || negotiate(&mut front_end, front)).map_err(gone)?;
     let back_end = VhostUser {
         front_end,
+        queue_size: front.queue_size,
         watched,
         limit,
         memory,
@@ -88,7 +80,7 @@ fn connect_within(
     Ok((device.map_err(judge)?, back_end))
 }
 
-fn negotiate(front_end: &mut Frontend, kind: Kind) -> vhost::Result<Device> {
+fn negotiate(front_end: &mut Frontend, front: Front) -> vhost::Result<Device> {
     front_end.set_owner()?;
     let features = front_end.get_features()?;
     if features & (1 << VIRTIO_F_VERSION_1) == 0 {
@@ -97,15 +89,18 @@ fn negotiate(front_end: &mut Frontend, kind: Kind) -> vhost::Result<Device> {
     let offered = front_end.get_protocol_features()?;
     front_end.set_protocol_features(offered & PROTOCOL_FEATURES)?;
     front_end.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-    let queues = front_end.get_queue_num()?;
-    if !(1..=MAX_QUEUES).contains(&queues) {
+    if front_end.get_queue_num()? < front.queues.into() {
         return Err(vhost::Error::VhostUserProtocol(VhostUserError::InvalidMessage));
     }
-    let len = config_len(kind);
-    let empty = vec![0; len as usize];
-    let (_, config) = front_end.get_config(0, len, VhostUserConfigFlags::empty(), &empty)?;
-    let queues = (0..queues).map(|_| QUEUE_SIZE).collect();
-    Ok(Device { kind, features, queues, config, irq_line: None })
+    let config = match front.config_len {
+        0 => Vec::new(),
+        len => {
+            let empty = vec![0; usize::from(len)];
+            front_end.get_config(0, len.into(), VhostUserConfigFlags::empty(), &empty)?.1
+        }
+    };
+    let queues = vec![front.queue_size; usize::from(front.queues)];
+    Ok(Device { kind: Kind(front.virtio_id), features, queues, config, irq_line: None })
 }
 
 impl BackEnd for VhostUser {
@@ -202,7 +197,7 @@ impl VhostUser {
     fn start_queue(&mut self, setup: &QueueSetup, queue: &Queue, port: &Port) -> vhost::Result<()> {
         let index = usize::from(setup.index);
         let config = VringConfigData {
-            queue_max_size: QUEUE_SIZE,
+            queue_max_size: self.queue_size,
             queue_size: setup.size,
             flags: 0,
             desc_table_addr: self.user_address(setup.desc)?,

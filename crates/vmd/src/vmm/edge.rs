@@ -133,7 +133,8 @@ impl Edge {
                 self.told(process, |living| living.talk.as_mut().map(|talk| Ok(talk.tell_vm(&message, fds?))));
             }
             Action::TellDevice(process, message) => {
-                let fds = self.held.for_device(process.run, &message);
+                let Member::Device(device) = process.member else { return };
+                let fds = self.held.for_device(process.run, device, &message);
                 self.told(process, |living| living.talk.as_mut().map(|talk| Ok(talk.tell_device(&message, fds?))));
             }
             Action::Release(run) => self.held.release(run),
@@ -153,7 +154,7 @@ impl Edge {
             self.events.remove(&living.child);
             // It has just been executed and holds nothing, so it dies at once.
             let killed = living.child.kill(Kill::KILL).and_then(|()| living.child.wait());
-            log::debug!("{}: not watched, killed: {killed:?}", process.member);
+            log::debug!("{}: not watched, killed: {killed:?}", title.title);
             return Err(Failure::io("event loop", &error));
         }
         let pid = living.child.pid();
@@ -248,7 +249,7 @@ impl Edge {
 
     fn kill(&self, process: Process, signal: Kill) {
         if let Some(Err(error)) = self.living.get(&process).map(|living| living.child.kill(signal)) {
-            log::error!("signal to {}: {error}", process.member);
+            log::error!("signal to {process:?}: {error}");
         }
     }
 

@@ -5,9 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use proto::device::ToDevice;
-use proto::vm::{DeviceKind, ToVm};
+use proto::vm::ToVm;
 
-use super::running::{HostFd, Member, Run, Slot};
+use super::running::{HostFd, Run, Slot};
 
 /// What is held. Each descriptor is closed when it was taken and sent, or with its launch's `release`.
 #[derive(Debug, Default)]
@@ -56,25 +56,20 @@ impl Held {
                 }
                 Ok(fds)
             }
-            ToVm::Device(DeviceKind::Net { nic }) => Ok(vec![self.take(run, Slot::Front(Member::Net(*nic)))?]),
-            ToVm::Device(DeviceKind::Blk { disk }) => Ok(vec![self.take(run, Slot::Front(Member::Blk(*disk)))?]),
-            ToVm::Begin
-            | ToVm::PowerButton
-            | ToVm::Pause
-            | ToVm::Unpause
-            | ToVm::TapAddress { .. }
-            | ToVm::Verbose { .. } => Ok(Vec::new()),
+            ToVm::Device { device, .. } => Ok(vec![self.take(run, Slot::Front(*device))?]),
+            ToVm::Begin | ToVm::PowerButton | ToVm::Pause | ToVm::Unpause | ToVm::Verbose { .. } => Ok(Vec::new()),
         }
     }
 
-    /// What goes with a message to a device's process, in its order.
-    pub fn for_device(&mut self, run: Run, message: &ToDevice) -> io::Result<Vec<OwnedFd>> {
-        let (member, slot) = match message {
-            ToDevice::Blk { disk, .. } => (Member::Blk(*disk), Slot::Disk(*disk)),
-            ToDevice::Net { nic, .. } => (Member::Net(*nic), Slot::Nic(*nic)),
-            ToDevice::Verbose { .. } => return Ok(Vec::new()),
-        };
-        Ok(vec![self.take(run, Slot::Back(member))?, self.take(run, slot)?])
+    /// What goes with a message to the process of the device of this index, in its order.
+    pub fn for_device(&mut self, run: Run, device: u8, message: &ToDevice) -> io::Result<Vec<OwnedFd>> {
+        match message {
+            ToDevice::Start { spec, .. } => {
+                let resources = (0..=u8::MAX).take(spec.kind().fds).map(|fd| Slot::Device(device, fd));
+                [Slot::Back(device)].into_iter().chain(resources).map(|slot| self.take(run, slot)).collect()
+            }
+            ToDevice::Verbose { .. } => Ok(Vec::new()),
+        }
     }
 
     fn take(&mut self, run: Run, slot: Slot) -> io::Result<OwnedFd> {

@@ -56,17 +56,17 @@ pub enum Unsent {
 /// Starts a process with its channel; a device with its vhost-user sockets, which are held for its and its VM's message.
 pub fn start(exe: &Executable, held: &mut Held, process: Process, title: &Title) -> Result<Living, Failure> {
     let Process { run, member } = process;
-    if member != Member::Vm {
+    if let Member::Device(device) = member {
         let flags = SocketFlags::CLOEXEC;
         let (front, back) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .map_err(|errno| Failure::io("vhost-user socket", &errno.into()))?;
-        held.hold(run, vec![Slot::Front(member), Slot::Back(member)], vec![front, back]);
+        held.hold(run, vec![Slot::Front(device), Slot::Back(device)], vec![front, back]);
     }
     let (ours, theirs) = seqpacket::pair().map_err(|error| Failure::io("channel", &error))?;
     let child = execute(exe, held, process, title, theirs).map_err(|error| failure_of(&error))?;
     let talk = match member {
         Member::Vm => Talk::Vm(Channel::new(ours)),
-        Member::Blk(_) | Member::Net(_) => Talk::Device(Channel::new(ours)),
+        Member::Device(_) => Talk::Device(Channel::new(ours)),
     };
     Ok(Living { child, talk: Some(talk) })
 }
@@ -78,12 +78,7 @@ fn execute(
     title: &Title,
     channel: OwnedFd,
 ) -> Result<Child, SpawnError> {
-    let role = match process.member {
-        Member::Vm => "vm",
-        Member::Blk(_) => "vioblk",
-        Member::Net(_) => "vionet",
-    };
-    let mut argv = vec![title.title.as_str(), "-x", role];
+    let mut argv = vec![title.title.as_str(), "-x", title.role];
     argv.extend(title.debug.then_some("-v"));
     let log = held.lend(process.run, Slot::Log).unwrap_or(rustix::stdio::stderr());
     Spawn::new(exe, &argv)

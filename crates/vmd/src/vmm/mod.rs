@@ -1,7 +1,7 @@
 //! vmm: starts, watches and ends the processes of all VMs.
 //!
 //! Its peers: the parent ([`proto::vmm`]), which gives it everything open; a `vm` process for each VM ([`proto::vm`]); a
-//! `vioblk` for each disk and a `vionet` for each card ([`proto::device`]). It joins each device and its VM by a socket pair
+//! process for each device ([`proto::device`]), of which it knows no kind. It joins each device and its VM by a socket pair
 //! for vhost-user, and is not on their way after that.
 //!
 //! It holds the parent's channel, /dev/kvm, its own executable, and of each process a pidfd and a channel; what a start

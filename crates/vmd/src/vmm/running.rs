@@ -16,10 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use log::Level;
-use model::{MacAddr, VmName};
-use proto::device::{ToDevice, ToVmm as FromDevice};
+use model::VmName;
+use proto::device::{Spec, ToDevice, ToVmm as FromDevice};
 use proto::vm::{ToVm, ToVmm as FromVm};
-use proto::vmm::{DiskDescription, End, NicDescription, StartVm, Stop, ToParent, ToVmm};
+use proto::vmm::{End, StartVm, Stop, ToParent, ToVmm};
 use proto::{Code, Failure, RequestId, VmId};
 use rustix::process::Signal;
 use sys::child::Exit;
@@ -50,22 +50,10 @@ pub struct Run(pub u64);
 /// Which process of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Member {
-    /// The vionet of this card.
-    Net(u8),
-    /// The vioblk of this disk.
-    Blk(u8),
+    /// The process of the device of this index.
+    Device(u8),
     /// The vm process.
     Vm,
-}
-
-impl std::fmt::Display for Member {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Member::Net(nic) => write!(f, "vionet{nic}"),
-            Member::Blk(disk) => write!(f, "vioblk{disk}"),
-            Member::Vm => f.write_str("vm"),
-        }
-    }
 }
 
 /// One process.
@@ -90,18 +78,14 @@ pub enum Slot {
     Initrd,
     /// The cgroup's directory.
     Cgroup,
-    /// A disk's image.
-    Disk(u8),
-    /// A card's tap.
-    Nic(u8),
-    /// The CD-ROM's image.
-    Cdrom,
+    /// What a device serves, by its index, in the order that it came.
+    Device(u8, u8),
     /// The console's pty master.
     Console,
-    /// The front end's side of a device's vhost-user socket; made when its process is.
-    Front(Member),
+    /// The front end's side of a device's vhost-user socket, by its index; made when its process is.
+    Front(u8),
     /// The back end's side.
-    Back(Member),
+    Back(u8),
 }
 
 /// A descriptor of the host's that is there once for all VMs.
@@ -176,6 +160,8 @@ pub enum Action {
 pub struct Title {
     /// Its first argument.
     pub title: String,
+    /// Its role.
+    pub role: &'static str,
     /// Debug lines too.
     pub debug: bool,
 }
@@ -199,6 +185,8 @@ pub struct Running {
 struct Vm {
     run: Run,
     start: StartVm,
+    /// Those that have been described, by index: in the order that the guest sees.
+    devices: BTreeMap<u8, Spec>,
     alive: BTreeSet<Member>,
     /// How often the guest changed its mind about shutting down.
     wishes: u8,
@@ -210,9 +198,9 @@ struct Vm {
 #[derive(Debug)]
 enum Life {
     /// Its description is coming.
-    Described(Parts),
+    Described,
     /// Its processes are started, one after the other; `left` is yet to be, the last of it first.
-    Spawning { parts: Parts, left: Vec<Member>, waiting: BTreeSet<Member> },
+    Spawning { left: Vec<Member>, waiting: BTreeSet<Member> },
     /// All are started; these devices are not ready yet. A device that left in peace: the vm process may have failed.
     Preparing { pid: u32, waiting: BTreeSet<Member>, deadline: Instant, left: Option<Member> },
     /// The vm process was told to run its guest. The same.
@@ -252,15 +240,6 @@ enum Outcome {
     StartFailed(Failure),
     /// It had run.
     Ended(End),
-}
-
-/// What the start's messages brought.
-#[derive(Debug, Default)]
-struct Parts {
-    disks: BTreeMap<u8, DiskDescription>,
-    nics: BTreeMap<u8, NicDescription>,
-    cdrom: bool,
-    addresses: BTreeMap<u8, MacAddr>,
 }
 
 impl Running {
@@ -303,16 +282,13 @@ impl Running {
             ToVmm::Psp => self.host_fd(HostFd::Psp, out),
             ToVmm::Config(config) => self.verbose(config.debug, out),
             ToVmm::StartVm(start) => self.start(*start, out),
-            ToVmm::StartDisk { vm, disk, description } => self.start_disk(vm, disk, description, out),
-            ToVmm::StartNic { vm, nic, description } => self.start_nic(vm, nic, description, out),
-            ToVmm::StartCdrom { vm } => self.start_cdrom(vm, out),
+            ToVmm::StartDevice { vm, device, spec } => self.start_device(vm, device, *spec, out),
             ToVmm::StartEnd { vm } => self.start_end(vm, out),
             ToVmm::StartCancel { vm } => self.start_cancel(vm, out),
             ToVmm::Terminate { request, vm, how } => self.terminate(request, vm, how, now, out),
             ToVmm::Info { request } => self.info(request, out),
             ToVmm::Pause { request, vm } => self.wish(request, vm, Wish::Pause, now, out),
             ToVmm::Unpause { request, vm } => self.wish(request, vm, Wish::Unpause, now, out),
-            ToVmm::TapAddress { vm, nic, mac } => self.tap_address(vm, nic, mac, out),
             ToVmm::Reset { vms: true } => self.end_all("the daemon was reset", out),
             ToVmm::Reset { vms: false } => {} // vmm keeps no other state that could be forgotten
             ToVmm::Verbose { debug } => self.verbose(debug, out),
@@ -340,7 +316,7 @@ impl Running {
 
     /// Descriptors that all VMs need at most: while one starts its files and sockets, and of each process two.
     fn descriptors_of(vm: &StartVm) -> u64 {
-        7 + 5 * (u64::from(vm.disks) + u64::from(vm.nics))
+        7 + 5 * u64::from(vm.devices)
     }
 
     fn of_run(&mut self, run: Run) -> Option<(VmId, &mut Vm)> {
@@ -361,7 +337,7 @@ impl Vm {
     /// Whether its start was answered with success: its end is told by `Ended` then.
     fn had_started(&self) -> bool {
         match &self.life {
-            Life::Described(_) | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => false,
+            Life::Described | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => false,
             Life::Up { .. } => true,
             Life::Ending { outcome, .. } => matches!(outcome, Outcome::Ended(_)),
         }
@@ -374,6 +350,20 @@ impl Vm {
     fn process(&self, member: Member) -> Process {
         Process { run: self.run, member }
     }
+
+    fn all_called(&self, members: &BTreeSet<Member>) -> String {
+        members.iter().map(|member| self.called(*member)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// As logs and ps(1) call a process of it.
+    fn called(&self, member: Member) -> String {
+        match member {
+            Member::Vm => "vm".to_owned(),
+            Member::Device(index) => {
+                self.devices.get(&index).map_or_else(|| format!("device {index}"), Spec::to_string)
+            }
+        }
+    }
 }
 
 impl Life {
@@ -385,7 +375,7 @@ impl Life {
                 course.deadline().into_iter().chain(left).min()
             }
             Life::Ending { deadline, .. } => *deadline,
-            Life::Described(_) | Life::Spawning { .. } => None,
+            Life::Described | Life::Spawning { .. } => None,
         }
     }
 
@@ -393,7 +383,7 @@ impl Life {
     fn pid(&self) -> Option<u32> {
         match self {
             Life::Preparing { pid, .. } | Life::Beginning { pid, .. } | Life::Up { pid, .. } => Some(*pid),
-            Life::Described(_) | Life::Spawning { .. } | Life::Ending { .. } => None,
+            Life::Described | Life::Spawning { .. } | Life::Ending { .. } => None,
         }
     }
 }

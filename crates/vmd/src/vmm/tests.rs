@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use model::{MacAddr, VmName};
-use proto::device::{ToDevice, ToVmm as FromDevice};
+use model::{MacAddr, Text, VmName};
+use proto::device::{Blk, Net, Spec, ToDevice, ToVmm as FromDevice, Told};
 use proto::probe::KernelKind;
-use proto::vm::{DeviceKind, ToVm, ToVmm as FromVm};
-use proto::vmm::{Config, DiskDescription, End, NicDescription, StartVm, Stop, ToParent, ToVmm};
+use proto::vm::{ToVm, ToVmm as FromVm};
+use proto::vmm::{Config, End, StartVm, Stop, ToParent, ToVmm};
 use proto::{Code, Failure, RequestId, VmId};
 use rustix::process::Signal;
 use sys::child::Exit;
@@ -41,7 +41,7 @@ fn mebibytes(count: i64) -> model::MemorySize {
     model::MemorySize::from_bytes(count << 20).expect("a size")
 }
 
-fn start_of(id: u32, name: &str, disks: u8, nics: u8) -> StartVm {
+fn start_of(id: u32, name: &str, devices: u8) -> StartVm {
     StartVm {
         vm: VmId(id),
         name: VmName::new(name).expect("a name"),
@@ -51,19 +51,21 @@ fn start_of(id: u32, name: &str, disks: u8, nics: u8) -> StartVm {
         cmdline: model::CommandLine::default(),
         initrd: false,
         cgroup: false,
-        disks,
-        nics,
+        devices,
     }
 }
 
-fn disk(id: u32, disk: u8) -> ToVmm {
-    let description = DiskDescription { format: model::DiskFormat::Raw, read_only: false };
-    ToVmm::StartDisk { vm: VmId(id), disk, description }
+/// The device of this index, which is a disk.
+fn disk(id: u32, device: u8) -> ToVmm {
+    let serial = Text::cut("disk");
+    let told = Told::Blk(Blk { format: model::DiskFormat::Raw, read_only: false, serial });
+    ToVmm::StartDevice { vm: VmId(id), device, spec: Box::new(Spec { number: device, told }) }
 }
 
-fn nic(id: u32, nic: u8) -> ToVmm {
-    let description = NicDescription { mac: MacAddr([2, 0, 0, 0, 0, nic]), locked: false, local: None };
-    ToVmm::StartNic { vm: VmId(id), nic, description }
+/// The device of this index, which is a card.
+fn nic(id: u32, device: u8) -> ToVmm {
+    let told = Told::Net(Net { mac: MacAddr([2, 0, 0, 0, 0, device]), locked: false, local: None });
+    ToVmm::StartDevice { vm: VmId(id), device, spec: Box::new(Spec { number: device, told }) }
 }
 
 fn end(id: u32) -> ToVmm {
@@ -101,16 +103,16 @@ impl Machine {
         self.parent(ToVmm::Terminate { request: REQUEST, vm: VmId(id), how })
     }
 
-    /// All parts of a start but its end.
+    /// All parts of a start but its end: its devices are disks.
     fn describe(&mut self, start: StartVm) -> Run {
-        let (id, disks, nics) = (start.vm.0, start.disks, start.nics);
+        let (id, devices) = (start.vm.0, start.devices);
         let actions = self.parent(ToVmm::StartVm(Box::new(start)));
         let run = actions.iter().find_map(|action| match action {
             Action::Hold(run, _) => Some(*run),
             _ => None,
         });
-        for message in (0..disks).map(|n| disk(id, n)).chain((0..nics).map(|n| nic(id, n))) {
-            assert_eq!(answers(&self.parent(message)), []);
+        for n in 0..devices {
+            assert_eq!(answers(&self.parent(disk(id, n))), []);
         }
         run.expect("the start was taken")
     }
@@ -118,7 +120,11 @@ impl Machine {
     /// A VM whose processes were all started, process ids from 100.
     fn spawn(&mut self, start: StartVm) -> (Run, Vec<Action>) {
         let id = start.vm.0;
-        let run = self.describe(start);
+        (self.describe(start), self.launch(id))
+    }
+
+    /// The end of a start's messages, and all its processes.
+    fn launch(&mut self, id: u32) -> Vec<Action> {
         let mut actions = self.parent(end(id));
         let mut all = actions.clone();
         let mut pid = 100;
@@ -127,14 +133,14 @@ impl Machine {
             all.extend(actions.clone());
             pid += 1;
         }
-        (run, all)
+        all
     }
 
     /// A VM whose guest runs.
-    fn up(&mut self, id: u32, name: &str, disks: u8, nics: u8) -> Run {
-        let (run, _) = self.spawn(start_of(id, name, disks, nics));
-        for member in (0..nics).map(Member::Net).chain((0..disks).map(Member::Blk)) {
-            self.ready(run, member);
+    fn up(&mut self, id: u32, name: &str, devices: u8) -> Run {
+        let (run, _) = self.spawn(start_of(id, name, devices));
+        for device in 0..devices {
+            self.ready(run, Member::Device(device));
         }
         let answers = answers(&self.vm(run, FromVm::Started));
         assert!(matches!(answers.as_slice(), [ToParent::StartDone { result: Ok(_), .. }]), "{answers:?}");

@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 
 use super::*;
 
+const BLOCK: Front = Front { virtio_id: 2, queues: 1, queue_size: 256, config_len: 60 };
 const LIMIT: Duration = Duration::from_millis(100);
 
 fn memory() -> GuestMemory {
@@ -29,7 +30,7 @@ fn slow(mut bytes: usize) -> (OwnedFd, JoinHandle<()>) {
 fn a_back_end_that_says_nothing_is_given_up() {
     for bytes in [0, 1, 11, 12, 19] {
         let (socket, peer) = slow(bytes);
-        let connected = connect_within(LIMIT, Kind::Block, socket, memory());
+        let connected = connect_within(LIMIT, BLOCK, socket, memory());
         assert!(matches!(connected, Err(Failure::Gone(_))), "{bytes} bytes of an answer");
         peer.join().unwrap();
     }
@@ -44,7 +45,8 @@ fn a_back_end_that_no_longer_answers_is_given_up() {
     let (limit, active) = (LIMIT, vec![0]);
     let (activation, bases) = (None, Vec::new());
     let memory = memory();
-    let mut back_end = VhostUser { front_end, watched, limit, memory, memory_told: true, active, activation, bases };
+    let mut back_end =
+        VhostUser { front_end, queue_size: 256, watched, limit, memory, memory_told: true, active, activation, bases };
     assert!(matches!(back_end.stop(), Err(Failure::Gone(_))));
     drop(theirs);
 }

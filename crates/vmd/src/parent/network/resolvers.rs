@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use model::List;
-use proto::vmm::MAX_NAME_SERVERS;
+use proto::device::MAX_NAME_SERVERS;
 
 /// What a guest is told.
 pub type NameServers = List<Ipv4Addr, MAX_NAME_SERVERS>;

@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use proto::RequestId;
 use proto::vmm::{self, ToVmm};
-use proto::{RequestId, VmId};
 
 use super::turn::Turn;
 use super::{Peer, StartError};
@@ -36,12 +36,7 @@ impl Edge {
 
     fn vmm_says(&mut self, message: vmm::ToParent, _: Vec<OwnedFd>) {
         match message {
-            vmm::ToParent::StartDone { vm, result } => {
-                if result.is_ok() {
-                    self.tell_tap_addresses(vm);
-                }
-                self.event(Event::StartDone(vm, result));
-            }
+            vmm::ToParent::StartDone { vm, result } => self.event(Event::StartDone(vm, result)),
             vmm::ToParent::TerminateDone { request, result, .. } => self.event(Event::TerminateDone(request, result)),
             vmm::ToParent::Leaving { vm, reboot } => self.event(Event::Leaving(vm, reboot)),
             vmm::ToParent::Ended { vm, end } => self.event(Event::Ended(vm, end)),
@@ -66,14 +61,6 @@ impl Edge {
             if running.get(&vm) != Some(&pid) {
                 log::warn!("vm {vm} should be running as pid {pid}, but vmm reports {:?}", running.get(&vm));
             }
-        }
-    }
-
-    /// Each card learns the address of the host's side of its tap (openbsd/daemon.md, 1.10, GET_ADDR).
-    fn tell_tap_addresses(&mut self, vm: VmId) {
-        let macs: Vec<_> = self.holdings.get(&vm).map(|held| held.tap_macs.clone()).into_iter().flatten().collect();
-        for (nic, mac) in macs {
-            self.tell_vmm(vmm::ToVmm::TapAddress { vm, nic, mac }, vec![]);
         }
     }
 

@@ -33,8 +33,9 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use model::{IfName, MacAddr, Owner, SwitchName, Text, UserPath, VmName};
+use model::{IfName, Owner, SwitchName, Text, UserPath, VmName};
 use proto::client::{Reply, Request};
+use proto::device::Spec;
 use proto::opener::What;
 use proto::privileged::TapSpec;
 use proto::probe::{KernelKind, ToProbe};
@@ -48,7 +49,7 @@ use life::{Life, Vm};
 use self::access::Who;
 use self::asking::Asker;
 use self::definition::Definition;
-use super::network::local::{Locals, Pair};
+use super::network::local::Locals;
 use super::service::snmp::Master;
 
 /// Opener, probe and priv have this long for one start.
@@ -230,23 +231,29 @@ pub enum Keep {
 pub struct Launch {
     /// As vmm gets it; whether a cgroup comes along the edge knows.
     pub vm: StartVm,
-    /// Read-only disks.
-    pub disks: Vec<proto::vmm::DiskDescription>,
-    /// Cards.
-    pub nics: Vec<Card>,
+    /// In the order that the guest sees.
+    pub devices: Vec<Device>,
 }
 
-/// A card of a start. The address of the host's side of its tap the edge knows.
+/// A device of a start.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Card {
-    /// The guest's address.
-    pub mac: MacAddr,
-    /// Frames from or to other addresses are dropped.
-    pub locked: bool,
-    /// The two ends of a local interface.
-    pub local: Option<Pair>,
-    /// It boots from the network.
-    pub net_boot: bool,
+pub struct Device {
+    /// What it is. What the host alone knows of a card's network, the edge fills in: name servers, and the address of the
+    /// host's side of its tap.
+    pub spec: Spec,
+    /// Which of the descriptors that the edge holds it serves.
+    pub serves: Option<Serves>,
+    /// The guest reaches the outside by it, and is told the host's name servers.
+    pub outside: bool,
+}
+
+/// What a device serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// An open file.
+    File(File),
+    /// The tap of this card.
+    Tap(u8),
 }
 
 /// A switch of vm.conf.

@@ -2,17 +2,18 @@
 
 use std::time::Instant;
 
-use model::{BootDevice, CommandLine, Disk, IfName, Text, UserPath};
+use model::{BootDevice, CommandLine, Disk, IfName, List, MacAddr, Text, UserPath};
 use proto::client::Reply;
+use proto::device::{self, Local, Spec, Told};
 use proto::probe::{KernelKind, ToProbe};
-use proto::vmm::{DiskDescription, StartVm, Stop};
+use proto::vmm::{StartVm, Stop};
 use proto::{Code, Failure, VmId};
 
 use super::cards;
 use super::definition::Definition;
 use super::life::{Asked, Life, Preparation, Vm};
 use super::plan::ThisBoot;
-use super::{Action, Card, File, Found, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};
+use super::{Action, Device, File, Found, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run, Serves};
 
 impl Registry {
     /// Begins a start of a VM that does not run. `starter` gets the one answer.
@@ -291,8 +292,9 @@ fn missing(preparation: &Preparation) -> String {
 
 fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
     let definition = &vm.definition;
-    let count = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
-    let disks = definition.disks.iter();
+    let cards = (0u8..).zip(&definition.cards).map(|(number, card)| nic_of(vm, number, card));
+    let devices: Vec<Device> =
+        cards.chain((0u8..).zip(&definition.disks).map(|(n, disk)| disk_of(vm, n, disk))).collect();
     Launch {
         vm: StartVm {
             vm: vm.id,
@@ -303,20 +305,35 @@ fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
             cmdline: cmdline_of(definition),
             initrd: definition.initrd.is_some(),
             cgroup: false,
-            disks: count(definition.disks.len()),
-            nics: count(definition.nics.len()),
+            devices: u8::try_from(devices.len()).unwrap_or(u8::MAX),
         },
-        disks: disks.map(|disk| DiskDescription { format: disk.format.kind, read_only: false }).collect(),
-        nics: (0u8..).zip(&definition.cards).map(|(index, card)| launched(vm, index, card)).collect(),
+        devices,
     }
 }
 
-fn launched(vm: &Vm, index: u8, card: &cards::Card) -> Card {
-    Card {
-        mac: card.mac,
-        locked: card.locked,
-        local: vm.locals.get(&index).copied(),
-        net_boot: index == 0 && vm.boot_device == Some(BootDevice::Net),
+fn nic_of(vm: &Vm, number: u8, card: &cards::Card) -> Device {
+    let pair = vm.locals.get(&number);
+    let local = pair.map(|pair| Local {
+        host_mac: MacAddr::default(),
+        host: pair.host.inet,
+        guest: pair.guest,
+        name_servers: List::default(),
+        net_boot: number == 0 && vm.boot_device == Some(BootDevice::Net),
+    });
+    Device {
+        spec: Spec { number, told: Told::Net(device::Net { mac: card.mac, locked: card.locked, local }) },
+        serves: Some(Serves::Tap(number)),
+        outside: pair.is_some_and(|pair| pair.host.nat),
+    }
+}
+
+fn disk_of(vm: &Vm, number: u8, disk: &Disk) -> Device {
+    // The number first: a long name is cut, and the guest tells its disks apart by this.
+    let serial = Text::cut(&format!("disk{number}-{}", vm.definition.name));
+    Device {
+        spec: Spec { number, told: Told::Blk(device::Blk { format: disk.format.kind, read_only: false, serial }) },
+        serves: Some(Serves::File(File::Disk(number))),
+        outside: false,
     }
 }
 

@@ -6,11 +6,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use model::{IfName, MacAddr};
-use proto::vmm::{Local, NicDescription, StartVm, ToVmm};
+use proto::device::{Net, Spec, Told};
+use proto::vmm::{StartVm, ToVmm};
 use sys::pty::Pty;
 
 use crate::parent::network::resolvers::NameServers;
-use crate::parent::registry::{File, Launch};
+use crate::parent::registry::{Device, File, Launch, Serves};
 
 /// What one VM holds.
 #[derive(Debug, Default)]
@@ -58,25 +59,30 @@ impl Holdings {
             fds.push(copy(self.cgroup.as_ref())?);
         }
         let mut messages = vec![(ToVmm::StartVm(Box::new(start)), fds)];
-        for (disk, description) in (0u8..).zip(&launch.disks) {
-            let fd = copy(self.files.get(&File::Disk(disk)))?;
-            messages.push((ToVmm::StartDisk { vm, disk, description: description.clone() }, vec![fd]));
-        }
-        for (nic, card) in (0u8..).zip(&launch.nics) {
-            let fd = copy(self.taps.get(&nic))?;
-            let local = card.local.map(|pair| Local {
-                host_mac: self.tap_macs.get(&nic).copied().unwrap_or_default(),
-                host: pair.host.inet,
-                guest: pair.guest,
-                name_servers: if pair.host.nat { servers.clone() } else { NameServers::default() },
-                net_boot: card.net_boot,
-            });
-            let description = NicDescription { mac: card.mac, locked: card.locked, local };
-            messages.push((ToVmm::StartNic { vm, nic, description }, vec![fd]));
+        for (index, device) in (0u8..).zip(&launch.devices) {
+            let fd = device.serves.map(|serves| copy(self.of(serves))).transpose()?;
+            let spec = Box::new(self.completed(device, servers));
+            messages.push((ToVmm::StartDevice { vm, device: index, spec }, fd.into_iter().collect()));
         }
         let console = copy(self.console.as_ref().map(|console| &console.master))?;
         messages.push((ToVmm::StartEnd { vm }, vec![console]));
         Ok(messages)
+    }
+
+    fn of(&self, serves: Serves) -> Option<&OwnedFd> {
+        match serves {
+            Serves::File(file) => self.files.get(&file),
+            Serves::Tap(nic) => self.taps.get(&nic),
+        }
+    }
+
+    fn completed(&self, device: &Device, servers: &NameServers) -> Spec {
+        let mut spec = device.spec.clone();
+        if let Spec { number, told: Told::Net(Net { local: Some(local), .. }) } = &mut spec {
+            local.host_mac = self.tap_macs.get(number).copied().unwrap_or_default();
+            local.name_servers = if device.outside { servers.clone() } else { NameServers::default() };
+        }
+        spec
     }
 }
 
@@ -87,6 +93,8 @@ fn copy(fd: Option<&OwnedFd>) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use proto::device::Local;
+
     use super::*;
 
     #[test]
@@ -100,6 +108,28 @@ mod tests {
         assert_eq!((now.st_uid, now.st_gid, now.st_mode & 0o777), (0, 0, 0o600));
         drop(held);
         assert!(!name.exists());
+    }
+
+    #[test]
+    fn the_address_of_the_hosts_side_of_its_tap_reaches_the_card_that_uses_it() {
+        let at = |n| MacAddr([2, 0, 0, 0, 0, n]);
+        let held = Holdings { tap_macs: BTreeMap::from([(0, at(8)), (1, at(9))]), ..Holdings::default() };
+        let servers = NameServers::try_from(vec![[192, 0, 2, 53].into()]).unwrap();
+        for outside in [true, false] {
+            let local = Local {
+                host_mac: MacAddr::default(),
+                host: [100, 64, 1, 2].into(),
+                guest: [100, 64, 1, 3].into(),
+                name_servers: NameServers::default(),
+                net_boot: false,
+            };
+            let card = Net { mac: at(1), locked: false, local: Some(local.clone()) };
+            let spec = Spec { number: 1, told: Told::Net(card.clone()) };
+            let told = held.completed(&Device { spec, serves: Some(Serves::Tap(1)), outside }, &servers);
+            let name_servers = if outside { servers.clone() } else { NameServers::default() };
+            let local = Some(Local { host_mac: at(9), name_servers, ..local });
+            assert_eq!(told, Spec { number: 1, told: Told::Net(Net { local, ..card }) });
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::parent::accounts::read_some;
 use crate::parent::network::resolvers::{self, NameServers};
 use crate::parent::registry::Launch;
 
-/// Threads that a VM's processes have beside its vCPUs and queues: main ones, io_uring's and KVM's own.
+/// Threads that a VM's processes have beside its vCPUs and those of its devices: the vm process's own, and KVM's.
 const SPARE_THREADS: u32 = 64;
 
 /// The host, as the parent uses it.
@@ -83,7 +83,7 @@ impl Host {
     /// The name servers that the guest is told, as the host has them now; if there are none it is told the host's
     /// address.
     pub fn name_servers(&self, launch: &Launch) -> NameServers {
-        let outside = launch.nics.iter().filter_map(|card| card.local).any(|pair| pair.host.nat);
+        let outside = launch.devices.iter().any(|device| device.outside);
         if !outside {
             return NameServers::default();
         }
@@ -121,8 +121,8 @@ impl Host {
     /// A cgroup for a VM that starts. Without one it starts all the same.
     pub fn vm_cgroup(&mut self, vm: VmId, launch: &Launch) -> Option<OwnedFd> {
         let tree = self.tree.as_ref()?;
-        let devices = u32::from(launch.vm.disks) + u32::from(launch.vm.nics);
-        let made = tree.vm(vm.0, u32::from(launch.vm.cpus) + 8 * devices + SPARE_THREADS);
+        let devices: u32 = launch.devices.iter().map(|device| device.spec.kind().threads).sum();
+        let made = tree.vm(vm.0, u32::from(launch.vm.cpus) + devices + SPARE_THREADS);
         let copied = made.and_then(|cgroup| Ok((cgroup.as_fd().try_clone_to_owned()?, cgroup)));
         match copied {
             Ok((fd, cgroup)) => {

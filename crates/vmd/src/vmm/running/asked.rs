@@ -46,7 +46,7 @@ impl Running {
         let not_running = || Failure::new(Code::StopInvalid, format!("vm {id} does not run"));
         let vm = self.vms.get_mut(&id).ok_or_else(not_running)?;
         match &mut vm.life {
-            Life::Described(_) => {
+            Life::Described => {
                 Err(Failure::new(Code::Invalid, format!("vm {id} has no process yet that could be stopped")))
             }
             Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
@@ -85,23 +85,6 @@ impl Running {
             }
         }
         out.push(Action::Reply(ToParent::InfoEnd { request }));
-    }
-
-    /// Kept while the start's parts still come, else passed on; of an unknown VM or card it is dropped.
-    pub(super) fn tap_address(&mut self, id: VmId, nic: u8, mac: MacAddr, out: &mut Vec<Action>) {
-        let Some(vm) = self.vms.get_mut(&id) else { return };
-        if nic >= vm.start.nics {
-            return out.push(vm.log(Level::Warn, format!("vm {id} has no interface {nic}")));
-        }
-        match &mut vm.life {
-            Life::Described(parts) | Life::Spawning { parts, .. } => {
-                parts.addresses.insert(nic, mac);
-            }
-            Life::Preparing { .. } | Life::Beginning { .. } | Life::Up { .. } => {
-                out.push(Action::TellVm(vm.run, ToVm::TapAddress { nic, mac }));
-            }
-            Life::Ending { .. } => {}
-        }
     }
 }
 

@@ -38,7 +38,7 @@ impl Running {
                 *course = if reboot { Course::Running } else { Course::Leaving };
                 out.push(Action::Reply(ToParent::Leaving { vm: id, reboot }));
             }
-            Life::Described(_) | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
+            Life::Described | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
                 vm.breach(Member::Vm, "wants to stop or reboot before it started", out);
             }
         }
@@ -78,7 +78,7 @@ impl Running {
     /// SIGKILL for all (openbsd/daemon.md, 2.7 [26]); descriptions are forgotten, starts fail.
     pub(super) fn end_all(&mut self, why: &str, out: &mut Vec<Action>) {
         self.refused.clear();
-        let described = |vm: &Vm| matches!(vm.life, Life::Described(_));
+        let described = |vm: &Vm| matches!(vm.life, Life::Described);
         out.extend(self.vms.values().filter(|vm| described(vm)).map(|vm| Action::Release(vm.run)));
         self.vms.retain(|_, vm| !described(vm));
         for vm in self.vms.values_mut() {
@@ -108,7 +108,7 @@ impl Vm {
     /// A process of it said what it must not: nothing it has is to be trusted, and only its VM pays. What comes from one
     /// that is ending anyway is ignored.
     pub(super) fn breach(&mut self, member: Member, what: &str, out: &mut Vec<Action>) {
-        self.fail(Failure::new(Code::Io, format!("{member}: {what}")), out);
+        self.fail(Failure::new(Code::Io, format!("{}: {what}", self.called(member))), out);
     }
 
     /// SIGKILL to all. The first outcome stays.
@@ -143,7 +143,7 @@ impl Vm {
                 (Course::Running | Course::Leaving | Course::Stopping(_), _) => End::Failed(failed("failed")),
             },
             Life::Ending { .. } => return,
-            Life::Described(_) | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
+            Life::Described | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
                 return self.fail(failed("ended before its guest ran"), out);
             }
         };
@@ -154,13 +154,14 @@ impl Vm {
     }
 
     fn device_exited(&mut self, device: Member, exit: Exit, now: Instant, out: &mut Vec<Action>) {
+        let name = self.called(device);
         match &mut self.life {
             // The vm process has failed and closed their socket; why is still to be read from it, or from its status.
             Life::Preparing { deadline, left, .. } | Life::Beginning { deadline, left, .. } if exit.is_success() => {
                 left.get_or_insert(device);
                 *deadline = (now + KILL_AFTER).min(*deadline);
             }
-            Life::Described(_) | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
+            Life::Described | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
                 self.left_early(device, &exit.to_string(), out);
             }
             // It exits with 0 when the vm process closed their socket: that is ending too, and its status says why.
@@ -170,8 +171,8 @@ impl Vm {
             Life::Up { .. } => self.device_died(device, &exit.to_string(), now, out),
             // It died first, and the vm process noticed it sooner than we did.
             Life::Ending { outcome: Outcome::Ended(End::Failed(failure)), deadline: Some(_) } if !exit.is_success() => {
-                *failure = Failure::new(Code::Io, format!("{device} ended: {exit}"));
-                let text = format!("{device} ended: {exit}");
+                let text = format!("{name} ended: {exit}");
+                *failure = Failure::new(Code::Io, &text);
                 out.push(self.log(Level::Error, text));
             }
             Life::Ending { .. } => {}
@@ -180,13 +181,15 @@ impl Vm {
 
     /// A device was lost before the guest ran: the start fails.
     fn left_early(&mut self, device: Member, how: &str, out: &mut Vec<Action>) {
-        self.fail(Failure::new(Code::Io, format!("{device} ended before the guest ran: {how}")), out);
+        let name = self.called(device);
+        self.fail(Failure::new(Code::Io, format!("{name} ended before the guest ran: {how}")), out);
     }
 
     /// A guest that runs has lost a device: the VM ends, and the log says by whose fault.
     fn device_died(&mut self, device: Member, how: &str, now: Instant, out: &mut Vec<Action>) {
-        out.push(self.log(Level::Error, format!("{device} ended ({how}), so the vm ends")));
-        let failure = Failure::new(Code::Io, format!("{device} ended: {how}"));
+        let name = self.called(device);
+        out.push(self.log(Level::Error, format!("{name} ended ({how}), so the vm ends")));
+        let failure = Failure::new(Code::Io, format!("{name} ended: {how}"));
         self.end_cleanly(Outcome::Ended(End::Failed(failure)), now, out);
     }
 
@@ -197,8 +200,8 @@ impl Vm {
                 self.left_early(device, "exit status 0", out);
             }
             Life::Preparing { waiting, .. } => {
-                let names: Vec<String> = waiting.iter().map(Member::to_string).collect();
-                let text = format!("{} not ready within {} s", names.join(", "), READY_LIMIT.as_secs());
+                let waiting = std::mem::take(waiting);
+                let text = format!("{} not ready within {} s", self.all_called(&waiting), READY_LIMIT.as_secs());
                 self.fail(Failure::new(Code::TimedOut, text), out);
             }
             Life::Beginning { .. } => {
@@ -225,11 +228,11 @@ impl Vm {
             },
             Life::Ending { deadline, .. } => {
                 *deadline = None;
-                let names: Vec<String> = self.alive.iter().map(Member::to_string).collect();
-                out.push(self.log(Level::Warn, format!("vm {id}: {} did not end: killed", names.join(", "))));
+                let names = self.all_called(&self.alive);
+                out.push(self.log(Level::Warn, format!("vm {id}: {names} did not end: killed")));
                 self.kill_all(Signal::KILL, out);
             }
-            Life::Described(_) | Life::Spawning { .. } | Life::Up { .. } => {}
+            Life::Described | Life::Spawning { .. } | Life::Up { .. } => {}
         }
     }
 }

@@ -6,7 +6,7 @@ impl Running {
     /// Whose message it was is not known, so all descriptions that were coming are given up, and answered.
     pub(super) fn lost(&mut self, why: &str, out: &mut Vec<Action>) {
         out.push(Action::Log(Level::Error, format!("message of the parent: {why}")));
-        let coming = |vm: &Vm| matches!(vm.life, Life::Described(_));
+        let coming = |vm: &Vm| matches!(vm.life, Life::Described);
         let ids: Vec<VmId> = self.vms.iter().filter(|(_, vm)| coming(vm)).map(|(id, _)| *id).collect();
         for id in ids {
             self.spoil(id, Code::Io, format!("a message of the start was lost: {why}"), out);
@@ -19,9 +19,7 @@ impl Running {
         let failure = || Failure::new(Code::NoDescriptors, "vmm has no descriptor free for what the start brings");
         match message {
             ToVmm::StartVm(start) => self.refuse(start.vm, failure(), out),
-            ToVmm::StartDisk { vm, .. } | ToVmm::StartNic { vm, .. } | ToVmm::StartCdrom { vm } => {
-                self.give_up(*vm, failure(), out);
-            }
+            ToVmm::StartDevice { vm, .. } => self.give_up(*vm, failure(), out),
             ToVmm::StartEnd { vm } => {
                 self.give_up(*vm, failure(), out);
                 self.refused.remove(vm); // this was its last message
@@ -35,7 +33,6 @@ impl Running {
             | ToVmm::Info { .. }
             | ToVmm::Pause { .. }
             | ToVmm::Unpause { .. }
-            | ToVmm::TapAddress { .. }
             | ToVmm::Reset { .. }
             | ToVmm::Verbose { .. } => {}
         }

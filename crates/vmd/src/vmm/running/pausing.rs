@@ -71,7 +71,7 @@ impl Running {
             Life::Up { course: Course::Stopping(_), .. } => {
                 return Err(Failure::new(Code::Invalid, format!("vm {id} is being stopped")));
             }
-            Life::Described(_) | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
+            Life::Described | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
                 return Err(Failure::new(Code::Invalid, format!("the guest of vm {id} does not run yet")));
             }
             Life::Ending { .. } => return Err(unknown()),

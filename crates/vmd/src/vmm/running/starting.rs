@@ -1,7 +1,8 @@
 //! From the first message of a start to the guest's first instruction, or the failure that ends this start alone.
 
-use model::{MAX_CPUS, MAX_DISKS, MAX_NICS, MemorySize, Text};
-use proto::vm::{Description, DeviceKind};
+use model::{MAX_CPUS, MemorySize};
+use proto::device::MAX_DEVICES;
+use proto::vm::Description;
 
 use super::*;
 
@@ -23,10 +24,11 @@ impl Running {
             Vm {
                 run,
                 start,
+                devices: BTreeMap::new(),
                 alive: BTreeSet::new(),
                 wishes: 0,
                 pausing: Pausing::default(),
-                life: Life::Described(Parts::default()),
+                life: Life::Described,
             },
         );
     }
@@ -44,8 +46,8 @@ impl Running {
             let least = MemorySize::LEAST_BOOTABLE.mib();
             return invalid(format!("{} MiB of memory: a vm has at least {least}", start.memory.mib()));
         }
-        if usize::from(start.disks) > MAX_DISKS || usize::from(start.nics) > MAX_NICS {
-            return invalid(format!("a vm has at most {MAX_DISKS} disks and {MAX_NICS} network cards"));
+        if start.devices > MAX_DEVICES {
+            return invalid(format!("{} devices: a vm has at most {MAX_DEVICES}", start.devices));
         }
         let needed: u64 = self.vms.values().map(|vm| &vm.start).chain([start]).map(Self::descriptors_of).sum();
         if needed + SPARE_DESCRIPTORS > self.descriptors {
@@ -70,7 +72,7 @@ impl Running {
             return None;
         }
         match self.vms.get(&id).map(|vm| &vm.life) {
-            Some(Life::Described(_)) => {}
+            Some(Life::Described) => {}
             Some(_) => {
                 let late = self.vms.get(&id);
                 out.extend(
@@ -94,48 +96,24 @@ impl Running {
         self.refuse(id, Failure::new(code, text), out);
     }
 
-    pub(super) fn start_disk(&mut self, id: VmId, disk: u8, what: DiskDescription, out: &mut Vec<Action>) {
+    pub(super) fn start_device(&mut self, id: VmId, device: u8, spec: Spec, out: &mut Vec<Action>) {
         let Some(vm) = self.parts(id, out) else { return };
-        let (run, disks) = (vm.run, vm.start.disks);
-        let Life::Described(parts) = &mut vm.life else { return };
-        if disk >= disks {
-            return self.spoil(id, Code::Invalid, format!("invalid disk id {disk}: the vm has {disks}"), out);
+        let (run, count) = (vm.run, vm.start.devices);
+        if device >= count {
+            return self.spoil(id, Code::Invalid, format!("invalid device {device}: the vm has {count}"), out);
         }
-        if parts.disks.insert(disk, what).is_some() {
-            return self.spoil(id, Code::Invalid, format!("too many images for disk {disk}"), out);
+        let slots: Vec<Slot> = (0..=u8::MAX).take(spec.kind().fds).map(|fd| Slot::Device(device, fd)).collect();
+        if let Some(before) = vm.devices.insert(device, spec) {
+            return self.spoil(id, Code::Invalid, format!("device {device} came twice, the first was {before}"), out);
         }
-        out.push(Action::Hold(run, vec![Slot::Disk(disk)]));
-    }
-
-    pub(super) fn start_nic(&mut self, id: VmId, nic: u8, what: NicDescription, out: &mut Vec<Action>) {
-        let Some(vm) = self.parts(id, out) else { return };
-        let (run, nics) = (vm.run, vm.start.nics);
-        let Life::Described(parts) = &mut vm.life else { return };
-        if nic >= nics {
-            return self.spoil(id, Code::Invalid, format!("invalid interface id {nic}: the vm has {nics}"), out);
-        }
-        if parts.nics.insert(nic, what).is_some() {
-            return self.spoil(id, Code::Invalid, format!("interface {nic} came twice"), out);
-        }
-        out.push(Action::Hold(run, vec![Slot::Nic(nic)]));
-    }
-
-    /// Held, and closed when the VM runs: a vm without a SCSI controller (this release) has nothing to show it with.
-    pub(super) fn start_cdrom(&mut self, id: VmId, out: &mut Vec<Action>) {
-        let Some(vm) = self.parts(id, out) else { return };
-        let run = vm.run;
-        let Life::Described(parts) = &mut vm.life else { return };
-        if std::mem::replace(&mut parts.cdrom, true) {
-            return self.spoil(id, Code::Invalid, "the cdrom came twice".to_owned(), out);
-        }
-        out.push(Action::Hold(run, vec![Slot::Cdrom]));
+        out.push(Action::Hold(run, slots));
     }
 
     pub(super) fn start_cancel(&mut self, id: VmId, out: &mut Vec<Action>) {
         if self.refused.remove(&id) {
             return;
         }
-        if self.vms.get(&id).is_some_and(|vm| matches!(vm.life, Life::Described(_))) {
+        if self.vms.get(&id).is_some_and(|vm| matches!(vm.life, Life::Described)) {
             out.extend(self.vms.remove(&id).map(|vm| Action::Release(vm.run)));
         } else {
             out.push(Action::Log(Level::Warn, format!("vm {id}: no start to give up")));
@@ -150,20 +128,16 @@ impl Running {
         }
         let has_kvm = self.hosts.contains(&HostFd::Kvm);
         let Some(vm) = self.vms.get_mut(&id) else { return };
-        let Life::Described(parts) = &mut vm.life else { return };
-        if let Err(failure) = complete(&vm.start, parts, has_kvm) {
+        if let Err(failure) = complete(&vm.start, vm.devices.len(), has_kvm) {
             out.push(Action::Release(vm.run));
             self.vms.remove(&id);
             return out.push(Action::Reply(ToParent::StartDone { vm: id, result: Err(failure) }));
         }
-        let parts = std::mem::take(parts);
-        let devices =
-            || parts.nics.keys().map(|nic| Member::Net(*nic)).chain(parts.disks.keys().map(|d| Member::Blk(*d)));
-        let waiting = devices().collect();
-        let mut left: Vec<Member> = devices().chain([Member::Vm]).collect();
+        let waiting: BTreeSet<Member> = vm.devices.keys().map(|device| Member::Device(*device)).collect();
+        let mut left: Vec<Member> = waiting.iter().copied().chain([Member::Vm]).collect();
         left.reverse();
         out.push(Action::Hold(vm.run, vec![Slot::Console]));
-        vm.life = Life::Spawning { parts, left, waiting };
+        vm.life = Life::Spawning { left, waiting };
         vm.spawn_next(self.debug, out);
     }
 
@@ -171,28 +145,30 @@ impl Running {
         let debug = self.debug;
         let Some((_, vm)) = self.of_run(process.run) else { return };
         match &mut vm.life {
-            Life::Spawning { parts, waiting, .. } => match process.member {
+            Life::Spawning { waiting, .. } => match process.member {
                 Member::Vm => {
-                    let (parts, waiting) = (std::mem::take(parts), std::mem::take(waiting));
-                    vm.describe(&parts, debug, out);
+                    let waiting = std::mem::take(waiting);
+                    vm.describe(debug, out);
                     vm.life = Life::Preparing { pid, waiting, deadline: now + READY_LIMIT, left: None };
                     vm.perhaps_begin(now, out);
                 }
-                member => {
-                    out.extend(described(&vm.start, parts, member, debug).map(|say| Action::TellDevice(process, say)));
+                Member::Device(index) => {
+                    let spec = vm.devices.get(&index).map(|spec| Box::new(spec.clone()));
+                    let told = spec.map(|spec| ToDevice::Start { vm: vm.start.name.clone(), spec, debug });
+                    out.extend(told.map(|told| Action::TellDevice(process, told)));
                     vm.spawn_next(debug, out);
                 }
             },
             // It was being made when the start was given up.
             Life::Ending { .. } => out.push(Action::Kill(process, Signal::KILL)),
-            Life::Described(_) | Life::Preparing { .. } | Life::Beginning { .. } | Life::Up { .. } => {}
+            Life::Described | Life::Preparing { .. } | Life::Beginning { .. } | Life::Up { .. } => {}
         }
     }
 
     pub(super) fn spawn_failed(&mut self, process: Process, failure: Failure, out: &mut Vec<Action>) {
         let Some((_, vm)) = self.of_run(process.run) else { return };
         if vm.alive.remove(&process.member) {
-            let text = format!("start child failed: {}: {failure}", process.member);
+            let text = format!("start child failed: {}: {failure}", vm.called(process.member));
             vm.fail(Failure::new(failure.code, text), out);
         }
     }
@@ -211,7 +187,8 @@ impl Running {
                 vm.perhaps_begin(now, out);
             }
             FromDevice::Failed(failure) => {
-                let text = format!("{}: {}", process.member, sys::logpipe::printable(failure.text.as_bytes()));
+                let text =
+                    format!("{}: {}", vm.called(process.member), sys::logpipe::printable(failure.text.as_bytes()));
                 vm.fail(Failure::new(failure.code, text), out);
             }
         }
@@ -234,14 +211,21 @@ impl Vm {
     fn spawn_next(&mut self, debug: bool, out: &mut Vec<Action>) {
         let Life::Spawning { left, .. } = &mut self.life else { return };
         let Some(member) = left.pop() else { return };
+        let role = match member {
+            Member::Vm => "vm",
+            Member::Device(index) => match self.devices.get(&index) {
+                Some(spec) => spec.kind().role,
+                None => return,
+            },
+        };
         self.alive.insert(member);
-        let title = Title { title: format!("vmd: {member} {}", self.start.name), debug };
+        let title = Title { title: format!("vmd: {} {}", self.called(member), self.start.name), role, debug };
         out.push(Action::Spawn(self.process(member), title));
     }
 
-    /// Tells the vm process what it is, and each of its devices in the order that the guest sees: cards, then disks.
-    fn describe(&self, parts: &Parts, debug: bool, out: &mut Vec<Action>) {
-        let StartVm { name, memory, cpus, kernel, cmdline, initrd, disks, nics, .. } = &self.start;
+    /// Tells the vm process what it is, and each of its devices in the order that the guest sees.
+    fn describe(&self, debug: bool, out: &mut Vec<Action>) {
+        let StartVm { name, memory, cpus, kernel, cmdline, initrd, devices, .. } = &self.start;
         let description = Description {
             name: name.clone(),
             memory: *memory,
@@ -249,15 +233,13 @@ impl Vm {
             kernel: *kernel,
             cmdline: cmdline.clone(),
             initrd: *initrd,
-            devices: nics.saturating_add(*disks),
+            devices: *devices,
             debug,
         };
-        let cards = parts.nics.keys().map(|nic| DeviceKind::Net { nic: *nic });
-        let devices = cards.chain(parts.disks.keys().map(|disk| DeviceKind::Blk { disk: *disk }));
-        let addresses = parts.addresses.iter().map(|(nic, mac)| ToVm::TapAddress { nic: *nic, mac: *mac });
-        let messages = devices.map(ToVm::Device).chain(addresses);
+        let devices =
+            self.devices.iter().map(|(device, spec)| ToVm::Device { device: *device, front: spec.kind().front });
         out.push(Action::TellVm(self.run, ToVm::Describe(Box::new(description))));
-        out.extend(messages.map(|message| Action::TellVm(self.run, message)));
+        out.extend(devices.map(|message| Action::TellVm(self.run, message)));
         out.push(Action::Release(self.run));
     }
 
@@ -273,33 +255,13 @@ impl Vm {
 }
 
 /// Whether all that was announced has come.
-fn complete(start: &StartVm, parts: &Parts, has_kvm: bool) -> Result<(), Failure> {
+fn complete(start: &StartVm, devices: usize, has_kvm: bool) -> Result<(), Failure> {
     if !has_kvm {
         return Err(Failure::new(Code::NoDevice, "/dev/kvm is not there"));
     }
-    let (disks, nics) = (parts.disks.len(), parts.nics.len());
-    if disks != usize::from(start.disks) || nics != usize::from(start.nics) {
-        let text = format!("only {disks} of {} disks and {nics} of {} interfaces came", start.disks, start.nics);
+    if devices != usize::from(start.devices) {
+        let text = format!("only {devices} of {} devices came", start.devices);
         return Err(Failure::new(Code::Invalid, text));
     }
     Ok(())
-}
-
-/// What a device is told.
-fn described(start: &StartVm, parts: &Parts, member: Member, debug: bool) -> Option<ToDevice> {
-    let vm = start.name.clone();
-    match member {
-        Member::Net(nic) => {
-            parts.nics.get(&nic).map(|what| ToDevice::Net { vm, nic, description: what.clone(), debug })
-        }
-        Member::Blk(disk) => parts.disks.get(&disk).map(|what| ToDevice::Blk {
-            // The number first: a long name is cut, and the guest tells its disks apart by this.
-            serial: Text::cut(&format!("disk{disk}-{vm}")),
-            vm,
-            disk,
-            description: what.clone(),
-            debug,
-        }),
-        Member::Vm => None,
-    }
 }

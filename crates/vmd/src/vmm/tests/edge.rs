@@ -126,7 +126,7 @@ impl Vmm {
 
     /// All of a start but its end.
     fn describe(&mut self, id: u32, name: &str, disks: u8) {
-        self.say(ToVmm::StartVm(Box::new(start_of(id, name, disks, 0))), 3);
+        self.say(ToVmm::StartVm(Box::new(start_of(id, name, disks))), 3);
         (0..disks).for_each(|n| self.say(disk(id, n), 1));
     }
 

@@ -16,7 +16,7 @@ fn waits(vmm: &mut Machine, limit: Duration) -> Vec<Action> {
 #[test]
 fn row_2_3_a_start_at_every_limit_is_taken() {
     let mut vmm = machine();
-    let start = start_of(3, "web", 16, 8);
+    let start = start_of(3, "web", proto::device::MAX_DEVICES);
     vmm.describe(StartVm { memory: model::MemorySize::LEAST_BOOTABLE, cpus: model::MAX_CPUS, ..start });
     assert!(!vmm.parent(end(3)).is_empty());
 }
@@ -25,7 +25,7 @@ fn row_2_3_a_start_at_every_limit_is_taken() {
 fn a_vm_needs_descriptors_for_each_of_its_devices() {
     for (room, fits) in [(7 + 5 * 3, true), (7 + 5 * 3 - 1, false)] {
         let mut vmm = Machine { running: Running::new(SPARE_DESCRIPTORS + room, false), now: Instant::now() };
-        let actions = vmm.parent(ToVmm::StartVm(Box::new(start_of(3, "web", 2, 1))));
+        let actions = vmm.parent(ToVmm::StartVm(Box::new(start_of(3, "web", 3))));
         assert_eq!(holds_something(&actions), fits, "{room}");
     }
 }
@@ -33,16 +33,16 @@ fn a_vm_needs_descriptors_for_each_of_its_devices() {
 #[test]
 fn a_vm_that_ended_has_ten_seconds_for_its_devices() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1, 0);
+    let run = vmm.up(1, "web", 1);
     vmm.exit(run, Member::Vm, Exit::Code(0));
-    assert_eq!(kills(&waits(&mut vmm, KILL_AFTER)), [(Member::Blk(0), Signal::KILL)]);
+    assert_eq!(kills(&waits(&mut vmm, KILL_AFTER)), [(Member::Device(0), Signal::KILL)]);
 }
 
 #[test]
 fn a_vm_process_has_ten_seconds_to_follow_a_device_that_left() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1, 0);
-    assert_eq!(kills(&vmm.exit(run, Member::Blk(0), Exit::Code(0))), []);
+    let run = vmm.up(1, "web", 1);
+    assert_eq!(kills(&vmm.exit(run, Member::Device(0), Exit::Code(0))), []);
     vmm.parent(ToVmm::Terminate { request: REQUEST, vm: VmId(1), how: Stop::Graceful { seconds: 5 } });
     assert_eq!(kills(&waits(&mut vmm, Duration::from_secs(5))), [(Member::Vm, Signal::TERM)], "the stop's is sooner");
     assert!(log(&waits(&mut vmm, KILL_AFTER - Duration::from_secs(5))).contains("vioblk"), "by whose fault it ends");
@@ -51,15 +51,15 @@ fn a_vm_process_has_ten_seconds_to_follow_a_device_that_left() {
 #[test]
 fn a_device_that_leaves_during_a_start_gives_the_vm_process_ten_seconds_to_say_why() {
     let mut vmm = machine();
-    let (run, _) = vmm.spawn(start_of(1, "web", 1, 0));
-    vmm.exit(run, Member::Blk(0), Exit::Code(0));
+    let (run, _) = vmm.spawn(start_of(1, "web", 1));
+    vmm.exit(run, Member::Device(0), Exit::Code(0));
     assert!(!kills(&waits(&mut vmm, KILL_AFTER)).is_empty());
 }
 
 #[test]
 fn from_sigterm_to_sigkill_are_ten_seconds() {
     let mut vmm = machine();
-    vmm.up(1, "web", 0, 0);
+    vmm.up(1, "web", 0);
     vmm.stop(1, GRACEFUL);
     assert_eq!(kills(&waits(&mut vmm, Duration::from_secs(120))), [(Member::Vm, Signal::TERM)]);
     assert_eq!(kills(&waits(&mut vmm, KILL_AFTER)), [(Member::Vm, Signal::KILL)]);
@@ -68,7 +68,7 @@ fn from_sigterm_to_sigkill_are_ten_seconds() {
 #[test]
 fn a_pause_is_given_up_at_its_deadline_and_not_before() {
     let mut vmm = machine();
-    vmm.up(1, "web", 0, 0);
+    vmm.up(1, "web", 0);
     vmm.parent(ToVmm::Pause { request: REQUEST, vm: VmId(1) });
     assert!(matches!(answers(&waits(&mut vmm, ANSWER_LIMIT)).as_slice(), [ToParent::PauseDone { result: Err(_), .. }]));
 }
@@ -76,12 +76,12 @@ fn a_pause_is_given_up_at_its_deadline_and_not_before() {
 #[test]
 fn force_while_the_vm_process_ends_is_done_and_afterwards_is_none() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1, 0);
-    vmm.exit(run, Member::Blk(0), Exit::Code(1));
+    let run = vmm.up(1, "web", 1);
+    vmm.exit(run, Member::Device(0), Exit::Code(1));
     assert_eq!(stopped(&vmm.stop(1, Stop::Force)), Ok(()), "it is dying");
     assert_eq!(stopped(&vmm.stop(1, GRACEFUL)), Err(Code::StopInvalid), "and can't be asked");
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1, 0);
+    let run = vmm.up(1, "web", 1);
     vmm.exit(run, Member::Vm, Exit::Code(0));
     assert_eq!(stopped(&vmm.stop(1, Stop::Force)), Err(Code::StopInvalid), "it has ended");
 }
@@ -89,7 +89,7 @@ fn force_while_the_vm_process_ends_is_done_and_afterwards_is_none() {
 #[test]
 fn a_guest_that_shuts_down_by_itself_and_was_paused_is_woken_by_a_stop() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     vmm.vm(run, FromVm::Leaving { reboot: false });
     vmm.parent(ToVmm::Pause { request: RequestId(1), vm: VmId(1) });
     vmm.vm(run, FromVm::Paused(Ok(())));

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn row_2_6_unknown_process_is_ignored() {
     let mut vmm = machine();
-    vmm.up(1, "web", 0, 0);
+    vmm.up(1, "web", 0);
     assert_eq!(vmm.exit(Run(77), Member::Vm, Exit::Code(1)), []);
     assert_eq!(vmm.told(), [1]);
 }
@@ -13,7 +13,7 @@ fn row_2_6_unknown_process_is_ignored() {
 #[test]
 fn row_2_6_exit_zero_is_a_power_off() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     let actions = vmm.exit(run, Member::Vm, Exit::Code(0));
     assert_eq!(ended(&actions), End::PoweredOff);
     assert!(actions.contains(&Action::Release(run)) && actions.contains(&Action::HangUp(run)));
@@ -23,14 +23,14 @@ fn row_2_6_exit_zero_is_a_power_off() {
 #[test]
 fn row_2_6_exit_eagain_is_a_reboot() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     assert_eq!(ended(&vmm.exit(run, Member::Vm, Exit::Code(11))), End::Rebooted);
 }
 
 #[test]
 fn row_2_6_exit_eagain_on_pending_shutdown_is_no_reboot() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     vmm.vm(run, FromVm::Leaving { reboot: false });
     assert_eq!(ended(&vmm.exit(run, Member::Vm, Exit::Code(11))), End::PoweredOff);
 }
@@ -39,8 +39,8 @@ fn row_2_6_exit_eagain_on_pending_shutdown_is_no_reboot() {
 fn row_2_6_other_exit_codes_and_signals_are_eio_also_in_one_batch_after_another_vm() {
     let mut vmm = machine();
     for (id, exit) in [(1, Exit::Code(5)), (2, Exit::Signal(9)), (3, Exit::Code(300)), (4, Exit::Signal(11))] {
-        let rebooted = vmm.up(100 + id, &format!("first{id}"), 0, 0);
-        let run = vmm.up(id, &format!("vm{id}"), 0, 0);
+        let rebooted = vmm.up(100 + id, &format!("first{id}"), 0);
+        let run = vmm.up(id, &format!("vm{id}"), 0);
         assert_eq!(ended(&vmm.exit(rebooted, Member::Vm, Exit::Code(11))), End::Rebooted);
         let actions = vmm.exit(run, Member::Vm, exit);
         assert!(matches!(ended(&actions), End::Failed(failure) if failure.code == Code::Io), "{exit}");
@@ -51,38 +51,38 @@ fn row_2_6_other_exit_codes_and_signals_are_eio_also_in_one_batch_after_another_
 #[test]
 fn row_2_6_end_is_told_once_and_only_when_all_its_processes_are_reaped() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 2, 1);
+    let run = vmm.up(1, "web", 3);
     let actions = vmm.exit(run, Member::Vm, Exit::Code(0));
     assert!(actions.contains(&Action::HangUp(run)), "which tells its devices to flush and end");
-    for member in [Member::Blk(1), Member::Net(0)] {
+    for member in [Member::Device(1), Member::Device(2)] {
         assert_eq!(answers(&vmm.exit(run, member, Exit::Code(0))), []);
     }
-    assert_eq!(ended(&vmm.exit(run, Member::Blk(0), Exit::Code(0))), End::PoweredOff);
-    assert_eq!(vmm.exit(run, Member::Blk(0), Exit::Code(0)), []);
+    assert_eq!(ended(&vmm.exit(run, Member::Device(0), Exit::Code(0))), End::PoweredOff);
+    assert_eq!(vmm.exit(run, Member::Device(0), Exit::Code(0)), []);
 }
 
 #[test]
 fn row_1_8_devices_that_do_not_end_with_their_vm_are_killed_at_the_deadline() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1, 0);
+    let run = vmm.up(1, "web", 1);
     vmm.exit(run, Member::Vm, Exit::Code(0));
     let actions = vmm.pass(KILL_AFTER);
-    assert_eq!(kills(&actions), [(Member::Blk(0), Signal::KILL)]);
+    assert_eq!(kills(&actions), [(Member::Device(0), Signal::KILL)]);
     assert!(log(&actions).contains("vioblk0 did not end: killed"));
-    assert_eq!(ended(&vmm.exit(run, Member::Blk(0), Exit::Signal(9))), End::PoweredOff);
+    assert_eq!(ended(&vmm.exit(run, Member::Device(0), Exit::Signal(9))), End::PoweredOff);
 }
 
 #[test]
 fn row_1_8_a_crashed_device_ends_its_vm_alone_and_the_log_names_it() {
     for exit in [Exit::Signal(11), Exit::Code(1)] {
         let mut vmm = machine();
-        vmm.up(2, "other", 1, 0);
-        let run = vmm.up(1, "web", 2, 0);
-        let actions = vmm.exit(run, Member::Blk(1), exit);
+        vmm.up(2, "other", 1);
+        let run = vmm.up(1, "web", 2);
+        let actions = vmm.exit(run, Member::Device(1), exit);
         assert_eq!(log(&actions), format!("vm \"web\": vioblk1 ended ({exit}), so the vm ends"));
         assert_eq!(kills(&actions), [(Member::Vm, Signal::TERM)]);
         vmm.exit(run, Member::Vm, Exit::Signal(15));
-        let end = ended(&vmm.exit(run, Member::Blk(0), Exit::Code(0)));
+        let end = ended(&vmm.exit(run, Member::Device(0), Exit::Code(0)));
         assert_eq!(end, End::Failed(Failure::new(Code::Io, format!("vioblk1 ended: {exit}"))));
         assert_eq!(vmm.told(), [2]);
     }
@@ -91,9 +91,9 @@ fn row_1_8_a_crashed_device_ends_its_vm_alone_and_the_log_names_it() {
 #[test]
 fn a_crashed_device_is_named_also_when_its_vm_noticed_first() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1, 0);
+    let run = vmm.up(1, "web", 1);
     vmm.exit(run, Member::Vm, Exit::Code(5));
-    let actions = vmm.exit(run, Member::Blk(0), Exit::Signal(11));
+    let actions = vmm.exit(run, Member::Device(0), Exit::Signal(11));
     assert!(log(&actions).contains("vioblk0 ended: signal 11"));
     assert!(matches!(ended(&actions), End::Failed(failure) if failure.text.contains("vioblk0")));
 }
@@ -102,9 +102,9 @@ fn a_crashed_device_is_named_also_when_its_vm_noticed_first() {
 fn devices_that_left_just_before_their_vm_say_nothing_of_why_it_ended() {
     for (status, end) in [(0, End::PoweredOff), (11, End::Rebooted)] {
         let mut vmm = machine();
-        let run = vmm.up(1, "web", 2, 0);
+        let run = vmm.up(1, "web", 2);
         for disk in [0, 1] {
-            assert_eq!(vmm.exit(run, Member::Blk(disk), Exit::Code(0)), []);
+            assert_eq!(vmm.exit(run, Member::Device(disk), Exit::Code(0)), []);
         }
         assert_eq!(ended(&vmm.exit(run, Member::Vm, Exit::Code(status))), end);
     }
@@ -112,8 +112,8 @@ fn devices_that_left_just_before_their_vm_say_nothing_of_why_it_ended() {
 
 /// A start whose vm process was told to begin; its disk is ready.
 fn beginning(vmm: &mut Machine) -> Run {
-    let (run, _) = vmm.spawn(start_of(1, "web", 1, 0));
-    vmm.ready(run, Member::Blk(0));
+    let (run, _) = vmm.spawn(start_of(1, "web", 1));
+    vmm.ready(run, Member::Device(0));
     run
 }
 
@@ -128,7 +128,7 @@ fn start_failed(actions: &[Action]) -> Failure {
 fn a_device_that_left_before_the_guest_ran_does_not_hide_why_the_vm_failed() {
     let mut vmm = machine();
     let run = beginning(&mut vmm);
-    assert_eq!(vmm.exit(run, Member::Blk(0), Exit::Code(0)), []);
+    assert_eq!(vmm.exit(run, Member::Device(0), Exit::Code(0)), []);
     let why = Failure::new(Code::NoDevice, "/dev/kvm: is not KVM");
     vmm.vm(run, FromVm::Failed(why.clone()));
     assert_eq!(start_failed(&vmm.exit(run, Member::Vm, Exit::Signal(9))), why);
@@ -138,11 +138,11 @@ fn a_device_that_left_before_the_guest_ran_does_not_hide_why_the_vm_failed() {
 fn a_device_that_left_before_the_guest_ran_and_whose_vm_does_not_follow_fails_the_start() {
     for ready in [true, false] {
         let mut vmm = machine();
-        let (run, _) = vmm.spawn(start_of(1, "web", 1, 0));
+        let (run, _) = vmm.spawn(start_of(1, "web", 1));
         if ready {
-            vmm.ready(run, Member::Blk(0));
+            vmm.ready(run, Member::Device(0));
         }
-        vmm.exit(run, Member::Blk(0), Exit::Code(0));
+        vmm.exit(run, Member::Device(0), Exit::Code(0));
         assert_eq!(kills(&vmm.pass(KILL_AFTER)), [(Member::Vm, Signal::KILL)]);
         let failure = start_failed(&vmm.exit(run, Member::Vm, Exit::Signal(9)));
         assert_eq!(&*failure.text, "vioblk0 ended before the guest ran: exit status 0");
@@ -153,7 +153,7 @@ fn a_device_that_left_before_the_guest_ran_and_whose_vm_does_not_follow_fails_th
 fn a_device_that_left_just_before_its_guest_ran_ends_it_at_the_deadline() {
     let mut vmm = machine();
     let run = beginning(&mut vmm);
-    vmm.exit(run, Member::Blk(0), Exit::Code(0));
+    vmm.exit(run, Member::Device(0), Exit::Code(0));
     vmm.vm(run, FromVm::Started);
     assert_eq!(kills(&vmm.pass(KILL_AFTER)), [(Member::Vm, Signal::TERM)]);
 }
@@ -161,8 +161,8 @@ fn a_device_that_left_just_before_its_guest_ran_ends_it_at_the_deadline() {
 #[test]
 fn a_device_that_left_and_whose_vm_does_not_follow_ends_it() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1, 0);
-    vmm.exit(run, Member::Blk(0), Exit::Code(0));
+    let run = vmm.up(1, "web", 1);
+    vmm.exit(run, Member::Device(0), Exit::Code(0));
     let actions = vmm.pass(KILL_AFTER);
     assert_eq!(kills(&actions), [(Member::Vm, Signal::TERM)]);
     assert!(log(&actions).contains("vioblk0 ended"));
@@ -173,7 +173,7 @@ fn a_device_that_left_and_whose_vm_does_not_follow_ends_it() {
 #[test]
 fn row_2_8_vm_shutdown_sets_shutdown_and_is_told() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     let leaving = ToParent::Leaving { vm: VmId(1), reboot: false };
     assert_eq!(vmm.vm(run, FromVm::Leaving { reboot: false }), [Action::Reply(leaving)]);
     assert_eq!(ended(&vmm.exit(run, Member::Vm, Exit::Code(11))), End::PoweredOff);
@@ -182,7 +182,7 @@ fn row_2_8_vm_shutdown_sets_shutdown_and_is_told() {
 #[test]
 fn row_2_8_vm_reboot_clears_shutdown_so_that_its_reset_restarts_it() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     vmm.vm(run, FromVm::Leaving { reboot: false });
     vmm.vm(run, FromVm::Leaving { reboot: true });
     assert_eq!(ended(&vmm.exit(run, Member::Vm, Exit::Code(11))), End::Rebooted);
@@ -190,14 +190,14 @@ fn row_2_8_vm_reboot_clears_shutdown_so_that_its_reset_restarts_it() {
 
 #[test]
 fn row_2_8_a_malformed_message_costs_its_vm_alone() {
-    for member in [Member::Vm, Member::Blk(0)] {
+    for (member, name) in [(Member::Vm, "vm"), (Member::Device(0), "vioblk0")] {
         let mut vmm = machine();
-        vmm.up(2, "other", 0, 0);
-        let run = vmm.up(1, "web", 1, 0);
+        vmm.up(2, "other", 0);
+        let run = vmm.up(1, "web", 1);
         let actions = vmm.event(Event::Broken(Process { run, member }, "malformed message".to_owned()));
-        assert!(log(&actions).contains(&format!("vm \"web\": {member}: malformed message")));
-        assert_eq!(kills(&actions), [(Member::Blk(0), Signal::KILL), (Member::Vm, Signal::KILL)]);
-        vmm.exit(run, Member::Blk(0), Exit::Signal(9));
+        assert!(log(&actions).contains(&format!("vm \"web\": {name}: malformed message")));
+        assert_eq!(kills(&actions), [(Member::Device(0), Signal::KILL), (Member::Vm, Signal::KILL)]);
+        vmm.exit(run, Member::Device(0), Exit::Signal(9));
         assert!(matches!(ended(&vmm.exit(run, Member::Vm, Exit::Signal(9))), End::Failed(_)));
         assert_eq!(vmm.told(), [2]);
     }
@@ -208,24 +208,24 @@ fn row_2_8_a_message_out_of_place_costs_its_vm_alone() {
     let wrong = [FromVm::Started, FromVm::Paused(Ok(())), FromVm::Unpaused(Ok(()))];
     for message in wrong {
         let mut vmm = machine();
-        let run = vmm.up(1, "web", 0, 0);
+        let run = vmm.up(1, "web", 0);
         assert_eq!(kills(&vmm.vm(run, message)), [(Member::Vm, Signal::KILL)]);
         assert!(matches!(ended(&vmm.exit(run, Member::Vm, Exit::Signal(9))), End::Failed(_)));
     }
     for message in [FromVm::Started, FromVm::Leaving { reboot: true }] {
         let mut vmm = machine();
-        let (run, _) = vmm.spawn(start_of(1, "web", 1, 0));
+        let (run, _) = vmm.spawn(start_of(1, "web", 1));
         assert!(!kills(&vmm.vm(run, message)).is_empty(), "before it was told to begin");
     }
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1, 0);
-    assert!(!kills(&vmm.ready(run, Member::Blk(0))).is_empty(), "a second time");
+    let run = vmm.up(1, "web", 1);
+    assert!(!kills(&vmm.ready(run, Member::Device(0))).is_empty(), "a second time");
 }
 
 #[test]
 fn row_2_8_a_flood_of_wishes_costs_its_vm_and_not_the_parent() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     let told = (0..1000).flat_map(|n| answers(&vmm.vm(run, FromVm::Leaving { reboot: n % 2 == 0 }))).count();
     assert_eq!(told, usize::from(MAX_WISHES));
     assert!(matches!(ended(&vmm.exit(run, Member::Vm, Exit::Signal(9))), End::Failed(_)));
@@ -234,9 +234,9 @@ fn row_2_8_a_flood_of_wishes_costs_its_vm_and_not_the_parent() {
 #[test]
 fn row_11_3_an_event_of_an_earlier_run_does_not_hit_the_next_of_the_same_id() {
     let mut vmm = machine();
-    let first = vmm.up(1, "web", 0, 0);
+    let first = vmm.up(1, "web", 0);
     vmm.exit(first, Member::Vm, Exit::Code(11));
-    let second = vmm.up(1, "web", 0, 0);
+    let second = vmm.up(1, "web", 0);
     assert_ne!(first, second);
     assert_eq!(vmm.exit(first, Member::Vm, Exit::Signal(9)), []);
     assert_eq!(vmm.vm(first, FromVm::Leaving { reboot: false }), []);

@@ -13,7 +13,7 @@ impl Machine {
     }
 
     fn paused(&mut self, id: u32, name: &str) -> Run {
-        let run = self.up(id, name, 1, 0);
+        let run = self.up(id, name, 1);
         self.pause(1, id);
         assert_eq!(results(&self.vm(run, FromVm::Paused(Ok(())))), [(1, true, Ok(()))]);
         run
@@ -42,7 +42,7 @@ fn row_2_3_pause_and_unpause_of_an_unknown_vm_are_enoent() {
 #[test]
 fn row_2_3_pause_is_passed_on_and_answered_when_the_vm_answers() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     let asked = vmm.pause(7, 1);
     assert_eq!((said_to_vm(&asked), results(&asked)), (vec![ToVm::Pause], vec![]), "no reply now");
     assert_eq!(results(&vmm.vm(run, FromVm::Paused(Ok(())))), [(7, true, Ok(()))]);
@@ -53,7 +53,7 @@ fn row_2_3_pause_is_passed_on_and_answered_when_the_vm_answers() {
 #[test]
 fn row_2_8_what_a_vm_says_of_its_pause_is_the_answer_without_control_characters() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     vmm.pause(7, 1);
     let failure = Failure::new(Code::TimedOut, "a vCPU\u{1b}[2J hangs");
     match answers(&vmm.vm(run, FromVm::Paused(Err(failure)))).as_slice() {
@@ -68,9 +68,9 @@ fn row_2_8_what_a_vm_says_of_its_pause_is_the_answer_without_control_characters(
 #[test]
 fn row_11_3_6_a_vm_whose_guest_does_not_run_is_not_paused() {
     let mut vmm = machine();
-    vmm.spawn(start_of(1, "web", 1, 0));
+    vmm.spawn(start_of(1, "web", 1));
     assert_eq!(results(&vmm.pause(1, 1)), [(1, true, Err(Code::Invalid))]);
-    vmm.up(2, "stopping", 0, 0);
+    vmm.up(2, "stopping", 0);
     vmm.stop(2, GRACEFUL);
     assert_eq!(results(&vmm.pause(2, 2)), [(2, true, Err(Code::Invalid))]);
 }
@@ -78,8 +78,8 @@ fn row_11_3_6_a_vm_whose_guest_does_not_run_is_not_paused() {
 #[test]
 fn row_11_3_26_an_answer_is_of_the_vm_that_it_comes_from() {
     let mut vmm = machine();
-    let web = vmm.up(1, "web", 0, 0);
-    let other = vmm.up(2, "other", 0, 0);
+    let web = vmm.up(1, "web", 0);
+    let other = vmm.up(2, "other", 0);
     vmm.pause(7, 1);
     assert_eq!(kills(&vmm.vm(other, FromVm::Paused(Ok(())))), [(Member::Vm, Signal::KILL)], "it was not asked");
     assert_eq!(results(&vmm.vm(web, FromVm::Paused(Ok(())))), [(7, true, Ok(()))]);
@@ -88,7 +88,7 @@ fn row_11_3_26_an_answer_is_of_the_vm_that_it_comes_from() {
 #[test]
 fn one_wish_at_a_time_and_each_is_answered_to_who_asked() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     vmm.pause(1, 1);
     assert_eq!(said_to_vm(&vmm.unpause(2, 1)), []);
     assert_eq!(said_to_vm(&vmm.pause(3, 1)), []);
@@ -102,7 +102,7 @@ fn one_wish_at_a_time_and_each_is_answered_to_who_asked() {
 #[test]
 fn wishes_that_wait_are_bounded() {
     let mut vmm = machine();
-    vmm.up(1, "web", 0, 0);
+    vmm.up(1, "web", 0);
     let most = u32::try_from(MAX_WAITING).expect("few");
     for request in 0..=most {
         assert_eq!(results(&vmm.pause(request, 1)), []);
@@ -113,7 +113,7 @@ fn wishes_that_wait_are_bounded() {
 #[test]
 fn a_vm_that_does_not_answer_is_given_up_with_all_that_waits_and_may_answer_later() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     vmm.pause(1, 1);
     vmm.unpause(2, 1);
     let late = vmm.pass(ANSWER_LIMIT);
@@ -128,7 +128,7 @@ fn a_vm_that_does_not_answer_is_given_up_with_all_that_waits_and_may_answer_late
 #[test]
 fn the_end_of_a_vm_answers_all_wishes() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     vmm.pause(1, 1);
     vmm.unpause(2, 1);
     let failed = results(&vmm.exit(run, Member::Vm, Exit::Code(0)));
@@ -146,7 +146,7 @@ fn a_graceful_stop_wakes_a_paused_guest_so_that_it_can_stop() {
 #[test]
 fn a_graceful_stop_during_a_pause_wakes_the_guest_after_it() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     vmm.pause(1, 1);
     vmm.pause(2, 1);
     let stop = vmm.stop(1, GRACEFUL);

@@ -11,8 +11,7 @@ use super::*;
 enum Step {
     Start {
         id: u8,
-        disks: u8,
-        nics: u8,
+        devices: u8,
         parts: u8,
     },
     Cancel(u8),
@@ -33,7 +32,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (1..4u8, 0..3u8, 0..3u8, 0..8u8).prop_map(|(id, disks, nics, parts)| Step::Start { id, disks, nics, parts }),
+        4 => (1..4u8, 0..5u8, 0..8u8).prop_map(|(id, devices, parts)| Step::Start { id, devices, parts }),
         1 => (0..4u8).prop_map(Step::Cancel),
         2 => (0..4u8, any::<bool>()).prop_map(|(id, force)| Step::Stop(id, force)),
         1 => any::<bool>().prop_map(Step::Reset),
@@ -97,13 +96,12 @@ impl World {
 fn events(step: &Step, world: &mut World, vmm: &mut Machine) -> Vec<Event> {
     let said = |message| vec![Event::Parent(message)];
     match step {
-        Step::Start { id, disks, nics, parts } => {
+        Step::Start { id, devices, parts } => {
             let id = u32::from(*id);
             *world.owed.entry(VmId(id)).or_default() += 1;
-            let start = start_of(id, &format!("vm{id}"), *disks, *nics);
+            let start = start_of(id, &format!("vm{id}"), *devices);
             let mut messages = vec![ToVmm::StartVm(Box::new(start))];
-            messages.extend((0..*disks).map(|n| disk(id, n)));
-            messages.extend((0..*nics).map(|n| nic(id, n)));
+            messages.extend((0..*devices).map(|n| disk(id, n)));
             if *parts == 0 {
                 messages.push(disk(id, 9)); // a part that is wrong
             }

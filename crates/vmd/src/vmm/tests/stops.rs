@@ -17,7 +17,7 @@ fn row_2_4_terminate_of_an_unknown_vm_is_stop_invalid() {
 #[test]
 fn row_2_4_force_sends_sigterm_and_after_ten_seconds_sigkill() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1, 0);
+    let run = vmm.up(1, "web", 1);
     let actions = vmm.stop(1, Stop::Force);
     assert_eq!(stopped(&actions), Ok(()));
     assert_eq!(kills(&actions), [(Member::Vm, Signal::TERM)]);
@@ -26,20 +26,20 @@ fn row_2_4_force_sends_sigterm_and_after_ten_seconds_sigkill() {
     assert_eq!(kills(&actions), [(Member::Vm, Signal::KILL)]);
     assert_eq!(log(&actions), "vm \"web\": force killed vm 1");
     vmm.exit(run, Member::Vm, Exit::Signal(9));
-    assert_eq!(ended(&vmm.exit(run, Member::Blk(0), Exit::Code(0))), End::PoweredOff);
+    assert_eq!(ended(&vmm.exit(run, Member::Device(0), Exit::Code(0))), End::PoweredOff);
 }
 
 #[test]
 fn row_2_4_force_before_there_is_a_process_is_einval() {
     let mut vmm = machine();
-    vmm.describe(start_of(1, "web", 0, 0));
+    vmm.describe(start_of(1, "web", 0));
     assert_eq!(stopped(&vmm.stop(1, Stop::Force)), Err(Code::Invalid));
 }
 
 #[test]
 fn row_2_4_graceful_presses_the_power_button_once() {
     let mut vmm = machine();
-    vmm.up(1, "web", 0, 0);
+    vmm.up(1, "web", 0);
     let actions = vmm.stop(1, GRACEFUL);
     assert_eq!((stopped(&actions), said_to_vm(&actions)), (Ok(()), vec![ToVm::PowerButton]));
     let deadline = vmm.running.next_deadline();
@@ -52,7 +52,7 @@ fn row_2_4_graceful_presses_the_power_button_once() {
 #[test]
 fn row_2_4_graceful_of_a_guest_that_shuts_down_already_sends_nothing() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     vmm.vm(run, FromVm::Leaving { reboot: false });
     let actions = vmm.stop(1, GRACEFUL);
     assert_eq!((stopped(&actions), actions.len()), (Ok(()), 1));
@@ -62,7 +62,7 @@ fn row_2_4_graceful_of_a_guest_that_shuts_down_already_sends_nothing() {
 #[test]
 fn row_2_4_graceful_of_a_vm_whose_process_is_gone_is_stop_invalid() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1, 0);
+    let run = vmm.up(1, "web", 1);
     vmm.stop(1, GRACEFUL);
     vmm.exit(run, Member::Vm, Exit::Code(0));
     assert_eq!(stopped(&vmm.stop(1, GRACEFUL)), Err(Code::StopInvalid));
@@ -72,7 +72,7 @@ fn row_2_4_graceful_of_a_vm_whose_process_is_gone_is_stop_invalid() {
 #[test]
 fn row_2_4_a_reset_at_the_end_of_a_graceful_stop_is_the_stop() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     vmm.stop(1, GRACEFUL);
     assert_eq!(answers(&vmm.vm(run, FromVm::Leaving { reboot: true })), [], "its wish does not count any more");
     assert_eq!(ended(&vmm.exit(run, Member::Vm, Exit::Code(11))), End::PoweredOff);
@@ -81,7 +81,7 @@ fn row_2_4_a_reset_at_the_end_of_a_graceful_stop_is_the_stop() {
 #[test]
 fn graceful_ends_in_sigterm_at_its_deadline_and_in_sigkill_ten_seconds_later() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 0, 0);
+    let run = vmm.up(1, "web", 0);
     vmm.stop(1, GRACEFUL);
     assert_eq!(vmm.pass(Duration::from_secs(119)), []);
     assert_eq!(kills(&vmm.pass(Duration::from_secs(1))), [(Member::Vm, Signal::TERM)]);
@@ -93,7 +93,7 @@ fn graceful_ends_in_sigterm_at_its_deadline_and_in_sigkill_ten_seconds_later() {
 #[test]
 fn force_during_a_graceful_stop_does_not_wait_for_the_guest_any_more() {
     let mut vmm = machine();
-    vmm.up(1, "web", 0, 0);
+    vmm.up(1, "web", 0);
     vmm.stop(1, GRACEFUL);
     assert_eq!(kills(&vmm.stop(1, Stop::Force)), [(Member::Vm, Signal::TERM)]);
     assert_eq!(kills(&vmm.stop(1, Stop::Force)), [], "and a second one changes nothing");
@@ -104,36 +104,36 @@ fn force_during_a_graceful_stop_does_not_wait_for_the_guest_any_more() {
 fn a_stop_during_a_start_fails_the_start_and_leaves_no_process() {
     for how in [Stop::Force, GRACEFUL] {
         let mut vmm = machine();
-        let (run, _) = vmm.spawn(start_of(1, "web", 1, 0));
+        let (run, _) = vmm.spawn(start_of(1, "web", 1));
         let actions = vmm.stop(1, how);
         assert_eq!(stopped(&actions), Ok(()));
-        assert_eq!(kills(&actions), [(Member::Blk(0), Signal::KILL), (Member::Vm, Signal::KILL)]);
+        assert_eq!(kills(&actions), [(Member::Device(0), Signal::KILL), (Member::Vm, Signal::KILL)]);
         vmm.exit(run, Member::Vm, Exit::Signal(9));
-        assert_eq!(refused(&vmm.exit(run, Member::Blk(0), Exit::Signal(9)), 1), Code::Io);
+        assert_eq!(refused(&vmm.exit(run, Member::Device(0), Exit::Signal(9)), 1), Code::Io);
     }
 }
 
 #[test]
 fn row_2_3_reset_with_vms_kills_and_forgets_all() {
     let mut vmm = machine();
-    let up = vmm.up(1, "web", 1, 0);
-    let (starting, _) = vmm.spawn(start_of(2, "mail", 0, 0));
-    let described = vmm.describe(start_of(3, "news", 0, 0));
+    let up = vmm.up(1, "web", 1);
+    let (starting, _) = vmm.spawn(start_of(2, "mail", 0));
+    let described = vmm.describe(start_of(3, "news", 0));
     let actions = vmm.parent(ToVmm::Reset { vms: true });
-    let all = [(Member::Blk(0), Signal::KILL), (Member::Vm, Signal::KILL), (Member::Vm, Signal::KILL)];
+    let all = [(Member::Device(0), Signal::KILL), (Member::Vm, Signal::KILL), (Member::Vm, Signal::KILL)];
     assert_eq!(kills(&actions), all);
     assert!(actions.contains(&Action::Release(described)));
-    vmm.exit(up, Member::Blk(0), Exit::Signal(9));
+    vmm.exit(up, Member::Device(0), Exit::Signal(9));
     assert_eq!(ended(&vmm.exit(up, Member::Vm, Exit::Signal(9))), End::PoweredOff);
     assert_eq!(refused(&vmm.exit(starting, Member::Vm, Exit::Signal(9)), 2), Code::Io);
     assert!(vmm.told().is_empty());
-    vmm.up(1, "web", 0, 0);
+    vmm.up(1, "web", 0);
 }
 
 #[test]
 fn row_2_3_reset_without_vms_leaves_them() {
     let mut vmm = machine();
-    vmm.up(1, "web", 0, 0);
+    vmm.up(1, "web", 0);
     assert_eq!(vmm.parent(ToVmm::Reset { vms: false }), []);
     assert_eq!(vmm.told(), [1]);
 }
@@ -141,8 +141,8 @@ fn row_2_3_reset_without_vms_leaves_them() {
 #[test]
 fn row_2_7_shutdown_kills_all_vms_and_vmm_ends_when_all_are_reaped() {
     let mut vmm = machine();
-    let up = vmm.up(1, "web", 0, 0);
-    let (starting, _) = vmm.spawn(start_of(2, "mail", 0, 0));
+    let up = vmm.up(1, "web", 0);
+    let (starting, _) = vmm.spawn(start_of(2, "mail", 0));
     let actions = vmm.event(Event::Shutdown);
     assert_eq!(kills(&actions), [(Member::Vm, Signal::KILL), (Member::Vm, Signal::KILL)]);
     assert!(!actions.contains(&Action::Quit));
@@ -158,7 +158,7 @@ fn row_2_7_shutdown_without_a_vm_ends_at_once() {
 #[test]
 fn a_process_that_was_being_started_at_the_end_is_killed_too() {
     let mut vmm = machine();
-    vmm.describe(start_of(1, "web", 0, 0));
+    vmm.describe(start_of(1, "web", 0));
     let process = spawned(&vmm.parent(end(1))).expect("the vm process");
     assert!(!vmm.event(Event::Shutdown).contains(&Action::Quit));
     assert_eq!(kills(&vmm.event(Event::Spawned(process, 7))), [(Member::Vm, Signal::KILL)]);

@@ -20,10 +20,10 @@ fn hosts(actions: &[Action]) -> Vec<Option<String>> {
 
 fn guests(actions: &[Action]) -> Vec<Option<String>> {
     let cards = actions.iter().find_map(|action| match action {
-        Action::Launch(_, launch) => Some(&launch.nics),
+        Action::Launch(_, launch) => Some(nics_of(launch)),
         _ => None,
     });
-    cards.unwrap().iter().map(|card| card.local.map(|pair| pair.guest.to_string())).collect()
+    cards.unwrap().iter().map(|card| card.local.as_ref().map(|pair| pair.guest.to_string())).collect()
 }
 
 #[test]
@@ -93,16 +93,17 @@ fn a_vm_beyond_the_prefix_does_not_start() {
 #[test]
 fn the_first_card_of_a_boot_from_the_network_is_told_so() {
     let boots = |boot_device| {
-        let mut vm = with_locals("web", 1);
+        let local = || Nic { local: true, ..Nic::default() };
+        let mut vm = with_card(with_card(definition("web"), local()), local());
         Arc::make_mut(&mut vm.vm).boot_device = boot_device;
         let mut f = Fixture::new(vec![vm]);
         let actions = f.start("web");
         let all = f.prepare(actions);
         let launch = all.iter().find_map(|action| match action {
-            Action::Launch(_, launch) => Some(launch.nics.iter().map(|card| card.net_boot).collect::<Vec<_>>()),
+            Action::Launch(_, launch) => Some(nics_of(launch)),
             _ => None,
         });
-        launch.unwrap()
+        launch.unwrap().iter().filter_map(|card| card.local.as_ref()).map(|local| local.net_boot).collect::<Vec<_>>()
     };
     use model::BootDevice::{Disk, Net};
     assert_eq!(boots(Some(Net)), [true, false]);

@@ -15,7 +15,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use model::{BootDevice, Disk, DiskFormat, List, MemorySize, Nic, VmName};
+use model::{BootDevice, Disk, DiskFormat, List, MacAddr, MemorySize, Nic, VmName};
 use proto::Code;
 use proto::client::{DiskArg, DiskOperation, Start, VmLine, VmRef, VmState};
 
@@ -115,6 +115,15 @@ struct Fixture {
     registry: Registry,
     now: Instant,
     requests: u32,
+}
+
+/// The cards of a start.
+fn nics_of(launch: &Launch) -> Vec<proto::device::Net> {
+    let card = |device: &Device| match &device.spec.told {
+        proto::device::Told::Net(card) => Some(card.clone()),
+        proto::device::Told::Blk(_) => None,
+    };
+    launch.devices.iter().filter_map(card).collect()
 }
 
 impl Fixture {

@@ -243,7 +243,7 @@ fn an_address_that_was_drawn_stays_for_later_starts() {
         let launch = launch.expect("a launch");
         f.on(Event::StartDone(launch.vm.vm, Ok(42)));
         f.on(Event::Ended(launch.vm.vm, End::PoweredOff));
-        launch.nics.iter().map(|card| card.mac).collect::<Vec<_>>()
+        nics_of(&launch).iter().map(|card| card.mac).collect::<Vec<_>>()
     };
     let first = macs();
     assert_eq!(
