@@ -132,11 +132,41 @@ mod tests {
     #[test]
     fn numbers_come_back_as_their_kind() {
         use Code::*;
-        for code in [NotPermitted, NotFound, Io, NotExecutable, TooMany, NoMemory, Busy, Exists, NoDevice, Invalid] {
-            assert_eq!(Code::of_errno(code.number()), code);
+        let errnos = [
+            (NotPermitted, 1),
+            (NotFound, 2),
+            (Io, 5),
+            (NotExecutable, 8),
+            (TooMany, 11),
+            (NoMemory, 12),
+            (Busy, 16),
+            (Exists, 17),
+            (NoDevice, 19),
+            (Invalid, 22),
+            (NoDescriptors, 24),
+            (Unsupported, 95),
+            (TimedOut, 110),
+            (Already, 114),
+        ];
+        for (code, number) in errnos {
+            assert_eq!((code.number(), Code::of_errno(number)), (number, code));
         }
-        for code in [NoDescriptors, Unsupported, TimedOut, Already] {
-            assert_eq!(Code::of_errno(code.number()), code);
+        for (errno, code) in
+            [(13, NotPermitted), (20, NotFound), (26, Busy), (6, NoDevice), (36, Invalid), (23, NoDescriptors), (9, Io)]
+        {
+            assert_eq!(Code::of_errno(errno), code, "{errno}");
         }
+        let own = [BiosMissing, DiskMissing, StopInvalid, CdromMissing, CdromInvalid, ParentInvalid];
+        assert_eq!(own.map(Code::number), [1001, 1002, 1004, 1005, 1006, 1007]);
+    }
+
+    #[test]
+    fn what_the_system_refused_is_said_in_its_words() {
+        let full = std::io::Error::from_raw_os_error(28);
+        assert_eq!(plain(&full), "No space left on device");
+        let failure = Failure::io("disk \"/a b\"", &std::io::Error::from_raw_os_error(2));
+        assert_eq!((failure.code, failure.text.as_str()), (Code::NotFound, "disk \"/a b\": No such file or directory"));
+        let failure = Failure::io("image", &std::io::Error::other("odd"));
+        assert_eq!((failure.code, failure.text.as_str()), (Code::Io, "image: odd"));
     }
 }

@@ -21,3 +21,13 @@ impl fmt::Display for VmId {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_id_is_shown_as_its_number() {
+        assert_eq!(VmId(u32::MAX).to_string(), "4294967295");
+    }
+}

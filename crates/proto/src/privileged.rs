@@ -160,3 +160,13 @@ impl Message for ToParent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taps_that_reach_the_outside_are_in_the_group_beside_vmds() {
+        assert_eq!((GROUP, LOCAL_GROUP), (7_761_252, 7_761_253));
+    }
+}

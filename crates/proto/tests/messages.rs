@@ -51,24 +51,37 @@ fn travel<M: Message + Debug + PartialEq>(messages: Vec<M>) {
     }
 }
 
+/// As `travel`, of messages that have so many descriptors each.
+fn with<M: Message + Debug + PartialEq>(fds: usize, messages: Vec<M>) {
+    for message in &messages {
+        assert_eq!(message.fds(), fds, "{message:?}");
+    }
+    travel(messages);
+}
+
+/// Requests without descriptors.
 fn requests() -> Vec<Request> {
     let vm = || VmRef::Id(7);
+    let Request::Start(start) = start() else { unreachable!() };
     vec![
         Request::List,
-        start(),
+        Request::Start(Box::new(Start { kernel: None, ..*start })),
         Request::Stop { vm: vm(), force: true, wait: false },
         Request::Wait { vm: vm() },
         Request::Pause { vm: vm() },
         Request::Unpause { vm: vm() },
         Request::DiskFail { vm: vm(), disk: 1, operation: DiskOperation::Flush, count: 7 },
         Request::FlushStop { vm: vm(), disk: 1, count: 7 },
-        Request::Send { vm: vm() },
-        Request::Receive { name: name() },
         Request::Log { verbose: true },
         Request::Reload,
         Request::Load { path: path() },
         Request::Reset { vms: true, switches: false },
     ]
+}
+
+/// Requests with one: a kernel, or a file to send to or receive from.
+fn requests_with_a_file() -> Vec<Request> {
+    vec![start(), Request::Send { vm: VmRef::Id(7) }, Request::Receive { name: name() }]
 }
 
 fn replies() -> Vec<Reply> {
@@ -99,11 +112,12 @@ fn replies() -> Vec<Reply> {
 
 #[test]
 fn client_and_control() {
-    let asks = requests().into_iter().map(|request| ToControl::Ask { id: RequestId(3), request });
-    travel([ToControl::Hello { version: VERSION }].into_iter().chain(asks).collect());
+    let ask = |request| ToControl::Ask { id: RequestId(3), request };
+    with(0, [ToControl::Hello { version: VERSION }].into_iter().chain(requests().into_iter().map(ask)).collect());
+    with(1, requests_with_a_file().into_iter().map(ask).collect());
     let answers = replies().into_iter().map(|reply| ToClient::Answer { id: RequestId(3), reply });
     let first = [ToClient::Hello { version: VERSION }, ToClient::WrongVersion { daemon: 1, client: 2 }];
-    travel(first.into_iter().chain(answers).collect());
+    with(0, first.into_iter().chain(answers).collect());
 }
 
 #[test]
@@ -131,11 +145,13 @@ fn an_answer_holds_as_many_of_the_longest_lines_as_it_may() {
 fn control_and_parent() {
     use control::{ToControl, ToParent};
     let conn = ConnId(u64::MAX);
-    let asks = requests().into_iter().map(|request| ToParent::Ask { conn, id: RequestId(9), request });
-    travel([ToParent::Connected { conn }, ToParent::Gone { conn }].into_iter().chain(asks).collect());
+    let ask = |request| ToParent::Ask { conn, id: RequestId(9), request };
+    with(0, [ToParent::Gone { conn }].into_iter().chain(requests().into_iter().map(ask)).collect());
+    let files = requests_with_a_file().into_iter().map(ask);
+    with(1, [ToParent::Connected { conn }].into_iter().chain(files).collect());
     let answers = replies().into_iter().map(|reply| ToControl::Answer { conn, id: RequestId(9), reply });
     let others = [ToControl::Disconnect { conn }, ToControl::Verbose { debug: true }];
-    travel(others.into_iter().chain(answers).collect());
+    with(0, others.into_iter().chain(answers).collect());
 }
 
 #[test]
@@ -145,23 +161,17 @@ fn parent_and_opener() {
     let whats = [What::Kernel, What::Initrd, What::Cdrom, What::Disk { write: true }];
     let opens = whats.map(|what| ToOpener::Open { index: 1, what, path: path() });
     let first = [ToOpener::Become(Asker::Root), ToOpener::Become(user), ToOpener::End];
-    travel(first.into_iter().chain(opens).collect());
-    travel(vec![
-        ToParent::Opened { index: 1, size: 512, block: false },
-        ToParent::Failed { index: 2, failure: failure() },
-    ]);
+    with(0, first.into_iter().chain(opens).collect());
+    with(1, vec![ToParent::Opened { index: 1, size: 512, block: false }]);
+    with(0, vec![ToParent::Failed { index: 2, failure: failure() }]);
 }
 
 #[test]
 fn parent_and_probe() {
     use probe::{KernelKind, ToParent, ToProbe};
-    travel(vec![ToProbe::Kernel, ToProbe::RawDisk]);
-    travel(vec![
-        ToParent::Kernel { kind: KernelKind::BzImage },
-        ToParent::Kernel { kind: KernelKind::Pvh },
-        ToParent::Raw,
-        ToParent::Failed(failure()),
-    ]);
+    with(1, vec![ToProbe::Kernel, ToProbe::RawDisk]);
+    let kernels = [KernelKind::BzImage, KernelKind::Pvh].map(|kind| ToParent::Kernel { kind });
+    with(0, kernels.into_iter().chain([ToParent::Raw, ToParent::Failed(failure())]).collect());
 }
 
 #[test]
@@ -174,20 +184,22 @@ fn parent_and_priv() {
         request,
         tap: TapSpec { name, alias: alias(), bridge, up: true, rdomain, group: rdomain.map(u32::from), local },
     };
-    travel(vec![
+    with(1, vec![tap(None, None, None, None), tap(Some(name()), Some(name()), Some(1), Some(local))]);
+    let plain = vec![
         ToPriv::Sweep { request },
         ToPriv::MakeSwitch { request, bridge: name(), alias: alias(), up: false, rdomain: Some(255) },
         ToPriv::RemoveSwitch { request, bridge: name() },
-        tap(None, None, None, None),
-        tap(Some(name()), Some(name()), Some(1), Some(local)),
+        ToPriv::TapGone { name: name() },
         ToPriv::Verbose { debug: true },
-    ]);
-    travel(vec![
+    ];
+    with(0, plain);
+    with(1, vec![ToParent::TapMade { request, name: name(), mac: MacAddr([1; 6]) }]);
+    let plain = vec![
         ToParent::SwitchMade { request, created: true },
         ToParent::Removed { request },
-        ToParent::TapMade { request, name: name(), mac: MacAddr([1; 6]) },
         ToParent::Failed { request, failure: failure() },
-    ]);
+    ];
+    with(0, plain);
 }
 
 /// One of each kind.
@@ -317,15 +329,16 @@ fn parent_and_agentx() {
         used: Some(u64::MAX),
     };
     let rows = vec![row; agentx::MAX_ROWS].try_into().unwrap();
-    travel(vec![ToParent::Connect, ToParent::List { request: RequestId(3) }]);
-    travel(vec![
+    with(0, vec![ToParent::Connect, ToParent::List { request: RequestId(3) }]);
+    with(1, vec![ToAgentX::Connected]);
+    let plain = vec![
         ToAgentX::Serve { context: Some(Context::new("lab").unwrap()) },
-        ToAgentX::Connected,
         ToAgentX::NotConnected { failure: failure() },
         ToAgentX::Vms { request: RequestId(3), rows },
         ToAgentX::VmsEnd { request: RequestId(3) },
         ToAgentX::Verbose { debug: true },
-    ]);
+    ];
+    with(0, plain);
 }
 
 /// Decodes as each type that a process reads from a less trusted one. A panic, or an endless loop, fails the test.

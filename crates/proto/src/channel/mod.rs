@@ -184,8 +184,8 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
             if left.is_zero() {
                 return Err(ChannelError::Late(limit));
             }
-            let writing = if self.wants_write() { PollFlags::OUT } else { PollFlags::empty() };
-            let mut fds = [PollFd::new(&self.socket, PollFlags::IN | writing)];
+            let wanted = if self.wants_write() { PollFlags::IN.union(PollFlags::OUT) } else { PollFlags::IN };
+            let mut fds = [PollFd::new(&self.socket, wanted)];
             let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             match rustix::event::poll(&mut fds, Some(&left)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -9,12 +9,13 @@ use super::*;
 enum Say {
     Words(Text<8>),
     Thing,
+    Much(Vec<u8>),
 }
 
 impl Message for Say {
     fn fds(&self) -> usize {
         match self {
-            Say::Words(_) => 0,
+            Say::Words(_) | Say::Much(_) => 0,
             Say::Thing => 1,
         }
     }
@@ -68,6 +69,17 @@ fn a_packet_over_the_limit_is_too_long() {
     assert!(matches!(b.recv(), Err(ChannelError::TooLong)));
 }
 
+#[test]
+fn a_message_of_the_limit_is_sent_and_one_of_a_byte_more_is_too_long() {
+    let (mut a, mut b) = ends();
+    let much = Say::Much(vec![7; MAX_MESSAGE - 4]); // after its variant's byte and three of its length
+    a.send(&much, vec![]).unwrap();
+    assert!(matches!(b.recv().unwrap(), Received::Message(got, _) if got == much));
+    let error = a.send(&Say::Much(vec![7; MAX_MESSAGE - 3]), vec![]).unwrap_err();
+    assert!(matches!(error, ChannelError::TooLong), "{error}");
+    assert!(!a.wants_write(), "it is not queued");
+}
+
 /// Sends until the peer is too slow, and then has it read: how much was sent, all of which comes.
 fn sent_to_a_peer_that_never_reads(mut a: Channel<Say, Say>, mut b: Channel<Say, Say>) -> usize {
     let word = Say::Words(Text::new("x").unwrap());
@@ -109,6 +121,47 @@ fn who_is_patient_queues_more_and_not_without_end() {
 fn waiting_ends_at_the_deadline() {
     let (mut a, _b) = ends();
     assert!(matches!(a.recv_within(Duration::from_millis(10)), Err(ChannelError::Late(_))));
+}
+
+#[test]
+fn waiting_ends_when_a_message_comes() {
+    let (mut a, mut b) = ends();
+    let late = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        b.send(&Say::Words(Text::new("late").unwrap()), vec![]).unwrap();
+        b
+    });
+    let begun = Instant::now();
+    assert!(matches!(a.recv_within(Duration::from_secs(20)), Ok(Received::Message(Say::Words(_), _))));
+    assert!(begun.elapsed() < Duration::from_secs(15), "it is not looked for at the deadline alone");
+    late.join().unwrap();
+}
+
+#[test]
+fn what_waits_to_be_sent_goes_out_while_an_answer_is_waited_for() {
+    let (mut a, mut b) = ends();
+    let word = Say::Words(Text::new("x").unwrap());
+    let mut sent = 0;
+    while !a.wants_write() {
+        a.send(&word, vec![]).unwrap();
+        sent += 1;
+    }
+    let peer = std::thread::spawn(move || {
+        for _ in 0..sent {
+            assert!(matches!(b.recv_within(Duration::from_secs(20)), Ok(Received::Message(..))));
+        }
+        b.send(&Say::Words(Text::new("all").unwrap()), vec![]).unwrap();
+    });
+    assert!(matches!(a.recv_within(Duration::from_secs(20)), Ok(Received::Message(..))));
+    peer.join().unwrap();
+}
+
+#[test]
+fn what_a_broken_socket_did_not_take_is_kept() {
+    let mut a: Channel<Say, Say> = Channel::new(std::fs::File::open("/dev/null").unwrap().into());
+    assert!(matches!(a.send(&Say::Words(Text::default()), vec![]), Err(ChannelError::Socket(_))));
+    assert!(matches!(a.recv_within(Duration::from_secs(5)), Err(ChannelError::Socket(_))));
+    assert!(a.wants_write());
 }
 
 #[test]
