@@ -44,9 +44,9 @@ pub enum Error {
     /// The kernel, the initrd or the command line.
     #[error("{0}")]
     Boot(#[from] boot::reset::Failed),
-    /// The devices don't fit the machine.
+    /// The devices don't fit the machine, or a saved state doesn't.
     #[error("{0}")]
-    Chipset(hw::SetupError),
+    Chipset(hw::RestoreError),
     /// A device's process did not take part.
     #[error("device in slot {slot}: {cause}")]
     Device {

@@ -56,7 +56,7 @@ pub fn assemble(plan: Plan, narrow: impl FnOnce() -> Result<(), sandbox::Error>)
     let parts = parts(&description, kvm, console, memory)?;
     narrow()?;
     enter(&parts, entry)?;
-    furnish(parts, devices, |setup, _| Chipset::new(setup).map_err(Error::Chipset))
+    furnish(parts, devices, |setup, _| Chipset::new(setup).map_err(|error| Error::Chipset(error.into())))
 }
 
 fn parts(description: &Description, kvm: OwnedFd, console: OwnedFd, memory: OwnedFd) -> Result<Parts, Error> {
@@ -129,3 +129,6 @@ impl Serial for Machine {
         self.chipset.serial_input(bytes, &self.outside)
     }
 }
+
+#[cfg(test)]
+mod tests;

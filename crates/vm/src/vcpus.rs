@@ -146,7 +146,8 @@ fn run(vcpu: &mut Vcpu, machine: &Machine, gate: &Gate) {
     }
 }
 
-fn handle(exit: Exit<'_>, machine: &Machine) -> ControlFlow<String> {
+/// Does what the guest left for; a reason if the vCPU can't go on.
+pub fn handle(exit: Exit<'_>, machine: &Machine) -> ControlFlow<String> {
     let (chipset, outside) = (&machine.chipset, &machine.outside);
     match exit {
         // A string instruction moves several items at once; a device sees them one by one.
