@@ -25,12 +25,12 @@ pub use start::run;
 pub use state::State;
 
 /// What every disk offers.
-const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
-    | 1 << VIRTIO_BLK_F_SEG_MAX
-    | 1 << VIRTIO_BLK_F_BLK_SIZE
-    | 1 << VIRTIO_BLK_F_FLUSH
-    | 1 << VIRTIO_RING_F_INDIRECT_DESC
-    | 1 << VIRTIO_RING_F_EVENT_IDX;
+const FEATURES: u64 = (1 << VIRTIO_F_VERSION_1)
+    + (1 << VIRTIO_BLK_F_SEG_MAX)
+    + (1 << VIRTIO_BLK_F_BLK_SIZE)
+    + (1 << VIRTIO_BLK_F_FLUSH)
+    + (1 << VIRTIO_RING_F_INDIRECT_DESC)
+    + (1 << VIRTIO_RING_F_EVENT_IDX);
 
-/// What a disk offers besides that is only read.
-const READ_ONLY: u64 = 1 << VIRTIO_BLK_F_RO;
+/// What a disk offers that is only read.
+const READ_ONLY: u64 = FEATURES + (1 << VIRTIO_BLK_F_RO);

@@ -82,8 +82,8 @@ pub fn parse(header: [u8; HEADER], readable: u64, writable: u64, disk: Disk) -> 
         VIRTIO_BLK_T_IN if readable > 0 => Err(Status::IoErr),
         VIRTIO_BLK_T_IN => {
             let offset = place(sector, writable, disk)?;
-            // The used element's length holds the status too.
-            let len = u32::try_from(writable).ok().filter(|len| *len < u32::MAX).ok_or(Status::IoErr)?;
+            // Whole sectors, so that the used element's length has room for the status too.
+            let len = u32::try_from(writable).map_err(|_| Status::IoErr)?;
             Ok(if len == 0 { Request::Nothing } else { Request::Read { offset, len } })
         }
         VIRTIO_BLK_T_OUT if disk.read_only || writable > 0 => Err(Status::IoErr),

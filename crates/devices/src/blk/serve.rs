@@ -209,8 +209,8 @@ impl Blk {
         submitted?;
         match on {
             Some(_) if outside => Err(RingFault::Outside),
-            Some(on) if !self.used.is_empty() => on.ring.push_used(on.memory, &self.used),
-            Some(_) | None => Ok(()),
+            Some(on) => on.ring.push_used(on.memory, &self.used),
+            None => Ok(()),
         }
     }
 
@@ -260,7 +260,7 @@ impl Device for Blk {
     }
 
     fn features(&self) -> u64 {
-        FEATURES | if self.disk.read_only { READ_ONLY } else { 0 }
+        if self.disk.read_only { READ_ONLY } else { FEATURES }
     }
 
     fn config(&self) -> &[u8] {
@@ -328,22 +328,4 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_given_up_completes_to_nobody_and_frees_its_slot() {
-        let file: OwnedFd = tempfile::tempfile().unwrap().into();
-        let engine = Engine::Plain(sys::plain::Plain::new(file.try_clone().unwrap()), Vec::new());
-        let mut blk = Blk::new(file, engine, Disk { sectors: 1, read_only: false }, 512, b"");
-        let slot = blk.free.pop().unwrap();
-        let under_way = UnderWay { head: 3, status: GuestAddress(0), operation: Operation::Read, written: 512 };
-        blk.under_way[usize::from(slot)] = Some(under_way);
-        blk.forget();
-        assert!(blk.under_way.iter().all(Option::is_none), "its head is of a ring that is gone");
-        let Engine::Plain(_, done) = &mut blk.engine else { panic!("a plain engine") };
-        done.push((slot, Ok(())));
-        blk.reap(None).unwrap();
-        assert_eq!((blk.free.len(), blk.used.len()), (usize::from(MAX_IN_FLIGHT), 0));
-    }
-}
+mod tests;

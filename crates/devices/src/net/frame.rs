@@ -72,7 +72,7 @@ pub enum Drop {
 /// nothing in it that was not checked.
 pub fn check_header(header: Header, len: u64, offloads: Offloads) -> Result<Header, Drop> {
     let Header { flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, .. } = header;
-    let mut checked = Header { flags: 0, hdr_len, ..NO_OFFLOAD };
+    let mut checked = Header { hdr_len, ..NO_OFFLOAD };
     let needs_checksum = flags & NEEDS_CSUM != 0;
     if needs_checksum {
         let end = u64::from(csum_start.get()).saturating_add(u64::from(csum_offset.get())).saturating_add(2);
@@ -189,6 +189,7 @@ mod tests {
     fn lengths_have_a_least_and_a_most() {
         assert_eq!(check_length(13), Err(Drop::Short(13)));
         assert_eq!(check_length(14), Ok(()));
+        assert_eq!(MAX_FRAME, 65553);
         assert_eq!(check_length(MAX_FRAME as u64), Ok(()));
         assert_eq!(check_length(MAX_FRAME as u64 + 1), Err(Drop::Long(MAX_FRAME as u64 + 1)));
         assert_eq!(check_length(u64::MAX), Err(Drop::Long(u64::MAX)));
@@ -206,8 +207,9 @@ mod tests {
             check_header(tso(VIRTIO_NET_HDR_GSO_TCPV6), 2000, Offloads { tso6: false, ..ALL }),
             Err(Drop::Offload)
         );
-        assert!(check_header(tso(VIRTIO_NET_HDR_GSO_TCPV4), 2000, ALL).is_ok());
-        assert!(check_header(tso(VIRTIO_NET_HDR_GSO_TCPV6), 2000, ALL).is_ok());
+        for good in [VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6].map(tso) {
+            assert_eq!(check_header(good, 2000, ALL), Ok(good));
+        }
     }
 
     #[test]
@@ -218,7 +220,7 @@ mod tests {
             csum_offset: offset.into(),
             ..NO_OFFLOAD
         };
-        assert!(check_header(at(34, 16), 52, ALL).is_ok());
+        assert_eq!(check_header(at(34, 16), 52, ALL), Ok(at(34, 16)));
         for (start, offset) in [(34, 17), (51, 0), (u16::MAX, 0), (0, u16::MAX), (u16::MAX, u16::MAX)] {
             assert_eq!(check_header(at(start, offset), 52, ALL), Err(Drop::Offload));
         }
@@ -230,6 +232,15 @@ mod tests {
         assert_eq!(check_header(Header { gso_size: 0.into(), ..good }, 2000, ALL), Err(Drop::Offload));
         assert_eq!(check_header(Header { flags: 0, ..good }, 2000, ALL), Err(Drop::Offload));
         assert_eq!(check_header(Header { hdr_len: 2001.into(), ..good }, 2000, ALL), Err(Drop::Offload));
+        let whole = Header { hdr_len: 2000.into(), ..good };
+        assert_eq!(check_header(whole, 2000, ALL), Ok(whole));
+    }
+
+    #[test]
+    fn a_checksum_is_left_by_one_flag() {
+        for (flags, left) in [(0, false), (1, true), (2, false), (3, true)] {
+            assert_eq!(leaves_checksum(Header { flags, ..NO_OFFLOAD }), left, "{flags}");
+        }
     }
 
     #[test]

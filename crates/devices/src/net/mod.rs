@@ -28,19 +28,20 @@ pub use start::run;
 pub use tap::Tap;
 
 /// What every card offers.
-const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
-    | 1 << VIRTIO_NET_F_MAC
-    | 1 << VIRTIO_NET_F_MRG_RXBUF
-    | 1 << VIRTIO_RING_F_INDIRECT_DESC
-    | 1 << VIRTIO_RING_F_EVENT_IDX;
+const FEATURES: u64 = (1 << VIRTIO_F_VERSION_1)
+    + (1 << VIRTIO_NET_F_MAC)
+    + (1 << VIRTIO_NET_F_MRG_RXBUF)
+    + (1 << VIRTIO_RING_F_INDIRECT_DESC)
+    + (1 << VIRTIO_RING_F_EVENT_IDX);
 
-/// What a card offers besides whose host side computes checksums and cuts segments.
-const OFFLOADS: u64 = 1 << VIRTIO_NET_F_CSUM
-    | 1 << VIRTIO_NET_F_GUEST_CSUM
-    | 1 << VIRTIO_NET_F_HOST_TSO4
-    | 1 << VIRTIO_NET_F_HOST_TSO6
-    | 1 << VIRTIO_NET_F_GUEST_TSO4
-    | 1 << VIRTIO_NET_F_GUEST_TSO6;
+/// What a card offers whose host side computes checksums and cuts segments.
+const OFFLOADING: u64 = FEATURES
+    + (1 << VIRTIO_NET_F_CSUM)
+    + (1 << VIRTIO_NET_F_GUEST_CSUM)
+    + (1 << VIRTIO_NET_F_HOST_TSO4)
+    + (1 << VIRTIO_NET_F_HOST_TSO6)
+    + (1 << VIRTIO_NET_F_GUEST_TSO4)
+    + (1 << VIRTIO_NET_F_GUEST_TSO6);
 
 /// The card, as far as frames are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,11 +43,11 @@ pub(super) struct Receive {
     /// A frame with its header; touched only as far as frames reach.
     buffer: Box<[u8]>,
     /// Bytes of the frame in the buffer that waits for more room.
-    waiting: Option<usize>,
+    pub(super) waiting: Option<usize>,
     /// The ring has no room for what comes: until the next kick the tap is not read.
-    full: bool,
+    pub(super) full: bool,
     /// The tap failed: it is not read before then.
-    quiet: Option<Instant>,
+    pub(super) quiet: Option<Instant>,
     chain: Chain,
     /// Where the frame goes, and the chains that this is in.
     targets: Vec<Extent>,

@@ -16,7 +16,7 @@ use super::frame::Offloads;
 use super::receive::Receive;
 use super::tap::Tap;
 use super::transmit::Transmit;
-use super::{Card, FEATURES, OFFLOADS};
+use super::{Card, FEATURES, OFFLOADING};
 use crate::queue::{RingFault, accepted};
 use crate::serve_vhost::{Active, Device, Progress};
 
@@ -85,7 +85,7 @@ impl Device for Net {
     }
 
     fn features(&self) -> u64 {
-        FEATURES | if self.tap.has_offloads() { OFFLOADS } else { 0 }
+        if self.tap.has_offloads() { OFFLOADING } else { FEATURES }
     }
 
     fn config(&self) -> &[u8] {
@@ -144,3 +144,6 @@ impl Device for Net {
 
     fn finish(&mut self) {}
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@
 //! the used ring and the question of an interrupt are our own. Nothing here panics, loops or grows by what a guest wrote.
 
 mod chain;
+#[cfg(test)]
+pub(crate) mod driver;
 
 use std::sync::atomic::{Ordering, fence};
 

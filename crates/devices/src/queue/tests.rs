@@ -1,173 +1,82 @@
 //! A ring in memory, as the driver writes and reads it; one test per rule of a virtqueue.
 
+use super::driver::*;
 use super::*;
-
-const DESCRIPTORS: u64 = 0x1000;
-const AVAILABLE: u64 = 0x2000;
-const USED: u64 = 0x3000;
-const BUFFERS: u64 = 0x8000;
-const END: u64 = 0x1_0000;
-const SIZE: u16 = 4;
-
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
-
-const SETUP: RingSetup = RingSetup {
-    addresses: RingAddresses {
-        descriptors: GuestAddress(DESCRIPTORS),
-        available: GuestAddress(AVAILABLE),
-        used: GuestAddress(USED),
-    },
-    size: SIZE,
-    last_avail: 0,
-    event_idx: false,
-    indirect: false,
-};
-
-const EVENT_IDX: RingSetup = RingSetup { event_idx: true, ..SETUP };
-
-fn extent(addr: u64, len: u32) -> Extent {
-    Extent { addr: GuestAddress(addr), len }
-}
-
-/// The driver's side, and the device's.
-struct Fixture {
-    memory: GuestMemory,
-    ring: Vring,
-    offered: u16,
-}
-
-impl Fixture {
-    fn new(setup: RingSetup) -> Fixture {
-        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), END as usize)]).unwrap();
-        let ring = Vring::new(&memory, setup).unwrap();
-        Fixture { memory, ring, offered: 0 }
-    }
-
-    fn put(&self, addr: u64, value: u16) {
-        self.memory.write_obj(value, GuestAddress(addr)).unwrap();
-    }
-
-    fn at(&self, addr: u64) -> u16 {
-        self.memory.read_obj(GuestAddress(addr)).unwrap()
-    }
-
-    /// Writes a descriptor of a table.
-    fn describe(&self, table: u64, index: u16, (addr, len): (u64, u32), flags: u16, next: u16) {
-        let at = table + u64::from(index) * 16;
-        self.memory.write_obj(addr, GuestAddress(at)).unwrap();
-        self.memory.write_obj(len, GuestAddress(at + 8)).unwrap();
-        self.put(at + 12, flags);
-        self.put(at + 14, next);
-    }
-
-    /// Makes a chain available.
-    fn offer(&mut self, head: u16) {
-        self.put(AVAILABLE + 4 + u64::from(self.offered % SIZE) * 2, head);
-        self.offered = self.offered.wrapping_add(1);
-        self.put(AVAILABLE + 2, self.offered);
-    }
-
-    fn pop(&mut self) -> Result<Chain, RingFault> {
-        let mut chain = Chain::default();
-        assert!(self.ring.pop(&self.memory, &mut chain)?, "a chain is there");
-        Ok(chain)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.ring.is_empty(&self.memory).unwrap()
-    }
-
-    fn push(&mut self, count: usize) {
-        self.ring.push_used(&self.memory, &vec![(0, 0); count]).unwrap();
-    }
-
-    fn needs_interrupt(&mut self) -> bool {
-        self.ring.needs_interrupt(&self.memory).unwrap()
-    }
-
-    fn enable_kicks(&mut self) -> bool {
-        self.ring.enable_kicks(&self.memory).unwrap()
-    }
-}
 
 // The ring
 
 #[test]
 fn chains_are_taken_in_order_until_there_is_none() {
-    let mut fixture = Fixture::new(SETUP);
-    fixture.describe(DESCRIPTORS, 2, (BUFFERS, 16), NEXT, 0);
-    fixture.describe(DESCRIPTORS, 0, (BUFFERS + 16, 5), NEXT, 1);
-    fixture.describe(DESCRIPTORS, 1, (BUFFERS + 32, 7), WRITE, 0);
-    fixture.describe(DESCRIPTORS, 3, (BUFFERS, 9), WRITE, 0);
-    assert!(fixture.is_empty());
-    assert_eq!(fixture.ring.size(), SIZE);
-    fixture.offer(2);
-    fixture.offer(3);
-    assert!(!fixture.is_empty());
-    let chain = fixture.pop().unwrap();
+    let mut driver = Driver::new(SETUP);
+    driver.describe(DESCRIPTORS, 2, (BUFFERS, 16), NEXT, 0);
+    driver.describe(DESCRIPTORS, 0, (BUFFERS + 16, 5), NEXT, 1);
+    driver.describe(DESCRIPTORS, 1, (BUFFERS + 32, 7), WRITE, 0);
+    driver.describe(DESCRIPTORS, 3, (BUFFERS, 9), WRITE, 0);
+    assert!(driver.is_empty());
+    assert_eq!(driver.ring.size(), SIZE);
+    driver.offer(2);
+    driver.offer(3);
+    assert!(!driver.is_empty());
+    let chain = driver.pop().unwrap();
     assert_eq!(chain.head, 2);
     assert_eq!(chain.readable, [extent(BUFFERS, 16), extent(BUFFERS + 16, 5)]);
     assert_eq!(chain.writable, [extent(BUFFERS + 32, 7)]);
     assert_eq!((chain.readable_bytes(), chain.writable_bytes()), (21, 7));
     // what was in the chain before is gone
     let mut again = chain;
-    assert_eq!(fixture.ring.pop(&fixture.memory, &mut again), Ok(true));
+    assert_eq!(driver.ring.pop(&driver.memory, &mut again), Ok(true));
     assert_eq!((again.head, again.readable_bytes(), again.writable_bytes()), (3, 0, 9));
-    assert_eq!(fixture.ring.pop(&fixture.memory, &mut again), Ok(false));
-    assert!(fixture.is_empty());
-    assert_eq!(fixture.ring.save(), RingSetup { last_avail: 2, ..SETUP });
+    assert_eq!(driver.ring.pop(&driver.memory, &mut again), Ok(false));
+    assert!(driver.is_empty());
+    assert_eq!(driver.ring.save(), RingSetup { last_avail: 2, ..SETUP });
 }
 
 #[test]
 fn what_is_put_back_is_taken_again() {
-    let mut fixture = Fixture::new(SETUP);
+    let mut driver = Driver::new(SETUP);
     for index in 0..3 {
-        fixture.describe(DESCRIPTORS, index, (BUFFERS, 1), 0, 0);
-        fixture.offer(index);
+        driver.describe(DESCRIPTORS, index, (BUFFERS, 1), 0, 0);
+        driver.offer(index);
     }
-    let heads = |fixture: &mut Fixture| [0; 3].map(|_| fixture.pop().unwrap().head);
-    assert_eq!(heads(&mut fixture), [0, 1, 2]);
-    fixture.ring.put_back(2);
-    assert_eq!(fixture.ring.save().last_avail, 1);
-    assert_eq!([fixture.pop().unwrap().head, fixture.pop().unwrap().head], [1, 2]);
-    assert!(fixture.is_empty());
+    let heads = |driver: &mut Driver| [0; 3].map(|_| driver.pop().unwrap().head);
+    assert_eq!(heads(&mut driver), [0, 1, 2]);
+    driver.ring.put_back(2);
+    assert_eq!(driver.ring.save().last_avail, 1);
+    assert_eq!([driver.pop().unwrap().head, driver.pop().unwrap().head], [1, 2]);
+    assert!(driver.is_empty());
 }
 
 #[test]
 fn an_available_index_ahead_of_the_ring_is_a_fault() {
-    let mut fixture = Fixture::new(SETUP);
-    fixture.put(AVAILABLE + 2, SIZE + 1);
-    assert_eq!(fixture.pop().unwrap_err(), RingFault::AvailableIndex);
+    let mut driver = Driver::new(SETUP);
+    driver.put(AVAILABLE + 2, SIZE + 1);
+    assert_eq!(driver.pop().unwrap_err(), RingFault::AvailableIndex);
 }
 
 #[test]
 fn used_elements_lie_where_the_specification_has_them() {
-    let mut fixture = Fixture::new(SETUP);
-    let element =
-        |fixture: &Fixture, slot: u64| fixture.memory.read_obj::<[u32; 2]>(GuestAddress(USED + 4 + slot * 8)).unwrap();
-    fixture.ring.push_used(&fixture.memory, &[(0xfffe, 0x1234_5678), (3, 0), (1, 2)]).unwrap();
-    assert_eq!(fixture.at(USED + 2), 3);
-    assert_eq!([0, 1, 2, 3].map(|slot| element(&fixture, slot)), [[0xfffe, 0x1234_5678], [3, 0], [1, 2], [0, 0]]);
-    fixture.ring.push_used(&fixture.memory, &[(7, 8), (9, 10)]).unwrap();
-    assert_eq!(fixture.at(USED + 2), 5);
-    assert_eq!([0, 1, 2, 3].map(|slot| element(&fixture, slot)), [[9, 10], [3, 0], [1, 2], [7, 8]]);
-    assert_eq!(fixture.at(USED), 0, "flags are not touched");
+    let mut driver = Driver::new(SETUP);
+    driver.ring.push_used(&driver.memory, &[(0xfffe, 0x1234_5678), (3, 0), (1, 2)]).unwrap();
+    assert_eq!(driver.at(USED + 2), 3);
+    assert_eq!([0, 1, 2, 3].map(|slot| driver.element(slot)), [[0xfffe, 0x1234_5678], [3, 0], [1, 2], [0, 0]]);
+    driver.ring.push_used(&driver.memory, &[(7, 8), (9, 10)]).unwrap();
+    assert_eq!(driver.at(USED + 2), 5);
+    assert_eq!([0, 1, 2, 3].map(|slot| driver.element(slot)), [[9, 10], [3, 0], [1, 2], [7, 8]]);
+    assert_eq!(driver.at(USED), 0, "flags are not touched");
 }
 
 #[test]
 fn a_ring_goes_on_where_it_stood() {
-    let mut fixture = Fixture::new(SETUP);
-    fixture.put(USED + 2, 0xffff);
-    fixture.put(AVAILABLE + 2, 6);
-    fixture.put(AVAILABLE + 4 + 2, 1);
-    fixture.describe(DESCRIPTORS, 1, (BUFFERS, 1), 0, 0);
-    fixture.ring = Vring::new(&fixture.memory, RingSetup { last_avail: 5, ..SETUP }).unwrap();
-    assert_eq!(fixture.pop().unwrap().head, 1);
-    assert!(fixture.is_empty());
-    fixture.push(1);
-    assert_eq!(fixture.at(USED + 2), 0, "the used index wraps");
+    let mut driver = Driver::new(SETUP);
+    driver.put(USED + 2, 0xffff);
+    driver.put(AVAILABLE + 2, 6);
+    driver.put(AVAILABLE + 4 + 2, 1);
+    driver.describe(DESCRIPTORS, 1, (BUFFERS, 1), 0, 0);
+    driver.ring = Vring::new(&driver.memory, RingSetup { last_avail: 5, ..SETUP }).unwrap();
+    assert_eq!(driver.pop().unwrap().head, 1);
+    assert!(driver.is_empty());
+    driver.push(1);
+    assert_eq!(driver.at(USED + 2), 0, "the used index wraps");
 }
 
 // Notifications
@@ -175,27 +84,27 @@ fn a_ring_goes_on_where_it_stood() {
 #[test]
 fn the_first_push_interrupts_and_nothing_pushed_does_not() {
     for setup in [SETUP, EVENT_IDX] {
-        let mut fixture = Fixture::new(setup);
-        fixture.put(AVAILABLE, 1);
-        fixture.put(AVAILABLE + 4 + u64::from(SIZE) * 2, 77);
-        assert!(!fixture.needs_interrupt(), "nothing was pushed");
-        fixture.push(1);
-        assert!(fixture.needs_interrupt());
-        assert!(!fixture.needs_interrupt(), "once");
-        fixture.push(1);
-        assert!(!fixture.needs_interrupt(), "from the second on the driver's wish counts");
+        let mut driver = Driver::new(setup);
+        driver.put(AVAILABLE, 1);
+        driver.put(AVAILABLE + 4 + u64::from(SIZE) * 2, 77);
+        assert!(!driver.needs_interrupt(), "nothing was pushed");
+        driver.push(1);
+        assert!(driver.needs_interrupt());
+        assert!(!driver.needs_interrupt(), "once");
+        driver.push(1);
+        assert!(!driver.needs_interrupt(), "from the second on the driver's wish counts");
     }
 }
 
 #[test]
 fn without_event_indices_one_flag_of_the_driver_says_whether_it_wants_interrupts() {
-    let mut fixture = Fixture::new(SETUP);
-    fixture.push(1);
-    fixture.needs_interrupt();
+    let mut driver = Driver::new(SETUP);
+    driver.push(1);
+    driver.needs_interrupt();
     for (flags, wanted) in [(0, true), (1, false), (2, true), (3, false), (0xfffe, true), (0xffff, false)] {
-        fixture.put(AVAILABLE, flags);
-        fixture.push(1);
-        assert_eq!(fixture.needs_interrupt(), wanted, "{flags:#x}");
+        driver.put(AVAILABLE, flags);
+        driver.push(1);
+        assert_eq!(driver.needs_interrupt(), wanted, "{flags:#x}");
     }
 }
 
@@ -212,39 +121,39 @@ fn with_event_indices_an_interrupt_comes_when_the_index_is_passed() {
         (3, 3, true),
         (0xffff, 3, false),
     ] {
-        let mut fixture = Fixture::new(EVENT_IDX);
-        fixture.push(1);
-        fixture.needs_interrupt();
-        fixture.put(AVAILABLE, 1); // means nothing here
-        fixture.put(AVAILABLE + 4 + u64::from(SIZE) * 2, event);
-        fixture.push(pushed);
-        assert_eq!(fixture.needs_interrupt(), wanted, "waits for {event}, {pushed} pushed");
+        let mut driver = Driver::new(EVENT_IDX);
+        driver.push(1);
+        driver.needs_interrupt();
+        driver.put(AVAILABLE, 1); // means nothing here
+        driver.put(AVAILABLE + 4 + u64::from(SIZE) * 2, event);
+        driver.push(pushed);
+        assert_eq!(driver.needs_interrupt(), wanted, "waits for {event}, {pushed} pushed");
     }
 }
 
 #[test]
 fn kicks_are_asked_for_by_a_flag() {
-    let mut fixture = Fixture::new(SETUP);
-    fixture.ring.disable_kicks(&fixture.memory).unwrap();
-    assert_eq!(fixture.at(USED), 1);
-    assert!(!fixture.enable_kicks());
-    assert_eq!(fixture.at(USED), 0);
-    fixture.describe(DESCRIPTORS, 0, (BUFFERS, 1), 0, 0);
-    fixture.offer(0);
-    assert!(fixture.enable_kicks(), "one is there already");
+    let mut driver = Driver::new(SETUP);
+    driver.ring.disable_kicks(&driver.memory).unwrap();
+    assert_eq!(driver.at(USED), 1);
+    assert!(!driver.enable_kicks());
+    assert_eq!(driver.at(USED), 0);
+    driver.describe(DESCRIPTORS, 0, (BUFFERS, 1), 0, 0);
+    driver.offer(0);
+    assert!(driver.enable_kicks(), "one is there already");
 }
 
 #[test]
 fn kicks_are_asked_for_by_an_event_index() {
-    let mut fixture = Fixture::new(EVENT_IDX);
+    let mut driver = Driver::new(EVENT_IDX);
     let event = USED + 4 + u64::from(SIZE) * 8;
-    fixture.describe(DESCRIPTORS, 0, (BUFFERS, 1), 0, 0);
-    fixture.offer(0);
-    fixture.pop().unwrap();
-    fixture.ring.disable_kicks(&fixture.memory).unwrap();
-    assert_eq!(fixture.at(event), 0);
-    assert!(!fixture.enable_kicks());
-    assert_eq!((fixture.at(event), fixture.at(USED)), (1, 0));
+    driver.describe(DESCRIPTORS, 0, (BUFFERS, 1), 0, 0);
+    driver.offer(0);
+    driver.pop().unwrap();
+    driver.ring.disable_kicks(&driver.memory).unwrap();
+    assert_eq!(driver.at(event), 0);
+    assert!(!driver.enable_kicks());
+    assert_eq!((driver.at(event), driver.at(USED)), (1, 0));
 }
 
 // The set-up
@@ -320,21 +229,21 @@ fn a_feature_is_accepted_by_its_bit() {
 // A chain
 
 /// What a chain from descriptor 0 on is, after `make` has written descriptors.
-fn walk(setup: RingSetup, make: impl Fn(&Fixture)) -> Result<Chain, RingFault> {
-    let mut fixture = Fixture::new(setup);
-    make(&fixture);
-    fixture.offer(0);
-    fixture.pop()
+fn walk(setup: RingSetup, make: impl Fn(&Driver)) -> Result<Chain, RingFault> {
+    let mut driver = Driver::new(setup);
+    make(&driver);
+    driver.offer(0);
+    driver.pop()
 }
 
 #[test]
 fn a_chain_has_at_most_as_many_links_as_the_ring_has_entries() {
     let chain = |links: u16, last: u16| {
-        walk(SETUP, |fixture| {
+        walk(SETUP, |driver| {
             for index in 0..links {
-                fixture.describe(DESCRIPTORS, index, (BUFFERS, 1), NEXT, index + 1);
+                driver.describe(DESCRIPTORS, index, (BUFFERS, 1), NEXT, index + 1);
             }
-            fixture.describe(DESCRIPTORS, links, (BUFFERS, 1), last, 0);
+            driver.describe(DESCRIPTORS, links, (BUFFERS, 1), last, 0);
         })
     };
     assert_eq!(chain(3, 0).map(|chain| chain.readable.len()), Ok(4));
@@ -343,19 +252,19 @@ fn a_chain_has_at_most_as_many_links_as_the_ring_has_entries() {
 
 #[test]
 fn heads_and_links_name_descriptors() {
-    let link = |next| walk(SETUP, |fixture| fixture.describe(DESCRIPTORS, 0, (BUFFERS, 1), NEXT, next));
+    let link = |next| walk(SETUP, |driver| driver.describe(DESCRIPTORS, 0, (BUFFERS, 1), NEXT, next));
     assert!(link(3).is_ok());
     assert_eq!(link(4).unwrap_err(), RingFault::Index(4));
-    let mut fixture = Fixture::new(SETUP);
-    fixture.offer(0xffff);
-    assert_eq!(fixture.pop().unwrap_err(), RingFault::Index(0xffff));
+    let mut driver = Driver::new(SETUP);
+    driver.offer(0xffff);
+    assert_eq!(driver.pop().unwrap_err(), RingFault::Index(0xffff));
 }
 
 #[test]
 fn what_is_readable_comes_first() {
-    let chain = walk(SETUP, |fixture| {
-        fixture.describe(DESCRIPTORS, 0, (BUFFERS, 1), NEXT | WRITE, 1);
-        fixture.describe(DESCRIPTORS, 1, (BUFFERS, 1), 0, 0);
+    let chain = walk(SETUP, |driver| {
+        driver.describe(DESCRIPTORS, 0, (BUFFERS, 1), NEXT | WRITE, 1);
+        driver.describe(DESCRIPTORS, 1, (BUFFERS, 1), 0, 0);
     });
     assert_eq!(chain.unwrap_err(), RingFault::Direction);
 }
@@ -364,12 +273,12 @@ fn what_is_readable_comes_first() {
 fn an_indirect_table_is_one_of_whole_descriptors_and_ends_its_chain() {
     let indirect = RingSetup { indirect: true, ..SETUP };
     let table = |setup, len, flags| {
-        walk(setup, |fixture| {
-            fixture.describe(DESCRIPTORS, 0, (BUFFERS, 5), NEXT, 1);
-            fixture.describe(DESCRIPTORS, 1, (BUFFERS + 0x800, len), flags, 2);
-            fixture.describe(DESCRIPTORS, 2, (BUFFERS, 1), 0, 0);
-            fixture.describe(BUFFERS + 0x800, 0, (BUFFERS + 0x10, 6), NEXT, 2);
-            fixture.describe(BUFFERS + 0x800, 2, (BUFFERS + 0x20, 7), WRITE, 0);
+        walk(setup, |driver| {
+            driver.describe(DESCRIPTORS, 0, (BUFFERS, 5), NEXT, 1);
+            driver.describe(DESCRIPTORS, 1, (BUFFERS + 0x800, len), flags, 2);
+            driver.describe(DESCRIPTORS, 2, (BUFFERS, 1), 0, 0);
+            driver.describe(BUFFERS + 0x800, 0, (BUFFERS + 0x10, 6), NEXT, 2);
+            driver.describe(BUFFERS + 0x800, 2, (BUFFERS + 0x20, 7), WRITE, 0);
         })
     };
     let chain = table(indirect, 48, INDIRECT).unwrap();
@@ -381,9 +290,9 @@ fn an_indirect_table_is_one_of_whole_descriptors_and_ends_its_chain() {
     }
     assert_eq!(table(indirect, 16, INDIRECT).unwrap_err(), RingFault::Index(2), "a link that leaves the table");
     assert_eq!(table(SETUP, 48, INDIRECT).unwrap_err(), RingFault::Indirect, "not negotiated");
-    let nested = walk(indirect, |fixture| {
-        fixture.describe(DESCRIPTORS, 0, (BUFFERS, 16), INDIRECT, 0);
-        fixture.describe(BUFFERS, 0, (BUFFERS, 16), INDIRECT, 0);
+    let nested = walk(indirect, |driver| {
+        driver.describe(DESCRIPTORS, 0, (BUFFERS, 16), INDIRECT, 0);
+        driver.describe(BUFFERS, 0, (BUFFERS, 16), INDIRECT, 0);
     });
     assert_eq!(nested.unwrap_err(), RingFault::Indirect);
 }

@@ -66,7 +66,13 @@ pub struct Active<'a> {
     call: Option<&'a File>,
 }
 
-impl Active<'_> {
+impl<'a> Active<'a> {
+    /// For the tests of a device by itself.
+    #[cfg(test)]
+    pub(crate) fn new(memory: &'a Arc<GuestMemory>, ring: &'a mut Vring, call: &'a File) -> Self {
+        Active { memory, ring, call: Some(call) }
+    }
+
     /// Interrupts the driver if it wants that for what was pushed since the last call.
     pub fn notify(&mut self) -> Result<(), RingFault> {
         if self.ring.needs_interrupt(self.memory)? {

@@ -202,7 +202,9 @@ fn d1_options_that_run_past_the_end_are_not_read() {
     for (options, answer) in [
         (&[53, 1, 1][..], Answer::Offer),              // no end
         (&[255, 53, 1, 1], Answer::Bootp),             // ended before
+        (&[255, 1, 0, 53, 1, 1], Answer::Bootp),       // an end has no length
         (&[0, 0, 0, 0, 53, 1, 1, 255], Answer::Offer), // pads
+        (&[0, 53, 1, 1, 255], Answer::Offer),          // nor has a pad
         (&[53, 1, 1, 12, 250, 1, 2], Answer::Offer),   // past the end: what was found counts
         (&[12, 250, 53, 1, 1, 255], Answer::Bootp),
     ] {

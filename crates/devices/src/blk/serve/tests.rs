@@ -1,0 +1,271 @@
+//! Requests from a ring in memory: what a disk does with them by itself, without a front end and its thread.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
+use super::*;
+use crate::queue::RingSetup;
+use crate::queue::driver::{BUFFERS, Driver, SETUP, USED};
+
+const IN: u32 = 0;
+const OUT: u32 = 1;
+const FLUSH: u32 = 4;
+
+const DATA: u64 = BUFFERS + 0x1000;
+const STATUS: u64 = BUFFERS + 0x100;
+
+const WITH_FLUSH: u64 = 1 << 9;
+
+const FULL: i32 = 28;
+const IO: i32 = 5;
+
+fn disk(file: impl Into<OwnedFd>, read_only: bool) -> Blk {
+    let file = file.into();
+    let engine = Engine::plain(file.try_clone().unwrap(), MAX_IN_FLIGHT);
+    Blk::new(file, engine, Disk { sectors: 8, read_only }, 512, b"")
+}
+
+fn image() -> File {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(8 * 512).unwrap();
+    file
+}
+
+struct Fixture {
+    blk: Blk,
+    driver: Driver,
+}
+
+impl Fixture {
+    fn new(size: u16) -> Fixture {
+        Fixture { blk: disk(image(), false), driver: Driver::new(RingSetup { size, ..SETUP }) }
+    }
+
+    /// Writes a request of one sector as the chain of descriptor 0.
+    fn write(&self, kind: u32) {
+        self.driver.memory.write_obj([kind, 0, 0, 0], GuestAddress(BUFFERS)).unwrap();
+        self.driver.memory.write_obj(0xeeu8, GuestAddress(STATUS)).unwrap();
+        self.driver.describe(0x1000, 0, (BUFFERS, 16), 1, if kind == FLUSH { 2 } else { 1 });
+        self.driver.describe(0x1000, 1, (DATA, 512), if kind == IN { 3 } else { 1 }, 2);
+        self.driver.describe(0x1000, 2, (STATUS, 1), 2, 0);
+    }
+
+    fn offer(&mut self, count: usize) {
+        (0..count).for_each(|_| self.driver.offer(0));
+    }
+
+    fn kicked(&mut self) -> Progress {
+        self.blk.kicked(0, &mut self.driver.active()).unwrap()
+    }
+
+    fn ready(&mut self) -> Progress {
+        self.blk.ready(Some(&mut self.driver.active())).unwrap()
+    }
+
+    /// One request's status.
+    fn status(&mut self, kind: u32) -> u8 {
+        self.write(kind);
+        self.offer(1);
+        self.kicked();
+        self.driver.memory.read_obj(GuestAddress(STATUS)).unwrap()
+    }
+}
+
+#[test]
+fn each_feature_is_offered_by_its_bit() {
+    let all = 1 << 2 | 1 << 6 | 1 << 9 | 1 << 28 | 1 << 29 | 1 << 32;
+    assert_eq!(disk(image(), false).features(), all);
+    assert_eq!(disk(image(), true).features(), all | 1 << 5);
+    assert_eq!(disk(image(), false).queues(), 1);
+}
+
+#[test]
+fn an_empty_ring_leaves_nothing_to_do_and_kicks_on() {
+    let mut fixture = Fixture::new(4);
+    assert_eq!(fixture.kicked(), Progress::Idle);
+    assert_eq!(fixture.driver.at(USED), 0);
+    assert!(!fixture.driver.was_called());
+}
+
+#[test]
+fn after_as_many_requests_as_the_ring_has_entries_others_get_their_turn() {
+    let mut fixture = Fixture::new(4);
+    fixture.write(IN);
+    fixture.offer(4);
+    assert_eq!(fixture.kicked(), Progress::More);
+    assert_eq!((fixture.driver.used(), fixture.driver.at(USED)), (4, 1), "kicks are off meanwhile");
+    assert!(fixture.driver.was_called());
+    assert_eq!(fixture.kicked(), Progress::Idle);
+    assert_eq!((fixture.driver.used(), fixture.driver.at(USED)), (4, 0));
+    fixture.offer(3);
+    assert_eq!(fixture.kicked(), Progress::Idle);
+    assert_eq!(fixture.driver.used(), 7);
+}
+
+#[test]
+fn what_found_no_slot_is_taken_when_slots_are_free_again() {
+    let mut fixture = Fixture::new(64);
+    fixture.write(IN);
+    fixture.offer(40);
+    assert_eq!(fixture.kicked(), Progress::More);
+    assert_eq!(fixture.driver.used(), MAX_IN_FLIGHT);
+    assert_eq!(fixture.kicked(), Progress::Idle);
+    assert_eq!(fixture.driver.used(), 40);
+    fixture.offer(1);
+    fixture.blk.starved = true;
+    assert_eq!(fixture.ready(), Progress::Idle);
+    assert_eq!(fixture.driver.used(), 41);
+}
+
+#[test]
+fn what_completes_does_not_take_what_was_not_kicked() {
+    let mut fixture = Fixture::new(4);
+    fixture.write(IN);
+    fixture.offer(1);
+    assert_eq!(fixture.ready(), Progress::Idle);
+    assert_eq!(fixture.driver.used(), 0);
+}
+
+#[test]
+fn a_write_is_on_the_medium_before_its_answer_where_the_driver_can_not_flush() {
+    for (features, durable) in [(0, true), (WITH_FLUSH, false)] {
+        let mut fixture = Fixture::new(4);
+        fixture.blk.accept(features);
+        fixture.write(OUT);
+        fixture.offer(1);
+        fixture.blk.take(&mut fixture.driver.active()).unwrap();
+        let operations: Vec<Operation> = fixture.blk.under_way.iter().flatten().map(|one| one.operation).collect();
+        assert_eq!(operations, [Operation::Write { durable }]);
+    }
+}
+
+#[test]
+fn what_a_failure_lost_stays_lost() {
+    let error = |number| Err(io::Error::from_raw_os_error(number));
+    let (durable, later) = (Operation::Write { durable: true }, Operation::Write { durable: false });
+    for (operation, result, status, lost) in [
+        (Operation::Sync, Ok(()), Status::Ok, false),
+        (Operation::Sync, error(IO), Status::IoErr, true),
+        (Operation::Sync, error(FULL), Status::IoErr, true),
+        (durable, error(IO), Status::IoErr, true),
+        (durable, error(FULL), Status::IoErr, false),
+        (later, error(IO), Status::IoErr, false),
+        (Operation::Read, error(IO), Status::IoErr, false),
+    ] {
+        let mut blk = disk(image(), false);
+        assert_eq!(
+            (blk.judge(operation, &result), blk.save().sync_failed),
+            (status, lost),
+            "{operation:?}, {result:?}"
+        );
+        blk.state.sync_failed = true;
+        blk.judge(operation, &result);
+        assert!(blk.save().sync_failed, "for ever");
+    }
+}
+
+#[test]
+fn after_a_loss_only_what_claims_no_durability_is_done() {
+    for (features, statuses) in [(WITH_FLUSH, [0, 0, 1]), (0, [0, 1, 1])] {
+        let mut fixture = Fixture::new(4);
+        fixture.blk.restore(State { features, sync_failed: true });
+        assert_eq!(fixture.blk.save(), State { features, sync_failed: true });
+        assert_eq!([IN, OUT, FLUSH].map(|kind| fixture.status(kind)), statuses, "features {features:#x}");
+    }
+}
+
+#[test]
+fn an_answer_whose_place_is_gone_breaks_the_ring() {
+    let mut fixture = Fixture::new(4);
+    let slot = fixture.blk.free.pop().unwrap();
+    let status = GuestAddress(0x1_0000); // behind all memory
+    fixture.blk.under_way[usize::from(slot)] =
+        Some(UnderWay { head: 3, status, operation: Operation::Read, written: 512 });
+    let Engine::Plain(_, done) = &mut fixture.blk.engine else { panic!("a plain engine") };
+    done.push((slot, Ok(())));
+    assert_eq!(fixture.blk.reap(Some(&mut fixture.driver.active())), Err(RingFault::Outside));
+    assert_eq!((fixture.driver.used(), fixture.blk.free.len()), (0, usize::from(MAX_IN_FLIGHT)));
+}
+
+#[test]
+fn what_was_given_up_completes_to_nobody_and_frees_its_slot() {
+    let mut blk = disk(image(), false);
+    let slot = blk.free.pop().unwrap();
+    let under_way = UnderWay { head: 3, status: GuestAddress(0), operation: Operation::Read, written: 512 };
+    blk.under_way[usize::from(slot)] = Some(under_way);
+    blk.forget();
+    assert!(blk.under_way.iter().all(Option::is_none), "its head is of a ring that is gone");
+    let Engine::Plain(_, done) = &mut blk.engine else { panic!("a plain engine") };
+    done.push((slot, Ok(())));
+    blk.reap(None).unwrap();
+    assert_eq!((blk.free.len(), blk.used.len()), (usize::from(MAX_IN_FLIGHT), 0));
+}
+
+#[test]
+fn the_host_is_asked_again_at_the_time_of_the_retry() {
+    let mut blk = disk(image(), false);
+    assert_eq!(blk.deadline(), None);
+    let at = Some(Instant::now());
+    blk.retry = at;
+    assert_eq!(blk.deadline(), at);
+}
+
+#[test]
+fn a_queue_stops_when_nothing_of_it_is_under_way() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let file: OwnedFd = ours.into();
+    let engine = Engine::new(file.try_clone().unwrap(), MAX_IN_FLIGHT);
+    assert!(matches!(engine, Engine::Ring(_)), "this host gives no io_uring");
+    let blk = Blk::new(file, engine, Disk { sectors: 8, read_only: false }, 512, b"");
+    let mut fixture = Fixture { blk, driver: Driver::new(SETUP) };
+    fixture.write(IN);
+    fixture.offer(1);
+    assert_eq!(fixture.kicked(), Progress::Idle);
+    assert!(fixture.blk.source().is_some(), "its end is waited for");
+    assert_eq!(fixture.driver.used(), 0);
+    let late = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        theirs.write_all(&[7; 512]).unwrap();
+        theirs
+    });
+    fixture.blk.stop(0, Some(&mut fixture.driver.active()));
+    assert_eq!((fixture.driver.used(), fixture.driver.element(0)), (1, [0, 513]));
+    assert!(fixture.driver.was_called());
+    assert!(fixture.blk.source().is_none());
+    late.join().unwrap();
+}
+
+thread_local! {
+    /// What this test has logged.
+    static LOGGED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        LOGGED.with_borrow_mut(|logged| logged.push(record.args().to_string()));
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn at_the_end_a_disk_that_is_written_is_flushed() {
+    log::set_logger(&Logger).unwrap();
+    log::set_max_level(log::LevelFilter::Error);
+    // fdatasync of a character device fails, which is told
+    let null = || File::options().read(true).write(true).open("/dev/null").unwrap();
+    disk(null(), true).finish();
+    assert_eq!(LOGGED.take(), [""; 0]);
+    disk(null(), false).finish();
+    assert_eq!(LOGGED.take().len(), 1);
+    disk(image(), false).finish();
+    assert_eq!(LOGGED.take(), [""; 0]);
+}
