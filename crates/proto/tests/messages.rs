@@ -38,25 +38,18 @@ fn start() -> Request {
     }))
 }
 
-/// Sends each over a real socket pair with as many descriptors as it has, and compares what arrives.
-fn travel<M: Message + Debug + PartialEq>(messages: Vec<M>) {
+/// Sends each over a real socket pair with as many descriptors as it is to have, and compares what arrives.
+fn travel<M: Message + Debug + PartialEq>(count: usize, messages: Vec<M>) {
     let (mut a, mut b) = pair::<M, M>().unwrap();
     for message in messages {
-        let fds = (0..message.fds()).map(|_| std::fs::File::open("/dev/null").unwrap().into()).collect();
+        assert_eq!(message.fds(), count, "{message:?}");
+        let fds = (0..count).map(|_| std::fs::File::open("/dev/null").unwrap().into()).collect();
         a.send(&message, fds).unwrap();
         match b.recv().unwrap() {
-            Received::Message(got, fds) => assert_eq!((&got, fds.len()), (&message, message.fds())),
+            Received::Message(got, fds) => assert_eq!((&got, fds.len()), (&message, count)),
             other => panic!("{message:?}: {other:?}"),
         }
     }
-}
-
-/// As `travel`, of messages that have so many descriptors each.
-fn with<M: Message + Debug + PartialEq>(fds: usize, messages: Vec<M>) {
-    for message in &messages {
-        assert_eq!(message.fds(), fds, "{message:?}");
-    }
-    travel(messages);
 }
 
 /// Requests without descriptors.
@@ -113,11 +106,11 @@ fn replies() -> Vec<Reply> {
 #[test]
 fn client_and_control() {
     let ask = |request| ToControl::Ask { id: RequestId(3), request };
-    with(0, [ToControl::Hello { version: VERSION }].into_iter().chain(requests().into_iter().map(ask)).collect());
-    with(1, requests_with_a_file().into_iter().map(ask).collect());
+    travel(0, [ToControl::Hello { version: VERSION }].into_iter().chain(requests().into_iter().map(ask)).collect());
+    travel(1, requests_with_a_file().into_iter().map(ask).collect());
     let answers = replies().into_iter().map(|reply| ToClient::Answer { id: RequestId(3), reply });
     let first = [ToClient::Hello { version: VERSION }, ToClient::WrongVersion { daemon: 1, client: 2 }];
-    with(0, first.into_iter().chain(answers).collect());
+    travel(0, first.into_iter().chain(answers).collect());
 }
 
 #[test]
@@ -138,7 +131,7 @@ fn an_answer_holds_as_many_of_the_longest_lines_as_it_may() {
     };
     let reply = Reply::Vms(vec![line; client::MAX_LINES].try_into().unwrap());
     let answer = control::ToControl::Answer { conn: ConnId(u64::MAX), id: RequestId(u32::MAX), reply };
-    travel(vec![answer]);
+    travel(0, vec![answer]);
 }
 
 #[test]
@@ -146,12 +139,12 @@ fn control_and_parent() {
     use control::{ToControl, ToParent};
     let conn = ConnId(u64::MAX);
     let ask = |request| ToParent::Ask { conn, id: RequestId(9), request };
-    with(0, [ToParent::Gone { conn }].into_iter().chain(requests().into_iter().map(ask)).collect());
+    travel(0, [ToParent::Gone { conn }].into_iter().chain(requests().into_iter().map(ask)).collect());
     let files = requests_with_a_file().into_iter().map(ask);
-    with(1, [ToParent::Connected { conn }].into_iter().chain(files).collect());
+    travel(1, [ToParent::Connected { conn }].into_iter().chain(files).collect());
     let answers = replies().into_iter().map(|reply| ToControl::Answer { conn, id: RequestId(9), reply });
     let others = [ToControl::Disconnect { conn }, ToControl::Verbose { debug: true }];
-    with(0, others.into_iter().chain(answers).collect());
+    travel(0, others.into_iter().chain(answers).collect());
 }
 
 #[test]
@@ -161,17 +154,17 @@ fn parent_and_opener() {
     let whats = [What::Kernel, What::Initrd, What::Cdrom, What::Disk { write: true }];
     let opens = whats.map(|what| ToOpener::Open { index: 1, what, path: path() });
     let first = [ToOpener::Become(Asker::Root), ToOpener::Become(user), ToOpener::End];
-    with(0, first.into_iter().chain(opens).collect());
-    with(1, vec![ToParent::Opened { index: 1, size: 512, block: false }]);
-    with(0, vec![ToParent::Failed { index: 2, failure: failure() }]);
+    travel(0, first.into_iter().chain(opens).collect());
+    travel(1, vec![ToParent::Opened { index: 1, size: 512, block: false }]);
+    travel(0, vec![ToParent::Failed { index: 2, failure: failure() }]);
 }
 
 #[test]
 fn parent_and_probe() {
     use probe::{KernelKind, ToParent, ToProbe};
-    with(1, vec![ToProbe::Kernel, ToProbe::RawDisk]);
+    travel(1, vec![ToProbe::Kernel, ToProbe::RawDisk]);
     let kernels = [KernelKind::BzImage, KernelKind::Pvh].map(|kind| ToParent::Kernel { kind });
-    with(0, kernels.into_iter().chain([ToParent::Raw, ToParent::Failed(failure())]).collect());
+    travel(0, kernels.into_iter().chain([ToParent::Raw, ToParent::Failed(failure())]).collect());
 }
 
 #[test]
@@ -184,7 +177,7 @@ fn parent_and_priv() {
         request,
         tap: TapSpec { name, alias: alias(), bridge, up: true, rdomain, group: rdomain.map(u32::from), local },
     };
-    with(1, vec![tap(None, None, None, None), tap(Some(name()), Some(name()), Some(1), Some(local))]);
+    travel(1, vec![tap(None, None, None, None), tap(Some(name()), Some(name()), Some(1), Some(local))]);
     let plain = vec![
         ToPriv::Sweep { request },
         ToPriv::MakeSwitch { request, bridge: name(), alias: alias(), up: false, rdomain: Some(255) },
@@ -192,14 +185,14 @@ fn parent_and_priv() {
         ToPriv::TapGone { name: name() },
         ToPriv::Verbose { debug: true },
     ];
-    with(0, plain);
-    with(1, vec![ToParent::TapMade { request, name: name(), mac: MacAddr([1; 6]) }]);
+    travel(0, plain);
+    travel(1, vec![ToParent::TapMade { request, name: name(), mac: MacAddr([1; 6]) }]);
     let plain = vec![
         ToParent::SwitchMade { request, created: true },
         ToParent::Removed { request },
         ToParent::Failed { request, failure: failure() },
     ];
-    with(0, plain);
+    travel(0, plain);
 }
 
 /// One of each kind.
@@ -229,7 +222,7 @@ fn parent_and_vmm() {
     let vm = VmId(1);
     let request = RequestId(4);
     let device = |spec| ToVmm::StartDevice { vm, device: 1, spec: Box::new(spec) };
-    travel(devices().into_iter().map(device).collect());
+    travel(1, devices().into_iter().map(device).collect());
     let start = |initrd, cgroup| {
         ToVmm::StartVm(Box::new(StartVm {
             vm,
@@ -243,13 +236,12 @@ fn parent_and_vmm() {
             devices: 2,
         }))
     };
-    travel(vec![
-        ToVmm::Kvm,
-        ToVmm::Psp,
+    travel(1, vec![ToVmm::Kvm, ToVmm::Psp, ToVmm::StartEnd { vm }]);
+    travel(3, vec![start(false, false)]);
+    travel(4, vec![start(true, false), start(false, true)]);
+    travel(5, vec![start(true, true)]);
+    let plain = vec![
         ToVmm::Config(Config { debug: true }),
-        start(false, false),
-        start(true, true),
-        ToVmm::StartEnd { vm },
         ToVmm::StartCancel { vm },
         ToVmm::Terminate { request, vm, how: Stop::Force },
         ToVmm::Terminate { request, vm, how: Stop::Graceful { seconds: 120 } },
@@ -258,8 +250,9 @@ fn parent_and_vmm() {
         ToVmm::Unpause { request, vm },
         ToVmm::Reset { vms: true },
         ToVmm::Verbose { debug: true },
-    ]);
-    travel(vec![
+    ];
+    travel(0, plain);
+    let answers = vec![
         ToParent::StartDone { vm, result: Ok(5) },
         ToParent::StartDone { vm, result: Err(failure()) },
         ToParent::TerminateDone { request, vm, result: Ok(()) },
@@ -271,7 +264,8 @@ fn parent_and_vmm() {
         ToParent::InfoEnd { request },
         ToParent::PauseDone { request, vm, result: Ok(()) },
         ToParent::UnpauseDone { request, vm, result: Err(failure()) },
-    ]);
+    ];
+    travel(0, answers);
 }
 
 #[test]
@@ -289,31 +283,29 @@ fn vmm_and_vm() {
             debug: false,
         }))
     };
-    travel(vec![
-        describe(false),
-        describe(true),
-        ToVm::Device { device: 1, front: device::Front { virtio_id: 1, queues: 2, queue_size: 256, config_len: 12 } },
-        ToVm::Begin,
-        ToVm::PowerButton,
-        ToVm::Pause,
-        ToVm::Unpause,
-        ToVm::Verbose { debug: true },
-    ]);
-    travel(vec![
+    travel(4, vec![describe(false)]);
+    travel(5, vec![describe(true)]);
+    let front = device::Front { virtio_id: 1, queues: 2, queue_size: 256, config_len: 12 };
+    travel(1, vec![ToVm::Device { device: 1, front }]);
+    let plain = vec![ToVm::Begin, ToVm::PowerButton, ToVm::Pause, ToVm::Unpause, ToVm::Verbose { debug: true }];
+    travel(0, plain);
+    let answers = vec![
         ToVmm::Started,
         ToVmm::Failed(failure()),
         ToVmm::Leaving { reboot: false },
         ToVmm::Paused(Ok(())),
         ToVmm::Unpaused(Err(failure())),
-    ]);
+    ];
+    travel(0, answers);
 }
 
 #[test]
 fn vmm_and_device() {
     use device::{ToDevice, ToVmm};
     let start = |spec| ToDevice::Start { vm: name(), spec: Box::new(spec), debug: true };
-    travel(devices().into_iter().map(start).chain([ToDevice::Verbose { debug: false }]).collect());
-    travel(vec![ToVmm::Ready, ToVmm::Failed(failure())]);
+    travel(2, devices().into_iter().map(start).collect());
+    travel(0, vec![ToDevice::Verbose { debug: false }]);
+    travel(0, vec![ToVmm::Ready, ToVmm::Failed(failure())]);
 }
 
 #[test]
@@ -329,8 +321,8 @@ fn parent_and_agentx() {
         used: Some(u64::MAX),
     };
     let rows = vec![row; agentx::MAX_ROWS].try_into().unwrap();
-    with(0, vec![ToParent::Connect, ToParent::List { request: RequestId(3) }]);
-    with(1, vec![ToAgentX::Connected]);
+    travel(0, vec![ToParent::Connect, ToParent::List { request: RequestId(3) }]);
+    travel(1, vec![ToAgentX::Connected]);
     let plain = vec![
         ToAgentX::Serve { context: Some(Context::new("lab").unwrap()) },
         ToAgentX::NotConnected { failure: failure() },
@@ -338,7 +330,7 @@ fn parent_and_agentx() {
         ToAgentX::VmsEnd { request: RequestId(3) },
         ToAgentX::Verbose { debug: true },
     ];
-    with(0, plain);
+    travel(0, plain);
 }
 
 /// Decodes as each type that a process reads from a less trusted one. A panic, or an endless loop, fails the test.

@@ -219,9 +219,16 @@ fn an_extent_is_inside_if_one_range_of_memory_holds_all_of_it() {
 
 #[test]
 fn a_feature_is_accepted_by_its_bit() {
-    for (features, bit, is) in
-        [(1, 0, true), (2, 0, false), (2, 1, true), (5, 1, false), (1 << 63, 63, true), (u64::MAX, 64, false)]
-    {
+    for (features, bit, is) in [
+        (1, 0, true),
+        (3, 0, true),
+        (0, 5, false),
+        (2, 0, false),
+        (2, 1, true),
+        (5, 1, false),
+        (1 << 63, 63, true),
+        (u64::MAX, 64, false),
+    ] {
         assert_eq!(accepted(features, bit), is, "{features:#x}, {bit}");
     }
 }
