@@ -9,7 +9,7 @@ use proto::client::{DiskOperation, VmRef};
 use crate::create::{self, Create};
 use crate::getopt::{self, OptionError};
 use crate::start::{self, Start};
-use crate::words::{self, WordError};
+use crate::words::{self, WordError, Wrong};
 
 /// What a user asks for.
 #[derive(Debug, PartialEq)]
@@ -109,7 +109,11 @@ struct Entry {
 
 const COMMANDS: &[Entry] = &[
     Entry { name: "console", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Console) },
-    Entry { name: "create", syntax: "[-b base | -i disk] [-s size] disk", parse: create::parse },
+    Entry {
+        name: "create",
+        syntax: "[-b base | -i disk] [-s size] disk",
+        parse: |arguments| create::parse(arguments).map(Command::Create),
+    },
     Entry { name: "disk-fail", syntax: "id disk read|write|flush count", parse: disk_fail },
     Entry { name: "doctor", syntax: "[--json]", parse: doctor },
     Entry { name: "flush-stop", syntax: "id disk count", parse: flush_stop },
@@ -121,7 +125,11 @@ const COMMANDS: &[Entry] = &[
     Entry { name: "reset", syntax: "[all | switches | vms]", parse: reset },
     Entry { name: "send", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Send) },
     Entry { name: "show", syntax: "[--json] [id]", parse: status },
-    Entry { name: "start", syntax: start::SYNTAX, parse: start::parse },
+    Entry {
+        name: "start",
+        syntax: start::SYNTAX,
+        parse: |arguments| start::parse(arguments).map(Box::new).map(Command::Start),
+    },
     Entry { name: "status", syntax: "[--json] [-r] [id]", parse: status },
     Entry { name: "stop", syntax: "[-fw] [id | -a]", parse: stop },
     Entry { name: "unpause", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Unpause) },
@@ -131,31 +139,6 @@ const COMMANDS: &[Entry] = &[
 /// Each command's name and arguments.
 pub fn commands() -> impl Iterator<Item = (&'static str, &'static str)> {
     COMMANDS.iter().map(|entry| (entry.name, entry.syntax))
-}
-
-/// What is wrong with a command's arguments.
-#[derive(Debug)]
-pub(crate) enum Wrong {
-    /// Their number or kind: the usage says it.
-    Usage,
-    /// An option; then the usage.
-    Option(OptionError),
-    /// A value: its message says it.
-    Said(String),
-    /// A message without the program's name, then the usage.
-    SaidAndUsage(String),
-}
-
-impl From<OptionError> for Wrong {
-    fn from(error: OptionError) -> Self {
-        Self::Option(error)
-    }
-}
-
-impl From<WordError> for Wrong {
-    fn from(error: WordError) -> Self {
-        Self::Said(error.to_string())
-    }
 }
 
 /// Why the arguments are no command, as it is shown.

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use model::DiskFormat;
 
-use crate::command::{Command, Wrong};
 use crate::getopt;
-use crate::words;
+use crate::words::{self, Wrong};
 
 /// An image to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +37,7 @@ pub enum Content {
 }
 
 /// `[-b base | -i disk] [-s size] disk`
-pub(crate) fn parse(arguments: &[OsString]) -> Result<Command, Wrong> {
+pub(crate) fn parse(arguments: &[OsString]) -> Result<Create, Wrong> {
     let parsed = getopt::parse("b:i:s:", arguments)?;
     let (mut base, mut input, mut size, mut warning) = (None, None, None, None);
     for (letter, value) in parsed.options {
@@ -68,5 +67,5 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Command, Wrong> {
             return Err(Wrong::SaidAndUsage(format!("could not create {path}: missing size argument")));
         }
     };
-    Ok(Command::Create(Create { path, format, content, warning }))
+    Ok(Create { path, format, content, warning })
 }

@@ -6,7 +6,7 @@
 //! | `command`, `start`, `create` | a command line to a [`Command`], or why not: pure |
 //! | `conversation` | the socket: handshake, a request, its answers |
 //! | `perform` | does a command: asks, prints, decides the exit status |
-//! | `progress` | what a terminal shows while a command waits |
+//! | `progress` | what a terminal shows: while a command waits, and of texts from elsewhere |
 //! | `image` | `create`, which needs no daemon |
 //! | `table`, `told` | the lines of `status`, and the same as JSON |
 //! | `doctor/` | what keeps VMs from running on this host |
@@ -52,7 +52,7 @@ pub fn run(arguments: &[OsString], socket: &Path, screen: Screen<'_>) -> ExitCod
     let invocation = match parse(arguments) {
         Ok(invocation) => invocation,
         Err(misuse) => {
-            let _ = writeln!(err, "{}", perform::shown(&misuse.to_string()));
+            let _ = writeln!(err, "{}", progress::shown(&misuse.to_string()));
             return ExitCode::FAILURE;
         }
     };
@@ -61,7 +61,7 @@ pub fn run(arguments: &[OsString], socket: &Path, screen: Screen<'_>) -> ExitCod
         Ok(code) => code,
         Err(failure) => {
             let name = progress::coloured(lively, "vmctl:");
-            let _ = writeln!(run.err, "{name} {}", perform::shown(&failure.to_string()));
+            let _ = writeln!(run.err, "{name} {}", progress::shown(&failure.to_string()));
             ExitCode::FAILURE
         }
     }

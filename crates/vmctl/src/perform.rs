@@ -18,7 +18,7 @@ use crate::console::{self, ConsoleError};
 use crate::conversation::{Conversation, TalkError};
 use crate::doctor::{self, Form};
 use crate::image::{self, ImageError};
-use crate::progress;
+use crate::progress::{self, shown};
 use crate::start::Start;
 use crate::table;
 use crate::told;
@@ -82,11 +82,6 @@ pub enum RunError {
     /// The stream to read can't be had.
     #[error("standard input: {}", plain(.0))]
     Input(io::Error),
-}
-
-/// Text from elsewhere as a terminal may have it: what could command it is replaced.
-pub fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 /// A VM as messages call it.

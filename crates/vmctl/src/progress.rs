@@ -1,4 +1,5 @@
-//! What a terminal shows while a command waits: its line again and again, with the seconds. Nothing else gets any of it.
+//! What a terminal shows: while a command waits its line again and again, with the seconds, of which nothing else gets any; and
+//! texts from elsewhere.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -39,4 +40,9 @@ fn again(err: &mut dyn Write) -> io::Result<()> {
 /// A failure's first word, in red where colours are seen.
 pub fn coloured(lively: bool, word: &str) -> String {
     if lively { format!("\x1b[31m{word}\x1b[m") } else { word.to_owned() }
+}
+
+/// Text from elsewhere as a terminal may have it: what could command it is replaced.
+pub fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }

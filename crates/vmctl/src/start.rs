@@ -6,9 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use model::{BootDevice, DiskFormat, MAX_CPUS, MAX_DISKS, MAX_NICS, MemorySize, NameError, SwitchName, VmName};
 use proto::client::{NicArg, VmRef};
 
-use crate::command::{Command, Wrong};
 use crate::getopt;
-use crate::words::{self, WordError};
+use crate::words::{self, WordError, Wrong};
 
 /// What the usage shows.
 pub(crate) const SYNTAX: &str = "[-cL] [-B device] [-b path] [-d disk] [-i count]
@@ -44,7 +43,7 @@ pub struct Start {
     pub warnings: Vec<String>,
 }
 
-pub(crate) fn parse(arguments: &[OsString]) -> Result<Command, Wrong> {
+pub(crate) fn parse(arguments: &[OsString]) -> Result<Start, Wrong> {
     let parsed = getopt::parse("B:b:cd:i:Lm:n:p:r:t:", arguments)?;
     let mut start = Start {
         vm: VmRef::Id(0),
@@ -66,7 +65,7 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Command, Wrong> {
     let [word] = <[OsString; 1]>::try_from(parsed.operands).map_err(|_| Wrong::Usage)?;
     start.vm = new_vm_ref(&word)?;
     start.check(least_nics)?;
-    Ok(Command::Start(Box::new(start)))
+    Ok(start)
 }
 
 /// An id, or a name that a new VM could have.

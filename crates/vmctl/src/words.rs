@@ -7,6 +7,8 @@ use config::size::{self, MIB, SizeError};
 use model::{MemoryError, MemorySize, NameError, UserPath, VmName};
 use proto::client::VmRef;
 
+use crate::getopt::OptionError;
+
 /// Why a word is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WordError {
@@ -57,6 +59,31 @@ pub enum WordError {
     /// A path that no message can carry.
     #[error("path too long or not UTF-8: {0}")]
     Path(String),
+}
+
+/// What is wrong with a command's arguments.
+#[derive(Debug)]
+pub(crate) enum Wrong {
+    /// Their number or kind: the usage says it.
+    Usage,
+    /// An option; then the usage.
+    Option(OptionError),
+    /// A value: its message says it.
+    Said(String),
+    /// A message without the program's name, then the usage.
+    SaidAndUsage(String),
+}
+
+impl From<OptionError> for Wrong {
+    fn from(error: OptionError) -> Self {
+        Self::Option(error)
+    }
+}
+
+impl From<WordError> for Wrong {
+    fn from(error: WordError) -> Self {
+        Self::Said(error.to_string())
+    }
 }
 
 /// Characters of a word that are shown: more than any that is right has.

@@ -5,7 +5,7 @@ use config::json::Value;
 
 use super::host::Caller;
 use super::judge::{Finding, Verdict};
-use crate::perform::shown;
+use crate::progress::shown;
 
 /// Where the second column begins, and the third.
 const VERDICT: usize = 8;
