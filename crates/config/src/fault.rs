@@ -7,7 +7,7 @@ use model::MemoryError;
 
 use crate::keyword::Block;
 use crate::prefix::PrefixError;
-use crate::register::Refusal;
+use crate::request::Refusal;
 use crate::size::SizeError;
 use crate::suggest::closest;
 

@@ -3,7 +3,7 @@
 
 use model::{Allow, Nic, Owner, Right, Vm};
 
-use crate::register::{Refusal, VmRequest};
+use crate::request::{Refusal, VmRequest};
 
 /// Who asks for a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

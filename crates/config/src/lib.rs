@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `input`, `lexer`, `keyword` | bytes to tokens: macros, quoting, continuation, include files |
 //! | `parser/` | tokens to statements, a file a block: `global`, `switch`, `vm`, `nic`, `allow` |
-//! | `register`, `instance` | what a whole `vm` block must hold to be a VM |
+//! | `request`, `register`, `instance` | what a whole `vm` block must hold to be a VM |
 //! | `globals`, `switches`, `prefix`, `size` | the configuration around its VMs, which are `model`'s |
 //! | `fault`, `diagnostic`, `line`, `suggest` | what can be wrong, and how it is shown |
 //! | `format` | the canonical text of a configuration |
@@ -42,6 +42,7 @@ mod macros;
 mod parser;
 pub mod prefix;
 pub mod register;
+pub mod request;
 pub mod size;
 mod suggest;
 mod switches;

@@ -2,7 +2,7 @@
 
 use config::closest;
 use config::prefix::{Prefix4, Prefix6, PrefixError};
-use config::register::{Refusal, VmRequest};
+use config::request::{Refusal, VmRequest};
 use model::{Disk, MacAddr, MemorySize, Nic, Right, Sev, UserPath, VmName};
 
 #[test]

@@ -14,7 +14,8 @@ use crate::input::Span;
 use crate::instance::Requester;
 use crate::keyword::{Block, CMDLINE, INITRD, Keyword};
 use crate::lexer::Kind;
-use crate::register::{Refusal, VmRequest, register};
+use crate::register::register;
+use crate::request::{Refusal, VmRequest};
 use crate::size;
 
 /// A block being read.

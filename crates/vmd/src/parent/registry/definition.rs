@@ -4,7 +4,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use config::instance::Requester;
-use config::register::{Refusal, VmRequest, register};
+use config::register::register;
+use config::request::{Refusal, VmRequest};
 use model::{Disk, DiskFormat, MAX_CPUS, MemorySize, Nic, Text, VmName};
 use proto::client::{NicArg, Start};
 use proto::{Code, Failure};

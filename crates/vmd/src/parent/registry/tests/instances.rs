@@ -1,6 +1,7 @@
 //! Instances that users make from a VM: what they may set, as whom their disks are opened, how much they may take.
 
-use config::register::{VmRequest, register};
+use config::register::register;
+use config::request::VmRequest;
 use model::{Allow, Nic, Right};
 use proto::client::NicArg;
 

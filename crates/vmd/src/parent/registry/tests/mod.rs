@@ -24,12 +24,12 @@ use super::*;
 
 /// A VM of vm.conf's with a kernel and a disk, that is Ann's.
 pub(super) fn definition(name: &str) -> Definition {
-    let request = config::register::VmRequest {
+    let request = config::request::VmRequest {
         enabled: false,
         boot: UserPath::new("/vmlinuz").ok(),
         disks: vec![Disk::new(UserPath::new(&format!("/{name}.raw")).unwrap(), None)],
         owner: Some(Owner { uid: 1000, gid: None }),
-        ..config::register::VmRequest::new(VmName::new(name).unwrap())
+        ..config::request::VmRequest::new(VmName::new(name).unwrap())
     };
     let vm = config::register::register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
     Definition { vm: vm.into(), cards: vec![], owner_name: Text::cut("ann"), from_config: true, user: None }

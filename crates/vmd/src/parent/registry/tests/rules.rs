@@ -170,11 +170,11 @@ fn a_fault_of_a_disk_is_asked_of_a_disk_of_a_vm_that_runs() {
 
 /// As vm.conf's reader gives it.
 fn on_switches(name: &str, switches: &[&str]) -> Definition {
-    let request = config::register::VmRequest {
+    let request = config::request::VmRequest {
         enabled: false,
         boot: UserPath::new("/vmlinuz").ok(),
         nics: switches.iter().map(|switch| on(switch)).collect(),
-        ..config::register::VmRequest::new(VmName::new(name.as_bytes()).unwrap())
+        ..config::request::VmRequest::new(VmName::new(name.as_bytes()).unwrap())
     };
     let vm = config::register::register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
     let known = config::Config::default();
