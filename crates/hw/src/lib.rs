@@ -69,5 +69,5 @@ pub mod virtio;
 pub use chip::Chip;
 pub use chipset::Chipset;
 pub use effect::{Activation, Delivery, Edge, Effect, Effects, MsiMessage, Now, QueueSetup, Slot, Timer, World};
-pub use saved::{RestoreError, SavedChipset};
-pub use setup::{Setup, SetupError};
+pub use saved::SavedChipset;
+pub use setup::{RestoreError, Setup, SetupError};

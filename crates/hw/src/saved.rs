@@ -5,8 +5,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::setup::SetupError;
-
 /// Version of [`SavedChipset`] itself; each chip has one of its own.
 pub(crate) const VERSION: u16 = 1;
 
@@ -87,42 +85,6 @@ pub(crate) fn check(holds: bool, field: &'static str) -> Result<(), Flaw> {
     if holds { Ok(()) } else { Err(Flaw::Field(field)) }
 }
 
-/// Why a machine can't be restored.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum RestoreError {
-    /// There is no such machine to restore into.
-    #[error("{0}")]
-    Setup(#[from] SetupError),
-    /// Another program's state.
-    #[error("saved state: version {found} is not known, only {VERSION}")]
-    Version {
-        /// What came.
-        found: u16,
-    },
-    /// The machine was another.
-    #[error("saved state: it has {found} chips, this machine {count}")]
-    Chips {
-        /// How many came.
-        found: usize,
-        /// How many there are.
-        count: usize,
-    },
-    /// The machine was another, or its chips are in disorder.
-    #[error("saved state: another chip is in the place of {chip}")]
-    Order {
-        /// The chip that this machine has there.
-        chip: String,
-    },
-    /// A chip does not take its state.
-    #[error("saved state of {chip}: {flaw}")]
-    Chip {
-        /// Which.
-        chip: String,
-        /// What it does not take.
-        flaw: Flaw,
-    },
-}
-
 /// Arrays longer than serde knows, as bytes.
 pub(crate) mod array {
     use serde::de::Error;
@@ -160,14 +122,5 @@ mod tests {
         struct Long(#[serde(with = "array")] [u8; 40]);
         assert_eq!(Saved::of(1, &Long([9; 40])).open(1), Ok(Long([9; 40])));
         assert_eq!(Saved::of(1, &vec![9_u8; 39]).open::<Long>(1), Err(Flaw::Form { version: 1 }));
-    }
-
-    #[test]
-    fn errors_name_chip_and_field() {
-        let error = RestoreError::Chip { chip: "uart".into(), flaw: Flaw::Field("the receiver") };
-        assert_eq!(
-            error.to_string(),
-            "saved state of uart: the receiver has a value that is not possible in this machine"
-        );
     }
 }

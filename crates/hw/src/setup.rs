@@ -1,4 +1,4 @@
-//! What a machine is built from, and why one can't be.
+//! What a machine is built from, and why one can't be, or can't be restored.
 
 use std::ops::Range;
 
@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::effect::Now;
 use crate::pci::config_space::LayoutError;
+use crate::saved::{Flaw, VERSION};
 use crate::virtio::Device;
 
 /// What a machine is built from.
@@ -42,4 +43,54 @@ pub enum SetupError {
         /// Why.
         error: LayoutError,
     },
+}
+
+/// Why a machine can't be restored.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RestoreError {
+    /// There is no such machine to restore into.
+    #[error("{0}")]
+    Setup(#[from] SetupError),
+    /// Another program's state.
+    #[error("saved state: version {found} is not known, only {VERSION}")]
+    Version {
+        /// What came.
+        found: u16,
+    },
+    /// The machine was another.
+    #[error("saved state: it has {found} chips, this machine {count}")]
+    Chips {
+        /// How many came.
+        found: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// The machine was another, or its chips are in disorder.
+    #[error("saved state: another chip is in the place of {chip}")]
+    Order {
+        /// The chip that this machine has there.
+        chip: String,
+    },
+    /// A chip does not take its state.
+    #[error("saved state of {chip}: {flaw}")]
+    Chip {
+        /// Which.
+        chip: String,
+        /// What it does not take.
+        flaw: Flaw,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_chip_and_field() {
+        let error = RestoreError::Chip { chip: "uart".into(), flaw: Flaw::Field("the receiver") };
+        assert_eq!(
+            error.to_string(),
+            "saved state of uart: the receiver has a value that is not possible in this machine"
+        );
+    }
 }
