@@ -10,8 +10,7 @@ use testkit::daemon::Daemon;
 use testkit::idle::{self, Does};
 use testkit::process::Process;
 
-use crate::boot::cpu_time;
-use crate::table::median;
+use crate::boot::{cpu_time, median};
 
 /// VMs of the configuration.
 const DEFINED: usize = 500;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::boot::Sample;
+use crate::boot::{Sample, median};
 use crate::exits::{Counts, Exits};
 use crate::many::Figures;
 use crate::stages::Stage;
@@ -108,27 +108,9 @@ fn row(text: &mut String, what: &str, values: &[f64], decimals: usize) {
     let _ = writeln!(text, "| {what} | {} | {ratio} |", cells.join(" | "));
 }
 
-/// The middle of them, or the mean of the two that are.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match (values.get(middle.wrapping_sub(1)), values.get(middle)) {
-        (Some(low), Some(high)) if values.len().is_multiple_of(2) => (low + high) / 2.0,
-        (_, Some(middle)) => *middle,
-        _ => f64::NAN,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_the_middle_or_the_mean_of_two() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(Vec::new()).is_nan());
-    }
 
     #[test]
     fn the_ratio_is_ours_to_theirs() {
