@@ -50,13 +50,6 @@ pub enum ToPriv {
         /// The routing domain that it is in; 0 as none.
         rdomain: Option<u8>,
     },
-    /// Remove a bridge if it was made by us, else leave it as it was found. Answered by `Removed` or `Failed`.
-    RemoveSwitch {
-        /// Joins the answer.
-        request: RequestId,
-        /// The bridge.
-        bridge: IfName,
-    },
     /// Make a tap of the /dev/net/tun that comes along, and set it up. Answered by `TapMade` or `Failed`.
     MakeTap {
         /// Joins the answer.
@@ -143,11 +136,7 @@ impl Message for ToPriv {
     fn fds(&self) -> usize {
         match self {
             ToPriv::MakeTap { .. } => 1,
-            ToPriv::Sweep { .. }
-            | ToPriv::MakeSwitch { .. }
-            | ToPriv::RemoveSwitch { .. }
-            | ToPriv::TapGone { .. }
-            | ToPriv::Verbose { .. } => 0,
+            ToPriv::Sweep { .. } | ToPriv::MakeSwitch { .. } | ToPriv::TapGone { .. } | ToPriv::Verbose { .. } => 0,
         }
     }
 }

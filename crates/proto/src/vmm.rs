@@ -69,11 +69,6 @@ pub enum ToVmm {
         /// Which.
         vm: VmId,
     },
-    /// Forget; with `vms`, end all at once. Each that ran is told by `Ended`.
-    Reset {
-        /// All VMs too.
-        vms: bool,
-    },
     /// How much vmm and all it started log.
     Verbose {
         /// Debug lines too.
@@ -219,7 +214,6 @@ impl Message for ToVmm {
             | ToVmm::Info { .. }
             | ToVmm::Pause { .. }
             | ToVmm::Unpause { .. }
-            | ToVmm::Reset { .. }
             | ToVmm::Verbose { .. } => 0,
         }
     }

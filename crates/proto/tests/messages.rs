@@ -181,7 +181,6 @@ fn parent_and_priv() {
     let plain = vec![
         ToPriv::Sweep { request },
         ToPriv::MakeSwitch { request, bridge: name(), alias: alias(), up: false, rdomain: Some(255) },
-        ToPriv::RemoveSwitch { request, bridge: name() },
         ToPriv::TapGone { name: name() },
         ToPriv::Verbose { debug: true },
     ];
@@ -248,7 +247,6 @@ fn parent_and_vmm() {
         ToVmm::Info { request },
         ToVmm::Pause { request, vm },
         ToVmm::Unpause { request, vm },
-        ToVmm::Reset { vms: true },
         ToVmm::Verbose { debug: true },
     ];
     travel(0, plain);

@@ -119,10 +119,6 @@ impl Edge {
                 let made = vrf.and_then(|vrf| self.make_switch(&bridge, &alias, up, vrf.as_ref()));
                 (request, made.map(|created| (ToParent::SwitchMade { request, created }, vec![])))
             }
-            ToPriv::RemoveSwitch { request, bridge } => {
-                let removed = self.remove_switch(&bridge);
-                (request, removed.map(|()| (ToParent::Removed { request }, vec![])))
-            }
             ToPriv::MakeTap { request, tap } => {
                 let made = self.make_tap(&tap, fds);
                 let answer = |(name, mac, fd)| (ToParent::TapMade { request, name, mac }, vec![fd]);
@@ -162,14 +158,6 @@ impl Edge {
             Code::Busy,
             format!("bridge \"{bridge}\" appears and disappears; does another program use it?"),
         ))
-    }
-
-    fn remove_switch(&mut self, bridge: &IfName) -> Result<(), Failure> {
-        let links = self.route.links().map_err(|error| refused(format_args!("bridge \"{bridge}\""), &error))?;
-        match self.switches.remove(bridge, &links) {
-            Some(undo) => self.undo(&undo),
-            None => Ok(()),
-        }
     }
 
     /// Goes on after a failure, and tells the first.

@@ -64,7 +64,7 @@ pub enum Make {
     },
 }
 
-/// What the end of a switch, or of all, means for one interface.
+/// What the end of vmd means for one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undo {
     /// Remove it.
@@ -137,15 +137,6 @@ impl Switches {
             self.changed.entry(link.index).or_insert(link.up);
         }
         Ok(Make::Set { index: link.index, steps, ours })
-    }
-
-    /// The end of one switch; nothing to do where its bridge is gone or was only joined.
-    pub fn remove(&mut self, bridge: &IfName, links: &[Link]) -> Option<Undo> {
-        let link = links.iter().find(|link| link.name == bridge.as_str())?;
-        if is_ours_of(link, LinkKind::Bridge) {
-            return Some(delete_unless(link, links, |_| true));
-        }
-        self.changed.remove(&link.index).and_then(|was_up| restore(link, was_up))
     }
 
     /// The end of all that vmd made on this host: taps first, so that no bridge is kept for them.

@@ -97,8 +97,9 @@ impl Priv {
 
     /// priv answers before it closes its copies of what it sent: once the next answer is there they are closed.
     fn settle(&mut self) {
-        let nothing = |request| ToPriv::RemoveSwitch { request, bridge: name("none") };
-        self.ask(nothing, vec![]);
+        let alias = Alias::new("none of ours").unwrap();
+        let refused = |request| ToPriv::MakeSwitch { request, bridge: name("none"), alias, up: true, rdomain: None };
+        assert_eq!(code(&self.ask(refused, vec![]).0), Code::Invalid);
     }
 
     /// Closes the channel and waits for the end.
@@ -299,20 +300,8 @@ fn a_bridge_of_ours_with_anothers_port_is_kept() {
     sys::tun::attach(device.as_fd(), "other0").unwrap();
     let (other, bridge) = (privileged.link("other0").unwrap(), privileged.link("br0").unwrap());
     privileged.route.set_master(other.index, Some(bridge.index)).unwrap();
-    let remove = |request| ToPriv::RemoveSwitch { request, bridge: name("br0") };
-    assert!(matches!(privileged.ask(remove, vec![]).0, ToParent::Removed { .. }));
     let mut route = privileged.end();
     assert_eq!(route.link("other0").unwrap().unwrap().master, Some(bridge.index));
-}
-
-#[test]
-fn a_switch_that_ends_takes_its_bridge() {
-    own_namespace();
-    let mut privileged = Priv::start();
-    privileged.switch("br0", true);
-    let remove = |request| ToPriv::RemoveSwitch { request, bridge: name("br0") };
-    assert!(matches!(privileged.ask(remove, vec![]).0, ToParent::Removed { .. }));
-    assert_eq!(privileged.links(), 1, "only lo");
 }
 
 #[test]
@@ -346,7 +335,7 @@ fn another_program_that_makes_and_removes_the_bridge_meanwhile_is_survived() {
             let answer = privileged.switch("br0", true);
             let busy = matches!(&answer, ToParent::Failed { failure, .. } if failure.code == Code::Busy);
             assert!(busy || matches!(answer, ToParent::SwitchMade { .. }), "{answer:?}");
-            privileged.ask(|request| ToPriv::RemoveSwitch { request, bridge: name("br0") }, vec![]);
+            privileged.ask(|request| ToPriv::Sweep { request }, vec![]);
         }
         over.store(true, Ordering::Relaxed);
     });

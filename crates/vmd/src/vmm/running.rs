@@ -289,8 +289,6 @@ impl Running {
             ToVmm::Info { request } => self.info(request, out),
             ToVmm::Pause { request, vm } => self.wish(request, vm, Wish::Pause, now, out),
             ToVmm::Unpause { request, vm } => self.wish(request, vm, Wish::Unpause, now, out),
-            ToVmm::Reset { vms: true } => self.end_all("the daemon was reset", out),
-            ToVmm::Reset { vms: false } => {} // vmm keeps no other state that could be forgotten
             ToVmm::Verbose { debug } => self.verbose(debug, out),
         }
     }

@@ -52,7 +52,6 @@ fn anothers_bridge_is_joined_and_keeps_its_description_and_address() {
     let found = Link { alias: "the office".into(), up: true, ..bridge(7, "br0") };
     let joined = Make::Set { index: 7, steps: vec![], ours: false };
     assert_eq!(make(&mut switches, true, Some(&found)).unwrap(), joined);
-    assert_eq!(switches.remove(&name("br0"), std::slice::from_ref(&found)), None);
     assert_eq!(switches.remove_all(&[found]), []);
 }
 
@@ -78,7 +77,7 @@ fn up_and_down_are_given_to_the_bridge_and_taken_back_from_anothers() {
         assert_eq!(steps(make(&mut switches, up, Some(&before)).unwrap()), [Step::Up(up)]);
         assert_eq!(steps(make(&mut switches, up, Some(&after)).unwrap()), [], "a second time");
         let restore = Undo::Restore { index: 7, name: "br0".into(), up: !up };
-        assert_eq!(switches.remove(&name("br0"), std::slice::from_ref(&after)), Some(restore));
+        assert_eq!(switches.remove_all(std::slice::from_ref(&after)), [restore]);
         assert_eq!(switches.remove_all(&[after]), [], "once");
     }
 }
@@ -156,23 +155,10 @@ fn tap_names_are_the_wanted_one_or_tap0_to_tap255() {
 }
 
 #[test]
-fn one_switch_ends_and_its_bridge_goes() {
-    let links = [bridge(1, "br1"), our_bridge(7, "br0")];
-    let gone = Undo::Delete { index: 7, name: "br0".into() };
-    assert_eq!(Switches::default().remove(&name("br0"), &links), Some(gone));
-    assert_eq!(Switches::default().remove(&name("br1"), &links), None);
-    assert_eq!(Switches::default().remove(&name("br2"), &links), None);
-}
-
-#[test]
 fn a_bridge_that_someone_still_uses_is_kept() {
     let foreign = Link { master: Some(7), ..link(9, "eth1", LinkKind::Other) };
-    let keep = |port: &str| Undo::Keep { name: "br0".into(), port: port.into() };
-    let links = [our_bridge(7, "br0"), our_tap(8, 7)];
-    assert_eq!(Switches::default().remove(&name("br0"), &links), Some(keep("tap8")), "a VM of ours");
-    let links = [our_bridge(7, "br0"), foreign];
-    assert_eq!(Switches::default().remove(&name("br0"), &links), Some(keep("eth1")));
-    assert_eq!(Switches::default().remove_all(&links), [keep("eth1")]);
+    let keep = Undo::Keep { name: "br0".into(), port: "eth1".into() };
+    assert_eq!(Switches::default().remove_all(&[our_bridge(7, "br0"), foreign]), [keep]);
 }
 
 #[test]

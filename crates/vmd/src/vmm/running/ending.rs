@@ -69,14 +69,10 @@ impl Running {
         }
     }
 
-    /// vmm ends: no guest is asked, since nobody is left who would wait for it.
+    /// vmm ends: SIGKILL for all (openbsd/daemon.md, 2.7 [26]), since nobody is left who would wait for a guest that is
+    /// asked. Descriptions are forgotten, starts fail.
     pub(super) fn shutdown(&mut self, out: &mut Vec<Action>) {
         self.ending = true;
-        self.end_all("the daemon ended", out);
-    }
-
-    /// SIGKILL for all (openbsd/daemon.md, 2.7 [26]); descriptions are forgotten, starts fail.
-    pub(super) fn end_all(&mut self, why: &str, out: &mut Vec<Action>) {
         self.refused.clear();
         let described = |vm: &Vm| matches!(vm.life, Life::Described);
         out.extend(self.vms.values().filter(|vm| described(vm)).map(|vm| Action::Release(vm.run)));
@@ -84,7 +80,7 @@ impl Running {
         for vm in self.vms.values_mut() {
             let outcome = match vm.had_started() {
                 true => Outcome::Ended(End::PoweredOff),
-                false => Outcome::StartFailed(Failure::new(Code::Io, why)),
+                false => Outcome::StartFailed(Failure::new(Code::Io, "the daemon ended")),
             };
             vm.end_now(outcome, out);
         }

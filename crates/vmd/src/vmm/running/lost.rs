@@ -33,7 +33,6 @@ impl Running {
             | ToVmm::Info { .. }
             | ToVmm::Pause { .. }
             | ToVmm::Unpause { .. }
-            | ToVmm::Reset { .. }
             | ToVmm::Verbose { .. } => {}
         }
     }

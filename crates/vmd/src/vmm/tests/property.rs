@@ -16,7 +16,6 @@ enum Step {
     },
     Cancel(u8),
     Stop(u8, bool),
-    Reset(bool),
     Spawn(bool),
     SayVm(u8, u8),
     SayDevice(u8, bool),
@@ -35,7 +34,6 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1..4u8, 0..5u8, 0..8u8).prop_map(|(id, devices, parts)| Step::Start { id, devices, parts }),
         1 => (0..4u8).prop_map(Step::Cancel),
         2 => (0..4u8, any::<bool>()).prop_map(|(id, force)| Step::Stop(id, force)),
-        1 => any::<bool>().prop_map(Step::Reset),
         12 => (0..10u8).prop_map(|n| Step::Spawn(n > 0)),
         8 => (any::<u8>(), 0..10u8).prop_map(|(which, what)| Step::SayVm(which, what)),
         3 => (0..4u8, any::<bool>()).prop_map(|(id, pause)| Step::Wish(id, pause)),
@@ -113,7 +111,6 @@ fn events(step: &Step, world: &mut World, vmm: &mut Machine) -> Vec<Event> {
             let how = if *force { Stop::Force } else { GRACEFUL };
             said(ToVmm::Terminate { request: REQUEST, vm: VmId((*id).into()), how })
         }
-        Step::Reset(vms) => said(ToVmm::Reset { vms: *vms }),
         Step::Spawn(works) => {
             let Some(process) = world.asked.pop() else { return Vec::new() };
             if *works {

@@ -114,40 +114,20 @@ fn a_stop_during_a_start_fails_the_start_and_leaves_no_process() {
 }
 
 #[test]
-fn row_2_3_reset_with_vms_kills_and_forgets_all() {
+fn row_2_7_shutdown_kills_all_vms_and_vmm_ends_when_all_are_reaped() {
     let mut vmm = machine();
     let up = vmm.up(1, "web", 1);
     let (starting, _) = vmm.spawn(start_of(2, "mail", 0));
     let described = vmm.describe(start_of(3, "news", 0));
-    let actions = vmm.parent(ToVmm::Reset { vms: true });
+    let actions = vmm.event(Event::Shutdown);
     let all = [(Member::Device(0), Signal::KILL), (Member::Vm, Signal::KILL), (Member::Vm, Signal::KILL)];
     assert_eq!(kills(&actions), all);
-    assert!(actions.contains(&Action::Release(described)));
+    assert!(actions.contains(&Action::Release(described)) && !actions.contains(&Action::Quit));
     vmm.exit(up, Member::Device(0), Exit::Signal(9));
-    assert_eq!(ended(&vmm.exit(up, Member::Vm, Exit::Signal(9))), End::PoweredOff);
-    assert_eq!(refused(&vmm.exit(starting, Member::Vm, Exit::Signal(9)), 2), Code::Io);
-    assert!(vmm.told().is_empty());
-    vmm.up(1, "web", 0);
-}
-
-#[test]
-fn row_2_3_reset_without_vms_leaves_them() {
-    let mut vmm = machine();
-    vmm.up(1, "web", 0);
-    assert_eq!(vmm.parent(ToVmm::Reset { vms: false }), []);
-    assert_eq!(vmm.told(), [1]);
-}
-
-#[test]
-fn row_2_7_shutdown_kills_all_vms_and_vmm_ends_when_all_are_reaped() {
-    let mut vmm = machine();
-    let up = vmm.up(1, "web", 0);
-    let (starting, _) = vmm.spawn(start_of(2, "mail", 0));
-    let actions = vmm.event(Event::Shutdown);
-    assert_eq!(kills(&actions), [(Member::Vm, Signal::KILL), (Member::Vm, Signal::KILL)]);
-    assert!(!actions.contains(&Action::Quit));
-    assert!(!vmm.exit(up, Member::Vm, Exit::Signal(9)).contains(&Action::Quit));
-    assert!(vmm.exit(starting, Member::Vm, Exit::Signal(9)).contains(&Action::Quit));
+    let actions = vmm.exit(up, Member::Vm, Exit::Signal(9));
+    assert!(ended(&actions) == End::PoweredOff && !actions.contains(&Action::Quit));
+    let actions = vmm.exit(starting, Member::Vm, Exit::Signal(9));
+    assert!(refused(&actions, 2) == Code::Io && actions.contains(&Action::Quit));
 }
 
 #[test]
