@@ -139,10 +139,7 @@ fn act(chipset: &Chipset, script: &mut Script<'_>, world: &Recorder) {
         9 => world.ns.set(world.ns.get().saturating_add(script.number() << 10)),
         10 => chipset.timer(if slot.0 & 1 == 0 { Timer::Rtc } else { Timer::Pm }, world),
         11 => assert!(chipset.serial_input(&[1; 20], world) <= 16),
-        12 => {
-            chipset.serial_break(world);
-            chipset.power_button(world);
-        }
+        12 => chipset.power_button(world),
         13 => chipset.reset_done(slot, world),
         14 => chipset.needs_reset(slot, world),
         _ => chipset.queue_interrupt(slot, script.word() % 4, world),

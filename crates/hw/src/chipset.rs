@@ -184,19 +184,9 @@ impl Chipset {
         self.with(&self.uart, edge, |uart, _, fx| uart.input(bytes, fx))
     }
 
-    /// A BREAK for the serial port.
-    pub fn serial_break(&self, edge: &dyn Edge) {
-        self.with(&self.uart, edge, |uart, _, fx| uart.line_break(fx));
-    }
-
     /// Moves the serial port's output into `buffer`; returns how much.
     pub fn serial_output(&self, buffer: &mut [u8]) -> usize {
         lock(&self.uart).take_output(buffer)
-    }
-
-    /// Bytes of serial output that were dropped since the start, because nobody took them in time.
-    pub fn serial_dropped(&self) -> u64 {
-        lock(&self.uart).dropped()
     }
 
     /// Presses the power button.

@@ -26,8 +26,8 @@
 //! | `pio_read(port, &mut [u8], edge)`, `pio_write(port, &[u8], edge)` | KVM_EXIT_IO, once per item of a string access |
 //! | `mmio_read(gpa, &mut [u8], edge)`, `mmio_write(gpa, &[u8], edge)` | KVM_EXIT_MMIO |
 //! | `timer(Timer, edge)` | the deadline of the last `Effect::Deadline` of that timer has passed |
-//! | `serial_input(&[u8], edge) -> usize`, `serial_break(edge)` | bytes or a BREAK from the console; the number taken |
-//! | `serial_output(&mut [u8]) -> usize`, `serial_dropped() -> u64` | after `Effect::SerialOutput`, until it gives 0 |
+//! | `serial_input(&[u8], edge) -> usize` | bytes from the console; the number taken |
+//! | `serial_output(&mut [u8]) -> usize` | after `Effect::SerialOutput`, until it gives 0 |
 //! | `power_button(edge)` | the graceful stop |
 //! | `reset_done(slot, edge)` | the back end has stopped after `Effect::ResetDevice` |
 //! | `needs_reset(slot, edge)` | the back end found the rings broken or could not be activated |

@@ -1,10 +1,10 @@
 //! 16550A serial port (TI PC16550D data sheet) at 0x3F8, IRQ 4: the guest's console (openbsd/devices.md, 7.1).
 //!
 //! Not vm-superio's `Serial`: that one has no FIFO control register and shows its FIFO as always on, so a driver that
-//! clears or switches it off sees a chip that does not exist; it has no BREAK and no overrun, and it writes its output
+//! clears or switches it off sees a chip that does not exist; it has no overrun, and it writes its output
 //! itself, one byte a call, where a full pty must neither block a vCPU nor lose what could wait.
 //!
-//! Output waits in a ring until the owner takes it. The line's speed is not modelled; the divisor is storage.
+//! Output waits in a ring until the owner takes it. There is no BREAK: a pty brings none to its master. The line's speed is not modelled; the divisor is storage.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ const PORTS: (u16, u16) = (0x3F8, 0x3FF);
 
 /// The interrupt line of COM1.
 pub const IRQ: u32 = 4;
-/// Output that waits for the console at most, in bytes. Beyond it the oldest is dropped and counted: who attaches to a
+/// Output that waits for the console at most, in bytes. Beyond it the oldest is dropped: who attaches to a
 /// console wants what was said last.
 pub const MAX_OUTPUT: usize = 64 * 1024;
 /// Receive FIFO.
@@ -54,37 +54,28 @@ const MCR_LOOP: u8 = 1 << 4;
 const MCR_ALL: u8 = 0x1F;
 const LSR_READY: u8 = 1 << 0;
 const LSR_OVERRUN: u8 = 1 << 1;
-const LSR_BREAK: u8 = 1 << 4;
 const LSR_TRANSMITTER_EMPTY: u8 = 1 << 5 | 1 << 6;
-const LSR_FIFO_ERROR: u8 = 1 << 7;
 const MSR_DELTAS: u8 = 0x0F;
 const MSR_CTS: u8 = 1 << 4;
 const MSR_DSR: u8 = 1 << 5;
 const MSR_RING: u8 = 1 << 6;
 const MSR_CARRIER: u8 = 1 << 7;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Received {
-    byte: u8,
-    is_break: bool,
-}
-
 /// Of the saved state.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// The port.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Uart {
-    receiver: VecDeque<Received>,
+    receiver: VecDeque<u8>,
     output: VecDeque<u8>,
-    dropped: u64,
     divisor: [u8; 2],
     ier: u8,
     fcr: u8,
     lcr: u8,
     mcr: u8,
     scratch: u8,
-    /// Overrun and BREAK since the last read of the line status.
+    /// An overrun since the last read of the line status.
     line_errors: u8,
     modem_deltas: u8,
     transmit_pending: bool,
@@ -99,7 +90,6 @@ impl Default for Uart {
         Self {
             receiver: VecDeque::with_capacity(FIFO_LEN),
             output: VecDeque::new(),
-            dropped: 0,
             divisor: [12, 0], // 9600 baud
             ier: 0,
             fcr: 0,
@@ -188,17 +178,10 @@ impl Uart {
         let looped = self.mcr & MCR_LOOP != 0;
         let room = if looped { 0 } else { self.capacity().saturating_sub(self.receiver.len()) };
         let taken = bytes.len().min(room);
-        let received = bytes.iter().take(taken).map(|byte| Received { byte: *byte, is_break: false });
-        self.receiver.extend(received);
+        self.receiver.extend(bytes.iter().take(taken));
         self.input_waits = taken < bytes.len();
         self.settle(fx);
         taken
-    }
-
-    /// A BREAK on the line: a zero character with the break flag, as the chip shows it. It overruns a full receiver.
-    pub fn line_break(&mut self, fx: &mut Effects) {
-        self.push(Received { byte: 0, is_break: true });
-        self.settle(fx);
     }
 
     /// Moves output into `buffer`; returns how much.
@@ -210,19 +193,13 @@ impl Uart {
         len
     }
 
-    /// Bytes of output dropped because nobody took them, since the start.
-    pub fn dropped(&self) -> u64 {
-        self.dropped
-    }
-
     fn check(&self) -> Result<(), Flaw> {
-        let broken = self.receiver.iter().any(|received| received.is_break && received.byte != 0);
-        check(self.receiver.len() <= self.capacity() && !broken, "the receiver")?;
+        check(self.receiver.len() <= self.capacity(), "the receiver")?;
         check(self.output.len() <= MAX_OUTPUT, "the output")?;
         check(self.ier & !IER_ALL == 0, "the interrupt enable register")?;
         check(self.fcr & !FCR_KEPT == 0, "the FIFO control register")?;
         check(self.mcr & !MCR_ALL == 0, "the modem control register")?;
-        check(self.line_errors & !(LSR_OVERRUN | LSR_BREAK) == 0, "the line status")?;
+        check(self.line_errors & !LSR_OVERRUN == 0, "the line status")?;
         check(self.modem_deltas & !MSR_DELTAS == 0, "the modem status")
     }
 
@@ -245,22 +222,8 @@ impl Uart {
         }
     }
 
-    fn push(&mut self, received: Received) {
-        if self.receiver.len() >= self.capacity() {
-            self.line_errors |= LSR_OVERRUN;
-            return;
-        }
-        if self.receiver.is_empty() {
-            self.line_errors |= if received.is_break { LSR_BREAK } else { 0 };
-        }
-        self.receiver.push_back(received);
-    }
-
     fn receive(&mut self, fx: &mut Effects) -> u8 {
-        let byte = self.receiver.pop_front().map_or(NOTHING, |received| received.byte);
-        if self.receiver.front().is_some_and(|next| next.is_break) {
-            self.line_errors |= LSR_BREAK; // shown when its character comes to the top
-        }
+        let byte = self.receiver.pop_front().unwrap_or(NOTHING);
         self.offer_room(fx);
         byte
     }
@@ -275,14 +238,17 @@ impl Uart {
 
     fn transmit(&mut self, byte: u8, fx: &mut Effects) {
         if self.mcr & MCR_LOOP != 0 {
-            self.push(Received { byte, is_break: false });
+            if self.receiver.len() < self.capacity() {
+                self.receiver.push_back(byte);
+            } else {
+                self.line_errors |= LSR_OVERRUN;
+            }
         } else {
             if self.output.is_empty() {
                 fx.push(Effect::SerialOutput);
             }
             if self.output.len() >= MAX_OUTPUT {
                 self.output.pop_front();
-                self.dropped = self.dropped.saturating_add(1);
             }
             self.output.push_back(byte);
         }
@@ -325,9 +291,7 @@ impl Uart {
     fn line_status(&mut self) -> u8 {
         let ready = if self.receiver.is_empty() { 0 } else { LSR_READY };
         let errors = std::mem::take(&mut self.line_errors);
-        let in_fifo = self.fifo() && self.receiver.iter().any(|received| received.is_break);
-        let fifo_error = if in_fifo { LSR_FIFO_ERROR } else { 0 };
-        LSR_TRANSMITTER_EMPTY | ready | errors | fifo_error
+        LSR_TRANSMITTER_EMPTY | ready | errors
     }
 
     fn cause(&self) -> u8 {

@@ -60,7 +60,6 @@ fn p2_output_that_nobody_takes_is_bounded_and_the_last_is_kept() {
     for n in 0..MAX_OUTPUT + 10 {
         port.write(0, if n < 10 { b'a' } else { b'b' });
     }
-    assert_eq!(port.uart.dropped(), 10);
     assert_eq!(port.output(), vec![b'b'; MAX_OUTPUT]);
 }
 
@@ -150,30 +149,6 @@ fn loopback_returns_bytes_and_modem_lines() {
 }
 
 #[test]
-fn a_break_is_a_zero_with_its_flag_and_interrupts() {
-    let mut port = Port::default();
-    port.write(2, 0x01);
-    port.write(1, IER_LINE);
-    port.uart.line_break(&mut port.fx);
-    assert_eq!(port.levels(), vec![true]);
-    assert_eq!(port.read(2), 0xC0 | IIR_LINE);
-    assert_eq!(port.read(5) & LSR_BREAK, LSR_BREAK);
-    assert_eq!(port.read(5) & LSR_BREAK, 0, "reading clears");
-    assert_eq!(port.read(0), 0);
-}
-
-#[test]
-fn a_break_shows_when_its_character_is_next() {
-    let mut port = Port::default();
-    port.write(2, 0x01);
-    port.input(b"a");
-    port.uart.line_break(&mut port.fx);
-    assert_eq!(port.read(5) & (LSR_BREAK | LSR_FIFO_ERROR), LSR_FIFO_ERROR);
-    assert_eq!(port.read(0), b'a');
-    assert_eq!(port.read(5) & LSR_BREAK, LSR_BREAK);
-}
-
-#[test]
 fn scratch_and_divisor_are_stored_and_a_divisor_of_zero_transmits() {
     let mut port = Port::default();
     port.write(7, 0x5A);
@@ -206,11 +181,9 @@ fn p1_every_register_value_and_width_is_answered() {
 #[test]
 fn only_a_state_that_the_chip_can_have_is_restored() {
     let ok = Uart::default;
-    let byte = Received { byte: b'a', is_break: false };
     let cases = [
-        (Uart { receiver: vec![byte; 2].into(), ..ok() }, "the receiver"),
-        (Uart { receiver: vec![byte; 17].into(), fcr: FCR_ENABLE, ..ok() }, "the receiver"),
-        (Uart { receiver: vec![Received { byte: 1, is_break: true }].into(), ..ok() }, "the receiver"),
+        (Uart { receiver: vec![b'a'; 2].into(), ..ok() }, "the receiver"),
+        (Uart { receiver: vec![b'a'; 17].into(), fcr: FCR_ENABLE, ..ok() }, "the receiver"),
         (Uart { output: vec![0; MAX_OUTPUT + 1].into(), ..ok() }, "the output"),
         (Uart { ier: 0x10, ..ok() }, "the interrupt enable register"),
         (Uart { fcr: 0x02, ..ok() }, "the FIFO control register"),
@@ -226,12 +199,12 @@ fn only_a_state_that_the_chip_can_have_is_restored() {
 #[test]
 fn a_restored_port_tells_of_its_output_and_its_line() {
     let full = Uart {
-        receiver: vec![Received { byte: b'a', is_break: false }; 16].into(),
+        receiver: vec![b'a'; 16].into(),
         output: vec![b'x'; MAX_OUTPUT].into(),
         ier: 0x0F,
         fcr: FCR_KEPT | FCR_ENABLE,
         mcr: MCR_ALL,
-        line_errors: LSR_OVERRUN | LSR_BREAK,
+        line_errors: LSR_OVERRUN,
         modem_deltas: MSR_DELTAS,
         ..Uart::default()
     };

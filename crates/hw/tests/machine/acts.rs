@@ -16,7 +16,6 @@ pub enum Act {
     Clock(u8, Option<u8>),
     Wait(u64),
     Input(Vec<u8>),
-    Break,
     Button,
     Timer(Timer),
     ResetDone(u8),
@@ -81,7 +80,6 @@ pub fn act() -> impl Strategy<Value = Act> {
         2 => prop_oneof![0_u64..3_000_000_000, any::<u64>()].prop_map(Act::Wait),
         1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Act::Input),
         1 => prop_oneof![Just(Act::Out(0x64, 1, 0xD1)), value().prop_map(|value| Act::Out(0x60, 1, value))],
-        1 => Just(Act::Break),
         1 => Just(Act::Button),
         1 => any::<bool>().prop_map(|rtc| Act::Timer(if rtc { Timer::Rtc } else { Timer::Pm })),
         1 => (0_u8..5).prop_map(Act::ResetDone),
@@ -109,7 +107,6 @@ pub fn perform(machine: &Machine, act: &Act) -> u64 {
         }
         Act::Wait(ns) => edge.now_ns.set(edge.now_ns.get().wrapping_add(*ns)),
         Act::Input(bytes) => return chipset.serial_input(bytes, edge) as u64,
-        Act::Break => chipset.serial_break(edge),
         Act::Button => chipset.power_button(edge),
         Act::Timer(timer) => chipset.timer(*timer, edge),
         Act::ResetDone(slot) => chipset.reset_done(Slot(*slot), edge),

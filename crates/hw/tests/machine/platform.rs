@@ -45,9 +45,6 @@ fn the_console_passes_both_ways() {
     machine.pio_write(0x3FA, 1, 1);
     assert_eq!(machine.chipset.serial_input(b"hi", &machine.edge), 2);
     assert_eq!((machine.pio_read(0x3F8, 1), machine.pio_read(0x3F8, 1)), (u64::from(b'h'), u64::from(b'i')));
-    machine.chipset.serial_break(&machine.edge);
-    assert_eq!(machine.pio_read(0x3FD, 1) & 0x11, 0x11);
-    assert_eq!(machine.chipset.serial_dropped(), 0);
 }
 
 #[test]

@@ -245,7 +245,7 @@ fn the_form_of_each_version_stays() {
     let saved = machine.chipset.save(&machine.edge);
     let forms: Vec<String> = saved.chips.into_iter().map(|chip| form(&chip.name, &chip.state)).collect();
     let expected = [
-        "uart 1: 15 3492806688",
+        "uart 2: 14 3232759840",
         "rtc 1: 139 169799719",
         "pm 1: 5 1024",
         "i8042 1: 1 0",
