@@ -129,12 +129,6 @@ impl Cgroup {
         &self.path
     }
 
-    /// Whether a process is in it or below.
-    pub fn is_populated(&self) -> io::Result<bool> {
-        let text = std::fs::read_to_string(self.path.join("cgroup.events"))?;
-        Ok(place::populated(&text))
-    }
-
     /// Sends SIGKILL to all in it and below, also those that are being cloned now.
     pub fn kill(&self) -> io::Result<()> {
         match std::fs::write(self.path.join("cgroup.kill"), "1") {

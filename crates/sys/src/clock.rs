@@ -1,4 +1,4 @@
-//! Time as numbers: what is left until a deadline, what the host's clock says, what a process has used.
+//! Time as numbers: what is left until a deadline, and how long the host has run.
 
 use std::time::{Duration, Instant};
 
@@ -17,19 +17,9 @@ pub fn timespec(duration: Duration) -> Timespec {
     }
 }
 
-/// Time since the epoch by the host's clock, which may be set back.
-pub fn realtime() -> Duration {
-    duration(rustix::time::clock_gettime(ClockId::Realtime))
-}
-
 /// Time since boot, also that which passed in suspend.
 pub fn boottime() -> Duration {
     duration(rustix::time::clock_gettime(ClockId::Boottime))
-}
-
-/// Processor time this process has used, all threads.
-pub fn process_cpu() -> Duration {
-    duration(rustix::time::clock_gettime(ClockId::ProcessCPUTime))
 }
 
 fn duration(time: Timespec) -> Duration {
@@ -60,15 +50,9 @@ mod tests {
     }
 
     #[test]
-    fn realtime_agrees_with_the_standard_library() {
-        let std = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-        assert!(realtime().abs_diff(std) < Duration::from_secs(5));
-    }
-
-    #[test]
-    fn boottime_and_cpu_time_run() {
-        let (boot, cpu) = (boottime(), process_cpu());
-        while process_cpu() == cpu {}
-        assert!(boottime() > boot);
+    fn boottime_runs() {
+        let before = boottime();
+        while boottime() == before {}
+        assert!(boottime() > before);
     }
 }

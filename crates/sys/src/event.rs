@@ -1,6 +1,6 @@
-//! A small event loop over epoll: descriptors and timers, each known by a token of the caller's.
+//! A small event loop over epoll: descriptors, each known by a token of the caller's.
 //!
-//! A role's edge owns one `Loop` and one `Timers`, and turns what they give into events of its machine. The loop does
+//! A role's edge owns one `Loop`, and turns what it gives into events of its machine. The loop does
 //! not own descriptors: remove one before it is closed. A token names a thing (this VM's channel), never a descriptor
 //! number, so that what a batch still says of something just ended is recognised as late.
 
@@ -13,10 +13,7 @@ use std::time::Instant;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-mod timers;
-pub use timers::Timers;
-
-/// Most events one `wait` returns; the rest are told by the next. Bounds the work between two looks at the timers.
+/// Most events one `wait` returns; the rest are told by the next. Bounds the work between two looks at the clock.
 const MAX_EVENTS: usize = 64;
 
 /// What to be told about a descriptor.

@@ -75,14 +75,6 @@ pub fn group_by_id(gid: u32, limit: Duration) -> Result<Option<Group>, LookupErr
     Ok(found.filter(|group| group.gid == gid))
 }
 
-/// A user's supplementary groups, to give to a process that acts for it.
-pub fn groups_of(name: &str, limit: Duration) -> Result<Vec<u32>, LookupError> {
-    if !entry::may_be_name(name) {
-        return Ok(Vec::new());
-    }
-    Ok(ask("initgroups", name, limit, entry::groups)?.unwrap_or_default())
-}
-
 fn ask<T>(database: &str, key: &str, limit: Duration, parse: fn(&str) -> Option<T>) -> Result<Option<T>, LookupError> {
     let deadline = Instant::now() + limit;
     match getent::run(Path::new("/usr/bin/getent"), &["getent", database, key], deadline)? {
@@ -115,7 +107,6 @@ mod tests {
         assert_eq!(group_in_files("root").expect("read").expect("root").gid, 0);
         assert_eq!(group("root", LIMIT).expect("getent").expect("root").gid, 0);
         assert_eq!(group_by_id(0, LIMIT).expect("getent").expect("root").name, "root");
-        groups_of("root", LIMIT).expect("getent");
     }
 
     #[test]

@@ -49,17 +49,8 @@ impl Route {
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        self.one_link(&message)
-    }
-
-    /// The link of that index, or none.
-    pub fn link_at(&mut self, index: u32) -> Result<Option<Link>, NetlinkError> {
-        self.one_link(&at(index))
-    }
-
-    fn one_link(&mut self, message: &LinkMessage) -> Result<Option<Link>, NetlinkError> {
         let mut found = None;
-        let answer = self.wire.request(libc::RTM_GETLINK, 0, message, |kind, payload| {
+        let answer = self.wire.request(libc::RTM_GETLINK, 0, &message, |kind, payload| {
             if kind == libc::RTM_NEWLINK {
                 found = Some(link::parse(payload)?);
             }

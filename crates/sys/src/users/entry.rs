@@ -1,4 +1,4 @@
-//! The lines of passwd(5) and group(5), and of getent's `initgroups`. Pure.
+//! The lines of passwd(5) and group(5). Pure.
 
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,11 +42,6 @@ pub fn group(line: &str) -> Option<Group> {
     Some(Group { name, gid })
 }
 
-/// `name gid gid ...`
-pub fn groups(line: &str) -> Option<Vec<u32>> {
-    line.split_ascii_whitespace().skip(1).map(|word| word.parse().ok()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,8 +51,6 @@ mod tests {
         let vmd = User { name: "_vmd".into(), uid: 107, gid: 112 };
         assert_eq!(user("_vmd:x:107:112:VM Daemon:/var/empty:/sbin/nologin"), Some(vmd));
         assert_eq!(group("kvm:x:105:a,b"), Some(Group { name: "kvm".into(), gid: 105 }));
-        assert_eq!(groups("ann                  27 100"), Some(vec![27, 100]));
-        assert_eq!(groups("ann"), Some(vec![]));
     }
 
     #[test]
@@ -69,6 +62,5 @@ mod tests {
         for line in ["", "g", "g:x", "g:x:", "g:x:b"] {
             assert_eq!(group(line), None, "{line:?}");
         }
-        assert_eq!(groups("ann 1 x"), None);
     }
 }
