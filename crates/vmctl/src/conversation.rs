@@ -126,7 +126,9 @@ impl Conversation {
                 Ok(Received::Message(ToClient::Answer { id, reply }, _)) if id.0 == self.last => return Ok(reply),
                 Ok(Received::Message(ToClient::Answer { .. }, _)) => {}
                 Err(ChannelError::Late(_)) => waits(),
-                Ok(Received::Message(_, _)) => return Err(TalkError::Unexpected),
+                Ok(Received::Message(ToClient::Hello { .. } | ToClient::WrongVersion { .. }, _)) => {
+                    return Err(TalkError::Unexpected);
+                }
                 Ok(Received::Empty | Received::Closed) => return Err(TalkError::Closed),
                 Err(error) => return Err(ended(error)),
             }

@@ -172,22 +172,14 @@ impl Run<'_> {
             self.tell(&format!("{error}\n"));
             reply = conversation.reply()?;
         }
-        match reply {
-            Reply::Done => Ok(()),
-            Reply::Failed(failure) => Err(RunError::Refused { what: what.to_owned(), failure }),
-            _ => Err(TalkError::Unexpected.into()),
-        }
+        if reply == Reply::Done { Ok(()) } else { Err(instead(what.to_owned(), reply)) }
     }
 
     fn freeze(&mut self, verb: &str, done: &str, vm: &VmRef, request: Request) -> Result<(), RunError> {
-        match Conversation::open(self.socket)?.call(request)? {
-            Reply::Accepted { id } => {
-                self.say(&format!("{done} vm {id} successfully"));
-                Ok(())
-            }
-            Reply::Failed(failure) => Err(RunError::Refused { what: format!("{verb} {}", called(vm)), failure }),
-            _ => Err(TalkError::Unexpected.into()),
-        }
+        let reply = Conversation::open(self.socket)?.call(request)?;
+        let Reply::Accepted { id } = reply else { return Err(instead(format!("{verb} {}", called(vm)), reply)) };
+        self.say(&format!("{done} vm {id} successfully"));
+        Ok(())
     }
 
     /// A fault that is armed, and that happens when the guest comes to it.
@@ -200,20 +192,15 @@ impl Run<'_> {
         where_to: &str,
     ) -> Result<(), RunError> {
         let mut conversation = Conversation::open(self.socket)?;
-        let id = match conversation.call(request)? {
-            Reply::Accepted { id } => id,
-            Reply::Failed(failure) => return Err(RunError::Refused { what, failure }),
-            _ => return Err(TalkError::Unexpected.into()),
-        };
+        let reply = conversation.call(request)?;
+        let Reply::Accepted { id } = reply else { return Err(instead(what, reply)) };
         self.say(&format!("armed vm {id} {armed}"));
-        match progress::reply(&mut conversation, self.lively, self.err, &format!("{what}: "))? {
-            Reply::Done => {
-                self.say(&format!("{happened} vm {id} {where_to}"));
-                Ok(())
-            }
-            Reply::Failed(failure) => Err(RunError::Refused { what, failure }),
-            _ => Err(TalkError::Unexpected.into()),
+        let reply = progress::reply(&mut conversation, self.lively, self.err, &format!("{what}: "))?;
+        if reply != Reply::Done {
+            return Err(instead(what, reply));
         }
+        self.say(&format!("{happened} vm {id} {where_to}"));
+        Ok(())
     }
 
     fn status(&mut self, json: bool, running: bool, wanted: Option<&VmRef>) -> Result<ExitCode, RunError> {
@@ -266,7 +253,9 @@ impl Run<'_> {
             Ok(Reply::Accepted { id }) => (format!("requested to shutdown vm {id}"), ExitCode::SUCCESS),
             Ok(Reply::Ended { id }) => (format!("terminated vm {id}"), ExitCode::SUCCESS),
             Ok(Reply::Failed(failure)) => (how_it_failed(&failure), ExitCode::FAILURE),
-            Ok(_) => ("failed: unexpected response received from vmd".to_owned(), ExitCode::FAILURE),
+            Ok(Reply::Vms(_) | Reply::Done | Reply::Started { .. } | Reply::Wrong(_)) => {
+                (format!("failed: {}", TalkError::Unexpected), ExitCode::FAILURE)
+            }
             Err(error) => {
                 self.tell("\n");
                 return Err(error.into());
@@ -298,14 +287,12 @@ impl Run<'_> {
             VmRef::Id(id) => id.to_string(),
             VmRef::Name(name) => name.to_string(),
         };
-        match conversation.reply()? {
-            Reply::Accepted { .. } | Reply::Ended { .. } => {
-                self.say(&format!("sent vm {who} successfully"));
-                Ok(())
-            }
-            Reply::Failed(failure) => Err(RunError::Refused { what: format!("send {}", called(vm)), failure }),
-            _ => Err(TalkError::Unexpected.into()),
+        let reply = conversation.reply()?;
+        if !matches!(reply, Reply::Accepted { .. } | Reply::Ended { .. }) {
+            return Err(instead(format!("send {}", called(vm)), reply));
         }
+        self.say(&format!("sent vm {who} successfully"));
+        Ok(())
     }
 
     fn start(&mut self, start: Start) -> Result<ExitCode, RunError> {
@@ -328,11 +315,9 @@ impl Run<'_> {
             self.say(&format!("connected to {}", self.socket.display()));
         }
         conversation.ask(request, fds)?;
-        match progress::reply(&mut conversation, self.lively, self.err, &format!("{what}: "))? {
-            Reply::Started { id, tty } => Ok((id, tty.to_string())),
-            Reply::Failed(failure) => Err(RunError::Refused { what, failure }),
-            _ => Err(TalkError::Unexpected.into()),
-        }
+        let reply = progress::reply(&mut conversation, self.lively, self.err, &format!("{what}: "))?;
+        let Reply::Started { id, tty } = &reply else { return Err(instead(what, reply)) };
+        Ok((*id, tty.to_string()))
     }
 
     fn console(&mut self, vm: &VmRef) -> Result<ExitCode, RunError> {
@@ -344,6 +329,19 @@ impl Run<'_> {
             (None, true) => Err(RunError::NoConsole(format!("there is no {}", called(vm)))),
             (None, false) => Err(RunError::NoConsole(format!("{} does not run", called(vm)))),
         }
+    }
+}
+
+/// What failed, where this reply came instead of the one that the request has.
+fn instead(what: String, reply: Reply) -> RunError {
+    match reply {
+        Reply::Failed(failure) => RunError::Refused { what, failure },
+        Reply::Vms(_)
+        | Reply::Done
+        | Reply::Started { .. }
+        | Reply::Accepted { .. }
+        | Reply::Ended { .. }
+        | Reply::Wrong(_) => TalkError::Unexpected.into(),
     }
 }
 
