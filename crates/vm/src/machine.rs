@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use boot::Entry;
 use boot::layout::{self, Ram};
-use hw::{Chipset, Setup, World};
+use hw::{Chipset, Setup, Slot, World};
 use proto::vm::Description;
 
 use crate::console::{Console, Serial};
@@ -18,7 +18,8 @@ use crate::error::Error;
 use crate::kvm::{self, Host, Vcpu, Vm};
 use crate::memory;
 use crate::outside::Outside;
-use crate::{entry_state, virtio};
+use crate::virtio::{self, Registers};
+use crate::{entry_state, lifecycle};
 
 /// What all threads of the process share.
 pub struct Machine {
@@ -118,6 +119,30 @@ fn check_sizes(host: &Host, ram: &[Ram], vcpus: u8) -> Result<(), Error> {
     match host.max_vcpus() {
         most if most < usize::from(vcpus) => Err(Error::HostVcpus { count: vcpus, most }),
         _ => Ok(()),
+    }
+}
+
+impl Registers for Machine {
+    fn reset_done(&self, slot: Slot) {
+        self.chipset.reset_done(slot, &self.outside);
+    }
+
+    fn needs_reset(&self, slot: Slot) {
+        self.chipset.needs_reset(slot, &self.outside);
+    }
+
+    fn queue_interrupt(&self, slot: Slot, queue: u16) {
+        self.chipset.queue_interrupt(slot, queue, &self.outside);
+    }
+
+    fn devices_are(&self, quiet: bool) {
+        self.outside.devices_are(quiet);
+    }
+
+    fn device_gone(&self) -> bool {
+        let first = self.outside.ended().is_none();
+        self.outside.end(lifecycle::Event::DeviceGone);
+        first
     }
 }
 

@@ -9,8 +9,8 @@ use sys::guest_log;
 use sys::signal::Signal;
 
 use super::port::Port;
-use super::routes::{FIRST_GSI, Routes};
-use super::wiring::Wiring;
+use super::routes::Routes;
+use super::wiring::{FIRST_GSI, Wiring};
 use crate::outside;
 
 /// What the worker is to do. There are never more than three of a device: after an activation it gives a reset, and then

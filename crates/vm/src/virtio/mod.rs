@@ -26,7 +26,6 @@ use hw::{Activation, Slot};
 use crate::description;
 use crate::error::Error;
 use crate::kvm::Vm;
-use crate::machine::Machine;
 use port::Port;
 
 pub use front_ends::FrontEnds;
@@ -73,30 +72,6 @@ pub trait Registers {
     fn devices_are(&self, quiet: bool);
     /// A device is gone: the VM ends. False if it was ending already.
     fn device_gone(&self) -> bool;
-}
-
-impl Registers for Machine {
-    fn reset_done(&self, slot: Slot) {
-        self.chipset.reset_done(slot, &self.outside);
-    }
-
-    fn needs_reset(&self, slot: Slot) {
-        self.chipset.needs_reset(slot, &self.outside);
-    }
-
-    fn queue_interrupt(&self, slot: Slot, queue: u16) {
-        self.chipset.queue_interrupt(slot, queue, &self.outside);
-    }
-
-    fn devices_are(&self, quiet: bool) {
-        self.outside.devices_are(quiet);
-    }
-
-    fn device_gone(&self) -> bool {
-        let first = self.outside.ended().is_none();
-        self.outside.end(crate::lifecycle::Event::DeviceGone);
-        first
-    }
 }
 
 /// The devices of a machine, connected to their back ends.

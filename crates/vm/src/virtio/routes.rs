@@ -4,10 +4,7 @@
 
 use hw::MsiMessage;
 
-use super::wiring::Wiring;
-
-/// The first line that is no pin of a chip: the I/O APIC has 24.
-pub const FIRST_GSI: u32 = 24;
+use super::wiring::{FIRST_GSI, Wiring};
 
 /// The messages of the lines from [`FIRST_GSI`] on.
 #[derive(Debug)]

@@ -11,8 +11,10 @@ use kvm_bindings::{
 use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::routes::FIRST_GSI;
 use crate::kvm::Vm;
+
+/// The first line that is no pin of a chip: the I/O APIC has 24.
+pub const FIRST_GSI: u32 = 24;
 
 /// What KVM does for a queue. None of it blocks.
 pub trait Wiring: Send + Sync {
