@@ -33,8 +33,6 @@ pub fn may_create(template: &Vm, requester: Requester<'_>) -> Result<(), Refusal
 }
 
 /// Checks what an instance wants against what its template allows, and fills in what it inherits.
-///
-/// Kernel, initrd and command line belong together: who names a kernel inherits none of the three.
 pub fn derive(request: &mut VmRequest, template: &Vm, requester: Requester<'_>) -> Result<(), Refusal> {
     may_create(template, requester)?;
     let root = requester.uid == 0;
@@ -44,24 +42,26 @@ pub fn derive(request: &mut VmRequest, template: &Vm, requester: Requester<'_>) 
     };
     may(Right::Cpus, request.cpus.is_some_and(|cpus| cpus != template.cpus))?;
     may(Right::Memory, request.memory.is_some_and(|memory| memory != template.memory))?;
-    may(Right::Disk, !request.disks.is_empty())?;
-    let reused = request.disks.iter().find(|disk| template.disks.iter().any(|theirs| theirs.path == disk.path));
+    let vm = &mut request.vm;
+    may(Right::Disk, !vm.disks.is_empty())?;
+    let reused = vm.disks.iter().find(|disk| template.disks.iter().any(|theirs| theirs.path == disk.path));
     if let Some(disk) = reused {
         return Err(Refusal::DiskReused(disk.path.clone()));
     }
-    may(Right::Interface, !request.nics.is_empty())?;
-    check_nics(&request.nics, &template.nics)?;
+    may(Right::Interface, !vm.nics.is_empty())?;
+    check_nics(&vm.nics, &template.nics)?;
     if !root {
-        request.nics.iter_mut().try_for_each(|nic| resemble(nic, &template.nics))?;
+        vm.nics.iter_mut().try_for_each(|nic| resemble(nic, &template.nics))?;
     }
-    let kernel = request.boot.is_some() || request.initrd.is_some() || request.cmdline.is_some();
-    may(Right::Boot, kernel)?;
-    may(Right::Cdrom, request.cdrom.is_some())?;
-    request.owner = Some(owner(request.owner.unwrap_or_default(), template.owner, requester)?);
-    if request.allow != Allow::default() {
+    may(Right::Boot, vm.boot.is_some() || vm.initrd.is_some() || vm.cmdline.is_some())?;
+    may(Right::Cdrom, vm.cdrom.is_some())?;
+    vm.owner = owner(vm.owner, template.owner, requester)?;
+    if vm.allow != Allow::default() {
         return Err(Refusal::MayNotAllow);
     }
-    inherit(request, template);
+    vm.inherit(template);
+    request.cpus = request.cpus.or(Some(template.cpus));
+    request.memory = request.memory.or(Some(template.memory));
     Ok(())
 }
 
@@ -107,23 +107,6 @@ fn owner(wanted: Owner, template: Owner, requester: Requester<'_>) -> Result<Own
     Ok(Owner { uid, gid })
 }
 
-fn inherit(request: &mut VmRequest, template: &Vm) {
-    request.cpus = request.cpus.or(Some(template.cpus));
-    request.memory = request.memory.or(Some(template.memory));
-    if request.boot.is_none() {
-        request.boot.clone_from(&template.boot);
-        request.initrd = request.initrd.take().or_else(|| template.initrd.clone());
-        request.cmdline = request.cmdline.take().or_else(|| template.cmdline.clone());
-    }
-    request.cdrom = request.cdrom.take().or_else(|| template.cdrom.clone());
-    // A copied card is the template's in all but what only one VM can have: its address and its tap.
-    let missing = template.nics.iter().skip(request.nics.len());
-    request.nics.extend(missing.map(|nic| Nic { lladdr: None, tap: None, ..nic.clone() }));
-    if template.allow.rights.contains(&Right::Instance) {
-        request.allow = template.allow.clone();
-    }
-}
-
 #[cfg(test)]
 mod tests {
 
@@ -145,23 +128,31 @@ mod tests {
     /// A VM that lets Ann make instances and change `rights`.
     fn template(rights: &[Right]) -> Vm {
         let disk = Disk::new(UserPath::new("/base.img").expect("a path"), None);
-        let request = VmRequest {
-            cpus: Some(2),
+        let vm = Vm {
             boot: UserPath::new("/vmlinuz").ok(),
             initrd: UserPath::new("/initrd").ok(),
             cmdline: CommandLine::new(b"quiet").ok(),
             cdrom: UserPath::new("/cd.iso").ok(),
             disks: vec![disk],
             nics: vec![nic("2:0:0:0:0:1", "tap3"), Nic { local: true, ..Nic::default() }],
-            owner: Some(Owner { uid: 7, gid: Some(8) }),
+            owner: Owner { uid: 7, gid: Some(8) },
             allow: Allow { rights: rights.iter().copied().collect(), owner: Some(Owner { uid: 1000, gid: None }) },
-            ..VmRequest::new(name("base"))
+            ..Vm::new(name("base"))
         };
+        let request = VmRequest { vm, cpus: Some(2), memory: None, least_nics: 0 };
         register(request, None, Requester::ROOT, |_| None).expect("a vm")
     }
 
     fn request() -> VmRequest {
-        VmRequest { template: Some(name("base")), ..VmRequest::new(name("mine")) }
+        let mut request = VmRequest::new(name("mine"));
+        request.vm.template = Some(name("base"));
+        request
+    }
+
+    fn saying(say: impl FnOnce(&mut Vm)) -> VmRequest {
+        let mut request = request();
+        say(&mut request.vm);
+        request
     }
 
     fn made(request: VmRequest, rights: &[Right], requester: Requester<'_>) -> Result<Vm, Refusal> {
@@ -204,12 +195,12 @@ mod tests {
         let cases = [
             (Right::Cpus, VmRequest { cpus: Some(1), ..request() }),
             (Right::Memory, VmRequest { memory: MemorySize::from_bytes(1 << 30).ok(), ..request() }),
-            (Right::Disk, VmRequest { disks, ..request() }),
-            (Right::Interface, VmRequest { nics: vec![Nic::default(), Nic::default()], ..request() }),
+            (Right::Disk, saying(|vm| vm.disks = disks)),
+            (Right::Interface, saying(|vm| vm.nics = vec![Nic::default(), Nic::default()])),
             (Right::Interface, VmRequest { least_nics: 1, ..request() }),
-            (Right::Boot, VmRequest { boot: UserPath::new("/other").ok(), ..request() }),
-            (Right::Boot, VmRequest { cmdline: CommandLine::new(b"single").ok(), ..request() }),
-            (Right::Cdrom, VmRequest { cdrom: UserPath::new("/other").ok(), ..request() }),
+            (Right::Boot, saying(|vm| vm.boot = UserPath::new("/other").ok())),
+            (Right::Boot, saying(|vm| vm.cmdline = CommandLine::new(b"single").ok())),
+            (Right::Cdrom, saying(|vm| vm.cdrom = UserPath::new("/other").ok())),
         ];
         for (right, request) in cases {
             assert_eq!(made(request.clone(), &[], ANN), Err(Refusal::MayNotSet(right)));
@@ -223,7 +214,7 @@ mod tests {
         let on = |switch: &str| Nic { switch: model::SwitchName::new(switch.as_bytes()).ok(), ..Nic::default() };
         let mut base = template(&[Right::Interface]);
         base.nics = vec![Nic { locked: true, rdomain: Some(3), tap: IfName::new(b"tap7").ok(), ..on("lan") }];
-        let made = |nics, requester| register(VmRequest { nics, ..request() }, Some(&base), requester, |_| None);
+        let made = |nics, requester| register(saying(|vm| vm.nics = nics), Some(&base), requester, |_| None);
         let nics = made(vec![on("lan"), Nic::default()], ANN).expect("an instance").nics;
         assert_eq!(nics, [Nic { locked: true, rdomain: Some(3), ..on("lan") }, Nic::default()]);
         for foreign in [on("dmz"), Nic { local: true, ..Nic::default() }, Nic { local: true, ..on("lan") }] {
@@ -235,7 +226,7 @@ mod tests {
     #[test]
     fn a_users_card_keeps_the_address_that_was_asked_for() {
         let nics = vec![Nic { tap: None, ..nic("2:0:0:0:0:9", "") }];
-        let made = made(VmRequest { nics: nics.clone(), ..request() }, &[Right::Interface], ANN).expect("an instance");
+        let made = made(saying(|vm| vm.nics.clone_from(&nics)), &[Right::Interface], ANN).expect("an instance");
         assert_eq!(made.nics.first(), nics.first());
     }
 
@@ -247,26 +238,26 @@ mod tests {
 
     #[test]
     fn own_kernel_takes_no_initrd_and_command_line_of_the_template() {
-        let vm = made(VmRequest { boot: UserPath::new("/bsd").ok(), ..request() }, &[], Requester::ROOT).expect("a vm");
+        let vm = made(saying(|vm| vm.boot = UserPath::new("/bsd").ok()), &[], Requester::ROOT).expect("a vm");
         assert_eq!((vm.boot, vm.initrd, vm.cmdline), (UserPath::new("/bsd").ok(), None, None));
     }
 
     #[test]
     fn disk_address_and_tap_of_the_template_are_refused_even_to_root() {
         let disks = template(&[]).disks;
-        let disk = VmRequest { disks, ..request() };
+        let disk = saying(|vm| vm.disks = disks);
         assert_eq!(made(disk, &[], Requester::ROOT), Err(Refusal::DiskReused(template(&[]).disks[0].path.clone())));
-        let address = VmRequest { nics: vec![Nic::default(), nic("2:0:0:0:0:1", "")], ..request() };
+        let address = saying(|vm| vm.nics = vec![Nic::default(), nic("2:0:0:0:0:1", "")]);
         assert_eq!(made(address, &[], Requester::ROOT), Err(Refusal::LladdrReused));
-        let tap = VmRequest { nics: vec![nic("2:0:0:0:0:2", "tap3")], ..request() };
+        let tap = saying(|vm| vm.nics = vec![nic("2:0:0:0:0:2", "tap3")]);
         assert_eq!(made(tap, &[], Requester::ROOT), Err(Refusal::TapReused));
-        let other = VmRequest { nics: vec![nic("2:0:0:0:0:2", "tap4")], ..request() };
+        let other = saying(|vm| vm.nics = vec![nic("2:0:0:0:0:2", "tap4")]);
         assert!(made(other, &[], Requester::ROOT).is_ok());
     }
 
     #[test]
     fn owner_is_the_requester_or_the_templates() {
-        let owned = |uid, gid| VmRequest { owner: Some(Owner { uid, gid }), ..request() };
+        let owned = |uid, gid| saying(|vm| vm.owner = Owner { uid, gid });
         let result = |uid, gid| made(owned(uid, gid), &[], ANN).map(|vm| vm.owner);
         assert_eq!(result(1000, None), Ok(Owner { uid: 1000, gid: Some(8) }));
         assert_eq!(result(7, Some(8)), Ok(Owner { uid: 7, gid: Some(8) }));
@@ -280,7 +271,7 @@ mod tests {
     fn rights_are_passed_on_only_where_the_template_says_instance() {
         let vm = made(request(), &[Right::Instance, Right::Disk], ANN).expect("a vm");
         assert_eq!(vm.allow, template(&[Right::Instance, Right::Disk]).allow);
-        let own = VmRequest { allow: template(&[Right::Disk]).allow, ..request() };
+        let own = saying(|vm| vm.allow = template(&[Right::Disk]).allow);
         assert_eq!(made(own, &[], Requester::ROOT), Err(Refusal::MayNotAllow));
     }
 }

@@ -1,42 +1,19 @@
 //! What a `vm` block or a `vmctl start` asks for, and why it is refused.
 
-use model::{Allow, BootDevice, CommandLine, Disk, MemorySize, Nic, Owner, Right, Sev, UserPath, VmName};
+use model::{MemorySize, Right, UserPath, Vm, VmName};
 
-/// What was asked for: what was not said is `None` or empty, and no default is filled in.
+/// What was asked for: a VM in which all that was not said has its default, and what an instance inherits only where it
+/// was not said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmRequest {
-    /// The VM's name.
-    pub name: VmName,
-    /// The VM to make an instance of.
-    pub template: Option<VmName>,
-    /// Whether it starts with the daemon.
-    pub enabled: bool,
+    /// The VM; its memory and CPUs are those below.
+    pub vm: Vm,
     /// Memory of the guest.
     pub memory: Option<MemorySize>,
     /// CPUs of the guest, 1 to 64.
     pub cpus: Option<u8>,
-    /// Kernel or firmware.
-    pub boot: Option<UserPath>,
-    /// Forced boot device.
-    pub boot_device: Option<BootDevice>,
-    /// The kernel's initial RAM disk.
-    pub initrd: Option<UserPath>,
-    /// The kernel's command line.
-    pub cmdline: Option<CommandLine>,
-    /// CD-ROM image.
-    pub cdrom: Option<UserPath>,
-    /// Disks in order.
-    pub disks: Vec<Disk>,
-    /// Network cards in order.
-    pub nics: Vec<Nic>,
     /// Plain network cards are added up to this number.
     pub least_nics: usize,
-    /// Its owner.
-    pub owner: Option<Owner>,
-    /// What its instances may change.
-    pub allow: Allow,
-    /// Memory encryption.
-    pub sev: Option<Sev>,
 }
 
 /// Why a request makes no VM.
@@ -102,30 +79,13 @@ fn thing(right: Right) -> &'static str {
 impl VmRequest {
     /// A request that says nothing but the name.
     pub fn new(name: VmName) -> Self {
-        Self {
-            name,
-            template: None,
-            enabled: true,
-            memory: None,
-            cpus: None,
-            boot: None,
-            boot_device: None,
-            initrd: None,
-            cmdline: None,
-            cdrom: None,
-            disks: Vec::new(),
-            nics: Vec::new(),
-            least_nics: 0,
-            owner: None,
-            allow: Allow::default(),
-            sev: None,
-        }
+        Self { vm: Vm::new(name), memory: None, cpus: None, least_nics: 0 }
     }
 
     /// Whether anything about the machine was said.
     pub fn has_devices(&self) -> bool {
-        let nics = !self.nics.is_empty() || self.least_nics > 0;
-        let images = self.boot.is_some() || self.cdrom.is_some() || !self.disks.is_empty();
+        let nics = !self.vm.nics.is_empty() || self.least_nics > 0;
+        let images = self.vm.boot.is_some() || self.vm.cdrom.is_some() || !self.vm.disks.is_empty();
         nics || images || self.memory.is_some() || self.cpus.is_some()
     }
 }

@@ -3,7 +3,7 @@
 use config::closest;
 use config::prefix::{Prefix4, Prefix6, PrefixError};
 use config::request::{Refusal, VmRequest};
-use model::{Disk, MacAddr, MemorySize, Nic, Right, Sev, UserPath, VmName};
+use model::{Disk, MacAddr, MemorySize, Nic, Right, Sev, UserPath, Vm, VmName};
 
 #[test]
 fn an_address_has_the_octets_that_it_is_written_with() {
@@ -68,17 +68,21 @@ fn letters_are_swapped_when_both_are_in_the_others_place() {
 #[test]
 fn each_thing_that_makes_a_machine_is_a_device_and_nothing_else() {
     let request = || VmRequest::new(VmName::new(b"web").expect("a name"));
-    let disk = Disk::new(UserPath::new("/d").expect("a path"), None);
+    let saying = |say: fn(&mut Vm)| {
+        let mut request = request();
+        say(&mut request.vm);
+        request
+    };
     for (what, request) in [
-        ("boot", VmRequest { boot: UserPath::new("/k").ok(), ..request() }),
-        ("cdrom", VmRequest { cdrom: UserPath::new("/c").ok(), ..request() }),
-        ("disk", VmRequest { disks: vec![disk], ..request() }),
-        ("interface", VmRequest { nics: vec![Nic::default()], ..request() }),
+        ("boot", saying(|vm| vm.boot = UserPath::new("/k").ok())),
+        ("cdrom", saying(|vm| vm.cdrom = UserPath::new("/c").ok())),
+        ("disk", saying(|vm| vm.disks = vec![Disk::new(UserPath::new("/d").expect("a path"), None)])),
+        ("interface", saying(|vm| vm.nics = vec![Nic::default()])),
         ("interfaces", VmRequest { least_nics: 1, ..request() }),
         ("memory", VmRequest { memory: Some(MemorySize::DEFAULT), ..request() }),
         ("cpus", VmRequest { cpus: Some(1), ..request() }),
     ] {
         assert!(request.has_devices(), "{what}");
     }
-    assert!(!VmRequest { initrd: UserPath::new("/i").ok(), sev: Some(Sev::State), ..request() }.has_devices());
+    assert!(!saying(|vm| (vm.initrd, vm.sev) = (UserPath::new("/i").ok(), Some(Sev::State))).has_devices());
 }

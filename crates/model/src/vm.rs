@@ -48,6 +48,46 @@ pub struct Vm {
     pub sev: Option<Sev>,
 }
 
+impl Vm {
+    /// A VM that has nothing but its name and the defaults.
+    pub fn new(name: VmName) -> Self {
+        Self {
+            name,
+            template: None,
+            enabled: true,
+            memory: MemorySize::DEFAULT,
+            cpus: 1,
+            boot: None,
+            boot_device: None,
+            initrd: None,
+            cmdline: None,
+            cdrom: None,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            owner: Owner::default(),
+            allow: Allow::default(),
+            sev: None,
+        }
+    }
+
+    /// Takes over from its template what it does not say itself; that it may say the rest was checked before. Kernel, initrd
+    /// and command line belong together: a VM that names a kernel inherits none of the three.
+    pub fn inherit(&mut self, template: &Self) {
+        if self.boot.is_none() {
+            self.boot.clone_from(&template.boot);
+            self.initrd = self.initrd.take().or_else(|| template.initrd.clone());
+            self.cmdline = self.cmdline.take().or_else(|| template.cmdline.clone());
+        }
+        self.cdrom = self.cdrom.take().or_else(|| template.cdrom.clone());
+        // A copied card is the template's in all but what only one VM can have: its address and its tap.
+        let missing = template.nics.iter().skip(self.nics.len());
+        self.nics.extend(missing.map(|nic| Nic { lladdr: None, tap: None, ..nic.clone() }));
+        if template.allow.rights.contains(&Right::Instance) {
+            self.allow = template.allow.clone();
+        }
+    }
+}
+
 /// `boot device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BootDevice {

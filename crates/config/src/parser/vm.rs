@@ -42,7 +42,8 @@ impl Parser<'_> {
         let name = self.vm_name(&name_text, false);
         // A block with a bad name is read all the same, for the errors in it.
         let stand_in = name.clone().or_else(|| VmName::new(b"x").ok()).ok_or(Stop::SkipLine)?;
-        let request = VmRequest { template, ..VmRequest::new(stand_in) };
+        let mut request = VmRequest::new(stand_in);
+        request.vm.template = template;
         let mut draft = Draft { request, given: BTreeMap::new(), disks: 0, nics: 0 };
         let closed = self.block(Block::Vm, &mut draft, Self::vm_option);
         let right = closed.is_ok() && self.lexer.report.errors() == errors;
@@ -93,12 +94,12 @@ impl Parser<'_> {
             | Keyword::Allow => self.advance(),
             _ => return self.misplaced(Block::Vm),
         }
-        let request = &mut draft.request;
+        let vm = &mut draft.request.vm;
         match keyword {
-            Keyword::Enable => request.enabled = true,
-            Keyword::Disable => request.enabled = false,
-            Keyword::Sev => request.sev = request.sev.max(Some(Sev::Memory)),
-            Keyword::SevEs => request.sev = Some(Sev::State),
+            Keyword::Enable => vm.enabled = true,
+            Keyword::Disable => vm.enabled = false,
+            Keyword::Sev => vm.sev = vm.sev.max(Some(Sev::Memory)),
+            Keyword::SevEs => vm.sev = Some(Sev::State),
             Keyword::Disk => return self.disk(draft),
             Keyword::Local => {
                 self.keyword(Keyword::Interface)?;
@@ -111,9 +112,9 @@ impl Parser<'_> {
             Keyword::Cpus => return self.cpus(draft, option),
             Keyword::Memory => return self.memory(draft, option),
             Keyword::Owner => {
-                request.owner = Some(self.owner()?);
+                vm.owner = self.owner()?;
             }
-            Keyword::Allow => return self.allow(&mut draft.request.allow),
+            Keyword::Allow => return self.allow(&mut draft.request.vm.allow),
             _ => {}
         }
         Ok(())
@@ -127,14 +128,14 @@ impl Parser<'_> {
                 self.advance();
                 let text = self.texts("an initial RAM disk's path")?;
                 self.once(draft, INITRD, option);
-                draft.request.initrd = self.existing(&text, "initrd");
+                draft.request.vm.initrd = self.existing(&text, "initrd");
                 Ok(())
             }
             Some(word) if word == CMDLINE.as_bytes() => {
                 self.advance();
                 let text = self.texts("a kernel command line")?;
                 self.once(draft, CMDLINE, option);
-                draft.request.cmdline = self.command_line(&text);
+                draft.request.vm.cmdline = self.command_line(&text);
                 Ok(())
             }
             _ => self.misplaced(Block::Vm),
@@ -193,7 +194,7 @@ impl Parser<'_> {
     /// `boot device DEVICE`, or `boot PATH`
     fn boot(&mut self, draft: &mut Draft, option: Span) -> Read<()> {
         if self.taken(Keyword::Device) {
-            draft.request.boot_device = Some(match self.token.kind {
+            draft.request.vm.boot_device = Some(match self.token.kind {
                 Kind::Word(Keyword::Cdrom) => BootDevice::Cdrom,
                 Kind::Word(Keyword::Disk) => BootDevice::Disk,
                 Kind::Word(Keyword::Net) => BootDevice::Net,
@@ -204,7 +205,7 @@ impl Parser<'_> {
         }
         let text = self.texts("a kernel's path or \"device\"")?;
         self.once(draft, "boot", option);
-        draft.request.boot = self.existing(&text, "kernel");
+        draft.request.vm.boot = self.existing(&text, "kernel");
         Ok(())
     }
 
@@ -225,7 +226,7 @@ impl Parser<'_> {
         if text.bytes.len() > MAX_PATH {
             self.error(Fault::PathTooLong { what: "cdrom", limit: MAX_PATH }, text.span);
         } else if self.is_utf8(&text, "cdrom path") {
-            draft.request.cdrom = text.path();
+            draft.request.vm.cdrom = text.path();
         }
         Ok(())
     }
@@ -241,7 +242,7 @@ impl Parser<'_> {
         let (prefix, path) = if keyword.is_some() { (None, &text.bytes[..]) } else { model::split_prefix(&text.bytes) };
         let path = Text { bytes: path.to_vec(), ..text };
         // What is kept is the file that a link leads to: its extension counts.
-        draft.request.disks.extend(self.existing(&path, "disk").map(|path| Disk::new(path, keyword.or(prefix))));
+        draft.request.vm.disks.extend(self.existing(&path, "disk").map(|path| Disk::new(path, keyword.or(prefix))));
         Ok(())
     }
 
@@ -289,7 +290,7 @@ impl Parser<'_> {
             self.error(Fault::TooManyInterfaces { number, limit: MAX_NICS }, option);
             return Ok(());
         }
-        draft.request.nics.push(nic);
+        draft.request.vm.nics.push(nic);
         Ok(())
     }
 
@@ -310,7 +311,7 @@ impl Parser<'_> {
 
     /// The registration checks, where the block itself is right.
     fn add_vm(&mut self, draft: Draft, span: Span, template_span: Span, step: Step) {
-        let name = draft.request.name.clone();
+        let name = draft.request.vm.name.clone();
         if let Some((first, _)) = self.vms.get(&name) {
             let first_line = self.line(*first);
             let fault = Fault::VmDefinedTwice { name: name.to_string(), first_line };
@@ -319,12 +320,12 @@ impl Parser<'_> {
         if self.known_vms.contains_key(&name) {
             return;
         }
-        let template_name = draft.request.template.clone();
+        let template_name = draft.request.vm.template.clone();
         if template_name.as_ref().is_some_and(|template| self.broken.contains(template)) {
             self.broken.insert(name);
             return;
         }
-        let lonely = draft.request.boot.is_none() && draft.request.template.is_none();
+        let lonely = draft.request.vm.boot.is_none() && draft.request.vm.template.is_none();
         for what in [INITRD, CMDLINE] {
             if let (true, Some(span)) = (lonely, draft.given.get(what).copied()) {
                 self.lexer.report.warn_at(step, Fault::NoKernelFor { what }, Some(span));

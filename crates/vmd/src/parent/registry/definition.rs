@@ -73,11 +73,9 @@ pub fn of_instance(
     known: &config::Config,
     names: &mut dyn Names,
 ) -> Result<Definition, Failure> {
-    let request = VmRequest {
-        template: Some(template.name.clone()),
-        owner: Some(model::Owner { uid: who.uid, gid: None }),
-        ..request_of(start, name)?
-    };
+    let mut request = request_of(start, name)?;
+    request.vm.template = Some(template.name.clone());
+    request.vm.owner = model::Owner { uid: who.uid, gid: None };
     let gids = who.gids();
     let requester = Requester { uid: who.uid, gids: &gids };
     let vm = register(request, Some(template), requester, |name| known.switch(name));
@@ -112,15 +110,19 @@ fn request_of(start: &Start, name: &VmName) -> Result<VmRequest, Failure> {
         NicArg::Local => Nic { local: true, ..Nic::default() },
         NicArg::Switch(name) => Nic { switch: Some(name.clone()), ..Nic::default() },
     };
-    Ok(VmRequest {
+    let vm = model::Vm {
         enabled: false,
-        memory: start.memory.map(checked_memory).transpose()?,
-        cpus: start.cpus.map(checked_cpus).transpose()?,
         boot: start.kernel.clone(),
         cdrom: start.cdrom.clone(),
         disks: start.disks.iter().map(|disk| Disk::new(disk.path.clone(), disk.format)).collect(),
         nics: start.nics.iter().map(nic).collect(),
-        ..VmRequest::new(name.clone())
+        ..model::Vm::new(name.clone())
+    };
+    Ok(VmRequest {
+        vm,
+        memory: start.memory.map(checked_memory).transpose()?,
+        cpus: start.cpus.map(checked_cpus).transpose()?,
+        least_nics: 0,
     })
 }
 

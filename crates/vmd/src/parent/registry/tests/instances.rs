@@ -1,7 +1,5 @@
 //! Instances that users make from a VM: what they may set, as whom their disks are opened, how much they may take.
 
-use config::register::register;
-use config::request::VmRequest;
 use model::{Allow, Nic, Right};
 use proto::client::NicArg;
 
@@ -29,16 +27,15 @@ fn ann() -> Who {
 /// A VM of root's with a kernel, a disk and a card on the switch `lan`, of which Ann may make instances.
 fn base(rights: &[Right]) -> Definition {
     let switch = SwitchName::new("lan").ok();
-    let request = VmRequest {
+    let model = model::Vm {
         enabled: false,
         boot: UserPath::new("/vmlinuz").ok(),
         disks: vec![Disk::new(UserPath::new("/base.raw").unwrap(), None)],
         nics: vec![Nic { switch, locked: true, ..Nic::default() }],
-        owner: Some(Owner { uid: 0, gid: Some(9) }),
+        owner: Owner { uid: 0, gid: Some(9) },
         allow: Allow { rights: rights.iter().copied().collect(), owner: Some(Owner { uid: ANN, gid: None }) },
-        ..VmRequest::new(VmName::new(b"base").unwrap())
+        ..model::Vm::new(VmName::new(b"base").unwrap())
     };
-    let model = register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
     definition_of(&model, &config::Config::default(), &mut Nobody).unwrap()
 }
 

@@ -24,14 +24,13 @@ use super::*;
 
 /// A VM of vm.conf's with a kernel and a disk, that is Ann's.
 pub(super) fn definition(name: &str) -> Definition {
-    let request = config::request::VmRequest {
+    let vm = model::Vm {
         enabled: false,
         boot: UserPath::new("/vmlinuz").ok(),
         disks: vec![Disk::new(UserPath::new(&format!("/{name}.raw")).unwrap(), None)],
-        owner: Some(Owner { uid: 1000, gid: None }),
-        ..config::request::VmRequest::new(VmName::new(name).unwrap())
+        owner: Owner { uid: 1000, gid: None },
+        ..model::Vm::new(VmName::new(name).unwrap())
     };
-    let vm = config::register::register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
     Definition { vm: vm.into(), cards: vec![], owner_name: Text::cut("ann"), from_config: true, user: None }
 }
 

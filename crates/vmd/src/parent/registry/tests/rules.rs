@@ -170,13 +170,12 @@ fn a_fault_of_a_disk_is_asked_of_a_disk_of_a_vm_that_runs() {
 
 /// As vm.conf's reader gives it.
 fn on_switches(name: &str, switches: &[&str]) -> Definition {
-    let request = config::request::VmRequest {
+    let vm = model::Vm {
         enabled: false,
         boot: UserPath::new("/vmlinuz").ok(),
         nics: switches.iter().map(|switch| on(switch)).collect(),
-        ..config::request::VmRequest::new(VmName::new(name.as_bytes()).unwrap())
+        ..model::Vm::new(VmName::new(name.as_bytes()).unwrap())
     };
-    let vm = config::register::register(request, None, config::instance::Requester::ROOT, |_| None).unwrap();
     let known = config::Config::default();
     super::super::definition::definition_of(&vm, &known, &mut super::super::super::accounts::HostAccounts).unwrap()
 }
