@@ -105,23 +105,21 @@ impl From<&Switch> for Value {
 
 impl From<&Vm> for Value {
     fn from(vm: &Vm) -> Self {
-        Self::Object(vec![
+        let mut members: Vec<(&str, Self)> = vec![
             ("name", Self::text(&vm.name)),
             ("template", vm.template.as_ref().map(Self::text).into()),
             ("enabled", vm.enabled.into()),
             ("memory_bytes", vm.memory.bytes().into()),
             ("cpus", vm.cpus.into()),
-            ("boot", vm.boot.as_deref().into()),
             ("boot_device", vm.boot_device.map(BootDevice::word).into()),
-            ("initrd", vm.initrd.as_deref().into()),
-            ("cmdline", vm.cmdline.as_ref().map(Self::text).into()),
-            ("cdrom", vm.cdrom.as_deref().into()),
             ("disks", Self::list(&vm.disks)),
             ("interfaces", Self::list(&vm.nics)),
             ("owner", vm.owner.into()),
             ("allow_instance", (&vm.allow).into()),
             ("sev", vm.sev.map(sev).into()),
-        ])
+        ];
+        members.extend(vm.texts().map(|(word, text)| (word, text.into())));
+        Self::Object(members)
     }
 }
 

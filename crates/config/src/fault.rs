@@ -3,7 +3,7 @@
 
 use std::io;
 
-use model::MemoryError;
+use model::{MemoryError, NameError};
 
 use crate::keyword::Block;
 use crate::prefix::PrefixError;
@@ -118,8 +118,8 @@ pub enum Fault {
     LeadsToNotUtf8 { what: &'static str, path: String },
     #[error("{what} path too long")]
     PathTooLong { what: &'static str, limit: usize },
-    #[error("kernel command line too long: {length} bytes")]
-    CmdlineTooLong { length: usize },
+    #[error("{what} {}", refusal(*.reason, *.length))]
+    TextRefused { what: &'static str, length: usize, reason: NameError },
     #[error("{what} has no effect without \"boot\"")]
     NoKernelFor { what: &'static str },
     #[error("failed to parse disks: {disk}: too many disks")]
@@ -173,6 +173,18 @@ const BOOT_DEVICES: [&str; 3] = ["cdrom", "disk", "net"];
 
 fn unquoted(word: &str) -> String {
     format!("write {word} without quotes")
+}
+
+/// What is wrong with a text.
+fn refusal(reason: NameError, length: usize) -> String {
+    match reason {
+        NameError::TooLong(_) => format!("too long: {length} bytes"),
+        NameError::Character(odd) | NameError::First(odd) | NameError::Last(odd) => {
+            format!("contains the character {odd:?}")
+        }
+        NameError::NotUtf8 => "is not UTF-8".to_owned(),
+        NameError::Empty => "is empty".to_owned(),
+    }
 }
 
 fn cause(reason: &Option<String>) -> String {
@@ -247,7 +259,9 @@ impl Fault {
             Self::CpusInvalid { limit, .. } => format!("expected 1 to {limit}"),
             Self::BootDevice { device } if BOOT_DEVICES.contains(&device.as_str()) => unquoted(device),
             Self::BootDevice { .. } => "expected \"cdrom\", \"disk\" or \"net\"".to_owned(),
-            Self::CmdlineTooLong { .. } => "at most 2047 bytes".to_owned(),
+            Self::TextRefused { reason: NameError::TooLong(limit), .. } => format!("at most {limit} bytes"),
+            Self::TextRefused { reason: NameError::Empty, .. } => "write it, or remove the line".to_owned(),
+            Self::TextRefused { .. } => "remove it".to_owned(),
             Self::NoKernelFor { .. } => "the firmware does not read it".to_owned(),
             Self::TooManyInterfaces { number: ..0, limit } => format!("expected 0 to {limit}"),
             Self::TooManyDisks { limit, .. } | Self::TooManyInterfaces { limit, .. } => format!("at most {limit}"),

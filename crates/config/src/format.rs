@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 
-use model::{Allow, BootDevice, CommandLine, Disk, Nic, Owner, Sev, Switch, Vm};
+use model::{Allow, BootDevice, Disk, Nic, Owner, Sev, Switch, Vm};
 
 use crate::globals::{Config, Globals, LocalInet6};
 
@@ -116,15 +116,9 @@ impl Writer<'_> {
         self.of = format!("vm \"{}\": ", vm.name);
         self.line(if vm.enabled { "\tenable" } else { "\tdisable" });
         self.line(&format!("\tmemory {}\n\tcpus {}", vm.memory.bytes(), vm.cpus));
-        let strings = [
-            ("\tboot", vm.boot.as_deref()),
-            ("\tinitrd", vm.initrd.as_deref()),
-            ("\tcmdline", vm.cmdline.as_ref().map(CommandLine::as_str)),
-            ("\tcdrom", vm.cdrom.as_deref()),
-        ];
-        for (word, value) in strings {
+        for (word, value) in vm.texts() {
             if let Some(value) = value {
-                self.string(word, value.as_bytes());
+                self.string(&format!("\t{word}"), value.as_bytes());
             }
         }
         match vm.boot_device {

@@ -70,6 +70,16 @@ impl Vm {
         }
     }
 
+    /// What it says in text, each with its word of vm.conf.
+    pub fn texts(&self) -> [(&'static str, Option<&str>); 4] {
+        [
+            ("boot", self.boot.as_deref()),
+            ("initrd", self.initrd.as_deref()),
+            ("cmdline", self.cmdline.as_ref().map(CommandLine::as_str)),
+            ("cdrom", self.cdrom.as_deref()),
+        ]
+    }
+
     /// Takes over from its template what it does not say itself; that it may say the rest was checked before. Kernel, initrd
     /// and command line belong together: a VM that names a kernel inherits none of the three.
     pub fn inherit(&mut self, template: &Self) {

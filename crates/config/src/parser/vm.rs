@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use model::{
-    BootDevice, CommandLine, Disk, DiskFormat, MAX_CMDLINE, MAX_CPUS, MAX_DISKS, MAX_NICS, MAX_PATH, MemorySize,
-    NameError, Sev, UserPath, VmName,
+    BootDevice, CommandLine, Disk, DiskFormat, MAX_CPUS, MAX_DISKS, MAX_NICS, MAX_PATH, MemorySize, NameError, Sev,
+    UserPath, VmName,
 };
 
 use super::{Parser, Read, Stop, Text};
@@ -135,19 +135,29 @@ impl Parser<'_> {
                 self.advance();
                 let text = self.texts("a kernel command line")?;
                 self.once(draft, CMDLINE, option);
-                draft.request.vm.cmdline = self.command_line(&text);
+                draft.request.vm.cmdline = self.checked(&text, "kernel command line", CommandLine::new);
                 Ok(())
             }
             _ => self.misplaced(Block::Vm),
         }
     }
 
-    fn command_line(&mut self, text: &Text) -> Option<CommandLine> {
-        if text.bytes.len() > MAX_CMDLINE {
-            self.error(Fault::CmdlineTooLong { length: text.bytes.len() }, text.span);
-        } else if self.is_utf8(text, "kernel command line") {
-            return CommandLine::new(&text.bytes).ok();
+    /// A text of whose rule its type knows.
+    fn checked<'t, T>(
+        &mut self,
+        text: &'t Text,
+        what: &'static str,
+        make: impl FnOnce(&'t [u8]) -> Result<T, NameError>,
+    ) -> Option<T> {
+        if text.bad {
+            return None;
         }
+        let fault = match make(&text.bytes) {
+            Ok(value) => return Some(value),
+            Err(NameError::NotUtf8) => Fault::NotUtf8 { what: what.to_owned(), text: text.shown() },
+            Err(reason) => Fault::TextRefused { what, length: text.bytes.len(), reason },
+        };
+        self.error(fault, text.span);
         None
     }
 
