@@ -34,15 +34,12 @@ mod owner;
 mod switch;
 mod vm;
 
-pub use bounded::{List, Text, TooLong};
-pub use disk::{Disk, DiskFormat, ImageFormat, MAX_DISKS, split_prefix};
-pub use mac::MacAddr;
-pub use memory::{MIB, MemoryError, MemorySize};
-pub use names::{
-    CommandLine, GroupName, IfName, MAX_CMDLINE, MAX_IF_NAME, MAX_NAME, MAX_PATH, NameError, SwitchName, UserPath,
-    VmName,
-};
-pub use nic::{InterfaceGroup, MAX_NICS, MAX_RDOMAIN, Nic};
-pub use owner::Owner;
-pub use switch::Switch;
-pub use vm::{Allow, BootDevice, MAX_CPUS, Right, Sev, Vm};
+pub use bounded::*;
+pub use disk::*;
+pub use mac::*;
+pub use memory::*;
+pub use names::*;
+pub use nic::*;
+pub use owner::*;
+pub use switch::*;
+pub use vm::*;

@@ -1,9 +1,5 @@
 //! Names of VMs, switches and interfaces, and other text with a rule. Who holds one knows that it is a legal one.
 
-use std::fmt;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use crate::bounded::Text;
 
 /// Bytes of a VM's or a switch's name (openbsd/vm.conf.md, 15).
@@ -14,9 +10,6 @@ pub const MAX_IF_NAME: usize = 15;
 
 /// Bytes of a path of a user's (openbsd/vm.conf.md, 15): PATH_MAX of the original less the end.
 pub const MAX_PATH: usize = 1023;
-
-/// Bytes of a kernel command line: Linux's COMMAND_LINE_SIZE on x86 (2048) less the end. A longer one would be cut.
-pub const MAX_CMDLINE: usize = 2047;
 
 /// A path as a user wrote it, in the host's root. Only client, control, parent and opener carry one.
 pub type UserPath = Text<MAX_PATH>;
@@ -44,23 +37,24 @@ pub enum NameError {
     Last(char),
 }
 
+/// A text of at most so many bytes that keeps a rule, also when it comes out of a packet.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $max:expr, $check:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Text<$max>);
+        pub struct $name($crate::Text<$max>);
 
         impl $name {
             /// The name, if it is a legal one.
-            pub fn new(name: impl AsRef<[u8]>) -> Result<Self, NameError> {
+            pub fn new(name: impl AsRef<[u8]>) -> Result<Self, $crate::NameError> {
                 let bytes = name.as_ref();
                 if bytes.len() > $max {
-                    return Err(NameError::TooLong($max));
+                    return Err($crate::NameError::TooLong($max));
                 }
-                let name = std::str::from_utf8(bytes).map_err(|_| NameError::NotUtf8)?;
-                let check: fn(&str) -> Result<(), NameError> = $check;
+                let name = std::str::from_utf8(bytes).map_err(|_| $crate::NameError::NotUtf8)?;
+                let check: fn(&str) -> Result<(), $crate::NameError> = $check;
                 check(name)?;
-                Ok(Self(Text::cut(name)))
+                Ok(Self($crate::Text::cut(name)))
             }
 
             /// The name as text.
@@ -69,25 +63,26 @@ macro_rules! name {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(self.as_str())
             }
         }
 
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.serialize_str(self.as_str())
             }
         }
 
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                Self::new(<&str>::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::new(<&str as serde::Deserialize>::deserialize(deserializer)?).map_err(serde::de::Error::custom)
             }
         }
     };
 }
+pub(crate) use name;
 
 name!(
     /// A VM: 1 to 63 ASCII letters, digits, `.`, `-` and `_`, the first a letter or digit (openbsd/vm.conf.md, 10.2).
@@ -140,20 +135,6 @@ name!(
     }
 );
 
-name!(
-    /// What a kernel is told at boot: UTF-8 of at most [`MAX_CMDLINE`] bytes, none of them NUL; it may be empty.
-    CommandLine,
-    MAX_CMDLINE,
-    |text| none_of(text, |c| c == '\0')
-);
-
-/// A kernel that is told nothing.
-impl Default for CommandLine {
-    fn default() -> Self {
-        Self(Text::default())
-    }
-}
-
 impl IfName {
     /// Whether it is a tap's name as vm.conf takes it: `tap` and a number.
     pub fn is_tap(&self) -> bool {
@@ -166,7 +147,7 @@ fn filled(name: &str) -> Result<(), NameError> {
     if name.is_empty() { Err(NameError::Empty) } else { Ok(()) }
 }
 
-fn none_of(name: &str, odd: impl Fn(char) -> bool) -> Result<(), NameError> {
+pub(crate) fn none_of(name: &str, odd: impl Fn(char) -> bool) -> Result<(), NameError> {
     name.chars().find(|c| odd(*c)).map_or(Ok(()), |c| Err(NameError::Character(c)))
 }
 
@@ -254,14 +235,5 @@ mod tests {
         assert_eq!(GroupName::new(""), Err(NameError::Empty));
         assert_eq!(GroupName::new("a b"), Err(NameError::Character(' ')));
         assert_eq!(GroupName::new("a\x01"), Err(NameError::Character('\x01')));
-    }
-
-    #[test]
-    fn command_line_ends_at_2047_bytes() {
-        assert!(CommandLine::new([b'x'; 2047]).is_ok());
-        assert_eq!(CommandLine::new([b'x'; 2048]), Err(NameError::TooLong(2047)));
-        assert_eq!(CommandLine::new(b"a\0b"), Err(NameError::Character('\0')));
-        assert_eq!(CommandLine::new(b"a\xe9"), Err(NameError::NotUtf8));
-        assert_eq!(CommandLine::new("").as_ref(), Ok(&CommandLine::default()));
     }
 }

@@ -6,12 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
 use crate::memory::MemorySize;
-use crate::names::{CommandLine, UserPath, VmName};
+use crate::names::{UserPath, VmName, name, none_of};
 use crate::nic::Nic;
 use crate::owner::Owner;
 
 /// CPUs of one VM (openbsd/vm.conf.md, 10.1).
 pub const MAX_CPUS: u8 = 64;
+
+/// Bytes of a kernel command line: Linux's COMMAND_LINE_SIZE on x86 (2048) less the end. A longer one would be cut.
+pub const MAX_CMDLINE: usize = 2047;
 
 /// `vm NAME { }`, with all defaults and what its template gave filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,9 +180,24 @@ pub enum Sev {
     State,
 }
 
+name!(
+    /// What a kernel is told at boot: UTF-8 of at most [`MAX_CMDLINE`] bytes, none of them NUL; it may be empty.
+    CommandLine,
+    MAX_CMDLINE,
+    |text| none_of(text, |c| c == '\0')
+);
+
+/// A kernel that is told nothing.
+impl Default for CommandLine {
+    fn default() -> Self {
+        Self(Default::default())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::NameError;
 
     #[test]
     fn boot_devices_and_rights_have_the_words_of_vm_conf() {
@@ -190,5 +208,14 @@ mod tests {
         let rights =
             [Right::Boot, Right::Cdrom, Right::Cpus, Right::Disk, Right::Instance, Right::Interface, Right::Memory];
         assert_eq!(rights.map(Right::word), ["boot", "cdrom", "cpus", "disk", "instance", "interface", "memory"]);
+    }
+
+    #[test]
+    fn command_line_ends_at_2047_bytes() {
+        assert!(CommandLine::new([b'x'; 2047]).is_ok());
+        assert_eq!(CommandLine::new([b'x'; 2048]), Err(NameError::TooLong(2047)));
+        assert_eq!(CommandLine::new(b"a\0b"), Err(NameError::Character('\0')));
+        assert_eq!(CommandLine::new(b"a\xe9"), Err(NameError::NotUtf8));
+        assert_eq!(CommandLine::new("").as_ref(), Ok(&CommandLine::default()));
     }
 }
