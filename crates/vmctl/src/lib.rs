@@ -8,7 +8,7 @@
 //! | `perform` | does a command: asks, prints, decides the exit status |
 //! | `progress` | what a terminal shows: while a command waits, and of texts from elsewhere |
 //! | `image` | `create`, which needs no daemon |
-//! | `table`, `told` | the lines of `status`, and the same as JSON |
+//! | `status` | what `status` prints: a table, or JSON |
 //! | `doctor/` | what keeps VMs from running on this host |
 //! | `console/` | a VM's console on this terminal |
 #![forbid(unsafe_code)]
@@ -23,8 +23,7 @@ mod image;
 mod perform;
 mod progress;
 mod start;
-mod table;
-mod told;
+mod status;
 mod words;
 
 use std::ffi::OsString;

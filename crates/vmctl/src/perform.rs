@@ -20,8 +20,7 @@ use crate::doctor::{self, Form};
 use crate::image::{self, ImageError};
 use crate::progress::{self, shown};
 use crate::start::Start;
-use crate::table;
-use crate::told;
+use crate::status;
 use crate::words::{self, WordError};
 
 /// Where a command talks and prints.
@@ -205,11 +204,11 @@ impl Run<'_> {
 
     fn status(&mut self, json: bool, running: bool, wanted: Option<&VmRef>) -> Result<ExitCode, RunError> {
         let vms = self.vms(&mut Conversation::open(self.socket)?)?;
-        let vms: Vec<&VmLine> = vms.iter().filter(|vm| !running || table::runs(vm)).collect();
-        let meant = vms.iter().copied().filter(|vm| wanted.is_none_or(|wanted| table::is_meant(vm, wanted)));
+        let vms: Vec<&VmLine> = vms.iter().filter(|vm| !running || status::runs(vm)).collect();
+        let meant = vms.iter().copied().filter(|vm| wanted.is_none_or(|wanted| status::is_meant(vm, wanted)));
         let text = match json {
-            true => format!("{}\n", told::vms(meant)),
-            false => meant.map(table::line).fold(table::header() + "\n", |text, line| text + &shown(&line) + "\n"),
+            true => format!("{}\n", status::json(meant)),
+            false => shown(&status::table(meant)),
         };
         self.print(&text)?;
         // That there is a VM decides, not that the one asked for is among them: scripts rely on both.
@@ -268,7 +267,7 @@ impl Run<'_> {
     /// Each VM that runs now, one after the other. One that cannot be stopped does not change the exit status.
     fn stop_all(&mut self, force: bool, wait: bool) -> Result<(), RunError> {
         let mut conversation = Conversation::open(self.socket)?;
-        for vm in self.vms(&mut conversation)?.into_iter().filter(table::runs) {
+        for vm in self.vms(&mut conversation)?.into_iter().filter(status::runs) {
             let vm = VmRef::Name(vm.name);
             self.end(&mut conversation, "stopping", &vm, Request::Stop { vm: vm.clone(), force, wait })?;
         }
@@ -322,8 +321,8 @@ impl Run<'_> {
 
     fn console(&mut self, vm: &VmRef) -> Result<ExitCode, RunError> {
         let vms = self.vms(&mut Conversation::open(self.socket)?)?;
-        let meant: Vec<&VmLine> = vms.iter().filter(|line| table::is_meant(line, vm)).collect();
-        let tty = meant.iter().filter(|line| table::runs(line)).find_map(|line| line.tty.as_ref());
+        let meant: Vec<&VmLine> = vms.iter().filter(|line| status::is_meant(line, vm)).collect();
+        let tty = meant.iter().filter(|line| status::runs(line)).find_map(|line| line.tty.as_ref());
         match (tty, meant.is_empty()) {
             (Some(tty), _) => Ok(console::attach(Path::new(tty.as_str()))?),
             (None, true) => Err(RunError::NoConsole(format!("there is no {}", called(vm)))),

@@ -1,18 +1,48 @@
-//! The table of `status` (openbsd/vmctl.md, 6). Scripts read it: its columns, words and blanks are the original's.
+//! What `status` prints, as a table (openbsd/vmctl.md, 6) and as JSON. Scripts read the table: its columns, words and blanks
+//! are the original's. Pure.
 
+use config::json::Value;
 use config::size;
 use proto::client::{VmLine, VmRef, VmState};
 
 /// Characters of the owner's column; the only one that is cut.
 const MAX_OWNER: usize = 15;
 
+/// The VMs in their order as a table.
+pub fn table<'a>(vms: impl Iterator<Item = &'a VmLine>) -> String {
+    vms.map(line).fold(header() + "\n", |text, line| text + &line + "\n")
+}
+
+/// The VMs in their order as JSON: `docs/schema/status.json` describes it.
+pub fn json<'a>(vms: impl Iterator<Item = &'a VmLine>) -> Value {
+    Value::Object(vec![("vms", Value::List(vms.map(value).collect()))])
+}
+
+/// A VM without a process has no memory of the host and no console, whatever was last known of them: as in the table.
+fn value(vm: &VmLine) -> Value {
+    let running = runs(vm);
+    let owner = Value::Object(vec![("uid", vm.uid.into()), ("gid", vm.gid.into()), ("name", Value::text(&vm.owner))]);
+    Value::Object(vec![
+        ("id", vm.id.into()),
+        ("name", Value::text(&vm.name)),
+        ("state", state(vm.state).into()),
+        ("pid", vm.pid.filter(|_| running).into()),
+        ("cpus", vm.cpus.into()),
+        ("memory_bytes", vm.memory.bytes().into()),
+        ("resident_bytes", vm.used.filter(|_| running).into()),
+        ("tty", vm.tty.as_ref().filter(|_| running).map(Value::text).into()),
+        ("owner", owner),
+        ("lladdrs", Value::list(vm.macs.iter().map(Value::text))),
+    ])
+}
+
 /// The line above the VMs.
-pub fn header() -> String {
+fn header() -> String {
     row(["ID", "PID", "VCPUS", "MAXMEM", "CURMEM", "TTY", "OWNER", "STATE", "NAME"].map(str::to_owned))
 }
 
 /// A VM's line.
-pub fn line(vm: &VmLine) -> String {
+fn line(vm: &VmLine) -> String {
     let running = runs(vm);
     let or_dash = |text: Option<String>| text.filter(|_| running).unwrap_or_else(|| "-".to_owned());
     row([
@@ -46,7 +76,7 @@ fn row([id, pid, cpus, max, current, tty, owner, state, name]: [String; 9]) -> S
 }
 
 /// A state's word.
-pub fn state(state: VmState) -> &'static str {
+fn state(state: VmState) -> &'static str {
     match state {
         VmState::Waiting => "waiting",
         VmState::Starting => "starting",
