@@ -286,8 +286,7 @@ impl Chipset {
                 }
             }
             Effect::Deadline { timer, at } => {
-                let at = at.map(|at| at.wrapping_sub(self.ahead_ns));
-                edge.perform(Effect::Deadline { timer, at });
+                edge.perform(Effect::Deadline { timer, at: at.map(|at| self.on_host(at, edge)) });
             }
             Effect::SerialOutput
             | Effect::SerialRoom
@@ -299,6 +298,13 @@ impl Chipset {
             | Effect::NotifyBase { .. }
             | Effect::WriteMemory { .. } => edge.perform(effect),
         }
+    }
+
+    /// A time of the guest's CLOCK_MONOTONIC as one of the host's. One that has passed is now: it may have been before this
+    /// host was started.
+    fn on_host(&self, at: u64, world: &dyn World) -> u64 {
+        let now = world.now().monotonic_ns;
+        now.saturating_add(at.saturating_sub(now.wrapping_add(self.ahead_ns)))
     }
 }
 

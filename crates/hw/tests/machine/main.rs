@@ -3,6 +3,7 @@
 
 mod acts;
 mod anything;
+mod clocks;
 mod driver;
 mod msix;
 mod pci;
