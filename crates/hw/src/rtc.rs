@@ -174,7 +174,7 @@ impl Chip for Rtc {
         Saved::of(VERSION, self)
     }
 
-    fn restore(&mut self, saved: &Saved, _: &dyn World, fx: &mut Effects) -> Result<(), Flaw> {
+    fn restore(&mut self, saved: &Saved, world: &dyn World, fx: &mut Effects) -> Result<(), Flaw> {
         let restored: Self = saved.open(VERSION)?;
         restored.check()?;
         *self = restored;
@@ -182,6 +182,9 @@ impl Chip for Rtc {
         if self.level {
             fx.push(Effect::Irq { gsi: IRQ, level: true });
         }
+        // The time of day has gone on meanwhile: what is due by it may be due earlier than the deadline that was set.
+        let next = if self.level { None } else { self.next_deadline(world.now()) };
+        self.deadline = next.map(|next| self.deadline.map_or(next, |saved| saved.min(next)));
         if self.deadline.is_some() {
             fx.push(Effect::Deadline { timer: Timer::Rtc, at: self.deadline });
         }

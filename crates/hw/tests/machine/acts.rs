@@ -105,7 +105,8 @@ pub fn perform(machine: &Machine, act: &Act) -> u64 {
                 None => return machine.pio_read(0x71, 1),
             }
         }
-        Act::Wait(ns) => edge.now_ns.set(edge.now_ns.get().wrapping_add(*ns)),
+        // No clock of a host goes beyond the last time, nor back.
+        Act::Wait(ns) => edge.now_ns.set(edge.now_ns.get().checked_add(*ns).unwrap_or(edge.now_ns.get())),
         Act::Input(bytes) => return chipset.serial_input(bytes, edge) as u64,
         Act::Button => chipset.power_button(edge),
         Act::Timer(timer) => chipset.timer(*timer, edge),

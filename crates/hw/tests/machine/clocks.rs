@@ -24,6 +24,22 @@ fn a_deadline_of_long_ago_is_due_at_once_on_a_host_that_has_just_started() {
     }
 }
 
+#[test]
+fn an_alarm_that_fell_due_while_the_guest_was_saved_rings_at_once() {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let machine = Machine::new();
+    [(1, 0x30), (3, 0xFF), (5, 0xFF), (0xB, 0x22)].iter().for_each(|(index, value)| {
+        perform(&machine, &Act::Clock(*index, Some(*value)));
+    });
+    let saved = machine.chipset.save(&machine.edge);
+    let left = deadline(&machine.edge.take(), Timer::Rtc).unwrap();
+    assert!(left > SECOND_NS, "{left}");
+    machine.edge.now_ns.set(left + 100 * SECOND_NS);
+    let restored = Machine::restored(&saved, &machine.edge, 0).unwrap();
+    let at = deadline(&restored.edge.take(), Timer::Rtc).unwrap();
+    assert!(at <= machine.edge.now_ns.get() + hw::rtc::MIN_PERIOD_NS, "{at}");
+}
+
 fn deadline(effects: &[Effect], timer: Timer) -> Option<u64> {
     effects.iter().rev().find_map(|effect| match effect {
         Effect::Deadline { timer: of, at } if *of == timer => *at,
