@@ -5,6 +5,7 @@ mod acts;
 mod anything;
 mod clocks;
 mod driver;
+mod hostile;
 mod msix;
 mod pci;
 mod platform;
