@@ -89,10 +89,10 @@ impl Registers {
     pub fn linux_64(entry: u64) -> Self {
         Self {
             rsi: layout::ZERO_PAGE,
-            cr0: CR0_PE | CR0_ET | CR0_PG,
+            cr0: CR0_PE + CR0_ET + CR0_PG,
             cr3: layout::PAGE_TABLES,
             cr4: CR4_PAE,
-            efer: EFER_LME | EFER_LMA,
+            efer: EFER_LME + EFER_LMA,
             code: flat(BOOT_CS, CODE, Width::Long),
             ..Self::protected(entry)
         }
@@ -111,7 +111,7 @@ impl Registers {
             rbx: 0,
             rsi: 0,
             rflags: RFLAGS_RESERVED,
-            cr0: CR0_PE | CR0_ET,
+            cr0: CR0_PE + CR0_ET,
             cr3: 0,
             cr4: 0,
             efer: 0,
@@ -160,19 +160,13 @@ fn flat(selector: u16, kind: u8, width: Width) -> Segment {
 impl Segment {
     /// The segment as a descriptor in memory (Intel SDM volume 3, figure 3-8).
     fn descriptor(self) -> u64 {
-        let limit = u64::from(if self.pages { self.limit >> 12 } else { self.limit });
-        let base = u64::from(self.base);
-        let present = 1 << 47;
-        (limit & 0xFFFF)
-            | (base & 0xFF_FFFF) << 16
-            | u64::from(self.kind) << 40
-            | u64::from(self.code_or_data) << 44
-            | present
-            | (limit >> 16 & 0xF) << 48
-            | u64::from(self.long) << 53
-            | u64::from(self.default_32) << 54
-            | u64::from(self.pages) << 55
-            | (base >> 24) << 56
+        let limit = if self.pages { self.limit >> 12 } else { self.limit };
+        let ([l0, l1, l2, _], [b0, b1, b2, b3]) = (limit.to_le_bytes(), self.base.to_le_bytes());
+        let bit = |is, place: u8| if is { 1 << place } else { 0 };
+        // Fields of a byte don't overlap, so their sum has them all.
+        let access: u8 = [self.kind, bit(self.code_or_data, 4), bit(true, 7)].into_iter().sum(); // bit 7: present
+        let flags: u8 = [l2, bit(self.long, 5), bit(self.default_32, 6), bit(self.pages, 7)].into_iter().sum();
+        u64::from_le_bytes([l0, l1, b0, b1, b2, access, flags, b3])
     }
 }
 
@@ -196,6 +190,43 @@ mod tests {
         assert_eq!((registers.rip, registers.rbx), (0x100_0850, 0x6000));
         assert_eq!((registers.cr0, registers.cr3, registers.cr4, registers.efer), (0x11, 0, 0, 0));
         assert_eq!((registers.task.limit, registers.task.kind), (0x67, 0xB));
+    }
+
+    #[test]
+    fn both_entries_begin_with_the_same_registers_but_for_their_own() {
+        let linux = Registers::linux_64(0x100_0200);
+        let pvh = Registers { cr0: 0x11, cr3: 0, cr4: 0, efer: 0, rsi: 0, rbx: 0x6000, ..linux };
+        let bits_32 = Segment { long: false, default_32: true, ..linux.code };
+        assert_eq!(Registers::pvh(0x100_0200), Registers { code: bits_32, ..pvh });
+        assert_eq!((linux.cr3, linux.rbx, linux.rsp, linux.rflags), (0x9000, 0, 0x8FF0, 2));
+        assert_eq!((linux.gdt_base, linux.gdt_limit), (0x500, 39));
+        assert_eq!((linux.code.selector, linux.data.selector, linux.task.selector), (0x10, 0x18, 0x20));
+    }
+
+    #[test]
+    fn a_descriptor_has_its_fields_where_the_processor_reads_them() {
+        let none = Segment {
+            selector: 8,
+            base: 0,
+            limit: 0,
+            kind: 0,
+            code_or_data: false,
+            default_32: false,
+            long: false,
+            pages: false,
+        };
+        for (segment, bits) in [
+            (none, 0),
+            (Segment { base: 0x1234_5678, ..none }, 0x1200_0034_5678_0000),
+            (Segment { limit: 0xA_BCDE, ..none }, 0x000A_0000_0000_BCDE),
+            (Segment { limit: 0xABCD_EFFF, pages: true, ..none }, 0x008A_0000_0000_BCDE),
+            (Segment { kind: 0xF, ..none }, 0xF << 40),
+            (Segment { code_or_data: true, ..none }, 1 << 44),
+            (Segment { long: true, ..none }, 1 << 53),
+            (Segment { default_32: true, ..none }, 1 << 54),
+        ] {
+            assert_eq!(segment.descriptor(), bits | 1 << 47, "{segment:x?}");
+        }
     }
 
     #[test]

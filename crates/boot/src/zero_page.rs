@@ -64,12 +64,18 @@ const DIRECTORIES: u64 = PDPT + TABLE_LEN;
 pub fn write_page_tables<M: GuestMemoryBackend>(memory: &M) -> Result<(), Error> {
     let directories = (0..MAPPED_GIB).map(|gib| DIRECTORIES.saturating_add(gib.saturating_mul(TABLE_LEN)));
     let pages = (0..MAPPED_GIB.saturating_mul(ENTRIES)).map(|page| page.saturating_mul(LARGE_PAGE_LEN));
-    write_table(memory, PAGE_TABLES, std::iter::once(PDPT | PRESENT_WRITABLE))?;
-    write_table(memory, PDPT, directories.map(|table| table | PRESENT_WRITABLE))?;
-    write_table(memory, DIRECTORIES, pages.map(|page| page | PRESENT_WRITABLE | LARGE_PAGE))
+    write_table(memory, PAGE_TABLES, std::iter::once(PDPT), PRESENT_WRITABLE)?;
+    write_table(memory, PDPT, directories, PRESENT_WRITABLE)?;
+    write_table(memory, DIRECTORIES, pages, PRESENT_WRITABLE + LARGE_PAGE)
 }
 
-fn write_table<M: GuestMemoryBackend>(memory: &M, gpa: u64, entries: impl Iterator<Item = u64>) -> Result<(), Error> {
-    let bytes: Vec<u8> = entries.flat_map(u64::to_le_bytes).collect();
+/// Writes entries to these addresses, whose low bits are free for the flags.
+fn write_table<M: GuestMemoryBackend>(
+    memory: &M,
+    gpa: u64,
+    addresses: impl Iterator<Item = u64>,
+    flags: u64,
+) -> Result<(), Error> {
+    let bytes: Vec<u8> = addresses.flat_map(|address| address.saturating_add(flags).to_le_bytes()).collect();
     memory.write_slice(&bytes, GuestAddress(gpa)).map_err(|_| Error::Memory(gpa))
 }

@@ -75,7 +75,7 @@ impl Aml for InterruptRouting {
 
 /// `_ADR` of all functions of a slot (6.1.1).
 fn any_function(slot: u8) -> u32 {
-    u32::from(slot) << 16 | 0xFFFF
+    u32::from_le_bytes([0xFF, 0xFF, slot, 0])
 }
 
 /// Motherboard resources: a guest believes the MCFG only if its area is reserved here (PCI Firmware 3.3, 4.1.2).

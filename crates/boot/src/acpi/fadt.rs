@@ -47,7 +47,7 @@ pub(super) fn table(facs: u64, dsdt: u64) -> Result<Vec<u8>, Error> {
     fadt.p_lvl2_lat = NO_C2.into();
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.century = CMOS_CENTURY;
-    fadt.iapc_boot_arch = (LEGACY_DEVICES | VGA_NOT_PRESENT).into();
+    fadt.iapc_boot_arch = (LEGACY_DEVICES + VGA_NOT_PRESENT).into();
     fadt.reset_reg = port(layout::RESET_PORT, 1, AccessSize::ByteAccess);
     fadt.reset_value = layout::RESET_VALUE;
     Ok(bytes(&fadt.preferred_pm_profile(PmProfile::EnterpriseServer).finalize()))

@@ -38,6 +38,14 @@ fn tables_do_not_overlap_nor_leave_their_area() {
 }
 
 #[test]
+fn a_table_that_outgrows_the_area_is_refused() {
+    let mut area = Area { next: 0x9_FFC0, tables: Vec::new() };
+    assert_eq!(area.add(vec![0; 65]), Err(Error::AcpiArea));
+    assert_eq!(area.add(vec![0; 64]), Ok(0x9_FFC0));
+    assert_eq!(area.add(vec![0]), Err(Error::AcpiArea));
+}
+
+#[test]
 fn the_pointers_lead_to_the_tables() {
     let (rsdp_gpa, rsdp) = find(2, b"RSD PTR ");
     assert_eq!(rsdp_gpa, 0xE_0000);

@@ -164,6 +164,41 @@ fn files_that_are_no_kernels_are_refused() {
 }
 
 #[test]
+fn a_bzimage_has_both_its_magic_and_the_boot_sectors() {
+    for (offset, bytes) in [(0x202, &b"HdrT"[..]), (0x1FE, &[0x55, 0xAB])] {
+        assert_eq!(probe(&bzimage_with(offset, bytes)), Err(Error::NotAKernel));
+    }
+}
+
+#[test]
+fn the_least_that_a_bzimage_may_ask_for_is_taken() {
+    for (offset, bytes) in [
+        (0x206, &0x020Cu16.to_le_bytes()[..]),
+        (0x230, &4096u32.to_le_bytes()),
+        (0x230, &(16u32 << 20).to_le_bytes()),
+        (0x258, &MIB.to_le_bytes()),
+    ] {
+        assert!(load(&bzimage_with(offset, bytes)).is_ok(), "{bytes:x?} at {offset:#x}");
+    }
+    assert_eq!(field(load(&bzimage_with(0x230, &(32u32 << 20).to_le_bytes()))), "kernel_alignment");
+}
+
+#[test]
+fn a_bzimage_without_a_64_bit_entrys_code_is_cut_short() {
+    let mut file = bzimage_with(0x1F4, &0u32.to_le_bytes());
+    file.truncate(0x400 + 0x201);
+    assert!(probe(&file).is_ok());
+    file.pop();
+    assert_eq!(probe(&file), Err(Error::CutShort { what: "setup sectors", needed: 0x400, len: 0x600 }));
+}
+
+#[test]
+fn no_setup_sectors_are_four() {
+    let error = probe(&bzimage_with(0x1F1, &[0])).unwrap_err();
+    assert_eq!(error, Error::CutShort { what: "protected-mode code", needed: 0xA00 + 0x1000, len: 0x1400 });
+}
+
+#[test]
 fn every_truncation_is_refused() {
     let file = bzimage();
     for len in 0..file.len() {
@@ -282,6 +317,14 @@ fn a_segment_outside_ram_is_refused() {
 }
 
 #[test]
+fn a_segment_from_the_first_byte_to_the_last_is_taken() {
+    for (start, len) in [(MIB, 1), (RAM - 1, 1), (MIB, RAM - MIB)] {
+        let loaded = load(&elf_with_segment(program_header(1, 0x1000, start, 1, len))).unwrap();
+        assert_eq!(loaded.end, (KERNEL + 0x3000).max(start + len));
+    }
+}
+
+#[test]
 fn a_segment_that_wraps_is_refused() {
     for (start, len) in [(u64::MAX, 2), (KERNEL, u64::MAX), (u64::MAX - 0xFFF, 0x1001)] {
         assert_eq!(field(load(&elf_with_segment(program_header(1, 0x1000, start, 1, len)))), "p_memsz");
@@ -325,6 +368,19 @@ fn an_entry_has_4_or_8_bytes_and_fits_32_bits() {
 fn of_two_notes_the_first_counts() {
     let notes = [note(b"GNU\0", 3, &[1; 20]), xen_note(KERNEL + 0x30), xen_note(KERNEL + 0x40)].concat();
     assert_eq!(load(&elf_with_notes(&notes)).unwrap().entry, EntryPoint::Pvh(KERNEL as u32 + 0x30));
+}
+
+#[test]
+fn of_two_note_segments_the_first_that_has_an_entry_counts() {
+    let (gnu, first, second) = (note(b"GNU\0", 3, &[1; 4]), xen_note(KERNEL + 0x30), xen_note(KERNEL + 0x40));
+    let mut at = 0x800;
+    let mut headers = vec![load_header()];
+    for notes in [&gnu, &first, &second] {
+        headers.push(program_header(4, at, 0, notes.len() as u64, 0));
+        at += notes.len() as u64;
+    }
+    let file = elf_with(&headers, &[gnu, first, second].concat());
+    assert_eq!(load(&file).unwrap().entry, EntryPoint::Pvh(KERNEL as u32 + 0x30));
 }
 
 #[test]

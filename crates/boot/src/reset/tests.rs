@@ -115,6 +115,16 @@ fn the_page_tables_map_4_gib_onto_themselves() {
 }
 
 #[test]
+fn the_gdt_of_the_registers_is_in_memory() {
+    for kernel in [bzimage(), elf()] {
+        let (memory, ram) = memory(RAM);
+        let registers = fill(&memory, &ram, 1, entry(kernel, None, b"")).unwrap();
+        let gdt: [u64; 5] = std::array::from_fn(|index| u64_at(&page(&memory, 0), 0x500 + index * 8));
+        assert_eq!((registers.gdt_base, gdt), (0x500, registers.gdt()));
+    }
+}
+
+#[test]
 fn an_elf_kernel_finds_its_start_info() {
     let (memory, ram) = memory(RAM);
     let initrd = Cursor::new(vec![7; 5000]);
