@@ -22,7 +22,7 @@ const WRITE_OUTPUT: u8 = 0xD1;
 /// Command: pulse the reset line.
 const PULSE_RESET: u8 = 0xFE;
 /// Output port, bit 0: the reset line, active low.
-const RESET_LINE: u8 = 1 << 0;
+const RESET_LINE: u8 = 1;
 /// Of the saved state.
 const VERSION: u16 = 1;
 
@@ -83,6 +83,15 @@ mod tests {
             chip.write(At { place: *place, offset: 0 }, &[*value], &Now::START, &mut fx);
         }
         fx.len()
+    }
+
+    #[test]
+    fn there_is_nothing_to_read() {
+        for place in [DATA, COMMAND] {
+            let mut data = [0xAA; 2];
+            I8042::default().read(At { place, offset: 0 }, &mut data, &Now::START, &mut vec![]);
+            assert_eq!(data, [0, 0xFF]);
+        }
     }
 
     #[test]

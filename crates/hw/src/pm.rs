@@ -29,15 +29,15 @@ const ENABLE: usize = 2;
 const CONTROL: usize = 4;
 
 /// Bits of the status and enable registers (4.8.3.1).
-const TMR: u16 = 1 << 0;
+const TMR: u16 = 1;
 const GBL: u16 = 1 << 5;
 const PWRBTN: u16 = 1 << 8;
 /// The clock's alarm has its own interrupt and never sets the status bit; Linux enables the event and complains when the
 /// register does not keep it.
 const RTC: u16 = 1 << 10;
-const ENABLES: u16 = TMR | GBL | PWRBTN | RTC;
+const ENABLES: u16 = TMR + GBL + PWRBTN + RTC;
 /// Bits of the control register (4.8.3.2.1).
-const SCI_EN: u16 = 1 << 0;
+const SCI_EN: u16 = 1;
 const SLP_TYP: u16 = 7 << 10;
 const SLP_EN: u16 = 1 << 13;
 

@@ -12,7 +12,7 @@ use crate::effect::{Effect, Effects, World};
 use crate::saved::{Flaw, Saved, check};
 
 const PORT: u16 = 0x92;
-const RESET: u8 = 1 << 0;
+const RESET: u8 = 1;
 const A20: u8 = 1 << 1;
 /// Of the saved state.
 const VERSION: u16 = 1;

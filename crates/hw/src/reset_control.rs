@@ -61,6 +61,14 @@ mod tests {
     use crate::effect::Now;
 
     #[test]
+    fn each_state_of_its_two_bits_is_restored() {
+        for (bits, taken) in [(0, true), (2, true), (4, true), (6, true), (1, false), (8, false), (0x86, false)] {
+            let restored = ResetControl::default().restore(&ResetControl(bits).save(), &Now::START, &mut vec![]);
+            assert_eq!(restored.is_ok(), taken, "{bits:#x}");
+        }
+    }
+
+    #[test]
     fn only_a_rising_bit_2_resets() {
         let (mut chip, at) = (ResetControl::default(), At { place: 0, offset: 0 });
         let mut resets = |value| {

@@ -265,7 +265,7 @@ impl Rtc {
 
     fn set_b(&mut self, value: u8, now: Now) {
         let (was, is) = (self.is_set(), value & B_SET != 0);
-        if is && !was {
+        if is {
             self.hold_time(now);
         }
         // Setting SET clears the update-ended interrupt's enable (data sheet, register B).
@@ -358,7 +358,7 @@ impl Rtc {
         if !self.is_set() && second != self.seen_second {
             flags |= UPDATE;
             // A clock set back by the host begins anew a second ago.
-            let since = if second > self.seen_second { self.seen_second } else { second.saturating_sub(1) };
+            let since = self.seen_second.min(second.saturating_sub(1));
             if self.next_alarm(since).is_some_and(|alarm| alarm <= second) {
                 flags |= ALARM;
             }

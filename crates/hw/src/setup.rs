@@ -18,7 +18,7 @@ pub struct Setup {
     pub vcpus: u16,
     /// Where BARs may be.
     pub mmio: Range<u64>,
-    /// First byte of bus 0's ECAM, [`crate::pci::address::ECAM_BUS_LEN`] long.
+    /// First byte of bus 0's ECAM, 1 MiB long.
     pub ecam: u64,
     /// The devices of slots 1 and up, in order.
     pub devices: Vec<Device>,

@@ -29,11 +29,11 @@ const FIFO_LEN: usize = 16;
 /// What a read of an empty receiver is not allowed to be: old data. (Chips give the last byte.)
 const NOTHING: u8 = 0;
 
-const IER_RECEIVE: u8 = 1 << 0;
+const IER_RECEIVE: u8 = 1;
 const IER_TRANSMIT: u8 = 1 << 1;
 const IER_LINE: u8 = 1 << 2;
 const IER_MODEM: u8 = 1 << 3;
-const IER_ALL: u8 = IER_RECEIVE | IER_TRANSMIT | IER_LINE | IER_MODEM;
+const IER_ALL: u8 = 0x0F;
 const IIR_NONE: u8 = 0x01;
 const IIR_MODEM: u8 = 0x00;
 const IIR_TRANSMIT: u8 = 0x02;
@@ -41,20 +41,21 @@ const IIR_RECEIVE: u8 = 0x04;
 const IIR_LINE: u8 = 0x06;
 const IIR_TIMEOUT: u8 = 0x0C;
 const IIR_FIFO: u8 = 0xC0;
-const FCR_ENABLE: u8 = 1 << 0;
+const FCR_ENABLE: u8 = 1;
 const FCR_CLEAR_RECEIVER: u8 = 1 << 1;
 /// Enable and trigger level.
-const FCR_KEPT: u8 = FCR_ENABLE | 0xC0;
+const FCR_KEPT: u8 = 0xC1;
 const LCR_DIVISOR: u8 = 1 << 7;
-const MCR_DTR: u8 = 1 << 0;
+const MCR_DTR: u8 = 1;
 const MCR_RTS: u8 = 1 << 1;
 const MCR_OUT1: u8 = 1 << 2;
 const MCR_OUT2: u8 = 1 << 3;
 const MCR_LOOP: u8 = 1 << 4;
 const MCR_ALL: u8 = 0x1F;
-const LSR_READY: u8 = 1 << 0;
+const LSR_READY: u8 = 1;
 const LSR_OVERRUN: u8 = 1 << 1;
-const LSR_TRANSMITTER_EMPTY: u8 = 1 << 5 | 1 << 6;
+/// The holding register and the shift register.
+const LSR_TRANSMITTER_EMPTY: u8 = 0x60;
 const MSR_DELTAS: u8 = 0x0F;
 const MSR_CTS: u8 = 1 << 4;
 const MSR_DSR: u8 = 1 << 5;
@@ -144,7 +145,7 @@ impl Chip for Uart {
             0 => self.transmit(value, fx),
             1 => {
                 self.ier = value & IER_ALL;
-                self.transmit_pending |= self.ier & IER_TRANSMIT != 0;
+                self.transmit_pending = true; // shows only while its interrupt is enabled
             }
             2 => self.control_fifo(value, fx),
             3 => self.lcr = value,
@@ -253,7 +254,7 @@ impl Uart {
             self.output.push_back(byte);
         }
         // The byte is gone at once: the holding register was full for no time, and its interrupt comes anew.
-        if self.transmit_pending && self.cause() == IIR_TRANSMIT {
+        if self.cause() == IIR_TRANSMIT {
             self.transmit_pending = false;
             self.settle(fx);
         }

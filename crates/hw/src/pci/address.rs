@@ -6,8 +6,6 @@ use crate::effect::Slot;
 pub const SLOTS: u8 = 32;
 /// Bytes of configuration space of a function in the ECAM.
 pub const ECAM_PAGE_LEN: u16 = 4096;
-/// Length of the ECAM of one bus.
-pub const ECAM_BUS_LEN: u64 = 1 << 20;
 const ENABLE: u32 = 1 << 31;
 
 /// A register of an existing address: bus 0, function 0.
@@ -30,7 +28,7 @@ pub fn mechanism_1(address: u32, lane: u16, len: usize) -> Option<ConfigRegister
     Some(ConfigRegister { slot: Slot(device_function >> 3), offset })
 }
 
-/// What an access of `len` bytes at `offset` in bus 0's ECAM means. `None` reads all ones.
+/// What an access of `len` bytes at `offset` in bus 0's ECAM means, beyond its end too. `None` reads all ones.
 pub fn ecam(offset: u64, len: usize) -> Option<ConfigRegister> {
     let slot = u8::try_from(offset >> 15).ok().filter(|slot| *slot < SLOTS)?;
     let function = (offset >> 12) & 7;

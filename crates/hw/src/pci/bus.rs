@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use super::address::{self, ConfigRegister, ECAM_BUS_LEN};
+use super::address::{self, ConfigRegister};
 use super::bars::Bars;
 use crate::effect::{Effect, Slot};
 use crate::virtio::layout;
@@ -37,8 +37,7 @@ impl Bus {
             let (slot, offset) = self.bars.lock().unwrap_or_else(PoisonError::into_inner).find(gpa, len)?;
             return Some(Means::Bar0(slot, u16::try_from(offset).ok()?));
         }
-        let offset = gpa.checked_sub(self.ecam).filter(|offset| *offset < ECAM_BUS_LEN)?;
-        address::ecam(offset, len).map(Means::Config)
+        address::ecam(gpa.checked_sub(self.ecam)?, len).map(Means::Config)
     }
 
     /// A function's BAR 0 asks for these addresses now. All that changes by it is performed with the bus held, since one

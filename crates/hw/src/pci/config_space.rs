@@ -36,7 +36,7 @@ pub const COMMAND_MASTER: u16 = 1 << 2;
 /// Command register: INTx is off.
 pub const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 /// Parity error response and SERR# enable: stored, without meaning here.
-const COMMAND_ERRORS: u16 = 1 << 6 | 1 << 8;
+const COMMAND_ERRORS: u16 = 0x140;
 /// Status register: an INTx interrupt waits.
 pub const STATUS_INTERRUPT: u16 = 1 << 3;
 /// Status register: there is a capability list.
@@ -102,8 +102,8 @@ impl ConfigSpace {
 
     /// Lets the guest change the command bits of a function with memory, and the registers that are storage.
     pub fn allow_commands(&mut self) {
-        let commands = COMMAND_MEMORY | COMMAND_MASTER | COMMAND_INTX_DISABLE | COMMAND_ERRORS;
-        self.allow(offset::COMMAND, &commands.to_le_bytes());
+        const COMMANDS: u16 = COMMAND_MEMORY + COMMAND_MASTER + COMMAND_INTX_DISABLE + COMMAND_ERRORS;
+        self.allow(offset::COMMAND, &COMMANDS.to_le_bytes());
         self.allow(0x0C, &[0xFF]); // cache line size
         self.allow(offset::INTERRUPT_LINE, &[0xFF]);
     }
@@ -210,5 +210,38 @@ impl ConfigSpace {
                 *to |= bits;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_register_shows_capabilities_and_a_waiting_interrupt() {
+        let id =
+            Identity { vendor: 1, device: 2, subsystem_vendor: 3, subsystem: 4, class: 5, subclass: 6, revision: 7 };
+        let mut space = ConfigSpace::new(id);
+        assert_eq!(space.u16_at(0x06), 0);
+        space.add_capability(9, &[0; 6], &[]).unwrap();
+        for (waits, status) in [(false, 0x10), (true, 0x18), (true, 0x18), (false, 0x10)] {
+            space.show_interrupt(waits);
+            assert_eq!(space.u16_at(0x06), status);
+        }
+    }
+
+    #[test]
+    fn the_guest_changes_the_bits_of_commands_and_of_storage_alone() {
+        let id =
+            Identity { vendor: 1, device: 2, subsystem_vendor: 3, subsystem: 4, class: 5, subclass: 6, revision: 7 };
+        let mut space = ConfigSpace::new(id);
+        space.allow_commands();
+        space.set_interrupt(11);
+        assert_eq!(space.u16_at(0x3C), 0x010B);
+        space.write(0, &[0xFF; 0x40]);
+        assert_eq!((space.u16_at(0x04), space.u16_at(0x06)), (0x0546, 0));
+        assert_eq!((space.u32_at(0x0C), space.u16_at(0x3C), space.u32_at(0x10)), (0xFF, 0x01FF, 0));
+        space.write(0x04, &[0x02, 0x04]);
+        assert_eq!(space.u16_at(0x04), 0x0402);
     }
 }

@@ -202,6 +202,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_pending_is_forgotten_when_msix_is_off_and_not_before() {
+        let sent = |control| {
+            let mut msix = Msix::new(2);
+            assert_eq!(msix.vectors(), 2);
+            msix.set_control(0x8000);
+            open(&mut msix, 1);
+            msix.set_control(0xC000); // masked as a whole
+            msix.set_pending(1);
+            msix.set_control(control);
+            msix.set_control(0x8000);
+            msix.take_deliverable().len()
+        };
+        assert_eq!([0x8000, 0xC000, 0x4000, 0].map(sent), [1, 1, 0, 0]);
+    }
+
+    #[test]
     fn wrong_vectors_widths_and_offsets_change_nothing() {
         let mut msix = Msix::new(2);
         msix.set_control(CONTROL_ENABLE);
@@ -237,6 +253,8 @@ mod tests {
         assert_eq!(restored(pending, CONTROL_FUNCTION_MASK), Err(Flaw::Field("a pending bit of MSI-X")));
         assert_eq!(restored(Msix::new(3), 0), Err(Flaw::Field("the MSI-X table's length")));
         let mut odd = Msix::new(2);
+        odd.entries[1].address = ADDRESS;
+        assert_eq!(restored(odd.clone(), 0), Ok(()));
         odd.entries[1].address = ADDRESS | 2;
         assert_eq!(restored(odd, 0), Err(Flaw::Field("an MSI-X address")));
     }

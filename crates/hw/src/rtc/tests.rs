@@ -225,6 +225,101 @@ fn update_in_progress_is_seen_shortly_before_the_second() {
     assert_eq!(clock.read(A) & A_UPDATE, 0);
 }
 
+#[test]
+fn update_in_progress_rises_244_microseconds_before_the_second() {
+    let mut clock = Clock::new();
+    for (wait, seen) in [(0, 0), (SECOND_NS - 244_001, 0), (1, 0x80), (243_999, 0x80), (1, 0)] {
+        clock.wait_ns(wait);
+        assert_eq!(clock.read(0x0A), 0x26 + seen, "after {wait} ns");
+    }
+}
+
+#[test]
+fn registers_keep_what_the_data_sheet_lets_them() {
+    let mut clock = Clock::new();
+    assert_eq!([0x0A, 0x0B, 0x0C, 0x0D].map(|index| clock.read(index)), [0x26, 0x02, 0, 0x80]);
+    clock.write(0x0A, 0xFF);
+    assert_eq!(clock.read(0x0A), 0x7F);
+    for (written, kept) in [(0x7F, 0x7F), (0x92, 0x82), (0x12, 0x12), (0xFF, 0xEF)] {
+        clock.write(0x0B, written);
+        assert_eq!(clock.read(0x0B), kept, "SET clears the update interrupt's enable");
+    }
+}
+
+#[test]
+fn an_enabled_interrupt_comes_with_the_flags_of_all_that_has_happened() {
+    for (enable, flags) in [(0x40, 0xC0), (0x10, 0xF0), (0x20, 0xF0)] {
+        let mut clock = Clock::new();
+        for alarm in [0x01, 0x03, 0x05] {
+            clock.write(alarm, 0xC0);
+        }
+        clock.write(0x0B, 0x02 | enable);
+        clock.fire();
+        assert_eq!(clock.levels(), vec![true]);
+        assert_eq!(clock.read(0x0C), flags, "enabled {enable:#x}");
+        assert_eq!(clock.read(0x0C), 0, "a read clears");
+    }
+}
+
+#[test]
+fn without_an_enabled_interrupt_nothing_is_due() {
+    for b in [0x02, 0x82, 0xA2] {
+        let mut clock = Clock::new();
+        clock.write(0x0B, b);
+        clock.wait_ns(10 * SECOND_NS);
+        clock.read(0x00);
+        assert_eq!(clock.fx, vec![], "register B {b:#x}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_shows_the_time_at_which_it_was_stopped() {
+    let mut clock = Clock::new();
+    let stopped = [0x58, 0x59, 0x23, 5, 0x29, 0x02, 0x24, 0x20];
+    clock.write(0x0B, 0x82);
+    clock.wait_ns(3 * SECOND_NS);
+    assert_eq!(clock.time(), stopped);
+    clock.write(0x0B, 0x82);
+    assert_eq!(clock.time(), stopped);
+    clock.write(0x0B, 0x02);
+    clock.wait_ns(SECOND_NS);
+    assert_eq!(clock.time()[..3], [0x59, 0x59, 0x23], "it goes on from there");
+}
+
+#[test]
+fn one_register_is_set_while_the_clock_runs() {
+    let mut clock = Clock::new();
+    clock.write(0x02, 0x30);
+    clock.wait_ns(SECOND_NS);
+    assert_eq!(clock.time(), [0x59, 0x30, 0x23, 5, 0x29, 0x02, 0x24, 0x20]);
+}
+
+#[test]
+fn twelve_hours_have_an_afternoon() {
+    let mut clock = Clock::new();
+    for (shown, hour) in [(0x12, 0x00), (0x01, 0x01), (0x11, 0x11), (0x92, 0x12), (0x81, 0x13), (0x91, 0x23)] {
+        clock.write(0x0B, 0x00);
+        clock.write(0x04, shown);
+        assert_eq!(clock.read(0x04), shown);
+        clock.write(0x0B, 0x02);
+        assert_eq!(clock.read(0x04), hour, "{shown:#x}");
+    }
+}
+
+#[test]
+fn an_alarm_between_two_looks_at_the_clock_is_not_missed() {
+    let flag = |second: u8, seconds: i64| {
+        let mut clock = Clock::new();
+        for (index, value) in [(0x01, second), (0x03, 0x59), (0x05, 0x23)] {
+            clock.write(index, value);
+        }
+        clock.now.realtime_ns = clock.now.realtime_ns.checked_add_signed(seconds * SECOND_NS as i64).unwrap();
+        clock.read(0x0C) & 0x20
+    };
+    assert_eq!([0x57, 0x58, 0x59].map(|second| flag(second, 5)), [0, 0, 0x20], "it was at second 58");
+    assert_eq!([0x47, 0x48, 0x49].map(|second| flag(second, -10)), [0, 0x20, 0], "set back to second 48");
+}
+
 proptest::proptest! {
     #[test]
     fn the_next_alarm_is_the_first_second_that_matches(
@@ -264,5 +359,7 @@ fn only_a_state_that_the_clock_can_have_is_restored() {
         assert_eq!(clock.rtc.restore(&state.save(), &clock.now, &mut clock.fx), Err(Flaw::Field(field)));
     }
     assert_eq!(clock.fx, vec![]);
-    assert_eq!(clock.rtc.restore(&with(B, B_SET | PERIODIC).save(), &clock.now, &mut clock.fx), Ok(()));
+    for possible in [with(B, B_SET | PERIODIC), with(C, 0x70)] {
+        assert_eq!(clock.rtc.restore(&possible.save(), &clock.now, &mut clock.fx), Ok(()));
+    }
 }

@@ -163,6 +163,126 @@ fn scratch_and_divisor_are_stored_and_a_divisor_of_zero_transmits() {
 }
 
 #[test]
+fn registers_read_as_the_data_sheet_has_them() {
+    let mut port = Port::default();
+    let all = |port: &mut Port| [0, 1, 2, 3, 4, 5, 6, 7].map(|offset| port.read(offset));
+    assert_eq!(all(&mut port), [0, 0, 0x01, 0x03, 0, 0x60, 0xB0, 0]);
+    for (offset, written, kept) in [(1, 0xFF, 0x0F), (3, 0x7F, 0x7F), (7, 0xA5, 0xA5), (4, 0xFF, 0x1F)] {
+        port.write(offset, written);
+        assert_eq!(port.read(offset), kept, "register {offset}");
+    }
+    port.write(1, 0);
+    port.write(3, 0x80);
+    assert_eq!((port.read(0), port.read(1)), (12, 0), "9600 baud");
+    port.write(0, 0x34);
+    port.write(1, 0x12);
+    assert_eq!((port.read(0), port.read(1)), (0x34, 0x12));
+    port.write(3, 0x03);
+    assert_eq!((port.read(0), port.read(1)), (0, 0), "the divisor is behind them");
+    port.write(1, 0x05);
+    assert_eq!(port.read(1), 0x05);
+    port.write(3, 0x80);
+    assert_eq!((port.read(0), port.read(1)), (0x34, 0x12));
+}
+
+#[test]
+fn causes_come_in_the_order_of_the_data_sheet() {
+    let mut port = Port::default();
+    port.write(1, 0x0F);
+    port.write(4, 0x10); // loopback: the modem lines fall
+    port.write(0, b'a');
+    port.write(0, b'b'); // overruns
+    assert_eq!(port.read(2), 0x06);
+    assert_eq!((port.read(5), port.read(5)), (0x63, 0x61), "reading clears the error");
+    assert_eq!(port.read(2), 0x04);
+    assert_eq!(port.read(0), b'a');
+    assert_eq!(port.read(2), 0x02, "reading shows and clears it");
+    assert_eq!(port.read(2), 0x00);
+    assert_eq!(port.read(6), 0x0B);
+    assert_eq!((port.read(6), port.read(2)), (0, 0x01));
+}
+
+#[test]
+fn nothing_interrupts_that_is_not_enabled_or_has_not_happened() {
+    let mut port = Port::default();
+    for enabled in [0x00, 0x01, 0x04, 0x08, 0x0D] {
+        port.write(1, enabled);
+        assert_eq!(port.read(2), 0x01, "enabled {enabled:#x}");
+    }
+    port.write(1, 0);
+    port.write(4, 0x10);
+    port.write(0, b'a');
+    port.write(0, b'b');
+    for (enabled, cause) in [(0x00, 0x01), (0x01, 0x04), (0x04, 0x06), (0x08, 0x00)] {
+        port.write(1, enabled);
+        assert_eq!(port.read(2), cause, "enabled {enabled:#x}");
+    }
+}
+
+#[test]
+fn each_modem_output_is_an_input_in_loopback_and_its_changes_are_told() {
+    for (output, input, rises, falls) in
+        [(0x01, 0x20, 0x02, 0x02), (0x02, 0x10, 0x01, 0x01), (0x04, 0x40, 0x00, 0x04), (0x08, 0x80, 0x08, 0x08)]
+    {
+        let mut port = Port::default();
+        port.write(4, 0x10);
+        port.read(6);
+        port.write(4, 0x10 | output);
+        assert_eq!((port.read(6), port.read(6)), (input | rises, input), "output {output:#x}");
+        port.write(4, 0x10);
+        assert_eq!((port.read(6), port.read(6)), (falls, 0), "output {output:#x}");
+    }
+    let mut port = Port::default();
+    port.write(4, 0x10);
+    port.read(6);
+    port.write(4, 0x11);
+    port.write(4, 0x13);
+    assert_eq!(port.read(6), 0x33, "changes add up until they are read");
+    port.write(4, 0x1F);
+    assert_eq!(port.read(6), 0xF8, "what stays is no change");
+    port.write(4, 0x10);
+    assert_eq!(port.read(6), 0x0F);
+}
+
+#[test]
+fn each_trigger_level_is_told_from_a_timeout() {
+    for (control, level) in [(0x01, 1), (0x41, 4), (0x81, 8), (0xC1, 14)] {
+        let mut port = Port::default();
+        port.write(1, 0x01);
+        port.write(2, control);
+        for count in 1..=16 {
+            port.input(b"x");
+            assert_eq!(port.read(2), if count < level { 0xCC } else { 0xC4 }, "{count} at {level}");
+        }
+    }
+    let mut port = Port::default();
+    port.write(1, 0x01);
+    port.write(2, 0x40); // without the FIFO its level means nothing
+    port.input(b"x");
+    assert_eq!(port.read(2), 0x04);
+}
+
+#[test]
+fn the_receiver_is_cleared_when_it_is_asked_for_and_when_the_fifo_is_switched() {
+    let mut port = Port::default();
+    for (control, kept) in
+        [(0x01, false), (0x01, true), (0xC1, true), (0x03, false), (0x00, false), (0x40, true), (0x02, false)]
+    {
+        port.input(b"x");
+        port.write(2, control);
+        assert_eq!(port.read(5) & 1 == 1, kept, "{control:#x}");
+        port.read(0);
+    }
+}
+
+#[test]
+fn room_is_not_told_where_all_was_taken() {
+    let mut port = Port::default();
+    assert_eq!((port.input(b"a"), port.read(0)), (1, b'a'));
+    assert_eq!(port.fx, vec![]);
+}
+
+#[test]
 fn p1_every_register_value_and_width_is_answered() {
     let mut port = Port::default();
     for width in [1, 2, 4] {

@@ -123,3 +123,31 @@ fn virtio_body(cfg_type: u8, offset: u16, len: u16, more: &[u8]) -> Vec<u8> {
     body.extend(more);
     body
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_offset_is_in_its_region() {
+        for (offset, is) in [
+            (0x0000, Region::Common(0)),
+            (0x0FFF, Region::Common(0xFFF)),
+            (0x1000, Region::Isr(0)),
+            (0x1FFF, Region::Isr(0xFFF)),
+            (0x2001, Region::Device(1)),
+            (0x3000, Region::Notify(0)),
+            (0x3004, Region::Notify(1)),
+            (0x300B, Region::Notify(2)),
+            (0x3FFC, Region::Notify(0x3FF)),
+            (0x4000, Region::None),
+            (0x7FFF, Region::None),
+            (0x8010, Region::MsixTable(0x10)),
+            (0xBFFF, Region::MsixTable(0x3FFF)),
+            (0xC008, Region::MsixPending(8)),
+            (0xFFFF, Region::MsixPending(0x3FFF)),
+        ] {
+            assert_eq!(region(offset), is, "{offset:#x}");
+        }
+    }
+}

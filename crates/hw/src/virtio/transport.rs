@@ -29,8 +29,10 @@ pub mod status {
     pub const DEVICE_NEEDS_RESET: u8 = 0x40;
     /// The driver has given up.
     pub const FAILED: u8 = 0x80;
+    /// The device is seen and has a driver.
+    pub const FOUND: u8 = ACKNOWLEDGE + DRIVER;
     /// All of them.
-    pub const ALL: u8 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | DEVICE_NEEDS_RESET | FAILED;
+    pub const ALL: u8 = FOUND + DRIVER_OK + FEATURES_OK + DEVICE_NEEDS_RESET + FAILED;
 
     const _: () = {
         use virtio_bindings::virtio_config as kernel;
@@ -48,9 +50,9 @@ const VERSION_1: u64 = 1 << virtio_config::VIRTIO_F_VERSION_1;
 /// split rings can do is offered, whatever the back end says: bit 30 in it is vhost-user's own, for one.
 const RESERVED_FEATURES: u64 = 0x0000_01FF_FF00_0000;
 const KNOWN_RESERVED: u64 = VERSION_1
-    | 1 << virtio_ring::VIRTIO_RING_F_INDIRECT_DESC
-    | 1 << virtio_ring::VIRTIO_RING_F_EVENT_IDX
-    | 1 << virtio_config::VIRTIO_F_IN_ORDER;
+    + (1 << virtio_ring::VIRTIO_RING_F_INDIRECT_DESC)
+    + (1 << virtio_ring::VIRTIO_RING_F_EVENT_IDX)
+    + (1 << virtio_config::VIRTIO_F_IN_ORDER);
 
 /// What a write to the common configuration means beyond the registers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,7 +210,7 @@ impl Transport {
         check(!has(status::DRIVER_OK) || has(status::FEATURES_OK), "the device status")?;
         check(!has(status::DEVICE_NEEDS_RESET) || started, "the device status")?;
         if has(status::FEATURES_OK) {
-            check(has(status::ACKNOWLEDGE | status::DRIVER), "the device status")?;
+            check(has(status::FOUND), "the device status")?;
             check(self.features_are_good(), "the features agreed on")?;
         }
         Ok(())
@@ -317,9 +319,9 @@ impl Transport {
             return self.start_reset();
         }
         // A driver only ever adds bits (2.1.1); each is taken if the ones before it are there.
-        let mut new = self.status | value & (status::ACKNOWLEDGE | status::DRIVER | status::FAILED);
-        let driver = status::ACKNOWLEDGE | status::DRIVER;
-        if value & status::FEATURES_OK != 0 && new & driver == driver && self.features_are_good() {
+        const FREE: u8 = status::FOUND + status::FAILED;
+        let mut new = self.status | value & FREE;
+        if value & status::FEATURES_OK != 0 && new & status::FOUND == status::FOUND && self.features_are_good() {
             new |= status::FEATURES_OK;
         }
         let ready = value & status::DRIVER_OK != 0 && new & status::FEATURES_OK != 0;

@@ -178,3 +178,20 @@ fn a_wide_write_starts_the_device_and_sets_its_vector() {
     let activated = machine.edge.take().iter().any(|effect| matches!(effect, Effect::Activate { slot: NET, .. }));
     assert!(activated, "DRIVER_OK counts though the same write sets a vector");
 }
+
+#[test]
+fn an_interrupt_goes_by_the_vector_of_its_own() {
+    let machine = Machine::new();
+    machine.start(NET);
+    machine.enable_msix(NET);
+    machine.open_vector(0, 0x41);
+    machine.open_vector(1, 0x42);
+    machine.write(BAR + common::QUEUE_VECTOR, 2, 0);
+    machine.write(BAR + common::CONFIG_VECTOR, 2, 1);
+    machine.edge.take();
+    machine.chipset.queue_interrupt(NET, 0, &machine.edge);
+    assert_eq!(machine.edge.take(), vec![Effect::SignalMsi(message(0x41))]);
+    machine.chipset.set_device_config(NET, &[9], &machine.edge);
+    assert_eq!(machine.edge.take(), vec![Effect::SignalMsi(message(0x42))]);
+    assert_eq!(machine.read(BAR + 0x1000, 1), 0, "the ISR is of INTx alone");
+}

@@ -23,6 +23,52 @@ fn both_mechanisms_show_the_same_functions() {
 }
 
 #[test]
+fn capabilities_say_where_the_registers_are() {
+    let machine = Machine::new();
+    let list = |slot| {
+        let (mut at, mut found) = (machine.read(machine.config(slot, 0x34), 1), Vec::new());
+        while at != 0 {
+            let field = |offset, width| machine.read(machine.config(slot, at + offset), width);
+            if field(0, 1) == 17 {
+                assert_eq!((field(4, 4), field(8, 4)), (0x8000, 0xC000), "MSI-X table and pending bits");
+                found.push((17, 0, field(2, 2)));
+            } else {
+                assert_eq!((field(0, 1), field(4, 1)), (9, 0), "virtio, BAR 0");
+                found.push((field(3, 1), field(8, 4), field(12, 4)));
+            }
+            at = field(1, 1);
+        }
+        found
+    };
+    let common = (1, 0, 0x3C);
+    let config = (4, 0x2000, 6);
+    assert_eq!(list(NET), [(17, 0, 2), common, (2, 0x3000, 8), (3, 0x1000, 1), config, (5, 0, 0)]);
+    assert_eq!(list(Slot(1)), [(17, 0, 1), common, (2, 0x3000, 4), (3, 0x1000, 1), (5, 0, 0)], "no configuration");
+    let notify = machine.capability(NET, 9, 2);
+    assert_eq!(machine.read(machine.config(NET, notify + 16), 4), 4, "bytes between two notify registers");
+}
+
+#[test]
+fn the_window_to_the_registers_is_read_by_its_four_bytes_alone() {
+    let machine = Machine::new();
+    machine.start(NET);
+    machine.chipset.queue_interrupt(NET, 0, &machine.edge);
+    let at = machine.capability(NET, 9, 5);
+    machine.write(machine.config(NET, at + 8), 4, 0x1000); // the ISR, which a read clears
+    machine.write(machine.config(NET, at + 12), 4, 1);
+    machine.read(machine.config(NET, at + 15), 1);
+    machine.read(machine.config(NET, at + 20), 1);
+    machine.read(machine.config(NET, at + 12), 4);
+    assert_eq!(machine.read(machine.config(NET, at + 16), 1), 1, "nothing before has read it");
+    assert_eq!(machine.read(machine.config(NET, at + 16), 1), 0);
+    for (offset, width) in [(14, 4), (19, 1)] {
+        machine.chipset.queue_interrupt(NET, 0, &machine.edge);
+        machine.read(machine.config(NET, at + offset), width);
+        assert_eq!(machine.read(BAR + 0x1000, 1), 0, "read by {width} bytes at {offset}");
+    }
+}
+
+#[test]
 fn v16_config_accesses_that_name_nothing_read_ones() {
     let machine = Machine::new();
     for address in [0x0000_1800, 0x8001_1800, 0x8000_1900, 0x8000_1F00, 0x80FF_FF00] {

@@ -243,6 +243,19 @@ fn a_state_of_another_machine_or_program_is_refused_by_name() {
     );
 }
 
+#[test]
+fn the_clocks_of_a_restored_machine_go_on_from_where_they_were() {
+    let first = Machine::new();
+    first.edge.now_ns.set(2_000_000_000);
+    let saved = first.chipset.save(&first.edge);
+    for ahead_ns in [0, 5_000_000_000, u64::MAX - 1_000_000_000] {
+        let second = Machine::restored(&saved, &first.edge, ahead_ns).unwrap();
+        assert_eq!(second.pio_read(0x608, 4), 2 * 3_579_545, "{ahead_ns} ns ahead");
+        second.edge.now_ns.set(3_000_000_000);
+        assert_eq!(second.pio_read(0x608, 4), 3 * 3_579_545, "{ahead_ns} ns ahead");
+    }
+}
+
 /// Length and a checksum of each chip's state. Where one differs, a saved state means something else than it did: the
 /// chip's version must change with it.
 #[test]
