@@ -1,5 +1,6 @@
 //! The virtio back ends, one folder per device, each a process.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))] // a new message is shown where it is missing
 #![cfg_attr(
     not(test),
     deny(

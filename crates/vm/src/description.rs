@@ -57,10 +57,10 @@ pub fn receive(channel: &mut Channel<ToVmm, ToVm>) -> Result<Plan, Error> {
             Ok(Received::Empty | Received::Closed) => return Err(Error::Description("it has ended".into())),
             Err(error) => return Err(Error::Description(error.to_string())),
         };
-        progress = match progress.take(message, fds)? {
-            Progress::Whole(plan) => return Ok(plan),
-            unfinished => unfinished,
-        };
+        progress = progress.take(message, fds)?;
+        if let Progress::Whole(plan) = progress {
+            return Ok(plan);
+        }
     }
 }
 

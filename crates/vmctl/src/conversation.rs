@@ -50,16 +50,11 @@ pub enum TalkError {
 
 /// A socket that the daemon has closed is its end of the conversation, whatever it was used for.
 fn ended(error: ChannelError) -> TalkError {
-    match error {
-        ChannelError::Socket(cause)
-            if matches!(cause.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
-        {
-            TalkError::Closed
-        }
-        error => error.into(),
-    }
+    let closed = |cause: &io::Error| matches!(cause.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+    if matches!(&error, ChannelError::Socket(cause) if closed(cause)) { TalkError::Closed } else { error.into() }
 }
 
+#[allow(clippy::wildcard_enum_match_arm)] // the kinds are the library's
 fn connect_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "; is vmd running?",

@@ -15,11 +15,13 @@
 
 mod command;
 mod console;
+#[deny(clippy::wildcard_enum_match_arm)] // a new reply is shown where it is missing
 mod conversation;
 mod create;
 mod doctor;
 mod getopt;
 mod image;
+#[deny(clippy::wildcard_enum_match_arm)] // a new reply is shown where it is missing
 mod perform;
 mod progress;
 mod start;

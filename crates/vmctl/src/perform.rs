@@ -355,10 +355,12 @@ fn word_of(operation: DiskOperation) -> &'static str {
 
 /// What stands behind `stopping vm ...:` when it was not.
 fn how_it_failed(failure: &Failure) -> String {
-    match failure.code {
-        Code::NotFound => "vm not found".to_owned(),
-        Code::StopInvalid => "cannot stop vm that is not running".to_owned(),
-        _ => format!("failed: {failure}"),
+    if failure.code == Code::NotFound {
+        "vm not found".to_owned()
+    } else if failure.code == Code::StopInvalid {
+        "cannot stop vm that is not running".to_owned()
+    } else {
+        format!("failed: {failure}")
     }
 }
 

@@ -1,5 +1,6 @@
 //! vmd: keeps the virtual machines of a Linux host. Every process of the daemon is this binary; `role` says which.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))] // a new message is shown where it is missing
 
 mod agentx;
 mod control;

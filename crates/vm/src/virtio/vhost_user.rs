@@ -227,10 +227,8 @@ fn gone(error: std::io::Error) -> Failure {
 
 /// Only an answer that says no leaves the socket usable.
 fn judge(error: vhost::Error) -> Failure {
-    match error {
-        vhost::Error::VhostUserProtocol(VhostUserError::BackendInternalError) => Failure::Refused(error.to_string()),
-        other => Failure::Gone(other.to_string()),
-    }
+    let refused = matches!(error, vhost::Error::VhostUserProtocol(VhostUserError::BackendInternalError));
+    if refused { Failure::Refused(error.to_string()) } else { Failure::Gone(error.to_string()) }
 }
 
 #[cfg(test)]

@@ -343,7 +343,14 @@ impl Agent {
                     error => self.lose(&format!("no longer knows the session ({})", word(error)), now, out),
                 }
             }
-            _ => out.push(Action::Log(Level::Debug, format!("an answer to packet {}: {error}", header.packet))),
+            State::Idle
+            | State::Waiting(_)
+            | State::Asked(_)
+            | State::Opening { .. }
+            | State::Registering { .. }
+            | State::Serving { .. } => {
+                out.push(Action::Log(Level::Debug, format!("an answer to packet {}: {error}", header.packet)));
+            }
         }
     }
 
@@ -448,7 +455,12 @@ impl Agent {
                 self.state =
                     State::Serving { session, context, ping: Ping::Sent { packet, until: now + ANSWER_LIMIT } };
             }
-            _ => {}
+            State::Idle
+            | State::Waiting(_)
+            | State::Asked(_)
+            | State::Opening { .. }
+            | State::Registering { .. }
+            | State::Serving { .. } => {}
         }
     }
 }

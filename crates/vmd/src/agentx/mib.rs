@@ -130,7 +130,9 @@ impl Mib {
                 let at = self.rows.partition_point(|row| row.vm.0 < least);
                 self.rows.get(at).map(|row| (row.vm.0, column.of(row)))
             }
-            scalar => (least == 0).then(|| (0, self.scalar(scalar))),
+            scalar @ (Object::HvSoftware | Object::HvVersion | Object::HvObjectId | Object::Number) => {
+                (least == 0).then(|| (0, self.scalar(scalar)))
+            }
         }?;
         Some(([name, vec![instance]].concat(), value))
     }

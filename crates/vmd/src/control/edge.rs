@@ -167,7 +167,9 @@ impl Edge {
                     }
                     return;
                 }
-                other => self.perform(other, &mut vec![], &mut VecDeque::new()),
+                action @ (Action::Tell(..) | Action::Forward(..) | Action::End(..)) => {
+                    self.perform(action, &mut vec![], &mut VecDeque::new());
+                }
             }
         }
     }

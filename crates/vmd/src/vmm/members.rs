@@ -165,10 +165,8 @@ fn event_of<Rx>(got: Result<Received<Rx>, ChannelError>, event: impl FnOnce(Rx) 
 }
 
 fn unsent(error: &ChannelError) -> Unsent {
-    match error {
-        ChannelError::Socket(error) if is_gone(error) => Unsent::Gone,
-        error => Unsent::Broken(error.to_string()),
-    }
+    let gone = matches!(error, ChannelError::Socket(error) if is_gone(error));
+    if gone { Unsent::Gone } else { Unsent::Broken(error.to_string()) }
 }
 
 fn is_gone(error: &io::Error) -> bool {

@@ -132,10 +132,7 @@ impl Vm {
 
     /// The preparation, while it is one.
     pub fn preparation(&mut self) -> Option<&mut Preparation> {
-        match &mut self.life {
-            Life::Preparing(preparation) => Some(preparation),
-            _ => None,
-        }
+        if let Life::Preparing(preparation) = &mut self.life { Some(preparation) } else { None }
     }
 }
 

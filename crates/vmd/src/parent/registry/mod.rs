@@ -377,7 +377,7 @@ impl Registry {
         let prepare = self.vms.iter().filter_map(|vm| match &vm.life {
             Life::Preparing(preparation) => Some(preparation.deadline),
             Life::Launching { deadline, .. } => Some(*deadline),
-            _ => None,
+            Life::Waiting | Life::Stopped | Life::Running { .. } | Life::Stopping { .. } => None,
         });
         prepare.chain(self.stagger.next).min()
     }

@@ -155,11 +155,10 @@ impl Registry {
         self.started += 1;
         let started = self.started;
         let unwanted = self.new_request();
-        let launching = self.vm(id).map(|vm| &vm.life).and_then(|life| match life {
-            Life::Launching { starter, stop, .. } => Some((*starter, *stop)),
-            _ => None,
-        });
-        let (Some((starter, stop)), Some(vm)) = (launching, self.vm(id)) else {
+        let Some((vm, starter, stop)) = self.vm(id).and_then(|vm| {
+            let Life::Launching { starter, stop, .. } = vm.life else { return None };
+            Some((vm, starter, stop))
+        }) else {
             // It was given up, or its VM is forgotten: nobody would ever end it.
             out.extend(result.is_ok().then_some(Action::Terminate(unwanted, id, Stop::Force)));
             return;
@@ -187,9 +186,9 @@ impl Registry {
         let late: Vec<(VmId, String)> = self
             .vms
             .iter()
-            .filter_map(|vm| match &vm.life {
-                Life::Preparing(p) if p.deadline <= now => Some((vm.id, missing(p))),
-                _ => None,
+            .filter_map(|vm| {
+                let Life::Preparing(p) = &vm.life else { return None };
+                (p.deadline <= now).then(|| (vm.id, missing(p)))
             })
             .collect();
         for (id, missing) in late {
@@ -199,9 +198,9 @@ impl Registry {
     }
 
     pub(super) fn late_launches(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let late = |vm: &Vm| match vm.life {
-            Life::Launching { starter, deadline, .. } if deadline <= now => Some((vm.id, starter)),
-            _ => None,
+        let late = |vm: &Vm| {
+            let Life::Launching { starter, deadline, .. } = vm.life else { return None };
+            (deadline <= now).then_some((vm.id, starter))
         };
         let late: Vec<_> = self.vms.iter().filter_map(late).collect();
         for (id, starter) in late {
@@ -258,10 +257,7 @@ impl Registry {
 
 /// Where a file of a start came from, for what users read.
 fn path_of(vm: &Vm, file: File) -> UserPath {
-    let given = match &vm.life {
-        Life::Preparing(preparation) => preparation.given.clone(),
-        _ => None,
-    };
+    let given = if let Life::Preparing(preparation) = &vm.life { preparation.given.clone() } else { None };
     let definition = &vm.definition;
     let path = match file {
         File::Kernel => given.or_else(|| definition.boot.clone()),

@@ -110,9 +110,10 @@ impl Vm {
     /// SIGKILL to all. The first outcome stays.
     pub(super) fn end_now(&mut self, outcome: Outcome, out: &mut Vec<Action>) {
         self.kill_all(Signal::KILL, out);
-        match &mut self.life {
-            Life::Ending { deadline, .. } => *deadline = None,
-            life => *life = Life::Ending { outcome, deadline: None },
+        if let Life::Ending { deadline, .. } = &mut self.life {
+            *deadline = None;
+        } else {
+            self.life = Life::Ending { outcome, deadline: None };
         }
     }
 

@@ -177,9 +177,8 @@ impl Running {
         let Some((_, vm)) = self.of_run(process.run) else { return };
         match message {
             FromDevice::Ready => {
-                let waiting = match &mut vm.life {
-                    Life::Spawning { waiting, .. } | Life::Preparing { waiting, .. } => waiting,
-                    _ => return vm.breach(process.member, "reported twice that it is ready", out),
+                let (Life::Spawning { waiting, .. } | Life::Preparing { waiting, .. }) = &mut vm.life else {
+                    return vm.breach(process.member, "reported twice that it is ready", out);
                 };
                 if !waiting.remove(&process.member) {
                     return vm.breach(process.member, "reported twice that it is ready", out);
@@ -196,14 +195,12 @@ impl Running {
 
     pub(super) fn started(&mut self, run: Run, out: &mut Vec<Action>) {
         let Some((id, vm)) = self.of_run(run) else { return };
-        match vm.life {
-            Life::Beginning { pid, deadline, left } => {
-                let left = left.map(|device| (device, deadline));
-                vm.life = Life::Up { pid, course: Course::Running, left };
-                out.push(Action::Reply(ToParent::StartDone { vm: id, result: Ok(pid) }));
-            }
-            _ => vm.breach(Member::Vm, "reported a start that it was not asked for", out),
-        }
+        let Life::Beginning { pid, deadline, left } = vm.life else {
+            return vm.breach(Member::Vm, "reported a start that it was not asked for", out);
+        };
+        let left = left.map(|device| (device, deadline));
+        vm.life = Life::Up { pid, course: Course::Running, left };
+        out.push(Action::Reply(ToParent::StartDone { vm: id, result: Ok(pid) }));
     }
 }
 
