@@ -10,7 +10,7 @@ use proto::device::{ToDevice, ToVmm, Told};
 use proto::failure::Failure;
 use rustix::fd::AsFd;
 
-use crate::serve_vhost::Control;
+use crate::serve_vhost::{Control, Heard};
 
 /// How long the description may take: vmm sends it as soon as the process runs.
 const MAX_DESCRIPTION: Duration = Duration::from_secs(30);
@@ -92,23 +92,32 @@ impl Control for Vmm {
         self.0.as_fd()
     }
 
-    fn ready(&mut self) -> bool {
+    fn ready(&mut self) -> Heard {
         match self.0.recv() {
             Ok(Received::Message(ToDevice::Verbose { debug }, _)) => {
                 log_level(debug);
-                true
+                Heard::Nothing
             }
-            Ok(Received::Empty) => true,
-            Ok(Received::Closed) => false,
+            Ok(Received::Message(ToDevice::Ask(ask), _)) => Heard::Ask(ask),
+            Ok(Received::Empty) => Heard::Nothing,
+            Ok(Received::Closed) => Heard::Gone,
             Ok(Received::Message(ToDevice::Start { .. }, _)) => {
                 log::error!("vmm described the device twice");
-                false
+                Heard::Gone
             }
             Err(error) => {
                 log::error!("vmm: {error}");
-                false
+                Heard::Gone
             }
         }
+    }
+
+    fn tell(&mut self, news: &ToVmm) -> bool {
+        let sent = self.0.send(news, Vec::new());
+        if let Err(error) = &sent {
+            log::error!("vmm: {error}");
+        }
+        sent.is_ok()
     }
 }
 

@@ -5,8 +5,9 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use model::{DiskFormat, List, MacAddr, Text, VmName};
+use model::{DiskFormat, List, MacAddr, MemorySize, Text, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
@@ -146,11 +147,20 @@ pub enum ToDevice {
         /// Debug lines too.
         debug: bool,
     },
+    /// While it serves. Answered by `Answered`.
+    Ask(Ask),
     /// How much to log.
     Verbose {
         /// Debug lines too.
         debug: bool,
     },
+}
+
+/// What a device can be asked while it serves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Ask {
+    /// A balloon: leave the guest so much of its memory.
+    Memory(MemorySize),
 }
 
 /// What a device's process says.
@@ -160,13 +170,53 @@ pub enum ToVmm {
     Ready,
     /// It can't; the process ends.
     Failed(Failure),
+    /// Answers `Ask`: what could be done by the device alone is done.
+    Answered {
+        /// Its configuration space is another now: the guest is to hear of it.
+        changed: bool,
+    },
+    /// What it has learned of its guest, at most once within [`REPORT_EVERY`].
+    Report(Report),
 }
+
+/// The least time between two reports of a device; what comes within half of it is dropped.
+pub const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// What a device has learned of its guest. A guest can make up all of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// A balloon.
+    Memory(MemoryReport),
+}
+
+/// Memory as a guest sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryReport {
+    /// Bytes that the guest has put into the balloon and may not use.
+    pub taken: u64,
+    /// By tag (virtio 1.2, 5.5.6.3), as [`STATISTICS`] names them: bytes, or a count; those that the guest gave.
+    pub statistics: [Option<u64>; STATISTICS.len()],
+}
+
+/// Names of a guest's statistics of its memory, by tag (virtio 1.2, 5.5.6.4).
+pub const STATISTICS: [&str; 10] = [
+    "swapped_in",
+    "swapped_out",
+    "major_faults",
+    "minor_faults",
+    "free",
+    "total",
+    "available",
+    "disk_caches",
+    "hugetlb_allocations",
+    "hugetlb_failures",
+];
 
 impl Message for ToDevice {
     fn fds(&self) -> usize {
         match self {
             ToDevice::Start { spec, .. } => spec.kind().fds.saturating_add(1),
-            ToDevice::Verbose { .. } => 0,
+            ToDevice::Ask(_) | ToDevice::Verbose { .. } => 0,
         }
     }
 }
@@ -174,7 +224,7 @@ impl Message for ToDevice {
 impl Message for ToVmm {
     fn fds(&self) -> usize {
         match self {
-            ToVmm::Ready | ToVmm::Failed(_) => 0,
+            ToVmm::Ready | ToVmm::Failed(_) | ToVmm::Answered { .. } | ToVmm::Report(_) => 0,
         }
     }
 }

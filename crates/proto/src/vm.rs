@@ -29,6 +29,11 @@ pub enum ToVm {
     Pause,
     /// Continue. Answered by `Unpaused`.
     Unpause,
+    /// The configuration space of a device has changed: ask it, and tell the guest.
+    ConfigChanged {
+        /// Its index.
+        device: u8,
+    },
     /// How much to log.
     Verbose {
         /// Debug lines too.
@@ -80,7 +85,12 @@ impl Message for ToVm {
         match self {
             ToVm::Describe(description) => 4 + usize::from(description.initrd),
             ToVm::Device { .. } => 1,
-            ToVm::Begin | ToVm::PowerButton | ToVm::Pause | ToVm::Unpause | ToVm::Verbose { .. } => 0,
+            ToVm::Begin
+            | ToVm::PowerButton
+            | ToVm::Pause
+            | ToVm::Unpause
+            | ToVm::ConfigChanged { .. }
+            | ToVm::Verbose { .. } => 0,
         }
     }
 }

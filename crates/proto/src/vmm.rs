@@ -5,7 +5,7 @@ use model::{CommandLine, MemorySize, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
-use crate::device::Spec;
+use crate::device::{Ask, Report, Spec};
 use crate::failure::Failure;
 use crate::names::{RequestId, VmId};
 use crate::probe::KernelKind;
@@ -68,6 +68,15 @@ pub enum ToVmm {
         request: RequestId,
         /// Which.
         vm: VmId,
+    },
+    /// Ask a device of a VM that runs; where none does, nobody is asked.
+    AskDevice {
+        /// Whose.
+        vm: VmId,
+        /// Its index.
+        device: u8,
+        /// What.
+        ask: Ask,
     },
     /// How much vmm and all it started log.
     Verbose {
@@ -165,6 +174,15 @@ pub enum ToParent {
         /// Guest memory.
         memory: MemorySize,
     },
+    /// What a device has learned of its guest.
+    Report {
+        /// Whose.
+        vm: VmId,
+        /// Its index.
+        device: u8,
+        /// What.
+        report: Report,
+    },
     /// No more VMs.
     InfoEnd {
         /// The request's.
@@ -214,6 +232,7 @@ impl Message for ToVmm {
             | ToVmm::Info { .. }
             | ToVmm::Pause { .. }
             | ToVmm::Unpause { .. }
+            | ToVmm::AskDevice { .. }
             | ToVmm::Verbose { .. } => 0,
         }
     }
@@ -228,6 +247,7 @@ impl Message for ToParent {
             | ToParent::Ended { .. }
             | ToParent::Info { .. }
             | ToParent::InfoEnd { .. }
+            | ToParent::Report { .. }
             | ToParent::PauseDone { .. }
             | ToParent::UnpauseDone { .. } => 0,
         }

@@ -247,6 +247,7 @@ fn parent_and_vmm() {
         ToVmm::Info { request },
         ToVmm::Pause { request, vm },
         ToVmm::Unpause { request, vm },
+        ToVmm::AskDevice { vm, device: 29, ask: device::Ask::Memory(memory()) },
         ToVmm::Verbose { debug: true },
     ];
     travel(0, plain);
@@ -259,11 +260,17 @@ fn parent_and_vmm() {
         ToParent::Ended { vm, end: End::Rebooted },
         ToParent::Ended { vm, end: End::Failed(failure()) },
         ToParent::Info { request, vm, pid: 9, cpus: 1, memory: memory() },
+        ToParent::Report { vm, device: 29, report: report() },
         ToParent::InfoEnd { request },
         ToParent::PauseDone { request, vm, result: Ok(()) },
         ToParent::UnpauseDone { request, vm, result: Err(failure()) },
     ];
     travel(0, answers);
+}
+
+fn report() -> device::Report {
+    let statistics = [Some(u64::MAX); device::STATISTICS.len()];
+    device::Report::Memory(device::MemoryReport { taken: u64::MAX, statistics })
 }
 
 #[test]
@@ -287,6 +294,7 @@ fn vmm_and_vm() {
     travel(1, vec![ToVm::Device { device: 1, front }]);
     let plain = vec![ToVm::Begin, ToVm::PowerButton, ToVm::Pause, ToVm::Unpause, ToVm::Verbose { debug: true }];
     travel(0, plain);
+    travel(0, vec![ToVm::ConfigChanged { device: 29 }]);
     let answers = vec![
         ToVmm::Started,
         ToVmm::Failed(failure()),
@@ -302,8 +310,10 @@ fn vmm_and_device() {
     use device::{ToDevice, ToVmm};
     let start = |spec| ToDevice::Start { vm: name(), spec: Box::new(spec), debug: true };
     travel(2, devices().into_iter().map(start).collect());
-    travel(0, vec![ToDevice::Verbose { debug: false }]);
-    travel(0, vec![ToVmm::Ready, ToVmm::Failed(failure())]);
+    travel(0, vec![ToDevice::Ask(device::Ask::Memory(memory())), ToDevice::Verbose { debug: false }]);
+    let answered = |changed| ToVmm::Answered { changed };
+    let report = ToVmm::Report(report());
+    travel(0, vec![ToVmm::Ready, ToVmm::Failed(failure()), answered(true), answered(false), report]);
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub enum Action {
     WakeDevices,
     /// Tell vmm.
     Tell(ToVmm),
+    /// Ask the device of this index for its configuration space, and tell the guest.
+    ReadConfig(u8),
     /// Log debug lines, or stop logging them.
     SetDebug(bool),
     /// Stop the vCPUs, then exit with this status.
@@ -111,6 +113,7 @@ impl Lifecycle {
             ToVm::PowerButton => vec![Action::PressPowerButton],
             ToVm::Pause => self.pause(),
             ToVm::Unpause => self.unpause(),
+            ToVm::ConfigChanged { device } => vec![Action::ReadConfig(device)],
             ToVm::Verbose { debug } => vec![Action::SetDebug(debug)],
             ToVm::Describe(_) => refuse("a second description"),
             ToVm::Device { .. } => refuse("a device after the start"),

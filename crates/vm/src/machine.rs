@@ -131,6 +131,10 @@ impl Registers for Machine {
         self.chipset.needs_reset(slot, &self.outside);
     }
 
+    fn config_changed(&self, slot: Slot, config: &[u8]) {
+        self.chipset.set_device_config(slot, config, &self.outside);
+    }
+
     fn queue_interrupt(&self, slot: Slot, queue: u16) {
         self.chipset.queue_interrupt(slot, queue, &self.outside);
     }

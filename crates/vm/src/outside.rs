@@ -36,6 +36,8 @@ pub trait FrontEnds: Send + Sync {
     fn quiet(&self);
     /// Has them serve again; told likewise.
     fn wake_up(&self);
+    /// Has a back end asked for its configuration space, and the guest told.
+    fn read_config(&self, slot: Slot);
 }
 
 /// Performs effects.

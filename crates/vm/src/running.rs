@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::lifecycle::{Action, Event, Lifecycle};
 use crate::machine::{Assembled, Machine};
 use crate::vcpus::Vcpus;
+use crate::virtio;
 
 /// How long the addresses of PCI's mechanism 1 are held back: a stock kernel has found its devices within a second, where it
 /// is emulated within some more. A guest that resets by 0xCF9 before and then does nothing is seen to only at the end of it.
@@ -182,6 +183,7 @@ impl<'a> Running<'a> {
                 Action::QuietDevices => self.machine.outside.front_ends().quiet(),
                 Action::WakeDevices => self.machine.outside.front_ends().wake_up(),
                 Action::PressPowerButton => self.machine.chipset.power_button(&self.machine.outside),
+                Action::ReadConfig(device) => self.machine.outside.front_ends().read_config(virtio::slot_of(device)),
                 Action::Tell(message) => self.tell(&message),
                 Action::SetDebug(debug) => crate::set_debug(debug),
                 Action::Refuse(what) => error!("vmm sent {what}"),

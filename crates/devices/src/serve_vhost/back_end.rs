@@ -40,10 +40,11 @@ impl<D: Device> BackEnd<D> {
     pub(super) fn turn(&mut self, source_ready: bool, now: Instant) {
         let late = self.device.deadline().is_some_and(|at| at <= now);
         if source_ready || late || std::mem::take(&mut self.source_pending) {
-            let mut active = self.ports.first_mut().and_then(|port| port.active(self.memory.as_ref()));
+            let queue = self.device.source_queue();
+            let mut active = self.ports.get_mut(queue).and_then(|port| port.active(self.memory.as_ref()));
             match self.device.ready(active.as_mut()) {
                 Ok(progress) => self.source_pending = progress == Progress::More,
-                Err(fault) => self.broken(0, fault),
+                Err(fault) => self.broken(queue, fault),
             }
         }
         for queue in 0..self.ports.len() {
@@ -94,6 +95,12 @@ impl<D: Device> BackEnd<D> {
     pub(super) fn finish(&mut self) {
         self.stop_all();
         self.device.finish();
+    }
+
+    /// The driver begins anew.
+    pub(super) fn reset(&mut self) {
+        self.stop_all();
+        self.device.reset();
     }
 
     pub(super) fn stop_all(&mut self) {

@@ -19,6 +19,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use proto::device::{Ask, ToVmm};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use vhost::vhost_user::{BackendReqHandler, Error};
 
@@ -49,7 +50,7 @@ pub enum Progress {
     More,
 }
 
-/// What is special of one device. Queue 0 is the one that its own descriptor serves.
+/// What is special of one device.
 pub trait Device {
     /// How many queues, at most [`MAX_QUEUES`].
     fn queues(&self) -> usize;
@@ -63,12 +64,26 @@ pub trait Device {
     fn kicked(&mut self, queue: usize, on: &mut Active<'_>) -> Result<Progress, RingFault>;
     /// The device's own descriptor, if it is to be waited for now, and for what.
     fn source(&self) -> Option<(BorrowedFd<'_>, PollFlags)>;
-    /// The device's own descriptor is ready, or its deadline has passed. Queue 0 comes along if it runs.
+    /// The queue that [`ready`](Self::ready) gets.
+    fn source_queue(&self) -> usize {
+        0
+    }
+    /// The device's own descriptor is ready, or its deadline has passed. The source's queue comes along if it runs.
     fn ready(&mut self, on: Option<&mut Active<'_>>) -> Result<Progress, RingFault>;
     /// When [`ready`](Self::ready) is to be called although nothing is ready.
     fn deadline(&self) -> Option<Instant>;
     /// A queue stops: returns when nothing of it is under way. It comes along if it was running.
     fn stop(&mut self, queue: usize, on: Option<&mut Active<'_>>);
+    /// The driver has reset the device; all queues have stopped.
+    fn reset(&mut self) {}
+    /// vmm asks for something. False where this kind of device takes no such request.
+    fn asked(&mut self, _: Ask) -> bool {
+        false
+    }
+    /// The next thing that vmm is to hear, if there is one.
+    fn news(&mut self) -> Option<ToVmm> {
+        None
+    }
     /// The front end is gone; all queues have stopped.
     fn finish(&mut self);
 }
@@ -84,12 +99,25 @@ pub enum Ended {
     Protocol,
 }
 
+/// What the owner said.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Heard {
+    /// Nothing for the device.
+    Nothing,
+    /// It asks for this.
+    Ask(Ask),
+    /// It is there no more.
+    Gone,
+}
+
 /// Beside the queues: a descriptor that the loop watches for its owner.
 pub trait Control {
     /// The descriptor.
     fn fd(&self) -> BorrowedFd<'_>;
-    /// It is readable or has hung up. False when there is nobody any more.
-    fn ready(&mut self) -> bool;
+    /// It is readable or has hung up.
+    fn ready(&mut self) -> Heard;
+    /// Passes news of the device on. False when there is nobody any more.
+    fn tell(&mut self, news: &ToVmm) -> bool;
 }
 
 /// Serves a device on a connected socket until an end of it hangs up, then lets the device finish.
@@ -125,7 +153,7 @@ impl<D: Device> Serving<'_, D> {
     fn run(&mut self) -> io::Result<Ended> {
         loop {
             let found = self.wait()?;
-            if found.control && !self.control.as_mut().is_none_or(|control| control.ready()) {
+            if found.control && !self.hear() {
                 return Ok(Ended::Control);
             }
             if found.front_end || self.partial.is_some() {
@@ -140,6 +168,26 @@ impl<D: Device> Serving<'_, D> {
                 }
             }
             back_end.turn(found.source, Instant::now());
+            while let Some(news) = back_end.device.news() {
+                if !self.control.as_mut().is_none_or(|control| control.tell(&news)) {
+                    return Ok(Ended::Control);
+                }
+            }
+        }
+    }
+
+    /// False when who watches over us is gone, or asks for what the device can't do.
+    fn hear(&mut self) -> bool {
+        match self.control.as_mut().map_or(Heard::Nothing, |control| control.ready()) {
+            Heard::Nothing => true,
+            Heard::Gone => false,
+            Heard::Ask(ask) => {
+                let taken = lock(&self.back_end).device.asked(ask.clone());
+                if !taken {
+                    log::error!("vmm asked for {ask:?}, which is for another kind of device");
+                }
+                taken
+            }
         }
     }
 

@@ -60,7 +60,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for BackEnd<D> {
     }
 
     fn reset_device(&mut self) -> Result<()> {
-        self.stop_all();
+        self.reset();
         Ok(())
     }
 

@@ -37,6 +37,11 @@ impl BackEnd for InProcess {
         None
     }
 
+    /// It has none (virtio 1.2, 5.4.4).
+    fn config(&mut self) -> Result<Vec<u8>, Failure> {
+        Ok(Vec::new())
+    }
+
     fn activate(&mut self, activation: &Activation, _: &Port) -> Result<(), Failure> {
         let Some(queue) = activation.queues.first() else { return Ok(()) };
         let addresses = RingAddresses {

@@ -13,8 +13,8 @@ use super::routes::Routes;
 use super::wiring::{FIRST_GSI, Wiring};
 use crate::outside;
 
-/// What the worker is to do. There are never more than three of a device: after an activation it gives a reset, and then
-/// nothing until the worker says that it is done; and one look. Pause and end of it take turns.
+/// What the worker is to do. There are never more than four of a device: after an activation it gives a reset, and then
+/// nothing until the worker says that it is done; and one look of each kind. Pause and end of it take turns.
 #[derive(Debug)]
 pub enum Job {
     /// Start a back end.
@@ -23,6 +23,8 @@ pub enum Job {
     Reset(Slot),
     /// Look again at where the device's calls go.
     Watch(Slot),
+    /// Ask for the configuration space.
+    ReadConfig(Slot),
     /// Have all back ends finish and serve nothing.
     Quiet,
     /// Have those that served serve again.
@@ -76,11 +78,14 @@ impl FrontEnds {
         self.wake.set();
     }
 
-    /// However often the guest switches MSI-X on and off, it is looked at once.
-    fn ask_to_watch(&self, slot: Slot) {
-        let asked = self.jobs().iter().any(|job| matches!(job, Job::Watch(of) if *of == slot));
-        if !asked {
-            self.ask(Job::Watch(slot));
+    /// However often it is wanted, it is done once: the guest switches MSI-X on and off as it likes.
+    fn ask_once(&self, job: Job) {
+        let same = |other: &Job| match (other, &job) {
+            (Job::Watch(a), Job::Watch(b)) | (Job::ReadConfig(a), Job::ReadConfig(b)) => a == b,
+            _ => false,
+        };
+        if !self.jobs().iter().any(same) {
+            self.ask(job);
         }
     }
 
@@ -103,7 +108,7 @@ impl outside::FrontEnds for FrontEnds {
                 if let Some(queue) = self.port(slot).and_then(|port| port.queue(queue)) {
                     let before = queue.deliver(delivery, &self.routes, &*self.wiring);
                     if (before == Delivery::Intx) != (delivery == Delivery::Intx) {
-                        self.ask_to_watch(slot);
+                        self.ask_once(Job::Watch(slot));
                     }
                 }
             }
@@ -133,6 +138,10 @@ impl outside::FrontEnds for FrontEnds {
 
     fn wake_up(&self) {
         self.ask(Job::WakeUp);
+    }
+
+    fn read_config(&self, slot: Slot) {
+        self.ask_once(Job::ReadConfig(slot));
     }
 
     fn call_pending(&self, slot: Slot, queue: u16) -> bool {

@@ -46,6 +46,8 @@ enum Failure {
 trait BackEnd: Send {
     /// The descriptor that hangs up when it is gone.
     fn socket(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
+    /// Its configuration space, as it is now.
+    fn config(&mut self) -> Result<Vec<u8>, Failure>;
     /// Serves these queues from now on.
     fn activate(&mut self, activation: &Activation, port: &Port) -> Result<(), Failure>;
     /// Serves no queue when it returns, and touches no guest memory.
@@ -66,6 +68,8 @@ pub trait Registers {
     fn reset_done(&self, slot: Slot);
     /// The driver must reset the device.
     fn needs_reset(&self, slot: Slot);
+    /// Its configuration space is this now.
+    fn config_changed(&self, slot: Slot, config: &[u8]);
     /// A call of a queue that has no vector of its own.
     fn queue_interrupt(&self, slot: Slot, queue: u16);
     /// No back end serves a queue, or all serve theirs again.
@@ -84,13 +88,21 @@ pub struct Devices {
     pub worker: Worker,
 }
 
-/// Asks each back end what it offers, and makes the wires. Slot 1 is the entropy device, which serves itself.
+/// The slots of devices with a process: slot 1 is the entropy device, which serves itself.
+const FIRST_SLOT: u8 = 2;
+
+/// The slot of the device of an index.
+pub fn slot_of(device: u8) -> Slot {
+    Slot(device.saturating_add(FIRST_SLOT))
+}
+
+/// Asks each back end what it offers, and makes the wires.
 pub fn connect(devices: Vec<description::Device>, vm: &Arc<Vm>) -> Result<Devices, Error> {
     let memory = vm.memory();
     let (function, entropy) = entropy::make(memory.clone());
     let mut functions = vec![function];
     let mut back_ends: Vec<Box<dyn BackEnd>> = vec![Box::new(entropy)];
-    for (slot, device) in (2..=u8::MAX).zip(devices) {
+    for (slot, device) in (FIRST_SLOT..=u8::MAX).zip(devices) {
         let connected = vhost_user::connect(device.front, device.socket, memory.clone());
         let (function, back_end) = connected.map_err(|failure| Error::Device { slot, cause: failure.to_string() })?;
         functions.push(function);

@@ -167,6 +167,9 @@ impl Registers for Machine {
     fn needs_reset(&self, slot: Slot) {
         self.chipset.needs_reset(slot, &self.edge);
     }
+    fn config_changed(&self, slot: Slot, config: &[u8]) {
+        self.chipset.set_device_config(slot, config, &self.edge);
+    }
     fn queue_interrupt(&self, slot: Slot, queue: u16) {
         self.chipset.queue_interrupt(slot, queue, &self.edge);
     }

@@ -26,14 +26,17 @@ use crate::memory::GuestMemory;
 const MAX_ANSWERS: Duration = Duration::from_secs(10);
 /// Queues of a device at most.
 const MAX_QUEUES: u64 = 64;
-const PROTOCOL_FEATURES: VhostUserProtocolFeatures =
-    VhostUserProtocolFeatures::MQ.union(VhostUserProtocolFeatures::CONFIG).union(VhostUserProtocolFeatures::REPLY_ACK);
+const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
+    .union(VhostUserProtocolFeatures::CONFIG)
+    .union(VhostUserProtocolFeatures::REPLY_ACK)
+    .union(VhostUserProtocolFeatures::RESET_DEVICE);
 
 /// A connected back end.
 pub struct VhostUser {
     front_end: Frontend,
-    /// Largest size of a queue.
-    queue_size: u16,
+    front: Front,
+    /// It hears of resets.
+    resets: bool,
     /// The same socket, to see it hang up.
     watched: OwnedFd,
     limit: Duration,
@@ -68,7 +71,8 @@ fn connect_within(
     let device = answer::within(limit, watched.as_fd(), || negotiate(&mut front_end, front)).map_err(gone)?;
     let back_end = VhostUser {
         front_end,
-        queue_size: front.queue_size,
+        front,
+        resets: device.as_ref().is_ok_and(|(_, resets)| *resets),
         watched,
         limit,
         memory,
@@ -77,10 +81,11 @@ fn connect_within(
         activation: None,
         bases: Vec::new(),
     };
-    Ok((device.map_err(judge)?, back_end))
+    Ok((device.map_err(judge)?.0, back_end))
 }
 
-fn negotiate(front_end: &mut Frontend, front: Front) -> vhost::Result<Device> {
+/// The device, and whether its process hears of resets.
+fn negotiate(front_end: &mut Frontend, front: Front) -> vhost::Result<(Device, bool)> {
     front_end.set_owner()?;
     let features = front_end.get_features()?;
     if features & (1 << VIRTIO_F_VERSION_1) == 0 {
@@ -92,20 +97,34 @@ fn negotiate(front_end: &mut Frontend, front: Front) -> vhost::Result<Device> {
     if front_end.get_queue_num()? < front.queues.into() {
         return Err(vhost::Error::VhostUserProtocol(VhostUserError::InvalidMessage));
     }
-    let config = match front.config_len {
-        0 => Vec::new(),
+    let config = read_config(front_end, front)?;
+    let queues = vec![front.queue_size; usize::from(front.queues)];
+    let resets = offered.contains(VhostUserProtocolFeatures::RESET_DEVICE);
+    Ok((Device { kind: Kind(front.virtio_id), features, queues, config, irq_line: None }, resets))
+}
+
+fn read_config(front_end: &mut Frontend, front: Front) -> vhost::Result<Vec<u8>> {
+    match front.config_len {
+        0 => Ok(Vec::new()),
         len => {
             let empty = vec![0; usize::from(len)];
-            front_end.get_config(0, len.into(), VhostUserConfigFlags::empty(), &empty)?.1
+            Ok(front_end.get_config(0, len.into(), VhostUserConfigFlags::empty(), &empty)?.1)
         }
-    };
-    let queues = vec![front.queue_size; usize::from(front.queues)];
-    Ok(Device { kind: Kind(front.virtio_id), features, queues, config, irq_line: None })
+    }
 }
 
 impl BackEnd for VhostUser {
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         Some(self.watched.as_fd())
+    }
+
+    fn config(&mut self) -> Result<Vec<u8>, Failure> {
+        let mut config = Vec::new();
+        self.ask(|back_end| {
+            config = read_config(&mut back_end.front_end, back_end.front).map_err(judge)?;
+            Ok(())
+        })?;
+        Ok(config)
     }
 
     fn activate(&mut self, activation: &Activation, port: &Port) -> Result<(), Failure> {
@@ -119,7 +138,10 @@ impl BackEnd for VhostUser {
         if self.active.is_empty() {
             return Ok(());
         }
-        self.ask(|back_end| back_end.stop_queues().map(drop))
+        self.ask(|back_end| {
+            back_end.stop_queues()?;
+            if back_end.resets { back_end.front_end.reset_device().map_err(judge) } else { Ok(()) }
+        })
     }
 
     fn pause(&mut self) -> Result<(), Failure> {
@@ -197,7 +219,7 @@ impl VhostUser {
     fn start_queue(&mut self, setup: &QueueSetup, queue: &Queue, port: &Port) -> vhost::Result<()> {
         let index = usize::from(setup.index);
         let config = VringConfigData {
-            queue_max_size: self.queue_size,
+            queue_max_size: self.front.queue_size,
             queue_size: setup.size,
             flags: 0,
             desc_table_addr: self.user_address(setup.desc)?,

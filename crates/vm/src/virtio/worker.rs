@@ -130,9 +130,19 @@ impl Worker {
                 self.watch(slot);
                 Ok(())
             }
+            Job::ReadConfig(slot) => self.read_config(slot, registers),
             Job::Quiet => self.quiet(registers),
             Job::WakeUp => self.wake_up(registers),
         }
+    }
+
+    fn read_config(&mut self, slot: Slot, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
+        let Some(served) = self.served(slot) else { return Ok(()) };
+        match served.back_end.config() {
+            Ok(config) => registers.config_changed(slot, &config),
+            Err(failure) => self.failed(slot, failure, registers)?,
+        }
+        Ok(())
     }
 
     /// A back end that can't be stopped is of no use afterwards either: the VM ends.

@@ -57,7 +57,12 @@ impl Held {
                 Ok(fds)
             }
             ToVm::Device { device, .. } => Ok(vec![self.take(run, Slot::Front(*device))?]),
-            ToVm::Begin | ToVm::PowerButton | ToVm::Pause | ToVm::Unpause | ToVm::Verbose { .. } => Ok(Vec::new()),
+            ToVm::Begin
+            | ToVm::PowerButton
+            | ToVm::Pause
+            | ToVm::Unpause
+            | ToVm::ConfigChanged { .. }
+            | ToVm::Verbose { .. } => Ok(Vec::new()),
         }
     }
 
@@ -68,7 +73,7 @@ impl Held {
                 let resources = (0..=u8::MAX).take(spec.kind().fds).map(|fd| Slot::Device(device, fd));
                 [Slot::Back(device)].into_iter().chain(resources).map(|slot| self.take(run, slot)).collect()
             }
-            ToDevice::Verbose { .. } => Ok(Vec::new()),
+            ToDevice::Ask(_) | ToDevice::Verbose { .. } => Ok(Vec::new()),
         }
     }
 

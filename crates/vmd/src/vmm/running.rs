@@ -25,11 +25,13 @@ use rustix::process::Signal;
 use sys::child::Exit;
 
 mod asked;
+mod devices;
 mod ending;
 mod lost;
 pub mod pausing;
 mod starting;
 
+use devices::Talk;
 use pausing::{Pausing, Wish};
 
 /// A device process must be ready within this. It opens nothing and asks nobody, but hosts can be slow.
@@ -191,6 +193,8 @@ struct Vm {
     /// How often the guest changed its mind about shutting down.
     wishes: u8,
     pausing: Pausing,
+    /// What its devices were asked and told.
+    talks: BTreeMap<u8, Talk>,
     life: Life,
 }
 
@@ -289,6 +293,7 @@ impl Running {
             ToVmm::Info { request } => self.info(request, out),
             ToVmm::Pause { request, vm } => self.wish(request, vm, Wish::Pause, now, out),
             ToVmm::Unpause { request, vm } => self.wish(request, vm, Wish::Unpause, now, out),
+            ToVmm::AskDevice { vm, device, ask } => self.ask_device(vm, device, ask, out),
             ToVmm::Verbose { debug } => self.verbose(debug, out),
         }
     }

@@ -14,6 +14,7 @@ use sys::child::Exit;
 
 use super::running::*;
 
+mod devices;
 mod edge;
 mod edges;
 mod ends;

@@ -45,8 +45,18 @@ fn a_back_end_that_no_longer_answers_is_given_up() {
     let (limit, active) = (LIMIT, vec![0]);
     let (activation, bases) = (None, Vec::new());
     let memory = memory();
-    let mut back_end =
-        VhostUser { front_end, queue_size: 256, watched, limit, memory, memory_told: true, active, activation, bases };
+    let mut back_end = VhostUser {
+        front_end,
+        front: BLOCK,
+        resets: true,
+        watched,
+        limit,
+        memory,
+        memory_told: true,
+        active,
+        activation,
+        bases,
+    };
     assert!(matches!(back_end.stop(), Err(Failure::Gone(_))));
     drop(theirs);
 }

@@ -1,7 +1,7 @@
 //! Signals that cross a reset, one step of the loop at a time.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use hw::{Activation, Effect};
 
@@ -18,6 +18,9 @@ struct Willing;
 impl BackEnd for Willing {
     fn socket(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         None
+    }
+    fn config(&mut self) -> Result<Vec<u8>, Failure> {
+        Ok(vec![1, 2, 3])
     }
     fn activate(&mut self, _: &Activation, _: &Port) -> Result<(), Failure> {
         Ok(())
@@ -44,6 +47,7 @@ impl BackEnd for Willing {
 struct Told {
     reset_done: AtomicUsize,
     needs_reset: AtomicUsize,
+    config: Mutex<Vec<(Slot, Vec<u8>)>>,
 }
 
 impl Registers for Told {
@@ -52,6 +56,9 @@ impl Registers for Told {
     }
     fn needs_reset(&self, _: Slot) {
         self.needs_reset.fetch_add(1, Ordering::SeqCst);
+    }
+    fn config_changed(&self, slot: Slot, config: &[u8]) {
+        self.config.lock().unwrap().push((slot, config.to_vec()));
     }
     fn queue_interrupt(&self, _: Slot, _: u16) {}
     fn devices_are(&self, _: bool) {}
@@ -99,6 +106,21 @@ fn a_back_end_that_signals_while_it_is_not_active_is_not_heard() {
     assert!(!front_ends.port(SLOT).unwrap().broken.is_set(), "else the loop would turn forever");
 }
 
+#[test]
+fn a_changed_configuration_is_asked_for_once_and_told() {
+    let (mut worker, told) = (worker(), Told::default());
+    let front_ends = worker.front_ends.clone();
+    for _ in 0..3 {
+        front_ends.read_config(SLOT);
+    }
+    worker.happened(Token::Wake, &told).unwrap();
+    assert_eq!(*told.config.lock().unwrap(), [(SLOT, vec![1, 2, 3])]);
+    front_ends.read_config(SLOT);
+    front_ends.read_config(Slot(9));
+    worker.happened(Token::Wake, &told).unwrap();
+    assert_eq!(told.config.lock().unwrap().len(), 2, "no device is in slot 9");
+}
+
 /// A guest that resets its device again as soon as it may.
 struct Restless {
     front_ends: Arc<FrontEnds>,
@@ -111,6 +133,7 @@ impl Registers for Restless {
         self.front_ends.perform(Effect::ResetDevice { slot });
     }
     fn needs_reset(&self, _: Slot) {}
+    fn config_changed(&self, _: Slot, _: &[u8]) {}
     fn queue_interrupt(&self, _: Slot, _: u16) {}
     fn devices_are(&self, _: bool) {}
     fn device_gone(&self) -> bool {

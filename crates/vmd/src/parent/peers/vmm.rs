@@ -42,6 +42,7 @@ impl Edge {
             vmm::ToParent::Ended { vm, end } => self.event(Event::Ended(vm, end)),
             vmm::ToParent::Info { request, vm, pid, .. } => self.pulse.told(request, vm, pid),
             vmm::ToParent::InfoEnd { request } => self.compare(request),
+            vmm::ToParent::Report { vm, device, report } => self.event(Event::Reported(vm, device, report)),
             vmm::ToParent::PauseDone { request, vm, result } => {
                 self.event(Event::PauseDone(request, vm, true, result));
             }

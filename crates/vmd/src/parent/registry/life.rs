@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use model::{BootDevice, IfName, Text, UserPath};
+use proto::device::Report;
 use proto::probe::KernelKind;
 use proto::{ConnId, RequestId, VmId};
 
@@ -42,6 +43,8 @@ pub struct Vm {
     pub tty: Option<Text<64>>,
     /// The ends of its local interfaces, by index: those of the start that made its taps.
     pub locals: BTreeMap<u8, Pair>,
+    /// What its devices last said of its guest, by index, and when.
+    pub reports: BTreeMap<u8, (Instant, Report)>,
     /// Order among the started, for the list.
     pub started: u64,
     /// Who waits for its end.
@@ -117,6 +120,7 @@ impl Vm {
             rate: Rate::default(),
             tty: None,
             locals: BTreeMap::new(),
+            reports: BTreeMap::new(),
             started: 0,
             waits: Vec::new(),
         }

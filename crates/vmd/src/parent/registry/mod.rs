@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use model::{IfName, Owner, SwitchName, Text, UserPath, VmName};
 use proto::client::{Reply, Request};
-use proto::device::Spec;
+use proto::device::{Report, Spec};
 use proto::opener::What;
 use proto::privileged::TapSpec;
 use proto::probe::{KernelKind, ToProbe};
@@ -131,6 +131,8 @@ pub enum Event {
     TerminateDone(RequestId, Result<(), Failure>),
     /// vmm answers a pause, or an unpause.
     PauseDone(RequestId, VmId, bool, Result<(), Failure>),
+    /// What the device of this index has learned of its guest.
+    Reported(VmId, u8, Report),
     /// The guest began to leave by itself.
     Leaving(VmId, bool),
     /// A VM is gone.
@@ -358,6 +360,9 @@ impl Registry {
             Event::StartDone(vm, result) => self.start_done(vm, result, out),
             Event::TerminateDone(request, result) => self.terminate_done(request, result, out),
             Event::PauseDone(request, vm, pause, result) => self.pause_done(request, vm, pause, result, out),
+            Event::Reported(id, device, report) => {
+                self.vm(id).into_iter().for_each(|vm| drop(vm.reports.insert(device, (now, report.clone()))));
+            }
             Event::Leaving(vm, reboot) => self.leaving(vm, reboot),
             Event::Ended(vm, end) => self.ended(vm, end, now, out),
             Event::VmmSilent(late) => self.vmm_silent(late, out),

@@ -350,6 +350,7 @@ impl Registry {
         vm.life = Life::Stopped;
         vm.run = None;
         vm.tty = None;
+        vm.reports.clear();
         for asked in std::mem::take(&mut vm.waits) {
             out.push(Action::Answer(asked, Reply::Ended { id: id.0 }));
         }

@@ -33,6 +33,7 @@ impl Running {
             | ToVmm::Info { .. }
             | ToVmm::Pause { .. }
             | ToVmm::Unpause { .. }
+            | ToVmm::AskDevice { .. }
             | ToVmm::Verbose { .. } => {}
         }
     }

@@ -28,6 +28,7 @@ impl Running {
                 alive: BTreeSet::new(),
                 wishes: 0,
                 pausing: Pausing::default(),
+                talks: BTreeMap::new(),
                 life: Life::Described,
             },
         );
@@ -174,7 +175,7 @@ impl Running {
     }
 
     pub(super) fn device_said(&mut self, process: Process, message: FromDevice, now: Instant, out: &mut Vec<Action>) {
-        let Some((_, vm)) = self.of_run(process.run) else { return };
+        let Some((id, vm)) = self.of_run(process.run) else { return };
         match message {
             FromDevice::Ready => {
                 let (Life::Spawning { waiting, .. } | Life::Preparing { waiting, .. }) = &mut vm.life else {
@@ -190,6 +191,8 @@ impl Running {
                     format!("{}: {}", vm.called(process.member), sys::logpipe::printable(failure.text.as_bytes()));
                 vm.fail(Failure::new(failure.code, text), out);
             }
+            FromDevice::Answered { changed } => vm.device_answered(process.member, changed, out),
+            FromDevice::Report(report) => vm.device_reported(id, process.member, report, now, out),
         }
     }
 

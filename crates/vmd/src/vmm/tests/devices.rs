@@ -1,0 +1,70 @@
+//! What devices are asked while their guest runs, and what they say then.
+
+use model::MemorySize;
+use proto::device::{Ask, MemoryReport, REPORT_EVERY, Report};
+
+use super::*;
+
+const ASK: Ask = Ask::Memory(MemorySize::LEAST_BOOTABLE);
+
+fn process(run: Run) -> Process {
+    Process { run, member: Member::Device(0) }
+}
+
+impl Machine {
+    fn ask(&mut self, id: u32) -> Vec<Action> {
+        self.parent(ToVmm::AskDevice { vm: VmId(id), device: 0, ask: ASK })
+    }
+
+    fn device(&mut self, run: Run, message: FromDevice) -> Vec<Action> {
+        self.event(Event::Device(process(run), message))
+    }
+}
+
+#[test]
+fn a_device_of_a_vm_that_runs_is_asked_and_its_change_is_told_to_the_vm() {
+    let mut vmm = machine();
+    let run = vmm.up(1, "web", 1);
+    assert_eq!(vmm.ask(1), [Action::TellDevice(process(run), ToDevice::Ask(ASK))]);
+    assert_eq!(
+        vmm.device(run, FromDevice::Answered { changed: true }),
+        [Action::TellVm(run, ToVm::ConfigChanged { device: 0 })]
+    );
+    vmm.ask(1);
+    assert_eq!(vmm.device(run, FromDevice::Answered { changed: false }), []);
+}
+
+#[test]
+fn what_is_not_there_is_not_asked() {
+    let mut vmm = machine();
+    assert_eq!(vmm.ask(1), [], "no vm");
+    vmm.spawn(start_of(1, "web", 1));
+    assert_eq!(vmm.ask(1), [], "its guest does not run yet");
+    vmm.up(2, "bare", 0);
+    assert_eq!(vmm.ask(2), [], "no device");
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_ends_the_vm() {
+    let mut vmm = machine();
+    let run = vmm.up(1, "web", 1);
+    vmm.ask(1);
+    vmm.device(run, FromDevice::Answered { changed: true });
+    let actions = vmm.device(run, FromDevice::Answered { changed: true });
+    assert!(actions.contains(&Action::Kill(process(run), Signal::KILL)), "{actions:?}");
+    assert!(!said_to_vm(&actions).contains(&ToVm::ConfigChanged { device: 0 }), "{actions:?}");
+}
+
+#[test]
+fn reports_go_to_the_parent_but_a_flood_of_them_does_not() {
+    let mut vmm = machine();
+    let run = vmm.up(1, "web", 1);
+    let report = |taken| Report::Memory(MemoryReport { taken, ..MemoryReport::default() });
+    let told = |taken| Action::Reply(ToParent::Report { vm: VmId(1), device: 0, report: report(taken) });
+    assert_eq!(vmm.device(run, FromDevice::Report(report(1))), [told(1)]);
+    for _ in 0..1000 {
+        assert_eq!(vmm.device(run, FromDevice::Report(report(2))), []);
+    }
+    vmm.now += REPORT_EVERY / 2;
+    assert_eq!(vmm.device(run, FromDevice::Report(report(3))), [told(3)]);
+}
