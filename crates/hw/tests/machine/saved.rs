@@ -244,6 +244,31 @@ fn a_state_of_another_machine_or_program_is_refused_by_name() {
 }
 
 #[test]
+fn each_chip_refuses_the_state_of_another_version() {
+    let machine = Machine::new();
+    let saved = machine.chipset.save(&machine.edge);
+    for (index, chip) in saved.chips.iter().enumerate() {
+        let mut saved = saved.clone();
+        saved.chips[index].state.version = 9;
+        let flaw = Flaw::Version { found: 9, known: chip.state.version };
+        let error = Machine::restored(&saved, &machine.edge, 0).err();
+        assert_eq!(error, Some(RestoreError::Chip { chip: chip.name.clone(), flaw }));
+    }
+}
+
+#[test]
+fn a_machine_in_use_comes_back_as_it_was() {
+    let machine = Machine::new();
+    machine.start(NET);
+    machine.chipset.queue_interrupt(NET, 0, &machine.edge);
+    assert_eq!(machine.read(machine.config(NET, 0x06), 2), 0x18, "an interrupt waits");
+    let saved = machine.chipset.save(&machine.edge);
+    let second = Machine::restored(&saved, &machine.edge, 0).unwrap();
+    assert_eq!(second.chipset.save(&second.edge), saved);
+    assert_eq!(second.read(second.config(NET, 0x06), 2), 0x18);
+}
+
+#[test]
 fn the_clocks_of_a_restored_machine_go_on_from_where_they_were() {
     let first = Machine::new();
     first.edge.now_ns.set(2_000_000_000);
