@@ -205,10 +205,9 @@ impl Run<'_> {
     fn status(&mut self, json: bool, running: bool, wanted: Option<&VmRef>) -> Result<ExitCode, RunError> {
         let vms = self.vms(&mut Conversation::open(self.socket)?)?;
         let vms: Vec<&VmLine> = vms.iter().filter(|vm| !running || status::runs(vm)).collect();
-        let meant = vms.iter().copied().filter(|vm| wanted.is_none_or(|wanted| status::is_meant(vm, wanted)));
         let text = match json {
-            true => format!("{}\n", status::json(meant)),
-            false => shown(&status::table(meant)),
+            true => format!("{}\n", status::json(&vms, wanted)),
+            false => shown(&status::table(&vms, wanted)),
         };
         self.print(&text)?;
         // That there is a VM decides, not that the one asked for is among them: scripts rely on both.

@@ -8,14 +8,18 @@ use proto::client::{VmLine, VmRef, VmState};
 /// Characters of the owner's column; the only one that is cut.
 const MAX_OWNER: usize = 15;
 
-/// The VMs in their order as a table.
-pub fn table<'a>(vms: impl Iterator<Item = &'a VmLine>) -> String {
-    vms.map(line).fold(header() + "\n", |text, line| text + &line + "\n")
+/// Those that are meant of these VMs, or all, in their order as a table.
+pub fn table(vms: &[&VmLine], wanted: Option<&VmRef>) -> String {
+    meant(vms, wanted).map(line).fold(header() + "\n", |text, line| text + &line + "\n")
 }
 
-/// The VMs in their order as JSON: `docs/schema/status.json` describes it.
-pub fn json<'a>(vms: impl Iterator<Item = &'a VmLine>) -> Value {
-    Value::Object(vec![("vms", Value::List(vms.map(value).collect()))])
+/// The same as JSON: `docs/schema/status.json` describes it.
+pub fn json(vms: &[&VmLine], wanted: Option<&VmRef>) -> Value {
+    Value::Object(vec![("vms", Value::List(meant(vms, wanted).map(value).collect()))])
+}
+
+fn meant<'a>(vms: &'a [&VmLine], wanted: Option<&VmRef>) -> impl Iterator<Item = &'a VmLine> {
+    vms.iter().copied().filter(move |vm| wanted.is_none_or(|wanted| is_meant(vm, wanted)))
 }
 
 /// A VM without a process has no memory of the host and no console, whatever was last known of them: as in the table.
