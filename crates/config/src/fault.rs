@@ -261,7 +261,7 @@ impl Fault {
             Self::BootDevice { .. } => "expected \"cdrom\", \"disk\" or \"net\"".to_owned(),
             Self::TextRefused { reason: NameError::TooLong(limit), .. } => format!("at most {limit} bytes"),
             Self::TextRefused { reason: NameError::Empty, .. } => "write it, or remove the line".to_owned(),
-            Self::TextRefused { .. } => "remove it".to_owned(),
+            Self::TextRefused { .. } => "remove that character".to_owned(),
             Self::NoKernelFor { .. } => "the firmware does not read it".to_owned(),
             Self::TooManyInterfaces { number: ..0, limit } => format!("expected 0 to {limit}"),
             Self::TooManyDisks { limit, .. } | Self::TooManyInterfaces { limit, .. } => format!("at most {limit}"),
