@@ -47,6 +47,30 @@ fn reload_takes_the_file_as_it_is_now_and_load_adds_to_it() {
 }
 
 #[test]
+fn a_description_is_shown_of_a_vm_and_changed_by_a_reload() {
+    apart("a_description_is_shown_of_a_vm_and_changed_by_a_reload", || {
+        let described = |text: &str| vm("a", "128M").replace("disable", &format!("disable\n\tdescription \"{text}\""));
+        let daemon = Daemon::start_quietly(&(described("the first") + &vm("b", "128M")));
+        let last = |arguments: &[&str]| {
+            let reply = daemon.vmctl(arguments).success();
+            reply.stdout.lines().last().map(str::to_owned).unwrap_or_default()
+        };
+        assert_eq!(last(&["status", "a"]), "description: the first");
+        assert!(last(&["status", "b"]).ends_with(" stopped b") && last(&["status"]).ends_with(" stopped b"));
+        fs::write(daemon.path("vm.conf"), described("another")).unwrap();
+        daemon.vmctl(&["reload"]).success();
+        assert_eq!(last(&["status", "1"]), "description: another");
+        let json = daemon.vmctl(&["status", "--json", "a"]).success().stdout;
+        assert!(json.contains("\"description\": \"another\","), "{json}");
+        fs::write(daemon.path("vm.conf"), described("a\tb")).unwrap();
+        let refused = daemon.vmctl(&["reload"]).stderr;
+        assert!(refused.contains("vm.conf:3:14: description contains the character '\\t'"), "{refused}");
+        assert_eq!(last(&["status", "a"]), "description: another");
+        assert!(daemon.stop().success());
+    });
+}
+
+#[test]
 fn a_file_with_errors_changes_nothing_and_all_its_errors_are_shown() {
     apart("a_file_with_errors_changes_nothing_and_all_its_errors_are_shown", || {
         let daemon = Daemon::start_quietly(&vm("a", "128M"));

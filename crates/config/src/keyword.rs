@@ -40,6 +40,8 @@ keywords! {
 pub(crate) const INITRD: &str = "initrd";
 /// The kernel command line of a VM.
 pub(crate) const CMDLINE: &str = "cmdline";
+/// What a VM is for.
+pub(crate) const DESCRIPTION: &str = "description";
 /// `local inet prefix`, the long form of `local prefix`.
 pub(crate) const INET: &str = "inet";
 /// `local nat yes|no`.
@@ -94,6 +96,7 @@ impl Block {
                 "cdrom",
                 CMDLINE,
                 "cpus",
+                DESCRIPTION,
                 "disable",
                 "disk",
                 "enable",
@@ -128,6 +131,7 @@ impl Block {
             (Self::Vm, "append" | "cmd") => Some(CMDLINE),
             (Self::Vm, "initramfs") => Some(INITRD),
             (Self::Vm, "user") => Some("owner"),
+            (Self::Vm, "comment" | "descr") => Some(DESCRIPTION),
             (Self::Switch, "bridge") => Some("interface"),
             (Self::Interface, "mac" | "ether" | "hwaddr") => Some("lladdr"),
             (Self::Interface, "bridge") => Some("switch"),

@@ -4,7 +4,7 @@ mod world;
 
 use config::{AgentX, Config};
 use config::{Macros, canonical, parse};
-use model::{CommandLine, Disk, Switch, SwitchName, UserPath};
+use model::{CommandLine, Description, Disk, Switch, SwitchName, UserPath};
 use proptest::prelude::*;
 use world::World;
 
@@ -52,6 +52,7 @@ const PIECES: &[&str] = &[
     "cpus ",
     "initrd ",
     "cmdline ",
+    "description ",
     "owner ",
     "joe:operator ",
     ":staff ",
@@ -108,6 +109,7 @@ fn said(word: &str) -> Config {
     config.globals.agentx = Some(AgentX { context: Some(word.into()), path: Some(path()) });
     let vm = &mut config.vms[0];
     (vm.boot, vm.initrd, vm.cdrom) = (Some(path()), Some(path()), UserPath::new(word).ok());
+    vm.description = Description::new(word.as_bytes()).ok();
     vm.cmdline = CommandLine::new(word.as_bytes()).ok();
     vm.disks[0] = Disk::new(path(), None);
     if let Ok(name) = SwitchName::new(word.as_bytes()) {

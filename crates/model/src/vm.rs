@@ -16,6 +16,9 @@ pub const MAX_CPUS: u8 = 64;
 /// Bytes of a kernel command line: Linux's COMMAND_LINE_SIZE on x86 (2048) less the end. A longer one would be cut.
 pub const MAX_CMDLINE: usize = 2047;
 
+/// Bytes of a VM's description: a line of text, and few enough that an answer to `vmctl status` holds many VMs.
+pub const MAX_DESCRIPTION: usize = 127;
+
 /// `vm NAME { }`, with all defaults and what its template gave filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vm {
@@ -23,6 +26,8 @@ pub struct Vm {
     pub name: VmName,
     /// The VM it was made from, if it is an instance.
     pub template: Option<VmName>,
+    /// What it is for, in its owner's words.
+    pub description: Option<Description>,
     /// Whether it starts with the daemon.
     pub enabled: bool,
     /// Memory of the guest.
@@ -57,6 +62,7 @@ impl Vm {
         Self {
             name,
             template: None,
+            description: None,
             enabled: true,
             memory: MemorySize::DEFAULT,
             cpus: 1,
@@ -74,8 +80,9 @@ impl Vm {
     }
 
     /// What it says in text, each with its word of vm.conf.
-    pub fn texts(&self) -> [(&'static str, Option<&str>); 4] {
+    pub fn texts(&self) -> [(&'static str, Option<&str>); 5] {
         [
+            ("description", self.description.as_ref().map(Description::as_str)),
             ("boot", self.boot.as_deref()),
             ("initrd", self.initrd.as_deref()),
             ("cmdline", self.cmdline.as_ref().map(CommandLine::as_str)),
@@ -86,6 +93,7 @@ impl Vm {
     /// Takes over from its template what it does not say itself; that it may say the rest was checked before. Kernel, initrd
     /// and command line belong together: a VM that names a kernel inherits none of the three.
     pub fn inherit(&mut self, template: &Self) {
+        self.description = self.description.take().or_else(|| template.description.clone());
         if self.boot.is_none() {
             self.boot.clone_from(&template.boot);
             self.initrd = self.initrd.take().or_else(|| template.initrd.clone());
@@ -187,6 +195,13 @@ name!(
     |text| none_of(text, |c| c == '\0')
 );
 
+name!(
+    /// What a VM is for: UTF-8 of at most [`MAX_DESCRIPTION`] bytes without control characters; it may be empty.
+    Description,
+    MAX_DESCRIPTION,
+    |text| none_of(text, char::is_control)
+);
+
 /// A kernel that is told nothing.
 impl Default for CommandLine {
     fn default() -> Self {
@@ -208,6 +223,22 @@ mod tests {
         let rights =
             [Right::Boot, Right::Cdrom, Right::Cpus, Right::Disk, Right::Instance, Right::Interface, Right::Memory];
         assert_eq!(rights.map(Right::word), ["boot", "cdrom", "cpus", "disk", "instance", "interface", "memory"]);
+    }
+
+    #[test]
+    fn a_description_is_one_line_of_127_bytes_without_control_characters() {
+        for text in ["", "Ann's web server: \u{2014} caf\u{e9}", &"x".repeat(127)] {
+            assert_eq!(Description::new(text).map(|text| text.to_string()).as_deref(), Ok(text));
+        }
+        for (bad, why) in [
+            ("x".repeat(128).as_bytes(), NameError::TooLong(127)),
+            (b"a\tb", NameError::Character('\t')),
+            (b"\x1b[31m", NameError::Character('\x1b')),
+            ("a\u{9b}".as_bytes(), NameError::Character('\u{9b}')),
+            (b"a\xff", NameError::NotUtf8),
+        ] {
+            assert_eq!(Description::new(bad), Err(why), "{bad:?}");
+        }
     }
 
     #[test]

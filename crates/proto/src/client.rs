@@ -1,7 +1,8 @@
 //! vmctl and control. The only conversation between programs of different versions, so it begins with a handshake.
 
 use model::{
-    BootDevice, DiskFormat, List, MAX_DISKS, MAX_NICS, MacAddr, MemorySize, SwitchName, Text, UserPath, VmName,
+    BootDevice, Description, DiskFormat, List, MAX_DISKS, MAX_NICS, MacAddr, MemorySize, SwitchName, Text, UserPath,
+    VmName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -12,9 +13,9 @@ use crate::names::RequestId;
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 5;
-/// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 50,000.
-pub const MAX_LINES: usize = 200;
+pub const VERSION: u32 = 6;
+/// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 38,000.
+pub const MAX_LINES: usize = 150;
 /// Bytes of one error of a configuration: a message, the line, a caret and a hint.
 pub const MAX_WRONG: usize = 4096;
 
@@ -242,6 +243,8 @@ pub struct VmLine {
     pub id: u32,
     /// Its name.
     pub name: VmName,
+    /// What it is for.
+    pub description: Option<Description>,
     /// Process id of its vm process, while it runs.
     pub pid: Option<u32>,
     /// Virtual CPUs.

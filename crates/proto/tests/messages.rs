@@ -81,6 +81,7 @@ fn replies() -> Vec<Reply> {
     let line = VmLine {
         id: 1,
         name: name(),
+        description: Description::new("a web server").ok(),
         pid: Some(2),
         cpus: 4,
         memory: memory(),
@@ -118,6 +119,7 @@ fn an_answer_holds_as_many_of_the_longest_lines_as_it_may() {
     let line = VmLine {
         id: u32::MAX,
         name: VmName::new("n".repeat(63)).unwrap(),
+        description: Some(Description::new("d".repeat(model::MAX_DESCRIPTION)).unwrap()),
         pid: Some(u32::MAX),
         cpus: 255,
         memory: MemorySize::MAX,

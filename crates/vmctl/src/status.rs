@@ -8,9 +8,14 @@ use proto::client::{VmLine, VmRef, VmState};
 /// Characters of the owner's column; the only one that is cut.
 const MAX_OWNER: usize = 15;
 
-/// Those that are meant of these VMs, or all, in their order as a table.
+/// Those that are meant of these VMs, or all, in their order as a table. A VM that was asked for by itself has its description
+/// below: all of them keep to a line each, as the original's do.
 pub fn table(vms: &[&VmLine], wanted: Option<&VmRef>) -> String {
-    meant(vms, wanted).map(line).fold(header() + "\n", |text, line| text + &line + "\n")
+    let description = |vm: &VmLine| vm.description.as_ref().map(ToString::to_string).filter(|text| !text.is_empty());
+    let below = |vm: &VmLine| description(vm).filter(|_| wanted.is_some()).map(|text| format!("\ndescription: {text}"));
+    meant(vms, wanted)
+        .map(|vm| line(vm) + &below(vm).unwrap_or_default())
+        .fold(header() + "\n", |text, line| text + &line + "\n")
 }
 
 /// The same as JSON: `docs/schema/status.json` describes it.
@@ -29,6 +34,7 @@ fn value(vm: &VmLine) -> Value {
     Value::Object(vec![
         ("id", vm.id.into()),
         ("name", Value::text(&vm.name)),
+        ("description", vm.description.as_ref().map(Value::text).into()),
         ("state", state(vm.state).into()),
         ("pid", vm.pid.filter(|_| running).into()),
         ("cpus", vm.cpus.into()),
@@ -101,6 +107,7 @@ mod tests {
         VmLine {
             id: 2,
             name: VmName::new(name).expect("a name"),
+            description: None,
             pid: None,
             cpus: 1,
             memory: model::MemorySize::from_bytes(1 << 30).unwrap(),
@@ -140,6 +147,27 @@ mod tests {
     fn stopped_vm_shows_no_process_memory_and_terminal() {
         let stale = VmLine { used: Some(5), tty: Some(Text::cut("/dev/pts/1")), ..vm("a") };
         assert_eq!(line(&stale), line(&vm("a")));
+    }
+
+    #[test]
+    fn a_description_is_shown_of_one_vm_that_was_asked_for_and_of_no_list() {
+        let described = |text: &str| VmLine { description: model::Description::new(text).ok(), ..vm("a") };
+        let (web, silent, empty) = (described("Ann's web server"), vm("a"), described(""));
+        let below = |vm: &VmLine, wanted: Option<&VmRef>| {
+            let table = table(&[vm], wanted);
+            table.strip_prefix(&format!("{}\n{}\n", header(), line(vm))).expect("the VM's line first").to_owned()
+        };
+        let by_id = Some(&VmRef::Id(2));
+        assert_eq!(below(&web, by_id), "description: Ann's web server\n");
+        assert_eq!([below(&web, None), below(&silent, by_id), below(&empty, by_id)], [""; 3]);
+        let named = VmRef::Name(VmName::new("b").expect("a name"));
+        let other = VmLine { id: 3, ..vm("b") };
+        assert_eq!(table(&[&web, &other], Some(&named)), format!("{}\n{}\n", header(), line(&other)));
+        let told = |vm: &VmLine| json(&[vm], None).to_string();
+        assert!(
+            told(&web).contains("\"description\": \"Ann's web server\",")
+                && told(&silent).contains("\"description\": null,")
+        );
     }
 
     #[test]

@@ -27,6 +27,7 @@ fn line(id: u32, text: &str, pid: Option<u32>) -> VmLine {
     VmLine {
         id,
         name: name(text),
+        description: None,
         pid,
         cpus: 1,
         memory: model::MemorySize::DEFAULT,

@@ -181,6 +181,7 @@ fn a_console_that_cannot_be_opened_or_is_open_already_is_told() {
         let line = VmLine {
             id: 7,
             name: VmName::new("web").expect("a name"),
+            description: None,
             pid: Some(9),
             cpus: 1,
             memory: model::MemorySize::from_bytes(1 << 30).unwrap(),

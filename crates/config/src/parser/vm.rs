@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use model::{
-    BootDevice, CommandLine, Disk, DiskFormat, MAX_CPUS, MAX_DISKS, MAX_NICS, MAX_PATH, MemorySize, NameError, Sev,
-    UserPath, VmName,
+    BootDevice, CommandLine, Description, Disk, DiskFormat, MAX_CPUS, MAX_DISKS, MAX_NICS, MAX_PATH, MemorySize,
+    NameError, Sev, UserPath, VmName,
 };
 
 use super::{Parser, Read, Stop, Text};
@@ -12,7 +12,7 @@ use crate::diagnostic::Step;
 use crate::fault::Fault;
 use crate::input::Span;
 use crate::instance::Requester;
-use crate::keyword::{Block, CMDLINE, INITRD, Keyword};
+use crate::keyword::{Block, CMDLINE, DESCRIPTION, INITRD, Keyword};
 use crate::lexer::Kind;
 use crate::register::register;
 use crate::request::{Refusal, VmRequest};
@@ -136,6 +136,13 @@ impl Parser<'_> {
                 let text = self.texts("a kernel command line")?;
                 self.once(draft, CMDLINE, option);
                 draft.request.vm.cmdline = self.checked(&text, "kernel command line", CommandLine::new);
+                Ok(())
+            }
+            Some(word) if word == DESCRIPTION.as_bytes() => {
+                self.advance();
+                let text = self.texts("a description")?;
+                self.once(draft, DESCRIPTION, option);
+                draft.request.vm.description = self.checked(&text, "description", |text| Description::new(text));
                 Ok(())
             }
             _ => self.misplaced(Block::Vm),

@@ -31,6 +31,20 @@ fn an_instance_inherits_all_but_disks_addresses_and_taps() {
 }
 
 #[test]
+fn an_instance_has_its_templates_description_or_its_own_or_none() {
+    let described = |own: &str| {
+        let text = format!(
+            "vm base {{ disk base.img\n\tdescription \"the first\"\n}}\nvm base instance made {{ disk own.img\n\t{own}\n}}\n"
+        );
+        let made = config(&text).vms.remove(1);
+        made.description.map(|description| description.to_string())
+    };
+    assert_eq!(described("").as_deref(), Some("the first"));
+    assert_eq!(described("description \"its own\"").as_deref(), Some("its own"));
+    assert_eq!(described("description \"\"").as_deref(), Some(""));
+}
+
+#[test]
 fn root_sets_what_it_likes_without_a_right() {
     let made =
         config(&file("", "boot \"/own\"\n\tcpus 4\n\tmemory 2G\n\tdisk d\n\tcdrom d.iso\n\tinterface\n\towner ann"))

@@ -44,6 +44,7 @@ fn line(vm: &Vm) -> VmLine {
     VmLine {
         id: vm.id.0,
         name: definition.name.clone(),
+        description: definition.description.clone(),
         pid: vm.pid(),
         cpus: if vm.pid().is_some() { vm.cpus } else { definition.cpus },
         memory: definition.memory,

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use config::{Config, Errors, Macros, Sources, Users};
-use model::{CommandLine, IfName, MAX_CMDLINE, UserPath, VmName};
+use model::{CommandLine, Description, IfName, MAX_CMDLINE, UserPath, VmName};
 use proptest::prelude::*;
 use proto::agentx::Context;
 
@@ -50,12 +50,13 @@ fn read(text: &str, string: &[u8]) -> Result<Config, Errors> {
 /// What holds a string of vm.conf, and whether proto takes it there.
 type Rule = (&'static str, fn(&str) -> bool);
 
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 9] = [
     ("vm v { disk # format raw }\n", |path| UserPath::new(path).is_ok()),
     ("vm v { boot # }\n", |path| UserPath::new(path).is_ok()),
     ("vm v { cdrom # }\n", |path| UserPath::new(path).is_ok()),
     ("vm v { boot k\ninitrd #\n}\n", |path| UserPath::new(path).is_ok()),
     ("vm v { boot k\ncmdline #\n}\n", |text| CommandLine::new(text).is_ok()),
+    ("vm v { disk d\ndescription #\n}\n", |text| Description::new(text).is_ok()),
     ("agentx context #\n", |text| Context::new(text).is_ok()),
     ("switch s { interface # }\n", |name| IfName::new(name).is_ok()),
     ("vm # { disk d }\n", |name| VmName::new(name).is_ok()),

@@ -31,6 +31,16 @@ impl Fixture {
 }
 
 #[test]
+fn status_tells_the_description_that_was_read_last_unless_the_vm_runs() {
+    let described = |name: &str, text: &str| changed(name, |vm| vm.description = model::Description::new(text).ok());
+    let mut f = Fixture::new(vec![described("web", "one"), described("db", "one")]);
+    f.running("db");
+    f.reload(vec![described("web", "two"), described("db", "two")]);
+    let mut told = |name: &str| f.line(name).and_then(|line| line.description).map(|text| text.to_string());
+    assert_eq!((told("web").as_deref(), told("db").as_deref()), (Some("two"), Some("one")));
+}
+
+#[test]
 fn a_reload_is_read_first_and_answered_when_it_is_done() {
     let mut f = Fixture::new(vec![]);
     let (asked, actions) = f.ask_as(root(), Request::Reload);
