@@ -1,6 +1,6 @@
-//! Prints the table of roles for docs/roles.md.
+//! Prints the tables of docs/roles.md: the roles, and what they may do and may not be seen to do.
 #![forbid(unsafe_code)]
 
 fn main() {
-    print!("{}", sandbox::table());
+    print!("{}\n{}", sandbox::table(), sandbox::unseen());
 }

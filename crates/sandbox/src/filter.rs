@@ -12,7 +12,7 @@ use seccompiler::{
 };
 
 use crate::calls::{Argument, Call, EMPTY_ROOT, ENTER, Group, LOOK_UP, SEAL, SETIDS, START};
-use crate::promise::{Promise, Root};
+use crate::promise::{Promise, ROLES, Root};
 
 /// The compiled programs of one promise, in the order in which they are installed.
 #[derive(Debug)]
@@ -31,13 +31,19 @@ pub fn allowed(promise: &Promise) -> Vec<Call> {
     simplify(&calls)
 }
 
+/// The groups of a role: its own, and those that it needs to enter its promise if it inherits a filter.
+pub fn groups(promise: &'static Promise) -> impl Iterator<Item = &'static Group> + use<> {
+    let starter = ROLES.into_iter().find(|starter| starter.starts.iter().any(|child| child.name == promise.name));
+    promise.calls.iter().chain(starter.into_iter().flat_map(|_| entry(promise)))
+}
+
 /// The calls that a child makes between exec and its own filter.
-pub fn entry(child: &Promise) -> Vec<Call> {
-    let mut groups = vec![START, ENTER, SEAL];
-    if child.root != Root::Inherited {
-        groups.extend([LOOK_UP, EMPTY_ROOT, SETIDS]);
-    }
-    groups.iter().flat_map(calls_of).collect()
+fn entry(child: &Promise) -> impl Iterator<Item = &'static Group> + use<> {
+    let groups: &[&Group] = match child.root {
+        Root::Inherited => &[&START, &ENTER, &SEAL],
+        Root::Host | Root::Empty => &[&START, &ENTER, &SEAL, &LOOK_UP, &EMPTY_ROOT, &SETIDS],
+    };
+    groups.iter().copied()
 }
 
 impl Filters {
@@ -67,7 +73,7 @@ fn collect(promise: &Promise, calls: &mut Vec<Call>) {
         collect(then, calls);
     }
     for child in promise.starts {
-        calls.extend(entry(child));
+        calls.extend(entry(child).flat_map(calls_of));
         calls.extend(allowed(child).into_iter().map(of_any_process));
     }
 }
@@ -92,7 +98,7 @@ fn simplify(calls: &[Call]) -> Vec<Call> {
         let same = || calls.iter().filter(|other| other.number == call.number && !other.refused);
         let needless =
             if call.refused { same().next().is_some() } else { !unconditional(call) && same().any(unconditional) };
-        if !needless && !kept.contains(call) {
+        if !needless && !kept.iter().any(|other| other.is_same(call)) {
             kept.push(*call);
         }
     }
@@ -134,7 +140,7 @@ fn condition(argument: Argument, own_pid: u32) -> Result<SeccompCondition, Backe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::promise::{PARENT, ROLES, VIOBLK, VM, VMM};
+    use crate::promise::{PARENT, VIOBLK, VM, VMM};
 
     /// Whether `calls` lets pass all that `wanted` needs: the same call, or the same number without conditions.
     fn passes(calls: &[Call], wanted: &Call) -> bool {
@@ -167,7 +173,7 @@ mod tests {
         for starter in ROLES {
             let own = allowed(starter);
             for child in starter.starts {
-                for call in entry(child) {
+                for call in entry(child).flat_map(calls_of) {
                     assert!(passes(&own, &call), "{} starts {}: {call:?}", starter.name, child.name);
                 }
             }

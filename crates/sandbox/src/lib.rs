@@ -19,6 +19,6 @@ mod table;
 
 pub use enter::{Asker, Entered, become_asker, enter, narrow};
 pub use error::Error;
-pub use filter::{Filters, allowed};
+pub use filter::{Filters, allowed, groups};
 pub use promise::Promise;
-pub use table::table;
+pub use table::{table, unseen};

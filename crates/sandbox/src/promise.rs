@@ -5,9 +5,9 @@
 //! then narrows itself. `then` is what is left of a promise after its start: see `sandbox::narrow`.
 
 use crate::calls::{
-    ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, Group, IPV6_SETTINGS, KVM_CREATE, KVM_RUN,
-    LISTEN, LOCK, MEMFD, MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, RESOLVE, SETIDS, SPAWN, SPAWN_SELF, STDIO,
-    TAP_ATTACH, TAP_OFFLOAD, THREADS, URING, URING_SETUP,
+    ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, Group, IPV6_SETTINGS, KILL, KVM_CREATE, KVM_RUN,
+    LISTEN, LOCK, MEMFD, MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, RESOLVE, SETIDS, SIGNALS, SPAWN, STDIO,
+    TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP, WIRES,
 };
 pub use rustix::thread::CapabilitySet as Capabilities;
 
@@ -128,7 +128,9 @@ pub const PARENT: Promise = Promise {
         LISTEN,  // makes the control socket; asks a connection who its peer is
         FILES,   // vm.conf, the state directory, cgroups, ptys, /dev/kvm and /dev/net/tun
         CONSOLE, // the console's pty: raw mode, its slave, its window
+        SIGNALS, // its end, and vm.conf anew
         SPAWN,   // its children, in their cgroups
+        KILL,    // all in a VM's cgroup, on a kernel that can't do it at once
         CONNECT, // the SNMP master's socket, for agentx
         MEMFD,   // guest memory
         RESOLVE, // getent(1) for users and groups of vm.conf, a dynamic program
@@ -201,6 +203,7 @@ pub const CONTROL: Promise = Promise {
         STDIO,   //
         MEMORY,  //
         EVENTS,  // its loop
+        SIGNALS, //
         CHANNEL, // clients and the parent
         ACCEPT,  // clients, from the socket that the parent made
     ],
@@ -221,6 +224,7 @@ pub const PRIV: Promise = Promise {
         STDIO,          //
         MEMORY,         //
         EVENTS,         // its loop
+        SIGNALS,        //
         CHANNEL,        // the parent's requests, /dev/net/tun in, taps out
         NETLINK_SOCKET, // routes and links, nftables
         NETLINK,        //
@@ -244,6 +248,7 @@ pub const AGENTX: Promise = Promise {
         STDIO,   //
         MEMORY,  //
         EVENTS,  // its loop
+        SIGNALS, //
         CHANNEL, // the parent, and the master
     ],
     starts: &[],
@@ -260,11 +265,13 @@ pub const VMM: Promise = Promise {
     root: Root::Empty,
     own: OWN_NAMESPACES,
     calls: &[
-        STDIO,      //
-        MEMORY,     //
-        EVENTS,     // its loop, pidfds of its VMs
-        CHANNEL,    // the parent, VMs and devices
-        SPAWN_SELF, // executes the one descriptor that it holds of vmd
+        STDIO,   //
+        MEMORY,  //
+        EVENTS,  // its loop, pidfds of its VMs
+        CHANNEL, // the parent, VMs and devices
+        SIGNALS, //
+        SPAWN,   // executes the one descriptor that it holds of vmd
+        TIED,    // VMs end with it
     ],
     starts: &[&VM, &VIOBLK, &VIONET],
     then: None,
@@ -279,7 +286,8 @@ pub const VM: Promise = Promise {
         KVM_CREATE, // /dev/kvm: the VM, its vCPUs, its memory slots
         STDIO,      //
         MEMORY,     //
-        EVENTS,     // its loop, ioeventfds, irqfds, timers
+        EVENTS,     // its loop
+        WIRES,      // ioeventfds, irqfds, timers
         CHANNEL,    // vmm, and the devices by vhost-user
         THREADS,    // vCPUs
     ],
@@ -294,7 +302,7 @@ pub const VM_RUNNING: Promise = Promise {
     keeps: NO_CAPABILITIES,
     root: Root::Inherited,
     own: HOST_NAMESPACES,
-    calls: &[KVM_RUN, STDIO, MEMORY, EVENTS, CHANNEL, THREADS],
+    calls: &[KVM_RUN, STDIO, MEMORY, EVENTS, WIRES, CHANNEL, THREADS],
     starts: &[],
     then: None,
     files: Some(&[]),

@@ -1,5 +1,7 @@
 //! The table of roles for docs/roles.md, made from the promises so that it can't be wrong.
 
+use crate::calls::Made;
+use crate::filter::groups;
 use crate::promise::{Capabilities, Namespaces, Promise, ROLES, Root, User};
 
 /// The roles as a Markdown table.
@@ -8,6 +10,24 @@ pub fn table() -> String {
                 |---|---|---|---|---|---|---|---|---|\n";
     let rows = ROLES.iter().map(|promise| row(promise));
     head.to_owned() + &rows.collect::<String>()
+}
+
+/// What a role is allowed and may not be seen to do, as a Markdown table.
+pub fn unseen() -> String {
+    let mut rows: Vec<String> = Vec::new();
+    for group in ROLES.into_iter().flat_map(groups) {
+        let row = |call: &str, why: &str| format!("| {} | {call} | {why} |\n", group.name);
+        let whole = match group.made {
+            Made::ByEach => None,
+            Made::BySome(why) => Some(row("each is made by some role", why)),
+            Made::Perhaps(why) => Some(row("any", why)),
+        };
+        let calls = group.calls.iter().filter_map(|call| call.rare?.split_once(": "));
+        rows.extend(whole.into_iter().chain(calls.map(|(call, why)| row(call, why))));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    rows.retain(|row| seen.insert(row.clone()));
+    "| group | call | why |\n|---|---|---|\n".to_owned() + &rows.concat()
 }
 
 fn row(promise: &Promise) -> String {
