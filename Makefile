@@ -7,8 +7,9 @@ OUT     = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release
 PREFIX  = /usr/local
 DESTDIR =
 
-# What the end-to-end tests are told: which binaries to test, and where to note labs that failed.
-TEST_ENV = VMD_BIN_DIR="$(abspath $(OUT))" VMD_LAB_FAULTS="$(abspath $(OUT))/lab-faults"
+# What the end-to-end tests are told: which binaries to test, where to note labs that failed, and where to count calls.
+TEST_ENV = VMD_BIN_DIR="$(abspath $(OUT))" VMD_LAB_FAULTS="$(abspath $(OUT))/lab-faults" \
+	VMD_LAB_CALLS="$(abspath $(OUT))/lab-calls"
 
 .PHONY: build help demo test check bench deny lab install clean
 

@@ -4,6 +4,7 @@
 //! that do nothing and need no time.
 #![forbid(unsafe_code)]
 
+pub mod calls;
 pub mod vm_conf;
 
 pub use testkit::idle;
