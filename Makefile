@@ -11,14 +11,14 @@ DESTDIR =
 TEST_ENV = VMD_BIN_DIR="$(abspath $(OUT))" VMD_LAB_FAULTS="$(abspath $(OUT))/lab-faults" \
 	VMD_LAB_CALLS="$(abspath $(OUT))/lab-calls"
 
-.PHONY: build help demo test check bench deny lab install clean
+.PHONY: build help demo test test-long check bench deny lab install clean
 
 build: ## vmd and vmctl, release, static
 	scripts/prepare build
 	cargo build --release --locked
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: build lab ## boot a Debian kernel under vmd and show it
 	cargo build --release --locked -p testkit
@@ -27,6 +27,10 @@ demo: build lab ## boot a Debian kernel under vmd and show it
 test: build lab ## every test, unit to end-to-end; at most 50 minutes on 2 processors
 	scripts/prepare test
 	$(TEST_ENV) scripts/rooted scripts/run-tests
+
+test-long: build lab ## beside test: repetitions, long walks, fuzzing and every mutant; a day. PARTS="..." for some of them
+	scripts/prepare test
+	$(TEST_ENV) scripts/rooted scripts/test-long "$(abspath $(OUT))/test-long.log" $(PARTS)
 
 check: ## the quick loop: format, lints, unit tests
 	scripts/prepare build

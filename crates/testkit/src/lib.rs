@@ -18,3 +18,8 @@ pub mod moment;
 pub mod process;
 pub mod schema;
 pub mod status;
+
+/// How many times longer than usual tests are that have no natural end: 1, but for `make test-long`.
+pub fn long() -> u32 {
+    std::env::var("VMD_LONG").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}

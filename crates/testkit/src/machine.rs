@@ -41,7 +41,8 @@ impl Machine {
     /// Runs `body` on such a machine. `test` is the test's path as libtest prints it.
     pub fn run(self, test: &str, body: impl FnOnce()) {
         let mut on_kvm = Command::new(artefacts::script("on-kvm"));
-        on_kvm.args(["-m", &self.memory_mib.to_string(), "-t", &self.limit_s.to_string(), "--"]);
+        let limit_s = self.limit_s.saturating_mul(crate::long());
+        on_kvm.args(["-m", &self.memory_mib.to_string(), "-t", &limit_s.to_string(), "--"]);
         again(&mut on_kvm, test, body);
     }
 }

@@ -34,7 +34,8 @@ pub fn survived(world: &mut World) {
     let mut moments = Moments(9);
     let mut longest = Duration::from_millis(500);
     let mut round = 0;
-    world.rounds(("a kill -9 during a life cycle", "vm"), ROUNDS, |world, name| {
+    let rounds = ROUNDS * testkit::long() as usize;
+    world.rounds(("a kill -9 during a life cycle", "vm"), rounds, |world, name| {
         let victim = ["control", "priv", "agentx", "client"][round % 4];
         round += 1;
         let begin = Instant::now();
@@ -72,7 +73,7 @@ pub fn the_end() {
     let mut moments = Moments(7);
     let nothing = Census::take();
     for role in ["vmm", "parent"] {
-        for _ in 0..ENDS {
+        for _ in 0..ENDS * testkit::long() {
             let mut world = World::new("", &[]);
             let name = world.next("vm");
             let cycle = Cycle::begin(&name, || ());

@@ -264,7 +264,8 @@ impl Drop for Told {
 #[test]
 fn the_registry_is_the_model_for_a_hundred_thousand_random_steps() {
     let only: Option<u64> = std::env::var("MODEL_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = only.map_or(0..u64::from(STEPS / STEPS_OF_ONE), |seed| seed..seed + 1);
+    let long: u64 = std::env::var("VMD_LONG").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    let seeds = only.map_or(0..u64::from(STEPS / STEPS_OF_ONE) * long, |seed| seed..seed + 1);
     let mut said: std::collections::BTreeSet<Said> = std::collections::BTreeSet::new();
     for seed in seeds {
         let mut told = Told(seed, 0);
