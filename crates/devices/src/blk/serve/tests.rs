@@ -82,6 +82,12 @@ fn each_feature_is_offered_by_its_bit() {
 }
 
 #[test]
+fn the_configuration_space_is_the_disks() {
+    let blk = disk(image(), false);
+    assert_eq!((blk.config().len(), &blk.config()[..8]), (36, &8u64.to_le_bytes()[..]));
+}
+
+#[test]
 fn an_empty_ring_leaves_nothing_to_do_and_kicks_on() {
     let mut fixture = Fixture::new(4);
     assert_eq!(fixture.kicked(), Progress::Idle);
@@ -224,6 +230,7 @@ fn a_queue_stops_when_nothing_of_it_is_under_way() {
     fixture.offer(1);
     assert_eq!(fixture.kicked(), Progress::Idle);
     assert!(fixture.blk.source().is_some(), "its end is waited for");
+    assert!(!fixture.blk.engine.unsubmitted(), "the host has it");
     assert_eq!(fixture.driver.used(), 0);
     let late = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(50));

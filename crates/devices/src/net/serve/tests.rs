@@ -116,6 +116,7 @@ fn each_feature_is_offered_by_its_bit() {
     assert_eq!(OFFLOADING, every | CSUM | GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | HOST_TSO4 | HOST_TSO6);
     let fixture = Fixture::new(4);
     assert_eq!((fixture.net.features(), fixture.net.queues()), (every, 2));
+    assert_eq!(fixture.net.config(), MAC);
 }
 
 #[test]
@@ -239,6 +240,50 @@ fn buffers_of_the_least_length_are_used() {
     assert_eq!(fixture.rx.at(BUFFERS + 10), 3, "num_buffers");
 }
 
+#[test]
+fn buffers_that_are_too_short_or_readable_break_the_ring() {
+    for (features, len) in [(0, 25), (0, 12), (0, 1), (MRG_RXBUF, 11), (MRG_RXBUF, 1), (MRG_RXBUF, 0)] {
+        let mut fixture = Fixture::new(4);
+        fixture.net.accept(features);
+        fixture.buffers(&[len]);
+        fixture.inject(60);
+        let outcome = fixture.net.kicked(RECEIVE, &mut fixture.rx.active());
+        assert_eq!(outcome, Err(RingFault::TooShort), "{len} bytes");
+    }
+    let mut fixture = Fixture::new(4);
+    fixture.rx.describe(0x1000, 0, (BUFFERS, 1), 1, 1);
+    fixture.rx.describe(0x1000, 1, (BUFFERS, 100), 2, 0);
+    fixture.rx.offer(0);
+    fixture.inject(60);
+    assert_eq!(fixture.net.kicked(RECEIVE, &mut fixture.rx.active()), Err(RingFault::Direction));
+}
+
+#[test]
+fn what_fits_no_buffer_or_is_no_frame_is_dropped_and_takes_none() {
+    let mut fixture = Fixture::new(4);
+    fixture.buffers(&[30]);
+    fixture.inject(60);
+    fixture.inject(13);
+    assert_eq!(fixture.received(), Progress::Idle);
+    assert_eq!(fixture.rx.used(), 0);
+    fixture.inject(18);
+    assert_eq!(fixture.received(), Progress::Idle);
+    assert_eq!(fixture.lens(), [30]);
+}
+
+#[test]
+fn an_answer_of_ours_comes_as_a_frame_does() {
+    let mut fixture = Fixture::leasing(4);
+    fixture.offer(&discover([0, 0]), 1);
+    fixture.transmitted();
+    fixture.buffers(&[1600]);
+    assert_eq!(fixture.received(), Progress::Idle);
+    assert_eq!(fixture.lens(), [12 + 14 + 20 + 8 + 300]);
+    let frame: [u8; 18] = fixture.rx.memory.read_obj(GuestAddress(BUFFERS)).unwrap();
+    assert_eq!((&frame[..12], &frame[12..]), (&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0][..], &MAC[..]));
+    assert_eq!(fixture.net.deadline(), None);
+}
+
 // Transmitting
 
 #[test]
@@ -253,6 +298,16 @@ fn after_as_many_frames_as_the_ring_has_entries_others_get_their_turn() {
     fixture.offer(&[0; 100], 1);
     assert_eq!(fixture.transmitted(), Progress::Idle);
     assert_eq!((fixture.heard(), fixture.tx.element(0)), (1, [0, 0]));
+}
+
+#[test]
+fn a_frame_with_a_part_to_be_written_breaks_the_ring() {
+    let mut fixture = Fixture::new(4);
+    fixture.tx.describe(0x1000, 0, (BUFFERS, 100), 1, 1);
+    fixture.tx.describe(0x1000, 1, (BUFFERS, 100), 2, 0);
+    fixture.tx.offer(0);
+    assert_eq!(fixture.net.kicked(TRANSMIT, &mut fixture.tx.active()), Err(RingFault::Direction));
+    assert_eq!(fixture.heard(), 0);
 }
 
 #[test]
