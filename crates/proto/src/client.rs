@@ -13,7 +13,7 @@ use crate::names::RequestId;
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 38,000.
 pub const MAX_LINES: usize = 150;
 /// Bytes of one error of a configuration: a message, the line, a caret and a hint.
@@ -81,15 +81,12 @@ pub enum Request {
         /// Which.
         vm: VmRef,
     },
-    /// Freeze a VM. Answered by `Accepted` or `Failed`.
-    Pause {
+    /// Have a VM that runs do something. Answered by `Accepted` or `Failed`.
+    Order {
         /// Which.
         vm: VmRef,
-    },
-    /// Continue a VM. Answered by `Accepted` or `Failed`.
-    Unpause {
-        /// Which.
-        vm: VmRef,
+        /// What.
+        order: Order,
     },
     /// Let requests of a disk fail from one on, for tests of a guest's storage. Answered by `Accepted` when that is
     /// armed and by `Done` when it has happened, or `Failed`.
@@ -141,6 +138,33 @@ pub enum Request {
         /// All switches.
         switches: bool,
     },
+}
+
+/// What a VM that runs can be told to do. It goes unchanged from the client to the vm process, which answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Freeze: no vCPU runs, no device works.
+    Pause,
+    /// Go on.
+    Unpause,
+}
+
+impl Order {
+    /// The command's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Unpause => "unpause",
+        }
+    }
+
+    /// What is said of a VM once it is done.
+    pub fn done(self) -> &'static str {
+        match self {
+            Self::Pause => "paused",
+            Self::Unpause => "unpaused",
+        }
+    }
 }
 
 /// A VM, as a user names it.
@@ -293,8 +317,7 @@ impl Request {
             Request::List
             | Request::Stop { .. }
             | Request::Wait { .. }
-            | Request::Pause { .. }
-            | Request::Unpause { .. }
+            | Request::Order { .. }
             | Request::DiskFail { .. }
             | Request::FlushStop { .. }
             | Request::Log { .. }

@@ -4,6 +4,7 @@ use model::{CommandLine, MemorySize, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
+use crate::client::Order;
 use crate::device::Front;
 use crate::failure::Failure;
 use crate::probe::KernelKind;
@@ -25,10 +26,8 @@ pub enum ToVm {
     Begin,
     /// Press the power button.
     PowerButton,
-    /// Freeze. Answered by `Paused`.
-    Pause,
-    /// Continue. Answered by `Unpaused`.
-    Unpause,
+    /// Do this. Answered by `Done`.
+    Order(Order),
     /// The configuration space of a device has changed: ask it, and tell the guest.
     ConfigChanged {
         /// Its index.
@@ -74,10 +73,8 @@ pub enum ToVmm {
         /// It resets instead: VM_REBOOT.
         reboot: bool,
     },
-    /// Answers `Pause`.
-    Paused(Result<(), Failure>),
-    /// Answers `Unpause`.
-    Unpaused(Result<(), Failure>),
+    /// Answers `Order`: whether the guest stands still now, or why it was not done.
+    Done(Order, Result<bool, Failure>),
 }
 
 impl Message for ToVm {
@@ -85,12 +82,7 @@ impl Message for ToVm {
         match self {
             ToVm::Describe(description) => 4 + usize::from(description.initrd),
             ToVm::Device { .. } => 1,
-            ToVm::Begin
-            | ToVm::PowerButton
-            | ToVm::Pause
-            | ToVm::Unpause
-            | ToVm::ConfigChanged { .. }
-            | ToVm::Verbose { .. } => 0,
+            ToVm::Begin | ToVm::PowerButton | ToVm::Order(_) | ToVm::ConfigChanged { .. } | ToVm::Verbose { .. } => 0,
         }
     }
 }
@@ -98,7 +90,7 @@ impl Message for ToVm {
 impl Message for ToVmm {
     fn fds(&self) -> usize {
         match self {
-            ToVmm::Started | ToVmm::Failed(_) | ToVmm::Leaving { .. } | ToVmm::Paused(_) | ToVmm::Unpaused(_) => 0,
+            ToVmm::Started | ToVmm::Failed(_) | ToVmm::Leaving { .. } | ToVmm::Done(..) => 0,
         }
     }
 }

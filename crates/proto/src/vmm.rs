@@ -5,6 +5,7 @@ use model::{CommandLine, MemorySize, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
+use crate::client::Order;
 use crate::device::{Ask, Report, Spec};
 use crate::failure::Failure;
 use crate::names::{RequestId, VmId};
@@ -55,19 +56,14 @@ pub enum ToVmm {
         /// Joins the answers.
         request: RequestId,
     },
-    /// Freeze. Answered by `PauseDone`.
-    Pause {
+    /// Have a VM that runs do something. Answered by `OrderDone`.
+    Order {
         /// Joins the answer.
         request: RequestId,
         /// Which.
         vm: VmId,
-    },
-    /// Continue. Answered by `UnpauseDone`.
-    Unpause {
-        /// Joins the answer.
-        request: RequestId,
-        /// Which.
-        vm: VmId,
+        /// What.
+        order: Order,
     },
     /// Ask a device of a VM that runs; where none does, nobody is asked.
     AskDevice {
@@ -188,23 +184,16 @@ pub enum ToParent {
         /// The request's.
         request: RequestId,
     },
-    /// Answers `Pause`.
-    PauseDone {
+    /// Answers `Order`.
+    OrderDone {
         /// The request's.
         request: RequestId,
         /// Which.
         vm: VmId,
-        /// Frozen, or why not.
-        result: Result<(), Failure>,
-    },
-    /// Answers `Unpause`.
-    UnpauseDone {
-        /// The request's.
-        request: RequestId,
-        /// Which.
-        vm: VmId,
-        /// Running, or why not.
-        result: Result<(), Failure>,
+        /// What was to be done.
+        order: Order,
+        /// Whether the guest stands still now, or why it was not done.
+        result: Result<bool, Failure>,
     },
 }
 
@@ -230,8 +219,7 @@ impl Message for ToVmm {
             | ToVmm::StartCancel { .. }
             | ToVmm::Terminate { .. }
             | ToVmm::Info { .. }
-            | ToVmm::Pause { .. }
-            | ToVmm::Unpause { .. }
+            | ToVmm::Order { .. }
             | ToVmm::AskDevice { .. }
             | ToVmm::Verbose { .. } => 0,
         }
@@ -248,8 +236,7 @@ impl Message for ToParent {
             | ToParent::Info { .. }
             | ToParent::InfoEnd { .. }
             | ToParent::Report { .. }
-            | ToParent::PauseDone { .. }
-            | ToParent::UnpauseDone { .. } => 0,
+            | ToParent::OrderDone { .. } => 0,
         }
     }
 }

@@ -61,8 +61,8 @@ fn requests() -> Vec<Request> {
         Request::Start(Box::new(Start { kernel: None, ..*start })),
         Request::Stop { vm: vm(), force: true, wait: false },
         Request::Wait { vm: vm() },
-        Request::Pause { vm: vm() },
-        Request::Unpause { vm: vm() },
+        Request::Order { vm: vm(), order: Order::Pause },
+        Request::Order { vm: vm(), order: Order::Unpause },
         Request::DiskFail { vm: vm(), disk: 1, operation: DiskOperation::Flush, count: 7 },
         Request::FlushStop { vm: vm(), disk: 1, count: 7 },
         Request::Log { verbose: true },
@@ -247,8 +247,8 @@ fn parent_and_vmm() {
         ToVmm::Terminate { request, vm, how: Stop::Force },
         ToVmm::Terminate { request, vm, how: Stop::Graceful { seconds: 120 } },
         ToVmm::Info { request },
-        ToVmm::Pause { request, vm },
-        ToVmm::Unpause { request, vm },
+        ToVmm::Order { request, vm, order: Order::Pause },
+        ToVmm::Order { request, vm, order: Order::Unpause },
         ToVmm::AskDevice { vm, device: 29, ask: device::Ask::Memory(memory()) },
         ToVmm::Verbose { debug: true },
     ];
@@ -264,8 +264,8 @@ fn parent_and_vmm() {
         ToParent::Info { request, vm, pid: 9, cpus: 1, memory: memory() },
         ToParent::Report { vm, device: 29, report: report() },
         ToParent::InfoEnd { request },
-        ToParent::PauseDone { request, vm, result: Ok(()) },
-        ToParent::UnpauseDone { request, vm, result: Err(failure()) },
+        ToParent::OrderDone { order: Order::Pause, request, vm, result: Ok(true) },
+        ToParent::OrderDone { order: Order::Unpause, request, vm, result: Err(failure()) },
     ];
     travel(0, answers);
 }
@@ -294,15 +294,21 @@ fn vmm_and_vm() {
     travel(5, vec![describe(true)]);
     let front = device::Front { virtio_id: 1, queues: 2, queue_size: 256, config_len: 12 };
     travel(1, vec![ToVm::Device { device: 1, front }]);
-    let plain = vec![ToVm::Begin, ToVm::PowerButton, ToVm::Pause, ToVm::Unpause, ToVm::Verbose { debug: true }];
+    let plain = vec![
+        ToVm::Begin,
+        ToVm::PowerButton,
+        ToVm::Order(Order::Pause),
+        ToVm::Order(Order::Unpause),
+        ToVm::Verbose { debug: true },
+    ];
     travel(0, plain);
     travel(0, vec![ToVm::ConfigChanged { device: 29 }]);
     let answers = vec![
         ToVmm::Started,
         ToVmm::Failed(failure()),
         ToVmm::Leaving { reboot: false },
-        ToVmm::Paused(Ok(())),
-        ToVmm::Unpaused(Err(failure())),
+        ToVmm::Done(Order::Pause, Ok(true)),
+        ToVmm::Done(Order::Unpause, Err(failure())),
     ];
     travel(0, answers);
 }

@@ -108,6 +108,7 @@ impl Progress {
 mod tests {
     use super::*;
     use model::{CommandLine, MemorySize, VmName};
+    use proto::client::Order;
     use proto::probe::KernelKind;
 
     fn description(devices: u8, initrd: bool) -> ToVm {
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn nothing_but_a_description_comes_first() {
-        for message in [ToVm::Begin, device(0), ToVm::PowerButton, ToVm::Pause] {
+        for message in [ToVm::Begin, device(0), ToVm::PowerButton, ToVm::Order(Order::Pause)] {
             assert!(take(vec![(message, 1)]).is_err());
         }
         assert!(take(vec![(description(0, false), 4), (description(0, false), 4)]).is_err());

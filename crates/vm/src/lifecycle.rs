@@ -12,6 +12,7 @@
 //! A paused guest does nothing and hears nothing: no vCPU runs, no device touches its memory or its disks, no timer of the
 //! chipset rings. Its clocks go on, as those of a machine that was busy elsewhere. Each of the states can end.
 
+use proto::client::Order;
 use proto::vm::{ToVm, ToVmm};
 use proto::{Code, Failure, exit};
 
@@ -111,8 +112,8 @@ impl Lifecycle {
     fn message(&mut self, message: ToVm) -> Vec<Action> {
         match message {
             ToVm::PowerButton => vec![Action::PressPowerButton],
-            ToVm::Pause => self.pause(),
-            ToVm::Unpause => self.unpause(),
+            ToVm::Order(Order::Pause) => self.pause(),
+            ToVm::Order(Order::Unpause) => self.unpause(),
             ToVm::ConfigChanged { device } => vec![Action::ReadConfig(device)],
             ToVm::Verbose { debug } => vec![Action::SetDebug(debug)],
             ToVm::Describe(_) => refuse("a second description"),
@@ -129,7 +130,7 @@ impl Lifecycle {
                 self.course = Course::Parking;
                 vec![Action::ParkVcpus]
             }
-            Course::Paused => vec![Action::Tell(ToVmm::Paused(Ok(())))],
+            Course::Paused => vec![Action::Tell(ToVmm::Done(Order::Pause, Ok(true)))],
             Course::Parking | Course::Quieting | Course::Waking => {
                 refuse("a pause before the previous request was answered")
             }
@@ -142,7 +143,7 @@ impl Lifecycle {
                 self.course = Course::Waking;
                 vec![Action::WakeDevices]
             }
-            Course::Running => vec![Action::Tell(ToVmm::Unpaused(Ok(())))],
+            Course::Running => vec![Action::Tell(ToVmm::Done(Order::Unpause, Ok(false)))],
             Course::Parking | Course::Quieting | Course::Waking => {
                 refuse("an unpause before the previous request was answered")
             }
@@ -158,7 +159,7 @@ impl Lifecycle {
             (Course::Parking, false) => {
                 self.course = Course::Running;
                 let failure = Failure::new(Code::TimedOut, "a vCPU does not leave the guest");
-                vec![Action::RunVcpus, Action::Tell(ToVmm::Paused(Err(failure)))]
+                vec![Action::RunVcpus, Action::Tell(ToVmm::Done(Order::Pause, Err(failure)))]
             }
             (Course::Running | Course::Quieting | Course::Paused | Course::Waking, _) => Vec::new(),
         }
@@ -169,7 +170,7 @@ impl Lifecycle {
             return Vec::new();
         }
         self.course = Course::Paused;
-        vec![Action::Tell(ToVmm::Paused(Ok(())))]
+        vec![Action::Tell(ToVmm::Done(Order::Pause, Ok(true)))]
     }
 
     fn awake(&mut self) -> Vec<Action> {
@@ -177,7 +178,7 @@ impl Lifecycle {
             return Vec::new();
         }
         self.course = Course::Running;
-        vec![Action::RunVcpus, Action::Tell(ToVmm::Unpaused(Ok(())))]
+        vec![Action::RunVcpus, Action::Tell(ToVmm::Done(Order::Unpause, Ok(false)))]
     }
 }
 
@@ -247,11 +248,11 @@ mod tests {
     fn a_pause_stops_vcpus_then_devices_and_an_unpause_the_other_way_round() {
         let mut vm = Lifecycle::default();
         let steps = [
-            (Event::Message(ToVm::Pause), vec![Action::ParkVcpus], false),
+            (Event::Message(ToVm::Order(Order::Pause)), vec![Action::ParkVcpus], false),
             (Event::Parked(true), vec![Action::QuietDevices], false),
-            (Event::Quiet, vec![Action::Tell(ToVmm::Paused(Ok(())))], false),
-            (Event::Message(ToVm::Unpause), vec![Action::WakeDevices], false),
-            (Event::Awake, vec![Action::RunVcpus, Action::Tell(ToVmm::Unpaused(Ok(())))], true),
+            (Event::Quiet, vec![Action::Tell(ToVmm::Done(Order::Pause, Ok(true)))], false),
+            (Event::Message(ToVm::Order(Order::Unpause)), vec![Action::WakeDevices], false),
+            (Event::Awake, vec![Action::RunVcpus, Action::Tell(ToVmm::Done(Order::Unpause, Ok(false)))], true),
         ];
         assert!(vm.guest_runs());
         for (event, actions, runs) in steps {
@@ -263,34 +264,48 @@ mod tests {
     #[test]
     fn a_vm_is_paused_and_unpaused_only_once_and_each_wish_is_answered() {
         let mut vm = Lifecycle::default();
-        assert_eq!(vm.handle(Event::Message(ToVm::Unpause)), [Action::Tell(ToVmm::Unpaused(Ok(())))]);
-        for event in [Event::Message(ToVm::Pause), Event::Parked(true), Event::Quiet] {
+        assert_eq!(
+            vm.handle(Event::Message(ToVm::Order(Order::Unpause))),
+            [Action::Tell(ToVmm::Done(Order::Unpause, Ok(false)))]
+        );
+        for event in [Event::Message(ToVm::Order(Order::Pause)), Event::Parked(true), Event::Quiet] {
             vm.handle(event);
         }
-        assert_eq!(vm.handle(Event::Message(ToVm::Pause)), [Action::Tell(ToVmm::Paused(Ok(())))]);
+        assert_eq!(
+            vm.handle(Event::Message(ToVm::Order(Order::Pause))),
+            [Action::Tell(ToVmm::Done(Order::Pause, Ok(true)))]
+        );
     }
 
     #[test]
     fn a_vcpu_that_does_not_leave_the_guest_fails_the_pause_and_the_guest_runs_on() {
         let mut vm = Lifecycle::default();
-        vm.handle(Event::Message(ToVm::Pause));
+        vm.handle(Event::Message(ToVm::Order(Order::Pause)));
         let actions = vm.handle(Event::Parked(false));
-        assert!(matches!(actions[..], [Action::RunVcpus, Action::Tell(ToVmm::Paused(Err(_)))]), "{actions:?}");
+        assert!(
+            matches!(actions[..], [Action::RunVcpus, Action::Tell(ToVmm::Done(Order::Pause, Err(_)))]),
+            "{actions:?}"
+        );
         assert!(vm.guest_runs());
     }
 
     #[test]
     fn a_wish_before_the_last_was_answered_has_no_place() {
-        for second in [ToVm::Pause, ToVm::Unpause] {
+        for second in [ToVm::Order(Order::Pause), ToVm::Order(Order::Unpause)] {
             let mut vm = Lifecycle::default();
-            vm.handle(Event::Message(ToVm::Pause));
+            vm.handle(Event::Message(ToVm::Order(Order::Pause)));
             assert!(matches!(vm.handle(Event::Message(second))[..], [Action::Refuse(_), Action::End(exit::FAILED)]));
         }
     }
 
     #[test]
     fn a_vm_ends_at_each_step_of_a_pause() {
-        let steps = [Event::Message(ToVm::Pause), Event::Parked(true), Event::Quiet, Event::Message(ToVm::Unpause)];
+        let steps = [
+            Event::Message(ToVm::Order(Order::Pause)),
+            Event::Parked(true),
+            Event::Quiet,
+            Event::Message(ToVm::Order(Order::Unpause)),
+        ];
         for count in 0..=steps.len() {
             let mut vm = Lifecycle::default();
             steps.iter().take(count).for_each(|event| drop(vm.handle(event.clone())));

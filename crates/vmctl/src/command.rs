@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 
 use model::{MAX_DISKS, UserPath, VmName};
-use proto::client::{DiskOperation, VmRef};
+use proto::client::{DiskOperation, Order, VmRef};
 
 use crate::create::{self, Create};
 use crate::getopt::{self, OptionError};
@@ -59,8 +59,8 @@ pub enum Command {
         /// Debug lines too.
         verbose: bool,
     },
-    /// Freeze a VM.
-    Pause(VmRef),
+    /// Have a VM that runs do something.
+    Order(Order, VmRef),
     /// Start a VM from a stream.
     Receive(VmName),
     /// Let the daemon read its file again.
@@ -94,8 +94,6 @@ pub enum Command {
         /// `-w`.
         wait: bool,
     },
-    /// Continue a VM.
-    Unpause(VmRef),
     /// Wait for a VM's end.
     Wait(VmRef),
 }
@@ -119,7 +117,7 @@ const COMMANDS: &[Entry] = &[
     Entry { name: "flush-stop", syntax: "id disk count", parse: flush_stop },
     Entry { name: "load", syntax: "filename", parse: load },
     Entry { name: "log", syntax: "[brief | verbose]", parse: log },
-    Entry { name: "pause", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Pause) },
+    Entry { name: "pause", syntax: "id", parse: |arguments| order(Order::Pause, arguments) },
     Entry { name: "receive", syntax: "name", parse: receive },
     Entry { name: "reload", syntax: "", parse: reload },
     Entry { name: "reset", syntax: "[all | switches | vms]", parse: reset },
@@ -132,7 +130,7 @@ const COMMANDS: &[Entry] = &[
     },
     Entry { name: "status", syntax: "[--json] [-r] [id]", parse: status },
     Entry { name: "stop", syntax: "[-fw] [id | -a]", parse: stop },
-    Entry { name: "unpause", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Unpause) },
+    Entry { name: "unpause", syntax: "id", parse: |arguments| order(Order::Unpause, arguments) },
     Entry { name: "wait", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Wait) },
 ];
 
@@ -230,6 +228,10 @@ fn operands<const N: usize>(arguments: &[OsString]) -> Result<[OsString; N], Wro
 fn one_vm(arguments: &[OsString]) -> Result<VmRef, Wrong> {
     let [word] = operands(arguments)?;
     Ok(words::vm_ref(&word)?)
+}
+
+fn order(order: Order, arguments: &[OsString]) -> Result<Command, Wrong> {
+    Ok(Command::Order(order, one_vm(arguments)?))
 }
 
 fn disk_fail(arguments: &[OsString]) -> Result<Command, Wrong> {

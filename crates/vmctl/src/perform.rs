@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use model::DiskFormat;
-use proto::client::{DiskArg, DiskOperation, Reply, Request, Start as StartRequest, VmLine, VmRef};
+use proto::client::{DiskArg, DiskOperation, Order, Reply, Request, Start as StartRequest, VmLine, VmRef};
 use proto::failure::plain;
 use proto::{Code, Failure};
 use rustix::fs::{Mode, OFlags};
@@ -112,8 +112,7 @@ impl Run<'_> {
                 let request = Request::Wait { vm: vm.clone() };
                 return self.end(&mut Conversation::open(self.socket)?, "waiting for", &vm, request);
             }
-            Command::Pause(vm) => self.freeze("pause", "paused", &vm, Request::Pause { vm: vm.clone() })?,
-            Command::Unpause(vm) => self.freeze("unpause", "unpaused", &vm, Request::Unpause { vm: vm.clone() })?,
+            Command::Order(order, vm) => self.order(order, &vm)?,
             Command::DiskFail { vm, disk, operation, count } => {
                 let at = format!("disk {disk} at {} {count}", word_of(operation));
                 let request = Request::DiskFail { vm: vm.clone(), disk, operation, count };
@@ -174,10 +173,12 @@ impl Run<'_> {
         if reply == Reply::Done { Ok(()) } else { Err(instead(what.to_owned(), reply)) }
     }
 
-    fn freeze(&mut self, verb: &str, done: &str, vm: &VmRef, request: Request) -> Result<(), RunError> {
-        let reply = Conversation::open(self.socket)?.call(request)?;
-        let Reply::Accepted { id } = reply else { return Err(instead(format!("{verb} {}", called(vm)), reply)) };
-        self.say(&format!("{done} vm {id} successfully"));
+    fn order(&mut self, order: Order, vm: &VmRef) -> Result<(), RunError> {
+        let reply = Conversation::open(self.socket)?.call(Request::Order { vm: vm.clone(), order })?;
+        let Reply::Accepted { id } = reply else {
+            return Err(instead(format!("{} {}", order.word(), called(vm)), reply));
+        };
+        self.say(&format!("{} vm {id} successfully", order.done()));
         Ok(())
     }
 

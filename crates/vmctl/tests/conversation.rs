@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use control::{Control, Outcome, greet, vmctl};
 use model::{DiskFormat, List, MacAddr, Text, VmName};
-use proto::client::{DiskArg, Reply, Request, Start, ToClient, ToControl, VmLine, VmRef, VmState};
+use proto::client::{DiskArg, Order, Reply, Request, Start, ToClient, ToControl, VmLine, VmRef, VmState};
 use proto::{Code, Failure, Received, RequestId};
 use testkit::schema;
 use vmctl::Screen;
@@ -245,11 +245,12 @@ fn a_terminal_shows_failures_in_colour_and_nothing_else_does() {
 
 #[test]
 fn pause_and_unpause_tell_the_id_or_the_reason() {
-    let pause = || Request::Pause { vm: by_name("web") };
+    let pause = || Request::Order { vm: by_name("web"), order: Order::Pause };
     ended(&asks("pause web", pause(), vec![Reply::Accepted { id: 4 }]), true, "vmctl: paused vm 4 successfully\n");
     let refused = asks("pause web", pause(), failed(Code::Unsupported, "pause is not in this release"));
     ended(&refused, false, "vmctl: pause \"web\": pause is not in this release\n");
-    let outcome = asks("unpause 4", Request::Unpause { vm: VmRef::Id(4) }, vec![Reply::Accepted { id: 4 }]);
+    let outcome =
+        asks("unpause 4", Request::Order { vm: VmRef::Id(4), order: Order::Unpause }, vec![Reply::Accepted { id: 4 }]);
     ended(&outcome, true, "vmctl: unpaused vm 4 successfully\n");
 }
 

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Output, Stdio};
 
 use control::Control;
 use model::{Text, VmName};
-use proto::client::{Reply, Request, VmRef};
+use proto::client::{Order, Reply, Request, VmRef};
 use vmctl::Screen;
 
 /// The program, which aborts where a test would only panic.
@@ -106,8 +106,8 @@ fn requests_are_made_and_their_outcome_is_the_exit_status_though_standard_error_
         ("stop web", stop.clone(), accepted(), true),
         ("stop web", stop, refused(), false),
         ("wait web", Request::Wait { vm: web() }, vec![Reply::Ended { id: 1 }], true),
-        ("pause web", Request::Pause { vm: web() }, accepted(), true),
-        ("unpause web", Request::Unpause { vm: web() }, accepted(), true),
+        ("pause web", Request::Order { vm: web(), order: Order::Pause }, accepted(), true),
+        ("unpause web", Request::Order { vm: web(), order: Order::Unpause }, accepted(), true),
         ("reload", Request::Reload, wrong(), false),
     ] {
         for (mut stream, _) in broken() {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use model::VmName;
-use proto::client::{DiskOperation, Reply, Request, ToClient, ToControl, VERSION, VmRef};
+use proto::client::{DiskOperation, Order, Reply, Request, ToClient, ToControl, VERSION, VmRef};
 use proto::{Channel, Code, MAX_MESSAGE, Received, RequestId};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Gid, Uid};
@@ -145,8 +145,8 @@ fn every_request() -> Vec<Request> {
         Request::Start(Box::new(start())),
         Request::Stop { vm: web(), force: false, wait: false },
         Request::Wait { vm: VmRef::Id(1) },
-        Request::Pause { vm: web() },
-        Request::Unpause { vm: web() },
+        Request::Order { vm: web(), order: Order::Pause },
+        Request::Order { vm: web(), order: Order::Unpause },
         Request::Send { vm: web() },
         Request::Receive { name: VmName::new("new").expect("a name") },
         Request::Log { verbose: false },

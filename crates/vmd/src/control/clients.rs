@@ -267,8 +267,7 @@ fn kind(request: &Request) -> Kind {
         Request::Stop { wait: false, .. }
         | Request::List
         | Request::Start(_)
-        | Request::Pause { .. }
-        | Request::Unpause { .. }
+        | Request::Order { .. }
         | Request::Send { .. }
         | Request::Receive { .. }
         | Request::Log { .. }

@@ -55,12 +55,8 @@ impl Edge {
                 self.tell_vmm(ToVmm::Terminate { request, vm, how }, vec![]);
                 vec![]
             }
-            Action::Pause(request, vm) => {
-                self.tell_vmm(ToVmm::Pause { request, vm }, vec![]);
-                vec![]
-            }
-            Action::Unpause(request, vm) => {
-                self.tell_vmm(ToVmm::Unpause { request, vm }, vec![]);
+            Action::Order(request, vm, order) => {
+                self.tell_vmm(ToVmm::Order { request, vm, order }, vec![]);
                 vec![]
             }
             Action::Answer(asked, reply) => self.answer(asked, reply),

@@ -57,12 +57,9 @@ impl Held {
                 Ok(fds)
             }
             ToVm::Device { device, .. } => Ok(vec![self.take(run, Slot::Front(*device))?]),
-            ToVm::Begin
-            | ToVm::PowerButton
-            | ToVm::Pause
-            | ToVm::Unpause
-            | ToVm::ConfigChanged { .. }
-            | ToVm::Verbose { .. } => Ok(Vec::new()),
+            ToVm::Begin | ToVm::PowerButton | ToVm::Order(_) | ToVm::ConfigChanged { .. } | ToVm::Verbose { .. } => {
+                Ok(Vec::new())
+            }
         }
     }
 

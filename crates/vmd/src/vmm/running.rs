@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 use model::VmName;
+use proto::client::Order;
 use proto::device::{Spec, ToDevice, ToVmm as FromDevice};
 use proto::vm::{ToVm, ToVmm as FromVm};
 use proto::vmm::{End, StartVm, Stop, ToParent, ToVmm};
@@ -28,11 +29,11 @@ mod asked;
 mod devices;
 mod ending;
 mod lost;
-pub mod pausing;
+pub mod orders;
 mod starting;
 
 use devices::Talk;
-use pausing::{Pausing, Wish};
+use orders::Orders;
 
 /// A device process must be ready within this. It opens nothing and asks nobody, but hosts can be slow.
 pub const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -192,7 +193,7 @@ struct Vm {
     alive: BTreeSet<Member>,
     /// How often the guest changed its mind about shutting down.
     wishes: u8,
-    pausing: Pausing,
+    orders: Orders,
     /// What its devices were asked and told.
     talks: BTreeMap<u8, Talk>,
     life: Life,
@@ -276,7 +277,7 @@ impl Running {
 
     /// When [`Event::Time`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = self.vms.values().flat_map(|vm| [vm.life.deadline(), vm.pausing.deadline()]);
+        let deadlines = self.vms.values().flat_map(|vm| [vm.life.deadline(), vm.orders.deadline()]);
         deadlines.flatten().min()
     }
 
@@ -291,8 +292,7 @@ impl Running {
             ToVmm::StartCancel { vm } => self.start_cancel(vm, out),
             ToVmm::Terminate { request, vm, how } => self.terminate(request, vm, how, now, out),
             ToVmm::Info { request } => self.info(request, out),
-            ToVmm::Pause { request, vm } => self.wish(request, vm, Wish::Pause, now, out),
-            ToVmm::Unpause { request, vm } => self.wish(request, vm, Wish::Unpause, now, out),
+            ToVmm::Order { request, vm, order } => self.order(request, vm, order, now, out),
             ToVmm::AskDevice { vm, device, ask } => self.ask_device(vm, device, ask, out),
             ToVmm::Verbose { debug } => self.verbose(debug, out),
         }
@@ -300,7 +300,7 @@ impl Running {
 
     /// Forgets the VMs whose last process is gone, and says so.
     fn settle(&mut self, out: &mut Vec<Action>) {
-        self.fail_wishes_of_ending(out);
+        self.fail_orders_of_ending(out);
         let over = |vm: &Vm| vm.alive.is_empty() && matches!(vm.life, Life::Ending { .. });
         let ids: Vec<VmId> = self.vms.iter().filter(|(_, vm)| over(vm)).map(|(id, _)| *id).collect();
         for id in ids {

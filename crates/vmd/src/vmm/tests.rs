@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use model::{MacAddr, Text, VmName};
+use proto::client::Order;
 use proto::device::{Blk, Net, Spec, ToDevice, ToVmm as FromDevice, Told};
 use proto::probe::KernelKind;
 use proto::vm::{ToVm, ToVmm as FromVm};

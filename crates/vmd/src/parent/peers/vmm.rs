@@ -43,11 +43,8 @@ impl Edge {
             vmm::ToParent::Info { request, vm, pid, .. } => self.pulse.told(request, vm, pid),
             vmm::ToParent::InfoEnd { request } => self.compare(request),
             vmm::ToParent::Report { vm, device, report } => self.event(Event::Reported(vm, device, report)),
-            vmm::ToParent::PauseDone { request, vm, result } => {
-                self.event(Event::PauseDone(request, vm, true, result));
-            }
-            vmm::ToParent::UnpauseDone { request, vm, result } => {
-                self.event(Event::PauseDone(request, vm, false, result));
+            vmm::ToParent::OrderDone { request, vm, order, result } => {
+                self.event(Event::OrderDone(request, vm, order, result));
             }
         }
     }

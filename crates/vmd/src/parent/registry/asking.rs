@@ -37,8 +37,7 @@ impl Registry {
             Request::Start(start) => self.ask_start(asker, &start, now, out),
             Request::Stop { vm, force, wait } => self.ask_stop(asked, who, &vm, force, wait, out),
             Request::Wait { vm } => self.ask_wait(asked, who, &vm),
-            Request::Pause { vm } => self.ask_pause(asked, who, &vm, true, out),
-            Request::Unpause { vm } => self.ask_pause(asked, who, &vm, false, out),
+            Request::Order { vm, order } => self.ask_order(asked, who, &vm, order, out),
             Request::DiskFail { vm, disk, .. } => self.ask_fault(who, "disk-fail", &vm, disk),
             Request::FlushStop { vm, disk, .. } => self.ask_fault(who, "flush-stop", &vm, disk),
             Request::Send { vm } => {

@@ -77,7 +77,7 @@ impl Registry {
         for request in self.stops.keys().copied().collect::<Vec<_>>() {
             self.terminate_done(request, Err(failure.clone()), out);
         }
-        let pauses = std::mem::take(&mut self.pauses).into_values();
+        let pauses = std::mem::take(&mut self.orders).into_values();
         out.extend(pauses.map(|asked| Action::Answer(asked, Reply::Failed(failure.clone()))));
     }
 
@@ -103,7 +103,7 @@ impl Registry {
     pub(super) fn gone(&mut self, conn: ConnId) {
         self.forget_wait(conn, None);
         self.stops.retain(|_, stopper| stopper.asked.conn != conn);
-        self.pauses.retain(|_, asked| asked.conn != conn);
+        self.orders.retain(|_, asked| asked.conn != conn);
         self.reloads.retain(|reload| reload.asked.conn != conn);
         for vm in &mut self.vms {
             if let Life::Preparing(preparation) = &mut vm.life {

@@ -22,7 +22,7 @@ mod instances;
 mod known;
 mod life;
 mod list;
-mod pausing;
+mod orders;
 mod plan;
 pub mod rate;
 mod reload;
@@ -34,7 +34,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use model::{IfName, Owner, SwitchName, Text, UserPath, VmName};
-use proto::client::{Reply, Request};
+use proto::client::{Order, Reply, Request};
 use proto::device::{Report, Spec};
 use proto::opener::What;
 use proto::privileged::TapSpec;
@@ -129,8 +129,8 @@ pub enum Event {
     StartDone(VmId, Result<u32, Failure>),
     /// vmm answers a stop.
     TerminateDone(RequestId, Result<(), Failure>),
-    /// vmm answers a pause, or an unpause.
-    PauseDone(RequestId, VmId, bool, Result<(), Failure>),
+    /// vmm answers an order: whether the guest stands still now, or why it was not done.
+    OrderDone(RequestId, VmId, Order, Result<bool, Failure>),
     /// What the device of this index has learned of its guest.
     Reported(VmId, u8, Report),
     /// The guest began to leave by itself.
@@ -203,10 +203,8 @@ pub enum Action {
     Release(VmId, Keep),
     /// Ask vmm to end a VM; answered by `TerminateDone`, later `Ended`.
     Terminate(RequestId, VmId, Stop),
-    /// Ask vmm to have a guest stand still; answered by `PauseDone`.
-    Pause(RequestId, VmId),
-    /// Ask vmm to let it go on; the same.
-    Unpause(RequestId, VmId),
+    /// Ask vmm to have a VM that runs do something; answered by `OrderDone`.
+    Order(RequestId, VmId, Order),
     /// Answer a client.
     Answer(Asked, Reply),
     /// Tell the log, at a level, about a VM.
@@ -313,8 +311,8 @@ pub struct Registry {
     next_request: u32,
     started: u64,
     stops: BTreeMap<RequestId, Stopper>,
-    /// Clients whose pause or unpause vmm has not answered yet.
-    pauses: BTreeMap<RequestId, Asked>,
+    /// Clients whose orders vmm has not answered yet.
+    orders: BTreeMap<RequestId, Asked>,
     /// Clients whose reload is answered when all switches are.
     reloads: Vec<reload::Reload>,
     ending: bool,
@@ -359,7 +357,7 @@ impl Registry {
             Event::ConsoleMade(run, result) => self.console_made(run, result, now, out),
             Event::StartDone(vm, result) => self.start_done(vm, result, out),
             Event::TerminateDone(request, result) => self.terminate_done(request, result, out),
-            Event::PauseDone(request, vm, pause, result) => self.pause_done(request, vm, pause, result, out),
+            Event::OrderDone(request, vm, order, result) => self.order_done(request, vm, order, result, out),
             Event::Reported(id, device, report) => {
                 self.vm(id).into_iter().for_each(|vm| drop(vm.reports.insert(device, (now, report.clone()))));
             }

@@ -14,15 +14,21 @@ impl Running {
                 vm.fail(Failure::new(failure.code, text), out);
             }
             FromVm::Leaving { reboot } => self.leaving(run, reboot, out),
-            FromVm::Paused(result) => self.vm_answered(run, Wish::Pause, result, now, out),
-            FromVm::Unpaused(result) => self.vm_answered(run, Wish::Unpause, result, now, out),
+            FromVm::Done(order, result) => self.vm_answered(run, order, result, now, out),
         }
     }
 
-    fn vm_answered(&mut self, run: Run, wish: Wish, result: Result<(), Failure>, now: Instant, out: &mut Vec<Action>) {
+    fn vm_answered(
+        &mut self,
+        run: Run,
+        order: Order,
+        result: Result<bool, Failure>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         let Some((id, vm)) = self.of_run(run) else { return };
         let printable = |failure: Failure| Failure::new(failure.code, sys::logpipe::printable(failure.text.as_bytes()));
-        vm.answered(id, wish, result.map_err(printable), now, out);
+        vm.answered(id, order, result.map_err(printable), now, out);
     }
 
     /// The guest's own wish. One that was told to stop has none: its reset ends it (openbsd/daemon.md, 2.4).
@@ -62,7 +68,7 @@ impl Running {
 
     pub(super) fn time(&mut self, now: Instant, out: &mut Vec<Action>) {
         for (id, vm) in &mut self.vms {
-            vm.pausing.late(*id, &vm.start.name, now, out);
+            vm.orders.late(*id, &vm.start.name, now, out);
             if vm.life.deadline().is_some_and(|deadline| deadline <= now) {
                 vm.late(*id, now, out);
             }

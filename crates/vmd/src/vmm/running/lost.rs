@@ -31,8 +31,7 @@ impl Running {
             | ToVmm::StartCancel { .. }
             | ToVmm::Terminate { .. }
             | ToVmm::Info { .. }
-            | ToVmm::Pause { .. }
-            | ToVmm::Unpause { .. }
+            | ToVmm::Order { .. }
             | ToVmm::AskDevice { .. }
             | ToVmm::Verbose { .. } => {}
         }

@@ -27,7 +27,7 @@ impl Running {
                 devices: BTreeMap::new(),
                 alive: BTreeSet::new(),
                 wishes: 0,
-                pausing: Pausing::default(),
+                orders: Orders::default(),
                 talks: BTreeMap::new(),
                 life: Life::Described,
             },

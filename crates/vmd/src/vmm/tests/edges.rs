@@ -1,6 +1,6 @@
 //! Limits to the last that is allowed, and deadlines to the moment before them.
 
-use super::super::running::pausing::ANSWER_LIMIT;
+use super::super::running::orders::ANSWER_LIMIT;
 use super::*;
 
 /// The last moment at which a deadline has not passed.
@@ -69,8 +69,11 @@ fn from_sigterm_to_sigkill_are_ten_seconds() {
 fn a_pause_is_given_up_at_its_deadline_and_not_before() {
     let mut vmm = machine();
     vmm.up(1, "web", 0);
-    vmm.parent(ToVmm::Pause { request: REQUEST, vm: VmId(1) });
-    assert!(matches!(answers(&waits(&mut vmm, ANSWER_LIMIT)).as_slice(), [ToParent::PauseDone { result: Err(_), .. }]));
+    vmm.parent(ToVmm::Order { request: REQUEST, vm: VmId(1), order: Order::Pause });
+    assert!(matches!(
+        answers(&waits(&mut vmm, ANSWER_LIMIT)).as_slice(),
+        [ToParent::OrderDone { order: Order::Pause, result: Err(_), .. }]
+    ));
 }
 
 #[test]
@@ -91,7 +94,7 @@ fn a_guest_that_shuts_down_by_itself_and_was_paused_is_woken_by_a_stop() {
     let mut vmm = machine();
     let run = vmm.up(1, "web", 0);
     vmm.vm(run, FromVm::Leaving { reboot: false });
-    vmm.parent(ToVmm::Pause { request: RequestId(1), vm: VmId(1) });
-    vmm.vm(run, FromVm::Paused(Ok(())));
-    assert_eq!(said_to_vm(&vmm.stop(1, GRACEFUL)), [ToVm::Unpause], "it has pressed its button itself");
+    vmm.parent(ToVmm::Order { request: RequestId(1), vm: VmId(1), order: Order::Pause });
+    vmm.vm(run, FromVm::Done(Order::Pause, Ok(true)));
+    assert_eq!(said_to_vm(&vmm.stop(1, GRACEFUL)), [ToVm::Order(Order::Unpause)], "it has pressed its button itself");
 }

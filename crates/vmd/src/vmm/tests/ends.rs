@@ -205,7 +205,7 @@ fn row_2_8_a_malformed_message_costs_its_vm_alone() {
 
 #[test]
 fn row_2_8_a_message_out_of_place_costs_its_vm_alone() {
-    let wrong = [FromVm::Started, FromVm::Paused(Ok(())), FromVm::Unpaused(Ok(()))];
+    let wrong = [FromVm::Started, FromVm::Done(Order::Pause, Ok(true)), FromVm::Done(Order::Unpause, Ok(false))];
     for message in wrong {
         let mut vmm = machine();
         let run = vmm.up(1, "web", 0);

@@ -1,21 +1,21 @@
 //! Pause and unpause (openbsd/daemon.md, 2.3, 2.5, 2.8; 11.3 rows 5, 6 and 26).
 
-use super::super::running::pausing::{ANSWER_LIMIT, MAX_WAITING};
+use super::super::running::orders::{ANSWER_LIMIT, MAX_WAITING};
 use super::*;
 
 impl Machine {
     fn pause(&mut self, request: u32, id: u32) -> Vec<Action> {
-        self.parent(ToVmm::Pause { request: RequestId(request), vm: VmId(id) })
+        self.parent(ToVmm::Order { request: RequestId(request), vm: VmId(id), order: Order::Pause })
     }
 
     fn unpause(&mut self, request: u32, id: u32) -> Vec<Action> {
-        self.parent(ToVmm::Unpause { request: RequestId(request), vm: VmId(id) })
+        self.parent(ToVmm::Order { request: RequestId(request), vm: VmId(id), order: Order::Unpause })
     }
 
     fn paused(&mut self, id: u32, name: &str) -> Run {
         let run = self.up(id, name, 1);
         self.pause(1, id);
-        assert_eq!(results(&self.vm(run, FromVm::Paused(Ok(())))), [(1, true, Ok(()))]);
+        assert_eq!(results(&self.vm(run, FromVm::Done(Order::Pause, Ok(true)))), [(1, true, Ok(()))]);
         run
     }
 }
@@ -23,9 +23,10 @@ impl Machine {
 /// Request, whether it was a pause, and how it went, of each answer.
 fn results(actions: &[Action]) -> Vec<(u32, bool, Result<(), Code>)> {
     let result = |answer| match answer {
-        ToParent::PauseDone { request, result, .. } => Some((request.0, true, result.map_err(|failure| failure.code))),
-        ToParent::UnpauseDone { request, result, .. } => {
-            Some((request.0, false, result.map_err(|failure| failure.code)))
+        ToParent::OrderDone { request, order, result, .. } => {
+            let pause = order == Order::Pause;
+            let how = result.map(|paused| assert_eq!(paused, pause)).map_err(|failure| failure.code);
+            Some((request.0, pause, how))
         }
         _ => None,
     };
@@ -44,10 +45,10 @@ fn row_2_3_pause_is_passed_on_and_answered_when_the_vm_answers() {
     let mut vmm = machine();
     let run = vmm.up(1, "web", 0);
     let asked = vmm.pause(7, 1);
-    assert_eq!((said_to_vm(&asked), results(&asked)), (vec![ToVm::Pause], vec![]), "no reply now");
-    assert_eq!(results(&vmm.vm(run, FromVm::Paused(Ok(())))), [(7, true, Ok(()))]);
-    assert_eq!(said_to_vm(&vmm.unpause(8, 1)), [ToVm::Unpause]);
-    assert_eq!(results(&vmm.vm(run, FromVm::Unpaused(Ok(())))), [(8, false, Ok(()))]);
+    assert_eq!((said_to_vm(&asked), results(&asked)), (vec![ToVm::Order(Order::Pause)], vec![]), "no reply now");
+    assert_eq!(results(&vmm.vm(run, FromVm::Done(Order::Pause, Ok(true)))), [(7, true, Ok(()))]);
+    assert_eq!(said_to_vm(&vmm.unpause(8, 1)), [ToVm::Order(Order::Unpause)]);
+    assert_eq!(results(&vmm.vm(run, FromVm::Done(Order::Unpause, Ok(false)))), [(8, false, Ok(()))]);
 }
 
 #[test]
@@ -56,8 +57,8 @@ fn row_2_8_what_a_vm_says_of_its_pause_is_the_answer_without_control_characters(
     let run = vmm.up(1, "web", 0);
     vmm.pause(7, 1);
     let failure = Failure::new(Code::TimedOut, "a vCPU\u{1b}[2J hangs");
-    match answers(&vmm.vm(run, FromVm::Paused(Err(failure)))).as_slice() {
-        [ToParent::PauseDone { result: Err(failure), .. }] => {
+    match answers(&vmm.vm(run, FromVm::Done(Order::Pause, Err(failure)))).as_slice() {
+        [ToParent::OrderDone { order: Order::Pause, result: Err(failure), .. }] => {
             assert_eq!(failure.code, Code::TimedOut);
             assert!(!failure.text.chars().any(char::is_control), "{failure}");
         }
@@ -81,8 +82,12 @@ fn row_11_3_26_an_answer_is_of_the_vm_that_it_comes_from() {
     let web = vmm.up(1, "web", 0);
     let other = vmm.up(2, "other", 0);
     vmm.pause(7, 1);
-    assert_eq!(kills(&vmm.vm(other, FromVm::Paused(Ok(())))), [(Member::Vm, Signal::KILL)], "it was not asked");
-    assert_eq!(results(&vmm.vm(web, FromVm::Paused(Ok(())))), [(7, true, Ok(()))]);
+    assert_eq!(
+        kills(&vmm.vm(other, FromVm::Done(Order::Pause, Ok(true)))),
+        [(Member::Vm, Signal::KILL)],
+        "it was not asked"
+    );
+    assert_eq!(results(&vmm.vm(web, FromVm::Done(Order::Pause, Ok(true)))), [(7, true, Ok(()))]);
 }
 
 #[test]
@@ -92,11 +97,11 @@ fn one_wish_at_a_time_and_each_is_answered_to_who_asked() {
     vmm.pause(1, 1);
     assert_eq!(said_to_vm(&vmm.unpause(2, 1)), []);
     assert_eq!(said_to_vm(&vmm.pause(3, 1)), []);
-    let next = vmm.vm(run, FromVm::Paused(Ok(())));
-    assert_eq!((results(&next), said_to_vm(&next)), (vec![(1, true, Ok(()))], vec![ToVm::Unpause]));
-    let next = vmm.vm(run, FromVm::Unpaused(Ok(())));
-    assert_eq!((results(&next), said_to_vm(&next)), (vec![(2, false, Ok(()))], vec![ToVm::Pause]));
-    assert_eq!(results(&vmm.vm(run, FromVm::Paused(Ok(())))), [(3, true, Ok(()))]);
+    let next = vmm.vm(run, FromVm::Done(Order::Pause, Ok(true)));
+    assert_eq!((results(&next), said_to_vm(&next)), (vec![(1, true, Ok(()))], vec![ToVm::Order(Order::Unpause)]));
+    let next = vmm.vm(run, FromVm::Done(Order::Unpause, Ok(false)));
+    assert_eq!((results(&next), said_to_vm(&next)), (vec![(2, false, Ok(()))], vec![ToVm::Order(Order::Pause)]));
+    assert_eq!(results(&vmm.vm(run, FromVm::Done(Order::Pause, Ok(true)))), [(3, true, Ok(()))]);
 }
 
 #[test]
@@ -119,9 +124,9 @@ fn a_vm_that_does_not_answer_is_given_up_with_all_that_waits_and_may_answer_late
     let late = vmm.pass(ANSWER_LIMIT);
     assert_eq!(results(&late), [(1, true, Err(Code::TimedOut)), (2, false, Err(Code::TimedOut))]);
     assert_eq!(results(&vmm.pause(3, 1)), [(3, true, Err(Code::Busy))], "it still owes an answer");
-    assert_eq!(vmm.vm(run, FromVm::Paused(Ok(()))), [], "nobody waits for it");
-    assert_eq!(said_to_vm(&vmm.unpause(4, 1)), [ToVm::Unpause]);
-    assert_eq!(results(&vmm.vm(run, FromVm::Unpaused(Ok(())))), [(4, false, Ok(()))]);
+    assert_eq!(vmm.vm(run, FromVm::Done(Order::Pause, Ok(true))), [], "nobody waits for it");
+    assert_eq!(said_to_vm(&vmm.unpause(4, 1)), [ToVm::Order(Order::Unpause)]);
+    assert_eq!(results(&vmm.vm(run, FromVm::Done(Order::Unpause, Ok(false)))), [(4, false, Ok(()))]);
     assert_eq!(vmm.told(), [1], "it lives");
 }
 
@@ -139,8 +144,8 @@ fn the_end_of_a_vm_answers_all_wishes() {
 fn a_graceful_stop_wakes_a_paused_guest_so_that_it_can_stop() {
     let mut vmm = machine();
     let run = vmm.paused(1, "web");
-    assert_eq!(said_to_vm(&vmm.stop(1, GRACEFUL)), [ToVm::Unpause, ToVm::PowerButton]);
-    assert_eq!(vmm.vm(run, FromVm::Unpaused(Ok(()))), []);
+    assert_eq!(said_to_vm(&vmm.stop(1, GRACEFUL)), [ToVm::Order(Order::Unpause), ToVm::PowerButton]);
+    assert_eq!(vmm.vm(run, FromVm::Done(Order::Unpause, Ok(false))), []);
 }
 
 #[test]
@@ -151,9 +156,9 @@ fn a_graceful_stop_during_a_pause_wakes_the_guest_after_it() {
     vmm.pause(2, 1);
     let stop = vmm.stop(1, GRACEFUL);
     assert_eq!((said_to_vm(&stop), results(&stop)), (vec![ToVm::PowerButton], vec![(2, true, Err(Code::Invalid))]));
-    let paused = vmm.vm(run, FromVm::Paused(Ok(())));
-    assert_eq!((said_to_vm(&paused), results(&paused)), (vec![ToVm::Unpause], vec![(1, true, Ok(()))]));
-    assert_eq!(vmm.vm(run, FromVm::Unpaused(Ok(()))), []);
+    let paused = vmm.vm(run, FromVm::Done(Order::Pause, Ok(true)));
+    assert_eq!((said_to_vm(&paused), results(&paused)), (vec![ToVm::Order(Order::Unpause)], vec![(1, true, Ok(()))]));
+    assert_eq!(vmm.vm(run, FromVm::Done(Order::Unpause, Ok(false))), []);
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl World {
                 Action::Reply(ToParent::Ended { vm, .. }) => {
                     assert!(self.up.remove(&vm), "vm {vm}: an end without a start");
                 }
-                Action::Reply(ToParent::PauseDone { request, .. } | ToParent::UnpauseDone { request, .. }) => {
+                Action::Reply(ToParent::OrderDone { request, .. }) => {
                     assert!(self.wishes.0.remove(&request), "{request:?}: answered twice, or never asked");
                 }
                 Action::Quit => {
@@ -129,9 +129,9 @@ fn events(step: &Step, world: &mut World, vmm: &mut Machine) -> Vec<Event> {
                     4 => FromVm::Failed(Failure::new(Code::NoMemory, "no memory")),
                     5 => FromVm::Leaving { reboot: false },
                     6 => FromVm::Leaving { reboot: true },
-                    7 => FromVm::Unpaused(Ok(())),
-                    8 => FromVm::Paused(Err(Failure::new(Code::TimedOut, "a vCPU hangs"))),
-                    _ => FromVm::Paused(Ok(())),
+                    7 => FromVm::Done(Order::Unpause, Ok(false)),
+                    8 => FromVm::Done(Order::Pause, Err(Failure::new(Code::TimedOut, "a vCPU hangs"))),
+                    _ => FromVm::Done(Order::Pause, Ok(true)),
                 },
             )]
         }
@@ -168,7 +168,7 @@ fn events(step: &Step, world: &mut World, vmm: &mut Machine) -> Vec<Event> {
             world.wishes.1 += 1;
             world.wishes.0.insert(request);
             let vm = VmId((*id).into());
-            said(if *pause { ToVmm::Pause { request, vm } } else { ToVmm::Unpause { request, vm } })
+            said(ToVmm::Order { request, vm, order: if *pause { Order::Pause } else { Order::Unpause } })
         }
         Step::Info => said(ToVmm::Info { request: REQUEST }),
         Step::Shutdown => vec![Event::Shutdown],

@@ -11,7 +11,7 @@ fn failure() -> Failure {
 
 fn request_of(actions: &[Action]) -> RequestId {
     let found = actions.iter().find_map(|action| match action {
-        Action::Terminate(request, ..) | Action::Pause(request, _) => Some(*request),
+        Action::Terminate(request, ..) | Action::Order(request, ..) => Some(*request),
         _ => None,
     });
     found.unwrap_or_else(|| panic!("vmm is not asked: {actions:?}"))
@@ -40,8 +40,8 @@ fn who_leaves_takes_its_own_answers_with_it_and_no_others() {
     let paused = || {
         let mut f = Fixture::new(vec![definition("web")]);
         let id = f.running("web");
-        let request = request_of(&f.ask(Request::Pause { vm: by_name("web") }));
-        (f, Event::PauseDone(request, id, true, Ok(())))
+        let request = request_of(&f.ask(Request::Order { vm: by_name("web"), order: Order::Pause }));
+        (f, Event::OrderDone(request, id, Order::Pause, Ok(true)))
     };
     let waited = || {
         let mut f = Fixture::new(vec![definition("web")]);

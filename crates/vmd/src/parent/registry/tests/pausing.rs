@@ -3,18 +3,17 @@
 use super::*;
 
 fn pause(name: &str) -> Request {
-    Request::Pause { vm: by_name(name) }
+    Request::Order { vm: by_name(name), order: Order::Pause }
 }
 
 fn unpause(name: &str) -> Request {
-    Request::Unpause { vm: by_name(name) }
+    Request::Order { vm: by_name(name), order: Order::Unpause }
 }
 
-/// The number that vmm was asked with, and whether for a pause.
-pub(super) fn asked_of_vmm(actions: &[Action]) -> (RequestId, VmId, bool) {
+/// The number that vmm was asked with, and what for.
+pub(super) fn asked_of_vmm(actions: &[Action]) -> (RequestId, VmId, Order) {
     let found = actions.iter().find_map(|action| match action {
-        Action::Pause(request, vm) => Some((*request, *vm, true)),
-        Action::Unpause(request, vm) => Some((*request, *vm, false)),
+        Action::Order(request, vm, order) => Some((*request, *vm, *order)),
         _ => None,
     });
     found.unwrap_or_else(|| panic!("vmm was not asked: {actions:?}"))
@@ -23,8 +22,8 @@ pub(super) fn asked_of_vmm(actions: &[Action]) -> (RequestId, VmId, bool) {
 /// As the client and then vmm do it.
 fn done(f: &mut Fixture, request: Request) {
     let (asked, actions) = f.ask_as(root(), request);
-    let (request, vm, pause) = asked_of_vmm(&actions);
-    let actions = f.on(Event::PauseDone(request, vm, pause, Ok(())));
+    let (request, vm, order) = asked_of_vmm(&actions);
+    let actions = f.on(Event::OrderDone(request, vm, order, Ok(order == Order::Pause)));
     assert!(actions.contains(&Action::Answer(asked, Reply::Accepted { id: vm.0 })), "to who asked: {actions:?}");
 }
 
@@ -58,7 +57,7 @@ fn a_pause_that_fails_changes_nothing_and_says_why() {
     f.running("web");
     let (request, vm, _) = asked_of_vmm(&f.ask(pause("web")));
     let failure = Failure::new(Code::TimedOut, "a vCPU does not leave the guest");
-    let actions = f.on(Event::PauseDone(request, vm, true, Err(failure)));
+    let actions = f.on(Event::OrderDone(request, vm, Order::Pause, Err(failure)));
     assert_eq!(code(&actions), Some(Code::TimedOut));
     assert_eq!(f.state("web"), Some(VmState::Running));
 }
@@ -70,7 +69,7 @@ fn a_client_that_leaves_gets_no_answer_and_the_vm_is_paused_all_the_same() {
     let (asked, actions) = f.ask_as(root(), pause("web"));
     let (request, vm, _) = asked_of_vmm(&actions);
     f.on(Event::Gone(asked.conn));
-    let actions = f.on(Event::PauseDone(request, vm, true, Ok(())));
+    let actions = f.on(Event::OrderDone(request, vm, Order::Pause, Ok(true)));
     assert!(replies(&actions).is_empty());
     assert_eq!(f.state("web"), Some(VmState::Paused));
 }

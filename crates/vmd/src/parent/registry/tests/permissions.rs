@@ -103,8 +103,8 @@ fn each_caller_may_use_and_copy_what_the_table_says() {
                 Request::Stop { vm: vm(), force: false, wait: false },
                 Request::Stop { vm: vm(), force: true, wait: true },
                 Request::Wait { vm: vm() },
-                Request::Pause { vm: vm() },
-                Request::Unpause { vm: vm() },
+                Request::Order { vm: vm(), order: Order::Pause },
+                Request::Order { vm: vm(), order: Order::Unpause },
                 Request::DiskFail { vm: vm(), disk: 0, operation: DiskOperation::Read, count: 1 },
                 Request::FlushStop { vm: vm(), disk: 0, count: 1 },
             ];

@@ -103,8 +103,10 @@ impl Pair {
         match action {
             Action::Launch(run, _) => self.owed.push(Event::StartDone(run.vm, result.map(|()| 100))),
             Action::Terminate(request, ..) => self.owed.push(Event::TerminateDone(*request, result)),
-            Action::Pause(request, vm) => self.owed.push(Event::PauseDone(*request, *vm, true, result)),
-            Action::Unpause(request, vm) => self.owed.push(Event::PauseDone(*request, *vm, false, result)),
+            Action::Order(request, vm, order) => {
+                let result = result.map(|()| *order == Order::Pause);
+                self.owed.push(Event::OrderDone(*request, *vm, *order, result));
+            }
             other => {
                 let fail = self.random.below(20) == 0;
                 self.owed.extend(answers(other).into_iter().map(|event| if fail { failed(event) } else { event }));
@@ -220,8 +222,8 @@ impl Pair {
             9..=11 => Request::Stop { vm, force: false, wait: self.random.below(2) == 0 },
             12 | 13 => Request::Stop { vm, force: true, wait: self.random.below(2) == 0 },
             14..=16 => Request::Wait { vm },
-            17 | 18 => Request::Pause { vm },
-            19 | 20 => Request::Unpause { vm },
+            17 | 18 => Request::Order { vm, order: Order::Pause },
+            19 | 20 => Request::Order { vm, order: Order::Unpause },
             21 => Request::Reload,
             22 => Request::Load { path: UserPath::new("/more").unwrap() },
             _ if self.random.below(4) == 0 => Request::Reset { vms: true, switches: true },

@@ -129,14 +129,15 @@ fn a_vm_that_starts_or_ends_counts_as_running() {
 fn a_reload_leaves_a_paused_vm_paused() {
     let mut f = Fixture::new(vec![definition("web")]);
     let id = f.running("web");
-    let (request, ..) = super::pausing::asked_of_vmm(&f.ask(Request::Pause { vm: by_name("web") }));
+    let (request, ..) =
+        super::pausing::asked_of_vmm(&f.ask(Request::Order { vm: by_name("web"), order: Order::Pause }));
     // While it is being paused too.
     f.reload(vec![memory("web", 1 << 30)]);
-    f.on(Event::PauseDone(request, id, true, Ok(())));
+    f.on(Event::OrderDone(request, id, Order::Pause, Ok(true)));
     assert_eq!(f.state("web"), Some(VmState::Paused));
     let touches = |actions: &[Action]| {
         actions.iter().any(|action| {
-            matches!(action, Action::Unpause(..) | Action::Terminate(..) | Action::Release(..) | Action::Open { .. })
+            matches!(action, Action::Order(..) | Action::Terminate(..) | Action::Release(..) | Action::Open { .. })
         })
     };
     for vms in [vec![memory("web", 2 << 30)], vec![]] {
@@ -247,9 +248,9 @@ fn agentx_is_told_of_by_a_reload_only_where_it_changes() {
 fn snmp_is_told_each_vm_with_its_state_and_whether_it_is_disabled() {
     let mut f = Fixture::new(vec![definition("off"), definition("web")]);
     f.running("web");
-    let (_, actions) = f.ask_as(root(), Request::Pause { vm: by_name("web") });
-    let Some(Action::Pause(request, vm)) = actions.last().cloned() else { panic!("{actions:?}") };
-    f.on(Event::PauseDone(request, vm, true, Ok(())));
+    let (_, actions) = f.ask_as(root(), Request::Order { vm: by_name("web"), order: Order::Pause });
+    let Some(Action::Order(request, vm, Order::Pause)) = actions.last().cloned() else { panic!("{actions:?}") };
+    f.on(Event::OrderDone(request, vm, Order::Pause, Ok(true)));
     f.reload(vec![definition("off"), definition("web"), enabled("db")]);
     let rows = f.registry.rows();
     let told: Vec<_> =

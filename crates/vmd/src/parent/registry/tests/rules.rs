@@ -34,8 +34,8 @@ fn number_0_and_numbers_that_no_vm_has_are_not_found() {
             Request::Start(Box::new(start_of(vm()))),
             Request::Stop { vm: vm(), force: true, wait: false },
             Request::Wait { vm: vm() },
-            Request::Pause { vm: vm() },
-            Request::Unpause { vm: vm() },
+            Request::Order { vm: vm(), order: Order::Pause },
+            Request::Order { vm: vm(), order: Order::Unpause },
             Request::Send { vm: vm() },
         ] {
             assert_eq!(code(&f.ask(request.clone())), Some(Code::NotFound), "{request:?}");
@@ -47,7 +47,7 @@ fn number_0_and_numbers_that_no_vm_has_are_not_found() {
 #[test]
 fn a_vm_is_meant_by_its_id_or_by_its_whole_name() {
     let mut f = Fixture::new(vec![definition("web"), definition("12")]);
-    let pause = |f: &mut Fixture, vm| code(&f.ask(Request::Pause { vm }));
+    let pause = |f: &mut Fixture, vm| code(&f.ask(Request::Order { vm, order: Order::Pause }));
     assert_eq!(pause(&mut f, by_name("we")), Some(Code::NotFound));
     assert_eq!(pause(&mut f, VmRef::Id(1)), Some(Code::Invalid), "it is known, and does not run");
     assert_eq!(pause(&mut f, VmRef::Id(12)), Some(Code::NotFound), "its id is 2");

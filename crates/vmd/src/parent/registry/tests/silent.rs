@@ -21,7 +21,7 @@ fn who_waits_for_a_silent_vmm_is_told_and_vms_run_on() {
     let mut f = Fixture::new(vec![definition("web"), definition("db")]);
     let (web, _) = (f.running("web"), f.running("db"));
     let (wait, _) = f.ask_as(root(), Request::Wait { vm: by_name("web") });
-    let (pause, _) = f.ask_as(root(), Request::Pause { vm: by_name("web") });
+    let (pause, _) = f.ask_as(root(), Request::Order { vm: by_name("web"), order: Order::Pause });
     let (stop, _) = f.ask_as(root(), Request::Stop { vm: by_name("web"), force: true, wait: false });
     let (stop_and_wait, _) = f.ask_as(root(), Request::Stop { vm: by_name("db"), force: false, wait: true });
     let actions = f.on(Event::VmmSilent(LATE));
@@ -41,9 +41,10 @@ fn who_waits_for_a_silent_vmm_is_told_and_vms_run_on() {
 fn a_late_answer_of_a_pause_still_counts() {
     let mut f = Fixture::new(vec![definition("web")]);
     let id = f.running("web");
-    let (request, ..) = super::pausing::asked_of_vmm(&f.ask(Request::Pause { vm: by_name("web") }));
+    let (request, ..) =
+        super::pausing::asked_of_vmm(&f.ask(Request::Order { vm: by_name("web"), order: Order::Pause }));
     f.on(Event::VmmSilent(LATE));
-    let actions = f.on(Event::PauseDone(request, id, true, Ok(())));
+    let actions = f.on(Event::OrderDone(request, id, Order::Pause, Ok(true)));
     assert!(replies(&actions).is_empty(), "its client was answered");
     assert_eq!(f.state("web"), Some(VmState::Paused));
 }

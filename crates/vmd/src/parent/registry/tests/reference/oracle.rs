@@ -61,8 +61,7 @@ impl Out {
             Action::MakeConsole(run, _) => Self::Begin(run.vm.0),
             Action::Launch(run, _) => Self::Launch(run.vm.0),
             Action::Terminate(_, vm, how) => Self::Terminate(vm.0, *how == Stop::Force),
-            Action::Pause(_, vm) => Self::Pause(vm.0, true),
-            Action::Unpause(_, vm) => Self::Pause(vm.0, false),
+            Action::Order(_, vm, order) => Self::Pause(vm.0, *order == Order::Pause),
             Action::Release(vm, keep) => Self::Release(vm.0, *keep == Keep::ForReboot),
             Action::ReadConfig(_) => Self::Read,
             Action::Quit => Self::Quit,
@@ -153,7 +152,7 @@ impl Model {
             Action::Terminate(request, ..) => {
                 self.stops.extend(self.asking.map(|asking| (request.0, asking)));
             }
-            Action::Pause(request, _) | Action::Unpause(request, _) => {
+            Action::Order(request, ..) => {
                 self.pauses.extend(self.asking.map(|(asked, ..)| (request.0, asked)));
             }
             _ => {}
@@ -378,12 +377,12 @@ impl Model {
                     self.stop_answered(asked, vm, wait, result.is_ok());
                 }
             }
-            Event::PauseDone(request, vm, pause, result) => {
+            Event::OrderDone(request, vm, _, result) => {
                 let asked = self.pauses.remove(&request.0);
                 if result.is_ok() {
                     let vm = self.vms.iter_mut().find(|other| other.id == vm.0);
                     if let Some(vm) = vm.filter(|vm| matches!(vm.state, State::Running | State::Paused)) {
-                        vm.state = if *pause { State::Paused } else { State::Running };
+                        vm.state = if *result == Ok(true) { State::Paused } else { State::Running };
                     }
                 }
                 match (asked, result.is_ok()) {
@@ -541,8 +540,8 @@ impl Model {
             Request::Start(start) => self.ask_start(asked, who, start),
             Request::Stop { vm, force, wait } => self.ask_stop(asked, self.find(who, vm)?, *force, *wait),
             Request::Wait { vm } => self.ask_wait(asked, self.find(who, vm)?),
-            Request::Pause { vm } => self.ask_pause(asked, self.find(who, vm)?, true),
-            Request::Unpause { vm } => self.ask_pause(asked, self.find(who, vm)?, false),
+            Request::Order { vm, order: Order::Pause } => self.ask_pause(asked, self.find(who, vm)?, true),
+            Request::Order { vm, order: Order::Unpause } => self.ask_pause(asked, self.find(who, vm)?, false),
             Request::Reload | Request::Load { .. } => {
                 root?;
                 self.outs.push(Out::Read);

@@ -1,5 +1,5 @@
-//! Pause and its end. A vm process is told one wish at a time; each is answered to who asked, also by a deadline or the
-//! VM's end.
+//! Orders to VMs that run. A vm process is given one at a time; each is answered to who asked, also by a deadline or the VM's
+//! end.
 
 use std::collections::VecDeque;
 
@@ -7,63 +7,44 @@ use super::*;
 
 /// How long a vm process may take. Its devices finish what is under way, for which a disk of the host may have to be waited.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
-/// Wishes that may wait for one VM.
+/// Orders that may wait for one VM.
 pub const MAX_WAITING: usize = 16;
-
-/// What is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
-    Pause,
-    Unpause,
-}
 
 /// What one VM was asked, and is to be asked.
 #[derive(Debug, Default)]
-pub(super) struct Pausing {
+pub(super) struct Orders {
     /// As its vm process last said.
     paused: bool,
     asked: Option<Asked>,
-    waiting: VecDeque<(RequestId, Wish)>,
+    waiting: VecDeque<(RequestId, Order)>,
 }
 
 /// What the vm process has not answered yet.
 #[derive(Debug)]
 struct Asked {
-    wish: Wish,
-    /// Who waits for it; nobody, where it is our own wish or was given up.
+    order: Order,
+    /// Who waits for it; nobody, where it is our own order or was given up.
     request: Option<RequestId>,
     /// When it is given up.
     deadline: Option<Instant>,
 }
 
-impl Wish {
-    fn message(self) -> ToVm {
-        match self {
-            Self::Pause => ToVm::Pause,
-            Self::Unpause => ToVm::Unpause,
-        }
-    }
-
-    fn answer(self, request: RequestId, vm: VmId, result: Result<(), Failure>) -> Action {
-        Action::Reply(match self {
-            Self::Pause => ToParent::PauseDone { request, vm, result },
-            Self::Unpause => ToParent::UnpauseDone { request, vm, result },
-        })
-    }
+fn answer(order: Order, request: RequestId, vm: VmId, result: Result<bool, Failure>) -> Action {
+    Action::Reply(ToParent::OrderDone { request, vm, order, result })
 }
 
 impl Running {
-    pub(super) fn wish(&mut self, request: RequestId, id: VmId, wish: Wish, now: Instant, out: &mut Vec<Action>) {
-        match self.may_wish(id) {
+    pub(super) fn order(&mut self, request: RequestId, id: VmId, order: Order, now: Instant, out: &mut Vec<Action>) {
+        match self.may_order(id) {
             Ok(vm) => {
-                vm.pausing.waiting.push_back((request, wish));
+                vm.orders.waiting.push_back((request, order));
                 vm.ask_next(now, out);
             }
-            Err(failure) => out.push(wish.answer(request, id, Err(failure))),
+            Err(failure) => out.push(answer(order, request, id, Err(failure))),
         }
     }
 
-    fn may_wish(&mut self, id: VmId) -> Result<&mut Vm, Failure> {
+    fn may_order(&mut self, id: VmId) -> Result<&mut Vm, Failure> {
         let unknown = || Failure::new(Code::NotFound, format!("vm {id} does not run"));
         let vm = self.vms.get_mut(&id).ok_or_else(unknown)?;
         match &vm.life {
@@ -76,18 +57,18 @@ impl Running {
             }
             Life::Ending { .. } => return Err(unknown()),
         }
-        let silent = vm.pausing.asked.as_ref().is_some_and(|asked| asked.request.is_none());
-        if silent || vm.pausing.waiting.len() >= MAX_WAITING {
+        let silent = vm.orders.asked.as_ref().is_some_and(|asked| asked.request.is_none());
+        if silent || vm.orders.waiting.len() >= MAX_WAITING {
             return Err(Failure::new(Code::Busy, format!("vm {id} has not answered the previous request yet")));
         }
         Ok(vm)
     }
 
     /// Nobody will answer for VMs that end.
-    pub(super) fn fail_wishes_of_ending(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn fail_orders_of_ending(&mut self, out: &mut Vec<Action>) {
         for (id, vm) in &mut self.vms {
             if matches!(vm.life, Life::Ending { .. }) {
-                vm.pausing.fail_all(*id, &Failure::new(Code::Io, format!("vm {id} ended")), out);
+                vm.orders.fail_all(*id, &Failure::new(Code::Io, format!("vm {id} ended")), out);
             }
         }
     }
@@ -95,54 +76,54 @@ impl Running {
 
 impl Vm {
     fn ask_next(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if self.pausing.asked.is_some() {
+        if self.orders.asked.is_some() {
             return;
         }
-        let Some((request, wish)) = self.pausing.waiting.pop_front() else { return };
-        self.pausing.asked = Some(Asked { wish, request: Some(request), deadline: Some(now + ANSWER_LIMIT) });
-        out.push(Action::TellVm(self.run, wish.message()));
+        let Some((request, order)) = self.orders.waiting.pop_front() else { return };
+        self.orders.asked = Some(Asked { order, request: Some(request), deadline: Some(now + ANSWER_LIMIT) });
+        out.push(Action::TellVm(self.run, ToVm::Order(order)));
     }
 
     /// The vm process has done it, or can't.
     pub(super) fn answered(
         &mut self,
         id: VmId,
-        wish: Wish,
-        result: Result<(), Failure>,
+        order: Order,
+        result: Result<bool, Failure>,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let Some(asked) = self.pausing.asked.take_if(|asked| asked.wish == wish) else {
+        let Some(asked) = self.orders.asked.take_if(|asked| asked.order == order) else {
             return self.breach(Member::Vm, "answered a request that was not made", out);
         };
-        if result.is_ok() {
-            self.pausing.paused = wish == Wish::Pause;
+        if let Ok(paused) = result {
+            self.orders.paused = paused;
         }
-        out.extend(asked.request.map(|request| wish.answer(request, id, result)));
+        out.extend(asked.request.map(|request| answer(order, request, id, result)));
         if matches!(self.life, Life::Up { course: Course::Stopping(_), .. }) {
             self.wake(out);
         }
         self.ask_next(now, out);
     }
 
-    /// It is to stop by itself, for which it must run: nobody else's wish counts any more.
+    /// It is to stop by itself, for which it must run: no other order counts any more.
     pub(super) fn wake_to_stop(&mut self, id: VmId, out: &mut Vec<Action>) {
         let failure = Failure::new(Code::Invalid, format!("vm {id} is being stopped"));
-        for (request, wish) in std::mem::take(&mut self.pausing.waiting) {
-            out.push(wish.answer(request, id, Err(failure.clone())));
+        for (request, order) in std::mem::take(&mut self.orders.waiting) {
+            out.push(answer(order, request, id, Err(failure.clone())));
         }
         self.wake(out);
     }
 
     fn wake(&mut self, out: &mut Vec<Action>) {
-        if self.pausing.paused && self.pausing.asked.is_none() {
-            self.pausing.asked = Some(Asked { wish: Wish::Unpause, request: None, deadline: None });
-            out.push(Action::TellVm(self.run, ToVm::Unpause));
+        if self.orders.paused && self.orders.asked.is_none() {
+            self.orders.asked = Some(Asked { order: Order::Unpause, request: None, deadline: None });
+            out.push(Action::TellVm(self.run, ToVm::Order(Order::Unpause)));
         }
     }
 }
 
-impl Pausing {
+impl Orders {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.asked.as_ref().and_then(|asked| asked.deadline)
     }
@@ -159,10 +140,10 @@ impl Pausing {
     fn fail_all(&mut self, id: VmId, failure: &Failure, out: &mut Vec<Action>) {
         let asked = self.asked.as_mut().and_then(|asked| {
             asked.deadline = None;
-            asked.request.take().map(|request| (request, asked.wish))
+            asked.request.take().map(|request| (request, asked.order))
         });
-        for (request, wish) in asked.into_iter().chain(std::mem::take(&mut self.waiting)) {
-            out.push(wish.answer(request, id, Err(failure.clone())));
+        for (request, order) in asked.into_iter().chain(std::mem::take(&mut self.waiting)) {
+            out.push(answer(order, request, id, Err(failure.clone())));
         }
     }
 }

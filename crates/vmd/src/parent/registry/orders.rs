@@ -1,6 +1,6 @@
-//! Pause and its end, as clients ask for them and vmm answers.
+//! Orders to VMs that run, as clients give them and vmm answers.
 
-use proto::client::{Reply, VmRef};
+use proto::client::{Order, Reply, VmRef};
 use proto::{Code, Failure, RequestId, VmId};
 
 use super::access::Who;
@@ -9,12 +9,12 @@ use super::{Action, Registry};
 
 impl Registry {
     /// A guest that is paused already, or runs already, is asked too: vmm and its process say that all is well.
-    pub(super) fn ask_pause(
+    pub(super) fn ask_order(
         &mut self,
         asked: Asked,
         who: &Who,
         wanted: &VmRef,
-        pause: bool,
+        order: Order,
         out: &mut Vec<Action>,
     ) -> Result<(), Failure> {
         let id = self.found(who, wanted)?;
@@ -31,31 +31,30 @@ impl Registry {
                 }
             }
         }
-        self.pauses.insert(request, asked);
-        out.push(if pause { Action::Pause(request, id) } else { Action::Unpause(request, id) });
+        self.orders.insert(request, asked);
+        out.push(Action::Order(request, id, order));
         Ok(())
     }
 
     /// vmm's answer, which comes even if the client has left meanwhile; the state is that of the VM.
-    pub(super) fn pause_done(
+    pub(super) fn order_done(
         &mut self,
         request: RequestId,
         id: VmId,
-        pause: bool,
-        result: Result<(), Failure>,
+        order: Order,
+        result: Result<bool, Failure>,
         out: &mut Vec<Action>,
     ) {
-        let asked = self.pauses.remove(&request);
-        if let (Ok(()), Some(vm)) = (&result, self.vm(id)) {
+        let asked = self.orders.remove(&request);
+        if let (Ok(still), Some(vm)) = (&result, self.vm(id)) {
             if let Life::Running { paused, .. } = &mut vm.life {
-                *paused = pause;
+                *paused = *still;
             }
-            let word = if pause { "paused" } else { "unpaused" };
             let name = vm.definition.name.clone();
-            out.push(Action::LogOf(name, log::Level::Info, format!("{word} vm {id} successfully")));
+            out.push(Action::LogOf(name, log::Level::Info, format!("{} vm {id} successfully", order.done())));
         }
         let Some(asked) = asked else { return };
-        let reply = result.map_or_else(Reply::Failed, |()| Reply::Accepted { id: id.0 });
+        let reply = result.map_or_else(Reply::Failed, |_| Reply::Accepted { id: id.0 });
         out.push(Action::Answer(asked, reply));
     }
 }
