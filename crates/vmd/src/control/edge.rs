@@ -10,7 +10,7 @@ use proto::client::{Reply, ToClient, ToControl as FromClient};
 use proto::control::{ToControl, ToParent};
 use proto::{Channel, ConnId, Received};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use sys::event::{Interest, Loop, Ready};
 use sys::signals::{Signal, Signals};
@@ -125,26 +125,26 @@ impl Edge {
             if !self.clients.accepts() {
                 break;
             }
-            match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(socket) => self.accepted(socket),
+            match self.take() {
+                Ok((socket, shown)) => self.admit(Channel::new(socket), shown),
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(error) => self.not_accepted(&error.into()),
+                Err(error) => {
+                    sys::guest_log!(Warn, "not accepting clients for a while: {error}");
+                    self.handle(Event::AcceptFailed, vec![]);
+                }
             }
         }
         Life::On
     }
 
-    fn accepted(&mut self, socket: OwnedFd) {
-        match socket.try_clone() {
-            Ok(shown) => self.admit(Channel::new(socket), shown),
-            Err(error) => self.not_accepted(&error),
-        }
-    }
-
-    fn not_accepted(&mut self, error: &io::Error) {
-        sys::guest_log!(Warn, "not accepting clients for a while: {error}");
-        self.handle(Event::AcceptFailed, vec![]);
+    /// The next client's socket, twice. It is taken when there is room for both: with room for one it would be lost.
+    fn take(&self) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        let room = fcntl_dupfd_cloexec(&self.listener, 0)?;
+        let socket = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        drop(room);
+        let shown = fcntl_dupfd_cloexec(&socket, 0)?;
+        Ok((socket, shown))
     }
 
     fn admit(&mut self, mut channel: Channel<ToClient, FromClient>, shown: OwnedFd) {

@@ -327,24 +327,32 @@ fn a_malformed_message_of_the_parent_costs_only_itself() {
 fn without_a_descriptor_left_accepting_pauses_until_a_client_leaves() {
     alone("control::tests::without_a_descriptor_left_accepting_pauses_until_a_client_leaves", || {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-        let mut control = Control::start();
-        let (mut first, conn) = control.client();
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum }).unwrap();
-        let mut held: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
-        held.pop(); // for the client's own socket
-        let began = Instant::now();
-        let mut second = control.connect();
-        // Accepting fails; who is connected is served all the same.
-        ask(&mut first, 1, Request::List);
-        assert!(matches!(control.hear().0, ToParent::Ask { .. }));
-        drop(first);
-        assert_eq!(control.hear().0, ToParent::Gone { conn });
-        drop(held);
-        assert!(matches!(control.hear().0, ToParent::Connected { .. }));
-        assert!(began.elapsed() < SOON);
-        second.send(&FromClient::Hello { version: VERSION }, vec![]).unwrap();
-        assert_eq!(told(&mut second), Some(ToClient::Hello { version: VERSION }));
+        let before = getrlimit(Resource::Nofile);
+        // Of a client control has two descriptors: with room for one it is not accepted either, nor lost.
+        for left in [0, 1] {
+            let mut control = Control::start();
+            let (mut first, conn) = control.client();
+            // Once it has heard more, its own copy of the first connection is closed.
+            ask(&mut first, 0, Request::List);
+            assert!(matches!(control.hear().0, ToParent::Ask { .. }));
+            setrlimit(Resource::Nofile, Rlimit { current: Some(64), ..before }).unwrap();
+            let mut held: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+            held.truncate(held.len() - 1 - left); // one is for the client's own socket
+            let began = Instant::now();
+            let mut second = control.connect();
+            // Accepting fails; who is connected is served all the same.
+            ask(&mut first, 1, Request::List);
+            assert!(matches!(control.hear().0, ToParent::Ask { .. }));
+            drop(first);
+            assert_eq!(control.hear().0, ToParent::Gone { conn });
+            drop(held);
+            assert!(matches!(control.hear().0, ToParent::Connected { .. }));
+            assert!(began.elapsed() < SOON);
+            second.send(&FromClient::Hello { version: VERSION }, vec![]).unwrap();
+            assert_eq!(told(&mut second), Some(ToClient::Hello { version: VERSION }));
+            control.end();
+            setrlimit(Resource::Nofile, before).unwrap();
+        }
     });
 }
 
