@@ -9,11 +9,11 @@ pub const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 #[error("the image begins like a qcow2 image and was not called raw; add \"format qcow2\" or \"format raw\"")]
 pub struct RawError;
 
-/// Whether an image whose first bytes are `header` may be taken for raw. `said` is true when the user named the format:
-/// then he may have what he named. A guest that writes a qcow2 header to its raw disk gains nothing: the disk is
-/// refused, and never read as qcow2 (openbsd/devices.md, Q21).
-pub fn check_raw(header: &[u8], said: bool) -> Result<(), RawError> {
-    if !said && header.starts_with(&QCOW2_MAGIC) { Err(RawError) } else { Ok(()) }
+/// Whether an image whose first bytes are `header` may be taken for raw, when the user named no format. A guest that
+/// writes a qcow2 header to its raw disk gains nothing: the disk is refused, and never read as qcow2
+/// (openbsd/devices.md, Q21).
+pub fn check_raw(header: &[u8]) -> Result<(), RawError> {
+    if header.starts_with(&QCOW2_MAGIC) { Err(RawError) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -21,14 +21,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_begins_like_qcow2_is_raw_only_when_the_user_said_so() {
+    fn what_begins_like_qcow2_is_not_taken_for_raw() {
         let mut header = *b"QFI\xfb\0\0\0\x03";
-        assert_eq!(check_raw(&header, false), Err(RawError));
-        assert_eq!(check_raw(&header, true), Ok(()));
-        assert_eq!(check_raw(&header[..4], false), Err(RawError));
-        assert_eq!(check_raw(&header[..3], false), Ok(()));
-        assert_eq!(check_raw(&[], false), Ok(()));
+        assert_eq!(check_raw(&header), Err(RawError));
+        assert_eq!(check_raw(&header[..4]), Err(RawError));
+        assert_eq!(check_raw(&header[..3]), Ok(()));
+        assert_eq!(check_raw(&[]), Ok(()));
         header[3] = 0;
-        assert_eq!(check_raw(&header, false), Ok(()));
+        assert_eq!(check_raw(&header), Ok(()));
     }
 }

@@ -37,23 +37,17 @@ impl std::fmt::Display for Exit {
 pub struct Child {
     pid: Pid,
     pidfd: OwnedFd,
-    in_cgroup: bool,
     ended: Option<Exit>,
 }
 
 impl Child {
-    pub(crate) fn new(pid: Pid, pidfd: OwnedFd, in_cgroup: bool) -> Self {
-        Self { pid, pidfd, in_cgroup, ended: None }
+    pub(crate) fn new(pid: Pid, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd, ended: None }
     }
 
     /// The process id, for people and logs; signals go by the pidfd.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
-    }
-
-    /// Whether it was born in the cgroup that was asked for; false when none was, or the kernel could not.
-    pub fn in_cgroup(&self) -> bool {
-        self.in_cgroup
     }
 
     /// Waits until it ends. A second call answers the same again.

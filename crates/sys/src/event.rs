@@ -25,8 +25,6 @@ pub enum Interest {
     ReadWrite,
     /// Writable, or the peer is gone.
     Write,
-    /// Readable, told once for each time it becomes so; the receiver reads until it would block.
-    ReadEdge,
     /// Only that the peer is gone. A receiver that is behind uses it to stop reading without losing the end.
     Hangup,
 }
@@ -131,7 +129,6 @@ fn flags(interest: Interest) -> epoll::EventFlags {
         Interest::Read => F::IN | F::RDHUP,
         Interest::ReadWrite => F::IN | F::OUT | F::RDHUP,
         Interest::Write => F::OUT | F::RDHUP,
-        Interest::ReadEdge => F::IN | F::RDHUP | F::ET,
         Interest::Hangup => F::RDHUP,
     }
 }
@@ -216,16 +213,6 @@ mod tests {
         events.add(&left, Token::Left, Interest::ReadWrite).expect("add");
         assert!(matches!(events.wait(None).expect("wait").as_slice(), [Ready { writable: true, .. }]));
         events.change(&left, Interest::Read).expect("change");
-        assert_eq!(events.wait(soon()).expect("wait"), []);
-    }
-
-    #[test]
-    fn edge_is_told_once() {
-        let (left, mut right) = UnixStream::pair().expect("pair");
-        let mut events = Loop::new().expect("loop");
-        events.add(&left, Token::Left, Interest::ReadEdge).expect("add");
-        right.write_all(b"x").expect("write");
-        assert_eq!(events.wait(soon()).expect("wait").len(), 1);
         assert_eq!(events.wait(soon()).expect("wait"), []);
     }
 

@@ -232,7 +232,7 @@ unsafe fn clone3(blueprint: &mut Blueprint, cgroup: Option<RawFd>) -> Result<Chi
     // kernel writes only `pidfd`, which lives until the end of this function.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     // SAFETY: as this function's own; `pid` and `pidfd` are what the kernel just answered.
-    unsafe { after_clone(blueprint, pid, pidfd, cgroup.is_some()) }
+    unsafe { after_clone(blueprint, pid, pidfd) }
 }
 
 /// For kernels before 5.3 and filters that refuse clone3 because its arguments cannot be looked at.
@@ -245,12 +245,12 @@ unsafe fn clone_before_clone3(blueprint: &mut Blueprint) -> Result<Child, Errno>
     // SAFETY: as in `clone3`; with CLONE_PIDFD the kernel writes the pidfd where parent_tid points.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, &raw mut pidfd, 0usize, 0usize) };
     // SAFETY: as this function's own; `pid` and `pidfd` are what the kernel just answered.
-    unsafe { after_clone(blueprint, pid, pidfd, false) }
+    unsafe { after_clone(blueprint, pid, pidfd) }
 }
 
 /// # Safety
 /// As `clone_child`; `pid` and `pidfd` are a clone's answer, not used elsewhere.
-unsafe fn after_clone(blueprint: &mut Blueprint, pid: i64, pidfd: RawFd, in_cgroup: bool) -> Result<Child, Errno> {
+unsafe fn after_clone(blueprint: &mut Blueprint, pid: i64, pidfd: RawFd) -> Result<Child, Errno> {
     if pid == 0 {
         // SAFETY: this is the child, and all signals are blocked.
         unsafe { inside::become_child(blueprint) }
@@ -258,7 +258,7 @@ unsafe fn after_clone(blueprint: &mut Blueprint, pid: i64, pidfd: RawFd, in_cgro
     let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw);
     match pid {
         // SAFETY: the kernel made this descriptor for this call, and nobody else has it.
-        Some(pid) => Ok(Child::new(pid, unsafe { OwnedFd::from_raw_fd(pidfd) }, in_cgroup)),
+        Some(pid) => Ok(Child::new(pid, unsafe { OwnedFd::from_raw_fd(pidfd) })),
         None => Err(last_errno()),
     }
 }

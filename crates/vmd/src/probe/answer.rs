@@ -30,7 +30,7 @@ fn raw_disk(file: &mut impl Read) -> ToParent {
     if let Err(error) = file.take(first).read_to_end(&mut header) {
         return ToParent::Failed(Failure::new(Code::Io, format!("can't be read: {error}")));
     }
-    match disk::check_raw(&header, false) {
+    match disk::check_raw(&header) {
         Ok(()) => ToParent::Raw,
         Err(error) => ToParent::Failed(Failure::new(Code::Invalid, error.to_string())),
     }
