@@ -36,7 +36,7 @@ const FEATURES: u64 = (1 << VIRTIO_F_VERSION_1)
 
 /// What a card offers whose host side computes checksums and cuts segments.
 const OFFLOADING: u64 = FEATURES
-    + (1 << VIRTIO_NET_F_CSUM)
+    + 2_u64.pow(VIRTIO_NET_F_CSUM) // bit 0, of which a shift would not show its direction
     + (1 << VIRTIO_NET_F_GUEST_CSUM)
     + (1 << VIRTIO_NET_F_HOST_TSO4)
     + (1 << VIRTIO_NET_F_HOST_TSO6)

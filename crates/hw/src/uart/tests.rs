@@ -56,6 +56,7 @@ fn output_is_announced_once_and_taken_in_order() {
 
 #[test]
 fn p2_output_that_nobody_takes_is_bounded_and_the_last_is_kept() {
+    assert_eq!(MAX_OUTPUT, 65536);
     let mut port = Port::default();
     for n in 0..MAX_OUTPUT + 10 {
         port.write(0, if n < 10 { b'a' } else { b'b' });
