@@ -266,7 +266,7 @@ fn the_end_and_a_sweep_after_a_kill_take_all_of_ipv6_back() {
         let guest = guest(&mut first);
         assert_ne!(all_settings(), before);
         drop(guest);
-        first.settle();
+        first.gone("tap0");
         // Not ended: as if it had been killed.
         let mut second = Priv::with(settings(older));
         let swept = second.ask(|request| ToPriv::Sweep { request }, vec![]).0;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -215,7 +214,7 @@ fn the_end_takes_table_and_forwarding_back() {
 fn a_sweep_takes_back_what_a_killed_priv_left() {
     let (mut first, guest, _near, _far) = world(true);
     drop(guest);
-    first.settle();
+    first.gone("tap0");
     let mut second = Priv::start();
     let swept = second.ask(|request| ToPriv::Sweep { request }, vec![]).0;
     assert!(matches!(swept, ToParent::Removed { .. }), "{swept:?}");
@@ -311,7 +310,7 @@ fn a_guest_in_a_group_of_the_administrators_gets_out_and_others_of_the_group_do_
     near.send(Packet { from: seen.to, to: seen.from });
     assert_eq!(guest.next(), Packet { from: (SERVER, 53), to: (GUEST, 7000) });
     drop(guest);
-    privileged.settle();
+    privileged.gone("tap0");
     let again = guest_of(&mut privileged, true, None, Some(1000));
     assert_eq!(nat::Memory::of(&chains()).taps.len(), 1, "the first is gone and forgotten");
     drop(again);
