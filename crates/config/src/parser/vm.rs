@@ -142,7 +142,7 @@ impl Parser<'_> {
                 self.advance();
                 let text = self.texts("a description")?;
                 self.once(draft, DESCRIPTION, option);
-                draft.request.vm.description = self.checked(&text, "description", |text| Description::new(text));
+                draft.request.vm.description = self.checked(&text, "description", Description::new);
                 Ok(())
             }
             _ => self.misplaced(Block::Vm),
