@@ -21,6 +21,7 @@ _vmctl() {
     'doctor:look at the host, and say what VMs lack'
     'load:read one more configuration file'
     'log:log less or more'
+    'nmi:send an NMI to a guest that hangs'
     'pause:have a VM stand still'
     'receive:start a VM from a stream'
     'reload:read the configuration file again'
@@ -38,7 +39,7 @@ _vmctl() {
     command) _describe command commands ;;
     argument)
       case $words[1] in
-        console|pause|send|unpause|wait) _arguments '1:vm:_vmctl_running' ;;
+        console|nmi|pause|send|unpause|wait) _arguments '1:vm:_vmctl_running' ;;
         create)
           _arguments '-b[on top of a base image]:base:_files' '-i[a copy of an image]:disk:_files' \
             '-s[size]:size:' '1:disk:_files'

@@ -40,6 +40,7 @@ fn a_pause_of_a_minute() {
         let mut guest = works(&daemon);
         stands_still(&daemon, &disk);
         goes_on(&daemon, &mut guest);
+        hears_an_nmi(&daemon, &mut guest);
         drop(guest);
         is_stopped_gracefully_while_it_is_paused(&daemon);
         is_stopped_by_force_while_it_is_paused(&daemon);
@@ -72,6 +73,9 @@ fn stands_still(daemon: &Daemon, disk: &Path) {
     assert!(!bridge::ping(GUEST_ADDRESS), "and nobody answers");
     daemon.vmctl(&["pause", "guest"]).success();
     assert_eq!(daemon.row("guest").state, "paused", "again is no error");
+    let refused = daemon.vmctl(&["nmi", "guest"]);
+    let said = "vmctl: nmi \"guest\": the guest is paused: unpause it first\n";
+    assert_eq!((refused.status, refused.stderr.as_str()), (Some(1), said));
 }
 
 fn goes_on(daemon: &Daemon, guest: &mut Guest) {
@@ -86,6 +90,14 @@ fn goes_on(daemon: &Daemon, guest: &mut Guest) {
     assert!(bridge::ping(GUEST_ADDRESS), "the host reaches the guest again");
     let noticed = guest.run("dmesg | grep -iE 'lockup|stall|hung|clocksource.*(unstable|skew)'");
     assert_eq!(noticed.output, "", "the guest's kernel noticed no hang");
+}
+
+fn hears_an_nmi(daemon: &Daemon, guest: &mut Guest) {
+    let id = daemon.row("guest").id;
+    let reply = daemon.vmctl(&["nmi", "guest"]).success();
+    assert_eq!(reply.stderr, format!("vmctl: sent an NMI to vm {id} successfully\n"));
+    guest.check("while ! dmesg | grep -q 'NMI received for unknown reason'; do sleep 0.1; done");
+    assert_eq!(daemon.row("guest").state, "running");
 }
 
 fn is_stopped_gracefully_while_it_is_paused(daemon: &Daemon) {

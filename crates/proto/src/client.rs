@@ -13,7 +13,7 @@ use crate::names::RequestId;
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 38,000.
 pub const MAX_LINES: usize = 150;
 /// Bytes of one error of a configuration: a message, the line, a caret and a hint.
@@ -147,6 +147,8 @@ pub enum Order {
     Pause,
     /// Go on.
     Unpause,
+    /// Interrupt what can't be interrupted otherwise: an NMI, by which a guest that hangs writes its crash dump.
+    Nmi,
 }
 
 impl Order {
@@ -155,6 +157,7 @@ impl Order {
         match self {
             Self::Pause => "pause",
             Self::Unpause => "unpause",
+            Self::Nmi => "nmi",
         }
     }
 
@@ -163,6 +166,7 @@ impl Order {
         match self {
             Self::Pause => "paused",
             Self::Unpause => "unpaused",
+            Self::Nmi => "sent an NMI to",
         }
     }
 }

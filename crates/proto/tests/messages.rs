@@ -63,6 +63,7 @@ fn requests() -> Vec<Request> {
         Request::Wait { vm: vm() },
         Request::Order { vm: vm(), order: Order::Pause },
         Request::Order { vm: vm(), order: Order::Unpause },
+        Request::Order { vm: vm(), order: Order::Nmi },
         Request::DiskFail { vm: vm(), disk: 1, operation: DiskOperation::Flush, count: 7 },
         Request::FlushStop { vm: vm(), disk: 1, count: 7 },
         Request::Log { verbose: true },
@@ -249,6 +250,7 @@ fn parent_and_vmm() {
         ToVmm::Info { request },
         ToVmm::Order { request, vm, order: Order::Pause },
         ToVmm::Order { request, vm, order: Order::Unpause },
+        ToVmm::Order { request, vm, order: Order::Nmi },
         ToVmm::AskDevice { vm, device: 29, ask: device::Ask::Memory(memory()) },
         ToVmm::Verbose { debug: true },
     ];
@@ -299,6 +301,7 @@ fn vmm_and_vm() {
         ToVm::PowerButton,
         ToVm::Order(Order::Pause),
         ToVm::Order(Order::Unpause),
+        ToVm::Order(Order::Nmi),
         ToVm::Verbose { debug: true },
     ];
     travel(0, plain);

@@ -506,6 +506,7 @@ pub const KVM_RUN: Group = group(
         kvm(0x84), // KVM_SET_SREGS
         kvm(0x8D), // KVM_SET_FPU
         kvm(0x8E), // KVM_GET_LAPIC
+        kvm(0x9A), // KVM_NMI: vmctl nmi
         kvm(0x8F), // KVM_SET_LAPIC
     ],
 );

@@ -22,6 +22,10 @@ const LAPIC_LVT_LINT1: usize = 0x360;
 /// Delivery modes of a local vector.
 const MODE_NMI: u32 = 0b100 << 8;
 const MODE_EXTINT: u32 = 0b111 << 8;
+/// All bits of the mode.
+const MODES: u32 = 0b111 << 8;
+/// A local vector that tells nothing.
+const MASKED: u32 = 1 << 16;
 
 /// MSRs that every vCPU starts with.
 pub fn set_msrs(vcpu: &VcpuFd) -> Result<(), Error> {
@@ -89,6 +93,15 @@ fn segment(segment: &Segment) -> kvm_segment {
     }
 }
 
+/// Whether an edge at pin 1 is an NMI: the local vector's mode is NMI, and it is not masked.
+pub fn takes_nmi(lapic: &kvm_lapic_state) -> bool {
+    let mut vector = [0; size_of::<u32>()];
+    for (byte, value) in vector.iter_mut().zip(lapic.regs.iter().skip(LAPIC_LVT_LINT1)) {
+        [*byte] = value.to_le_bytes();
+    }
+    u32::from_le_bytes(vector) & (MASKED | MODES) == MODE_NMI
+}
+
 /// As firmware leaves them: the 8259 at pin 0, NMI at pin 1.
 fn wire_local_pins(lapic: &mut kvm_lapic_state) {
     for (offset, mode) in [(LAPIC_LVT_LINT0, MODE_EXTINT), (LAPIC_LVT_LINT1, MODE_NMI)] {
@@ -110,6 +123,20 @@ mod tests {
         assert_eq!(lapic.regs[0x350..0x354], [0, 7, 0, 0]);
         assert_eq!(lapic.regs[0x360..0x364], [0, 4, 0, 0]);
         assert_eq!((lapic.regs[0x34F], lapic.regs[0x354]), (-1, -1));
+    }
+
+    #[test]
+    fn an_nmi_is_taken_where_pin_1_says_so_and_is_not_masked() {
+        let mut lapic = kvm_lapic_state { regs: [-1; 1024] };
+        wire_local_pins(&mut lapic);
+        assert!(takes_nmi(&lapic), "as firmware leaves it");
+        for (byte, value) in [(0x362, 1), (0x361, 0), (0x361, 7), (0x361, 6)] {
+            let mut other = lapic;
+            other.regs[byte] = value;
+            assert!(!takes_nmi(&other), "{byte:#x}: {value}");
+        }
+        lapic.regs[0x360] = 2;
+        assert!(takes_nmi(&lapic), "the vector is not looked at");
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub enum Event {
 pub enum Action {
     /// Press the power button.
     PressPowerButton,
+    /// Raise the line by which each vCPU's local APIC is told an NMI.
+    Nmi,
     /// Have all vCPUs wait outside the guest; answered by `Parked`.
     ParkVcpus,
     /// Let them go on, with the chipset's timers that have rung meanwhile.
@@ -114,6 +116,7 @@ impl Lifecycle {
             ToVm::PowerButton => vec![Action::PressPowerButton],
             ToVm::Order(Order::Pause) => self.pause(),
             ToVm::Order(Order::Unpause) => self.unpause(),
+            ToVm::Order(Order::Nmi) => self.nmi(),
             ToVm::ConfigChanged { device } => vec![Action::ReadConfig(device)],
             ToVm::Verbose { debug } => vec![Action::SetDebug(debug)],
             ToVm::Describe(_) => refuse("a second description"),
@@ -146,6 +149,19 @@ impl Lifecycle {
             Course::Running => vec![Action::Tell(ToVmm::Done(Order::Unpause, Ok(false)))],
             Course::Parking | Course::Quieting | Course::Waking => {
                 refuse("an unpause before the previous request was answered")
+            }
+        }
+    }
+
+    fn nmi(&mut self) -> Vec<Action> {
+        match self.course {
+            Course::Running => vec![Action::Nmi, Action::Tell(ToVmm::Done(Order::Nmi, Ok(false)))],
+            Course::Paused => {
+                let failure = Failure::new(Code::Invalid, "the guest is paused: unpause it first");
+                vec![Action::Tell(ToVmm::Done(Order::Nmi, Err(failure)))]
+            }
+            Course::Parking | Course::Quieting | Course::Waking => {
+                refuse("an NMI before the previous request was answered")
             }
         }
     }
@@ -291,11 +307,24 @@ mod tests {
 
     #[test]
     fn a_wish_before_the_last_was_answered_has_no_place() {
-        for second in [ToVm::Order(Order::Pause), ToVm::Order(Order::Unpause)] {
+        for second in [Order::Pause, Order::Unpause, Order::Nmi].map(ToVm::Order) {
             let mut vm = Lifecycle::default();
             vm.handle(Event::Message(ToVm::Order(Order::Pause)));
             assert!(matches!(vm.handle(Event::Message(second))[..], [Action::Refuse(_), Action::End(exit::FAILED)]));
         }
+    }
+
+    #[test]
+    fn an_nmi_reaches_a_guest_that_runs_and_is_refused_while_it_is_paused() {
+        let mut vm = Lifecycle::default();
+        let nmi = || Event::Message(ToVm::Order(Order::Nmi));
+        assert_eq!(vm.handle(nmi()), [Action::Nmi, Action::Tell(ToVmm::Done(Order::Nmi, Ok(false)))]);
+        for event in [Event::Message(ToVm::Order(Order::Pause)), Event::Parked(true), Event::Quiet] {
+            vm.handle(event);
+        }
+        let actions = vm.handle(nmi());
+        assert!(matches!(&actions[..], [Action::Tell(ToVmm::Done(Order::Nmi, Err(_)))]), "{actions:?}");
+        assert!(!vm.guest_runs());
     }
 
     #[test]

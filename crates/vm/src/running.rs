@@ -182,6 +182,7 @@ impl<'a> Running<'a> {
                 }
                 Action::QuietDevices => self.machine.outside.front_ends().quiet(),
                 Action::WakeDevices => self.machine.outside.front_ends().wake_up(),
+                Action::Nmi => self.vcpus.nmi(),
                 Action::PressPowerButton => self.machine.chipset.power_button(&self.machine.outside),
                 Action::ReadConfig(device) => self.machine.outside.front_ends().read_config(virtio::slot_of(device)),
                 Action::Tell(message) => self.tell(&message),

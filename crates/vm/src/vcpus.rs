@@ -2,11 +2,12 @@
 //! when it ends.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::entry_state::takes_nmi;
 use crate::error::Error;
 use crate::kvm::{Exit, Kick, Vcpu};
 use crate::lifecycle::Event;
@@ -30,6 +31,8 @@ pub struct Vcpus {
 struct Gate {
     /// Whether it is shut, for the threads to see without the lock at each exit.
     shut: AtomicBool,
+    /// The vCPUs that have an NMI to take, a bit each.
+    nmis: AtomicU64,
     threads: Mutex<Threads>,
     changed: Condvar,
 }
@@ -69,6 +72,13 @@ impl Vcpus {
         if let Some((thread, kick)) = self.threads.first() {
             kick.kick(thread);
         }
+    }
+
+    /// An edge at the pin of each local APIC that firmware leaves as the NMI's. A guest chooses which vCPUs hear it: Linux,
+    /// the first alone.
+    pub fn nmi(&self) {
+        self.gate.nmis.store(u64::MAX, Ordering::SeqCst);
+        self.kick_all();
     }
 
     /// Has all of them wait outside the guest. False: some are stuck in the kernel; `unpause` lets the others go on.
@@ -115,6 +125,12 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    /// Whether this vCPU has an NMI to take: true once for each, and for several that came together.
+    fn nmi(&self, vcpu: u8) -> bool {
+        let bit = 1u64.checked_shl(vcpu.into()).unwrap_or(0);
+        self.nmis.load(Ordering::SeqCst) & bit != 0 && self.nmis.fetch_and(!bit, Ordering::SeqCst) & bit != 0
+    }
+
     /// Waits while it is shut; true if it was.
     fn pass(&self) -> bool {
         if !self.shut.load(Ordering::SeqCst) {
@@ -138,11 +154,28 @@ fn run(vcpu: &mut Vcpu, machine: &Machine, gate: &Gate) {
             vcpu.was_paused();
             continue; // the VM may have ended
         }
+        if gate.nmi(vcpu.id()) {
+            nmi(vcpu);
+        }
         let handled = handle(vcpu.run(&machine.held_back, &held_back), machine);
         if let ControlFlow::Break(reason) = handled {
             log::error!("vCPU {} can't go on: {reason}; {}", vcpu.id(), vcpu.describe());
             machine.outside.end(Event::VcpuFailed);
         }
+    }
+}
+
+/// KVM_NMI is the NMI itself; what lies between it and the pin is for us to do (Documentation/virt/kvm/api.rst, KVM_NMI).
+fn nmi(vcpu: &Vcpu) {
+    let done = vcpu.fd().get_lapic().and_then(|lapic| match takes_nmi(&lapic) {
+        true => vcpu.fd().nmi(),
+        false => {
+            log::debug!("vCPU {}: the guest masks NMIs", vcpu.id());
+            Ok(())
+        }
+    });
+    if let Err(error) = done {
+        log::warn!("vCPU {}: no NMI: {error}", vcpu.id());
     }
 }
 
@@ -170,6 +203,15 @@ pub fn handle(exit: Exit<'_>, machine: &Machine) -> ControlFlow<String> {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn each_vcpu_takes_an_nmi_once() {
+        let gate = Gate::default();
+        assert!(!gate.nmi(0));
+        gate.nmis.store(u64::MAX, Ordering::SeqCst);
+        assert_eq!([0, 63, 0, 63, 64].map(|vcpu| gate.nmi(vcpu)), [true, true, false, false, false]);
+        assert!(gate.nmi(1));
+    }
 
     /// Threads that count instead of running a guest.
     fn counting(gate: &Arc<Gate>, threads: usize) -> (Arc<AtomicUsize>, Arc<AtomicBool>, Vec<JoinHandle<()>>) {

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use model::VmName;
+use proto::client::Order;
 use proto::probe::KernelKind;
 use proto::vm::{Description, ToVm, ToVmm};
 use proto::{Channel, Code, Received, exit};
@@ -188,6 +189,83 @@ fn the_power_button_reaches_the_guest() {
     tiny.reads("!");
     tiny.vmm.send(&ToVm::PowerButton, Vec::new()).unwrap();
     tiny.ends_with(false, exit::POWERED_OFF);
+}
+
+/// A guest that takes NMIs with a handler which writes `N`, if its local vector of LINT1 says so, and echoes its console.
+fn guest_with_nmi(lint1: u32) -> Vec<u8> {
+    let at = |offset: u32| (LOAD + offset).to_le_bytes();
+    let set = |address: u32, value: u32| [&[0xC7, 0x05][..], &address.to_le_bytes(), &value.to_le_bytes()].concat();
+    let echo = vec![
+        0x66, 0xBA, 0xFD, 0x03, 0xEC, 0xA8, 0x01, 0x74, 0xF7, // mov dx, 0x3FD; in al, dx; test al, 1; jz
+        0x66, 0xBA, 0xF8, 0x03, 0xEC, 0xEE, 0xEB, 0xEF, // mov dx, 0x3F8; in al, dx; out dx, al; jmp to the start
+    ];
+    let main = [
+        [&[0xBC][..], &at(0x8000)].concat(),            // mov esp
+        [&[0x0F, 0x01, 0x15][..], &at(0x200)].concat(), // lgdt
+        [&[0x0F, 0x01, 0x1D][..], &at(0x208)].concat(), // lidt
+        set(0xFEE0_00F0, 0x1FF),                        // the local APIC on
+        set(0xFEE0_0360, lint1),
+        out8(0x3F8, b'!'),
+        echo,
+    ];
+    let handler = [vec![0x50, 0x52], out8(0x3F8, b'N'), vec![0x5A, 0x58, 0xCF]].concat(); // push, ..., pop; iret
+    let gdtr = [&[23, 0][..], &at(0x280)].concat();
+    let idtr = [&[23, 0][..], &at(0x2A0)].concat();
+    // Code at the selector of the gate, and at that which the guest was entered with and the handler returns to.
+    let gdt: [u64; 3] = [0, 0x00CF_9A00_0000_FFFF, 0x00CF_9A00_0000_FFFF];
+    let [low0, low1, high0, high1] = at(0x100);
+    let gate = [low0, low1, 8, 0, 0, 0x8E, high0, high1];
+    let mut code = vec![0; 0x2C0];
+    let mut put = |at: usize, bytes: &[u8]| code[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &main.concat());
+    put(0x100, &handler);
+    put(0x200, &gdtr);
+    put(0x208, &idtr);
+    put(0x280, &gdt.map(u64::to_le_bytes).concat());
+    put(0x2A0 + 2 * 8, &gate);
+    code
+}
+
+fn has_nmi(tiny: &mut Tiny) {
+    tiny.vmm.send(&ToVm::Order(Order::Nmi), Vec::new()).unwrap();
+    assert_eq!(tiny.hear(), Some(ToVmm::Done(Order::Nmi, Ok(false))));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn an_nmi_interrupts_a_guest_that_takes_it_each_time() {
+    let mut tiny = start(&guest_with_nmi(0x400));
+    tiny.reads("!");
+    for _ in 0..3 {
+        has_nmi(&mut tiny);
+        tiny.reads("N");
+        std::io::Write::write_all(&mut tiny.console, b"x").unwrap();
+        tiny.reads("x"); // the handler is left: until then NMIs are held
+    }
+    drop(tiny.vmm);
+    assert_eq!(tiny.process.join().unwrap(), exit::POWERED_OFF);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_guest_that_masks_nmis_hears_none_and_one_that_is_paused_gets_none() {
+    let mut tiny = start(&guest_with_nmi(0x1_0400));
+    tiny.reads("!");
+    has_nmi(&mut tiny);
+    tiny.vmm.send(&ToVm::Order(Order::Pause), Vec::new()).unwrap();
+    assert_eq!(tiny.hear(), Some(ToVmm::Done(Order::Pause, Ok(true))), "each vCPU has looked around");
+    tiny.vmm.send(&ToVm::Order(Order::Nmi), Vec::new()).unwrap();
+    let refused = tiny.hear();
+    assert!(
+        matches!(&refused, Some(ToVmm::Done(Order::Nmi, Err(failure))) if failure.code == Code::Invalid),
+        "{refused:?}"
+    );
+    tiny.vmm.send(&ToVm::Order(Order::Unpause), Vec::new()).unwrap();
+    assert_eq!(tiny.hear(), Some(ToVmm::Done(Order::Unpause, Ok(false))));
+    std::io::Write::write_all(&mut tiny.console, b"x").unwrap();
+    tiny.reads("x");
+    drop(tiny.vmm);
+    assert_eq!(tiny.process.join().unwrap(), exit::POWERED_OFF);
 }
 
 #[test]
