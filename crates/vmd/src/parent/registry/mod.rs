@@ -359,7 +359,9 @@ impl Registry {
             Event::TerminateDone(request, result) => self.terminate_done(request, result, out),
             Event::OrderDone(request, vm, order, result) => self.order_done(request, vm, order, result, out),
             Event::Reported(id, device, report) => {
-                self.vm(id).into_iter().for_each(|vm| drop(vm.reports.insert(device, (now, report.clone()))));
+                if let Some(vm) = self.vm(id) {
+                    vm.reports.insert(device, (now, report));
+                }
             }
             Event::Leaving(vm, reboot) => self.leaving(vm, reboot),
             Event::Ended(vm, end) => self.ended(vm, end, now, out),
