@@ -16,7 +16,7 @@ _vmctl() {
 	case $command in
 	"")
 		if [[ $cur == -* ]]; then words=-v; else
-			words="console create disk-fail doctor flush-stop load log nmi pause receive reload reset send show start status stop unpause wait"
+			words="console create disk-fail doctor flush-stop load log memory nmi pause receive reload reset send show start status stop unpause wait"
 		fi
 		;;
 	console | pause | send | wait) words=$(_vmctl_vms -r) ;;
@@ -44,7 +44,7 @@ _vmctl() {
 		esac
 		;;
 	stop) options="-a -f -w" words=$(_vmctl_vms -r) ;;
-	nmi | unpause) words=$(_vmctl_vms -r) ;;
+	memory | nmi | unpause) words=$(_vmctl_vms -r) ;;
 	*) return ;;
 	esac
 	[[ $cur == -* ]] && words=$options${words:+ }$([[ $words == -* ]] && echo "$words")

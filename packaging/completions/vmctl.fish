@@ -9,13 +9,13 @@ function __vmctl_is
     __fish_seen_subcommand_from $argv
 end
 
-set -l commands console create disk-fail doctor flush-stop load log nmi pause receive reload reset send show start status stop unpause wait
+set -l commands console create disk-fail doctor flush-stop load log memory nmi pause receive reload reset send show start status stop unpause wait
 
 complete -c vmctl -f
 complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -s v -d 'Say more'
 complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -a "$commands"
 
-complete -c vmctl -n '__vmctl_is console disk-fail flush-stop nmi pause send stop unpause wait' -a '(__vmctl_vms -r)'
+complete -c vmctl -n '__vmctl_is console disk-fail flush-stop memory nmi pause send stop unpause wait' -a '(__vmctl_vms -r)'
 complete -c vmctl -n '__vmctl_is show start status' -a '(__vmctl_vms)'
 complete -c vmctl -n '__vmctl_is create load' -F
 complete -c vmctl -n '__vmctl_is log' -a 'brief verbose'

@@ -21,6 +21,7 @@ _vmctl() {
     'doctor:look at the host, and say what VMs lack'
     'load:read one more configuration file'
     'log:log less or more'
+    'memory:ask a guest to get along with less memory, or more'
     'nmi:send an NMI to a guest that hangs'
     'pause:have a VM stand still'
     'receive:start a VM from a stream'
@@ -48,6 +49,7 @@ _vmctl() {
           _arguments '1:vm:_vmctl_running' '2:disk:' '3:operation:(read write flush)' '4:count:'
           ;;
         flush-stop) _arguments '1:vm:_vmctl_running' '2:disk:' '3:count:' ;;
+        memory) _arguments '1:vm:_vmctl_running' '2:size:' ;;
         doctor) _arguments '--json[as JSON]' ;;
         load) _arguments '1:file:_files' ;;
         log) _arguments '1:level:(brief verbose)' ;;

@@ -27,6 +27,8 @@ pub struct Vm {
     pub cards: Vec<(String, String)>,
     /// Further arguments of the kernel.
     pub arguments: String,
+    /// Further options.
+    pub options: Vec<String>,
 }
 
 impl Vm {
@@ -41,6 +43,7 @@ impl Vm {
             disks: Vec::new(),
             cards: Vec::new(),
             arguments: String::new(),
+            options: Vec::new(),
         }
     }
 
@@ -73,6 +76,13 @@ impl Vm {
         self
     }
 
+    /// With one more option, as vm.conf has it.
+    #[must_use]
+    pub fn option(mut self, option: &str) -> Self {
+        self.options.push(option.to_owned());
+        self
+    }
+
     /// The block as text.
     pub fn text(&self) -> String {
         let mut text = format!("vm \"{}\" {{\n\tdisable\n\tmemory {}\n", self.name, self.memory);
@@ -81,6 +91,9 @@ impl Vm {
         option(format!("boot \"{}\"", self.kernel.display()));
         option(format!("initrd \"{}\"", self.initrd.display()));
         option(format!("cmdline \"{CMDLINE} {}\"", self.arguments));
+        for given in &self.options {
+            option(given.clone());
+        }
         for disk in &self.disks {
             option(format!("disk \"{}\" format raw", disk.display()));
         }

@@ -121,6 +121,9 @@ impl Writer<'_> {
                 self.string(&format!("\t{word}"), value.as_bytes());
             }
         }
+        if let Some(least) = vm.balloon {
+            self.line(&format!("\tballoon {}", least.bytes()));
+        }
         match vm.boot_device {
             Some(BootDevice::Cdrom) => self.line("\tboot device cdrom"),
             Some(BootDevice::Disk) => self.line("\tboot device disk"),

@@ -42,6 +42,8 @@ pub(crate) const INITRD: &str = "initrd";
 pub(crate) const CMDLINE: &str = "cmdline";
 /// What a VM is for.
 pub(crate) const DESCRIPTION: &str = "description";
+/// The balloon of a VM.
+pub(crate) const BALLOON: &str = "balloon";
 /// `local inet prefix`, the long form of `local prefix`.
 pub(crate) const INET: &str = "inet";
 /// `local nat yes|no`.
@@ -92,6 +94,7 @@ impl Block {
             Self::Switch => &["disable", "down", "enable", "group", "interface", "locked", "rdomain", "up"],
             Self::Vm => &[
                 "allow",
+                BALLOON,
                 "boot",
                 "cdrom",
                 CMDLINE,

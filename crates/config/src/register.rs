@@ -39,7 +39,11 @@ pub fn register<'a>(
         let switch = nic.switch.as_ref().and_then(&switch);
         nic.locked |= switch.is_some_and(|switch| switch.locked_lladdr);
     }
-    Ok(Vm { memory: memory.unwrap_or(vm.memory), cpus: cpus.unwrap_or(vm.cpus), ..vm })
+    let memory = memory.unwrap_or(vm.memory);
+    if let Some(least) = vm.balloon.filter(|least| *least > memory) {
+        return Err(Refusal::Balloon(least, memory));
+    }
+    Ok(Vm { memory, cpus: cpus.unwrap_or(vm.cpus), ..vm })
 }
 
 #[cfg(test)]

@@ -31,6 +31,9 @@ pub enum Refusal {
     /// More network cards than [`model::MAX_NICS`] (EINVAL).
     #[error("too many interfaces: {0}")]
     TooManyInterfaces(usize),
+    /// A balloon that would leave more than there is (EINVAL).
+    #[error("balloon leaves {}M, and the VM's memory is {}M", .0.mib(), .1.mib())]
+    Balloon(MemorySize, MemorySize),
     /// The template does not exist (the original's error 1007).
     #[error("invalid template \"{0}\"")]
     TemplateUnknown(VmName),

@@ -14,6 +14,7 @@
     )
 )]
 
+pub mod balloon;
 pub mod blk;
 pub mod entropy;
 pub mod net;

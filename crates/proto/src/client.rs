@@ -7,15 +7,16 @@ use model::{
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
+use crate::device::MemoryReport;
 use crate::failure::Failure;
 use crate::names::RequestId;
 
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 8;
-/// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 38,000.
-pub const MAX_LINES: usize = 150;
+pub const VERSION: u32 = 9;
+/// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 25,000.
+pub const MAX_LINES: usize = 100;
 /// Bytes of one error of a configuration: a message, the line, a caret and a hint.
 pub const MAX_WRONG: usize = 4096;
 
@@ -87,6 +88,13 @@ pub enum Request {
         vm: VmRef,
         /// What.
         order: Order,
+    },
+    /// Ask a guest to get along with so much of its memory. Answered by `Accepted` or `Failed`.
+    Memory {
+        /// Which.
+        vm: VmRef,
+        /// All that its balloon leaves it.
+        size: MemorySize,
     },
     /// Let requests of a disk fail from one on, for tests of a guest's storage. Answered by `Accepted` when that is
     /// armed and by `Done` when it has happened, or `Failed`.
@@ -293,6 +301,17 @@ pub struct VmLine {
     pub state: VmState,
     /// MAC addresses of its network cards.
     pub macs: List<MacAddr, MAX_NICS>,
+    /// Its balloon, while it runs with one.
+    pub balloon: Option<Balloon>,
+}
+
+/// The balloon of a VM that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balloon {
+    /// What the guest was asked to get along with.
+    pub wanted: MemorySize,
+    /// What it last reported, and how many seconds ago; nothing before a driver did.
+    pub report: Option<(u32, MemoryReport)>,
 }
 
 /// States as `vmctl status` names them.
@@ -322,6 +341,7 @@ impl Request {
             | Request::Stop { .. }
             | Request::Wait { .. }
             | Request::Order { .. }
+            | Request::Memory { .. }
             | Request::DiskFail { .. }
             | Request::FlushStop { .. }
             | Request::Log { .. }

@@ -32,6 +32,8 @@ pub enum Told {
     Blk(Blk),
     /// A vionet. The tap comes along.
     Net(Net),
+    /// A vioballoon.
+    Balloon(Balloon),
 }
 
 /// What all devices of a kind have in common.
@@ -77,12 +79,22 @@ const NET: Kind = Kind {
     threads: 1,
 };
 
+/// Virtio 1.2, 5.5: queues for pages given, pages taken back, statistics, free pages. Its configuration space is `num_pages`
+/// and `actual`.
+const BALLOON: Kind = Kind {
+    role: "vioballoon",
+    front: Front { virtio_id: 5, queues: 4, queue_size: 128, config_len: 8 },
+    fds: 0,
+    threads: 1,
+};
+
 impl Spec {
     /// What it has in common with others of its kind.
     pub fn kind(&self) -> &'static Kind {
         match self.told {
             Told::Blk(_) => &BLK,
             Told::Net(_) => &NET,
+            Told::Balloon(_) => &BALLOON,
         }
     }
 }
@@ -114,6 +126,13 @@ pub struct Net {
     pub locked: bool,
     /// What its guest is told by DHCP, on a `local interface`.
     pub local: Option<Local>,
+}
+
+/// A balloon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Balloon {
+    /// All memory of the guest.
+    pub memory: MemorySize,
 }
 
 /// The two ends of a `local interface`: the whole network is this pair (openbsd/daemon.md, 3.12).

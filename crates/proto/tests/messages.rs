@@ -64,6 +64,7 @@ fn requests() -> Vec<Request> {
         Request::Order { vm: vm(), order: Order::Pause },
         Request::Order { vm: vm(), order: Order::Unpause },
         Request::Order { vm: vm(), order: Order::Nmi },
+        Request::Memory { vm: vm(), size: memory() },
         Request::DiskFail { vm: vm(), disk: 1, operation: DiskOperation::Flush, count: 7 },
         Request::FlushStop { vm: vm(), disk: 1, count: 7 },
         Request::Log { verbose: true },
@@ -93,6 +94,7 @@ fn replies() -> Vec<Reply> {
         owner: Text::cut("ann"),
         state: VmState::Running,
         macs: vec![MacAddr([1; 6])].try_into().unwrap(),
+        balloon: Some(balloon()),
     };
     vec![
         Reply::Vms(vec![line].try_into().expect("one")),
@@ -131,6 +133,7 @@ fn an_answer_holds_as_many_of_the_longest_lines_as_it_may() {
         owner: Text::new(&"o".repeat(80)).unwrap(),
         state: VmState::Stopped,
         macs: vec![MacAddr([255; 6]); model::MAX_NICS].try_into().unwrap(),
+        balloon: Some(balloon()),
     };
     let reply = Reply::Vms(vec![line; client::MAX_LINES].try_into().unwrap());
     let answer = control::ToControl::Answer { conn: ConnId(u64::MAX), id: RequestId(u32::MAX), reply };
@@ -209,13 +212,14 @@ fn devices() -> Vec<device::Spec> {
     };
     let blk = Blk { format: DiskFormat::Raw, read_only: true, serial: Text::cut("web-1-disk0") };
     let net = Net { mac: MacAddr([1; 6]), locked: true, local: Some(local) };
-    let told = [Told::Blk(blk), Told::Net(net)];
+    let balloon = Told::Balloon(device::Balloon { memory: memory() });
+    let told = [Told::Blk(blk), Told::Net(net), balloon];
     (0..).zip(told).map(|(number, told)| Spec { number, told }).collect()
 }
 
 #[test]
 fn a_device_is_called_by_its_role_and_number() {
-    assert_eq!(devices().iter().map(ToString::to_string).collect::<Vec<_>>(), ["vioblk0", "vionet1"]);
+    assert_eq!(devices().iter().map(ToString::to_string).collect::<Vec<_>>(), ["vioblk0", "vionet1", "vioballoon2"]);
 }
 
 #[test]
@@ -270,6 +274,11 @@ fn parent_and_vmm() {
         ToParent::OrderDone { order: Order::Unpause, request, vm, result: Err(failure()) },
     ];
     travel(0, answers);
+}
+
+fn balloon() -> client::Balloon {
+    let device::Report::Memory(report) = report();
+    client::Balloon { wanted: MemorySize::MAX, report: Some((u32::MAX, report)) }
 }
 
 fn report() -> device::Report {

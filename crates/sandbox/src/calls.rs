@@ -442,6 +442,10 @@ pub const DISK: Group = group(
     ],
 );
 
+/// Holes in an open file, and nothing else that changes how much of it there is.
+pub const PUNCH: Group =
+    group("punch", &[when(libc::SYS_fallocate, is(1, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE))]);
+
 /// A block device's sectors (linux/fs.h).
 pub const DISK_SIZE: Group = group("disk_size", &[ioctl(0x1268)]); // BLKSSZGET
 

@@ -6,7 +6,7 @@
 
 use crate::calls::{
     ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, Group, IPV6_SETTINGS, KILL, KVM_CREATE, KVM_RUN,
-    LISTEN, LOCK, MEMFD, MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, RESOLVE, SETIDS, SIGNALS, SPAWN, STDIO,
+    LISTEN, LOCK, MEMFD, MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PUNCH, RESOLVE, SETIDS, SIGNALS, SPAWN, STDIO,
     TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP, WIRES,
 };
 pub use rustix::thread::CapabilitySet as Capabilities;
@@ -273,7 +273,7 @@ pub const VMM: Promise = Promise {
         SPAWN,   // executes the one descriptor that it holds of vmd
         TIED,    // VMs end with it
     ],
-    starts: &[&VM, &VIOBLK, &VIONET],
+    starts: &[&VM, &VIOBLK, &VIONET, &VIOBALLOON],
     then: None,
     files: Some(&[(File::OwnExecutable, Access::Execute)]), // nothing else has a name
     limits: Limits { descriptors: 65536, grows_files: true }, // inherited: an image of a vioblk grows
@@ -357,5 +357,25 @@ pub const VIONET: Promise = Promise {
     limits: Limits { descriptors: 256, grows_files: false },
 };
 
+/// vioballoon: gives the host back what its guest does not use, as holes in guest memory.
+pub const VIOBALLOON: Promise = Promise {
+    name: "vioballoon",
+    user: User::Vmd,
+    keeps: NO_CAPABILITIES,
+    root: Root::Inherited,
+    own: HOST_NAMESPACES,
+    calls: &[
+        STDIO,   //
+        MEMORY,  // guest memory is mapped
+        CHANNEL, // vhost-user; kicks and calls are read and written
+        PUNCH,   // the holes, which is all that it is for
+    ],
+    starts: &[],
+    then: None,
+    files: Some(&[]),
+    limits: Limits { descriptors: 256, grows_files: false },
+};
+
 /// Every role, in the order of the docs.
-pub const ROLES: [&Promise; 10] = [&PARENT, &OPENER, &PROBE, &CONTROL, &PRIV, &AGENTX, &VMM, &VM, &VIOBLK, &VIONET];
+pub const ROLES: [&Promise; 11] =
+    [&PARENT, &OPENER, &PROBE, &CONTROL, &PRIV, &AGENTX, &VMM, &VM, &VIOBLK, &VIONET, &VIOBALLOON];

@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use model::{MAX_DISKS, UserPath, VmName};
+use model::{MAX_DISKS, MemorySize, UserPath, VmName};
 use proto::client::{DiskOperation, Order, VmRef};
 
 use crate::create::{self, Create};
@@ -58,6 +58,15 @@ pub enum Command {
     Log {
         /// Debug lines too.
         verbose: bool,
+    },
+    /// Ask a guest to get along with less of its memory, or with more.
+    Memory {
+        /// The VM.
+        vm: VmRef,
+        /// So much.
+        size: MemorySize,
+        /// What is to be said first.
+        warning: Option<String>,
     },
     /// Have a VM that runs do something.
     Order(Order, VmRef),
@@ -117,6 +126,7 @@ const COMMANDS: &[Entry] = &[
     Entry { name: "flush-stop", syntax: "id disk count", parse: flush_stop },
     Entry { name: "load", syntax: "filename", parse: load },
     Entry { name: "log", syntax: "[brief | verbose]", parse: log },
+    Entry { name: "memory", syntax: "id size", parse: memory },
     Entry { name: "nmi", syntax: "id", parse: |arguments| order(Order::Nmi, arguments) },
     Entry { name: "pause", syntax: "id", parse: |arguments| order(Order::Pause, arguments) },
     Entry { name: "receive", syntax: "name", parse: receive },
@@ -286,6 +296,12 @@ fn log(arguments: &[OsString]) -> Result<Command, Wrong> {
         word if "verbose".starts_with(&word) => Ok(Command::Log { verbose: true }),
         _ => Err(Wrong::Usage),
     }
+}
+
+fn memory(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let [vm, size] = operands(arguments)?;
+    let (vm, (size, warning)) = (words::vm_ref(&vm)?, words::memory(&size)?);
+    Ok(Command::Memory { vm, size, warning })
 }
 
 fn receive(arguments: &[OsString]) -> Result<Command, Wrong> {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use config::size;
 use model::DiskFormat;
 use proto::client::{DiskArg, DiskOperation, Order, Reply, Request, Start as StartRequest, VmLine, VmRef};
 use proto::failure::plain;
@@ -113,6 +114,14 @@ impl Run<'_> {
                 return self.end(&mut Conversation::open(self.socket)?, "waiting for", &vm, request);
             }
             Command::Order(order, vm) => self.order(order, &vm)?,
+            Command::Memory { vm, size, warning } => {
+                self.warn(warning.as_deref());
+                let reply = Conversation::open(self.socket)?.call(Request::Memory { vm: vm.clone(), size })?;
+                let Reply::Accepted { id } = reply else {
+                    return Err(instead(format!("memory {}", called(&vm)), reply));
+                };
+                self.say(&format!("asked vm {id} to get along with {}", size::format(size.bytes())));
+            }
             Command::DiskFail { vm, disk, operation, count } => {
                 let at = format!("disk {disk} at {} {count}", word_of(operation));
                 let request = Request::DiskFail { vm: vm.clone(), disk, operation, count };

@@ -3,7 +3,8 @@
 
 use config::json::Value;
 use config::size;
-use proto::client::{VmLine, VmRef, VmState};
+use proto::client::{Balloon, VmLine, VmRef, VmState};
+use proto::device::STATISTICS;
 
 /// Characters of the owner's column; the only one that is cut.
 const MAX_OWNER: usize = 15;
@@ -43,7 +44,20 @@ fn value(vm: &VmLine) -> Value {
         ("tty", vm.tty.as_ref().filter(|_| running).map(Value::text).into()),
         ("owner", owner),
         ("lladdrs", Value::list(vm.macs.iter().map(Value::text))),
+        ("balloon", vm.balloon.as_ref().filter(|_| running).map(balloon).into()),
     ])
+}
+
+fn balloon(balloon: &Balloon) -> Value {
+    let report = balloon.report.as_ref().map(|(age, report)| {
+        let statistics = STATISTICS.into_iter().zip(report.statistics).map(|(name, value)| (name, value.into()));
+        Value::Object(vec![
+            ("age_seconds", (*age).into()),
+            ("taken_bytes", report.taken.into()),
+            ("statistics", Value::Object(statistics.collect())),
+        ])
+    });
+    Value::Object(vec![("wanted_bytes", balloon.wanted.bytes().into()), ("report", report.into())])
 }
 
 /// The line above the VMs.
@@ -118,6 +132,7 @@ mod tests {
             owner: Text::cut("joe:staff"),
             state: VmState::Stopped,
             macs: model::List::default(),
+            balloon: None,
         }
     }
 

@@ -25,6 +25,7 @@ fn by_name(text: &str) -> VmRef {
 
 fn line(id: u32, text: &str, pid: Option<u32>) -> VmLine {
     VmLine {
+        balloon: None,
         id,
         name: name(text),
         description: None,

@@ -179,6 +179,7 @@ fn a_console_that_cannot_be_opened_or_is_open_already_is_told() {
     for (tty, why) in [("/nonexistent/tty", "No such file or directory"), (path, "another vmctl console is open on it")]
     {
         let line = VmLine {
+            balloon: None,
             id: 7,
             name: VmName::new("web").expect("a name"),
             description: None,

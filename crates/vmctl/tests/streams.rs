@@ -107,6 +107,12 @@ fn requests_are_made_and_their_outcome_is_the_exit_status_though_standard_error_
         ("stop web", stop, refused(), false),
         ("wait web", Request::Wait { vm: web() }, vec![Reply::Ended { id: 1 }], true),
         ("pause web", Request::Order { vm: web(), order: Order::Pause }, accepted(), true),
+        (
+            "memory web 256M",
+            Request::Memory { vm: web(), size: model::MemorySize::from_bytes(256 << 20).unwrap() },
+            accepted(),
+            true,
+        ),
         ("nmi web", Request::Order { vm: web(), order: Order::Nmi }, accepted(), true),
         ("unpause web", Request::Order { vm: web(), order: Order::Unpause }, accepted(), true),
         ("reload", Request::Reload, wrong(), false),

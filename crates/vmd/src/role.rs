@@ -34,6 +34,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         "vm" => vm_process(debug),
         "vioblk" => with_channel(devices::blk::run),
         "vionet" => with_channel(devices::net::run),
+        "vioballoon" => with_channel(devices::balloon::run),
         other => failed(&format!("unknown role \"{other}\": -x is for vmd's own use")),
     }
 }

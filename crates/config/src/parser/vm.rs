@@ -12,7 +12,7 @@ use crate::diagnostic::Step;
 use crate::fault::Fault;
 use crate::input::Span;
 use crate::instance::Requester;
-use crate::keyword::{Block, CMDLINE, DESCRIPTION, INITRD, Keyword};
+use crate::keyword::{BALLOON, Block, CMDLINE, DESCRIPTION, INITRD, Keyword};
 use crate::lexer::Kind;
 use crate::register::register;
 use crate::request::{Refusal, VmRequest};
@@ -131,6 +131,15 @@ impl Parser<'_> {
                 draft.request.vm.initrd = self.existing(&text, "initrd");
                 Ok(())
             }
+            Some(word) if word == BALLOON.as_bytes() => {
+                self.advance();
+                self.once(draft, BALLOON, option);
+                draft.request.vm.balloon = Some(MemorySize::LEAST_BOOTABLE);
+                if self.is_size() {
+                    draft.request.vm.balloon = self.memory_size()?;
+                }
+                Ok(())
+            }
             Some(word) if word == CMDLINE.as_bytes() => {
                 self.advance();
                 let text = self.texts("a kernel command line")?;
@@ -179,23 +188,37 @@ impl Parser<'_> {
 
     fn memory(&mut self, draft: &mut Draft, option: Span) -> Read<()> {
         self.once(draft, "memory", option);
+        draft.request.memory = self.memory_size()?.or(draft.request.memory);
+        Ok(())
+    }
+
+    /// Whether a size follows: a balloon's may, and what begins with no digit is the next option.
+    fn is_size(&self) -> bool {
+        match &self.token.kind {
+            Kind::Number(_) => true,
+            Kind::Text { bytes, .. } => bytes.first().is_some_and(u8::is_ascii_digit),
+            _ => false,
+        }
+    }
+
+    fn memory_size(&mut self) -> Read<Option<MemorySize>> {
         let (bytes, text, span) = match self.token.kind {
             Kind::Number(number) => (Ok(number), number.to_string(), self.take().span),
             _ => {
                 let text = self.text("a size such as 512M")?;
                 if text.bad {
-                    return Ok(());
+                    return Ok(None);
                 }
                 (size::scan(&text.bytes), text.shown(), text.span)
             }
         };
         let plain = text.bytes().all(|byte| byte.is_ascii_digit());
         match bytes.map(MemorySize::from_bytes) {
-            Ok(Ok(memory)) => draft.request.memory = Some(memory),
+            Ok(Ok(memory)) => return Ok(Some(memory)),
             Ok(Err(reason)) => self.error(Fault::MemorySize { text, reason, plain }, span),
             Err(reason) => self.error(Fault::MemorySyntax { text, reason }, span),
         }
-        Ok(())
+        Ok(None)
     }
 
     fn cpus(&mut self, draft: &mut Draft, option: Span) -> Read<()> {

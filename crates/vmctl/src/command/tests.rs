@@ -105,6 +105,7 @@ fn wrong_operands_show_the_usage_of_the_command() {
         ("load", "load filename"),
         ("log", "log [brief | verbose]"),
         ("log loud", "log [brief | verbose]"),
+        ("memory", "memory id size"),
         ("nmi", "nmi id"),
         ("pause", "pause id"),
         ("receive", "receive name"),

@@ -268,6 +268,7 @@ fn kind(request: &Request) -> Kind {
         | Request::List
         | Request::Start(_)
         | Request::Order { .. }
+        | Request::Memory { .. }
         | Request::Send { .. }
         | Request::Receive { .. }
         | Request::Log { .. }

@@ -59,6 +59,10 @@ impl Edge {
                 self.tell_vmm(ToVmm::Order { request, vm, order }, vec![]);
                 vec![]
             }
+            Action::AskDevice(vm, device, ask) => {
+                self.tell_vmm(ToVmm::AskDevice { vm, device, ask }, vec![]);
+                vec![]
+            }
             Action::Answer(asked, reply) => self.answer(asked, reply),
             Action::Log(level, text) => {
                 log::log!(level, "{text}");

@@ -31,13 +31,14 @@ impl Registry {
         let asked = *asked;
         let result = match request {
             Request::List => {
-                self.list(asked, out);
+                self.list(asked, now, out);
                 Ok(())
             }
             Request::Start(start) => self.ask_start(asker, &start, now, out),
             Request::Stop { vm, force, wait } => self.ask_stop(asked, who, &vm, force, wait, out),
             Request::Wait { vm } => self.ask_wait(asked, who, &vm),
             Request::Order { vm, order } => self.ask_order(asked, who, &vm, order, out),
+            Request::Memory { vm, size } => self.ask_memory(asked, who, &vm, size, out),
             Request::DiskFail { vm, disk, .. } => self.ask_fault(who, "disk-fail", &vm, disk),
             Request::FlushStop { vm, disk, .. } => self.ask_fault(who, "flush-stop", &vm, disk),
             Request::Send { vm } => {

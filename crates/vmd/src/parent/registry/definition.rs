@@ -138,7 +138,9 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::MayNotAllow => Code::NotPermitted,
         Refusal::DiskReused(_) | Refusal::LladdrReused | Refusal::TapReused => Code::Busy,
         Refusal::NoDevices => Code::DiskMissing,
-        Refusal::NothingToBoot | Refusal::TooManyDisks(_) | Refusal::TooManyInterfaces(_) => Code::Invalid,
+        Refusal::Balloon(..) | Refusal::NothingToBoot | Refusal::TooManyDisks(_) | Refusal::TooManyInterfaces(_) => {
+            Code::Invalid
+        }
     }
 }
 

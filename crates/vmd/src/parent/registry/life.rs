@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use model::{BootDevice, IfName, Text, UserPath};
+use model::{BootDevice, IfName, MemorySize, Text, UserPath};
 use proto::device::Report;
 use proto::probe::KernelKind;
-use proto::{ConnId, RequestId, VmId};
+use proto::{Code, ConnId, Failure, RequestId, VmId};
 
 use super::definition::Definition;
 use super::rate::Rate;
@@ -43,6 +43,8 @@ pub struct Vm {
     pub tty: Option<Text<64>>,
     /// The ends of its local interfaces, by index: those of the start that made its taps.
     pub locals: BTreeMap<u8, Pair>,
+    /// What its guest was asked to get along with, since it was started.
+    pub wanted: Option<MemorySize>,
     /// What its devices last said of its guest, by index, and when.
     pub reports: BTreeMap<u8, (Instant, Report)>,
     /// Order among the started, for the list.
@@ -120,6 +122,7 @@ impl Vm {
             rate: Rate::default(),
             tty: None,
             locals: BTreeMap::new(),
+            wanted: None,
             reports: BTreeMap::new(),
             started: 0,
             waits: Vec::new(),
@@ -131,6 +134,18 @@ impl Vm {
         match self.life {
             Life::Running { pid, .. } | Life::Stopping { pid } => Some(pid),
             Life::Waiting | Life::Stopped | Life::Preparing(_) | Life::Launching { .. } => None,
+        }
+    }
+
+    /// What asks its guest for something needs one that goes on.
+    pub fn must_run(&self) -> Result<(), Failure> {
+        let name = &self.definition.name;
+        match self.life {
+            Life::Running { .. } => Ok(()),
+            Life::Stopping { .. } => Err(Failure::new(Code::Invalid, format!("vm \"{name}\" is being stopped"))),
+            Life::Stopped | Life::Waiting | Life::Preparing(_) | Life::Launching { .. } => {
+                Err(Failure::new(Code::Invalid, format!("vm \"{name}\" is not running")))
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! What `vmctl status` and the SNMP master are told. For vmctl: the running first, in order of
 //! start, then the others in order of registration.
 
+use std::time::Instant;
+
 use model::{List, MacAddr};
 use proto::agentx::Row;
 use proto::client::{MAX_LINES, Reply, VmLine, VmState};
@@ -9,11 +11,11 @@ use super::life::{Asked, Life, Vm};
 use super::{Action, Registry};
 
 impl Registry {
-    pub(super) fn list(&self, asked: Asked, out: &mut Vec<Action>) {
+    pub(super) fn list(&self, asked: Asked, now: Instant, out: &mut Vec<Action>) {
         let mut vms: Vec<&Vm> = self.vms.iter().collect();
         vms.sort_by_key(|vm| if vm.pid().is_some() { (0, vm.started) } else { (1, 0) });
         for some in vms.chunks(MAX_LINES) {
-            let lines: Vec<VmLine> = some.iter().map(|vm| line(vm)).collect();
+            let lines: Vec<VmLine> = some.iter().map(|vm| line(vm, now)).collect();
             out.push(Action::Answer(asked, Reply::Vms(lines.try_into().unwrap_or_default())));
         }
         out.push(Action::Answer(asked, Reply::Done));
@@ -38,7 +40,7 @@ fn row(vm: &Vm) -> Row {
     }
 }
 
-fn line(vm: &Vm) -> VmLine {
+fn line(vm: &Vm, now: Instant) -> VmLine {
     let definition = &vm.definition;
     let macs: Vec<MacAddr> = definition.cards.iter().map(|card| card.mac).collect();
     VmLine {
@@ -55,6 +57,7 @@ fn line(vm: &Vm) -> VmLine {
         owner: definition.owner_name.clone(),
         state: state(vm),
         macs: List::try_from(macs).unwrap_or_default(),
+        balloon: vm.balloon(now),
     }
 }
 

@@ -22,6 +22,7 @@ mod instances;
 mod known;
 mod life;
 mod list;
+mod memory;
 mod orders;
 mod plan;
 pub mod rate;
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use model::{IfName, Owner, SwitchName, Text, UserPath, VmName};
 use proto::client::{Order, Reply, Request};
-use proto::device::{Report, Spec};
+use proto::device::{Ask, Report, Spec};
 use proto::opener::What;
 use proto::privileged::TapSpec;
 use proto::probe::{KernelKind, ToProbe};
@@ -205,6 +206,8 @@ pub enum Action {
     Terminate(RequestId, VmId, Stop),
     /// Ask vmm to have a VM that runs do something; answered by `OrderDone`.
     Order(RequestId, VmId, Order),
+    /// Ask the device of this index.
+    AskDevice(VmId, u8, Ask),
     /// Answer a client.
     Answer(Asked, Reply),
     /// Tell the log, at a level, about a VM.

@@ -1,7 +1,7 @@
 //! Orders to VMs that run, as clients give them and vmm answers.
 
 use proto::client::{Order, Reply, VmRef};
-use proto::{Code, Failure, RequestId, VmId};
+use proto::{Failure, RequestId, VmId};
 
 use super::access::Who;
 use super::life::{Asked, Life};
@@ -19,18 +19,7 @@ impl Registry {
     ) -> Result<(), Failure> {
         let id = self.found(who, wanted)?;
         let request = self.new_request();
-        if let Some(vm) = self.vm(id) {
-            let name = &vm.definition.name;
-            match vm.life {
-                Life::Running { .. } => {}
-                Life::Stopping { .. } => {
-                    return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" is being stopped")));
-                }
-                Life::Stopped | Life::Waiting | Life::Preparing(_) | Life::Launching { .. } => {
-                    return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" is not running")));
-                }
-            }
-        }
+        self.vm(id).map_or(Ok(()), |vm| vm.must_run())?;
         self.orders.insert(request, asked);
         out.push(Action::Order(request, id, order));
         Ok(())

@@ -289,8 +289,10 @@ fn missing(preparation: &Preparation) -> String {
 fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
     let definition = &vm.definition;
     let cards = (0u8..).zip(&definition.cards).map(|(number, card)| nic_of(vm, number, card));
-    let devices: Vec<Device> =
-        cards.chain((0u8..).zip(&definition.disks).map(|(n, disk)| disk_of(vm, n, disk))).collect();
+    let devices: Vec<Device> = cards
+        .chain((0u8..).zip(&definition.disks).map(|(n, disk)| disk_of(vm, n, disk)))
+        .chain(balloon_of(vm))
+        .collect();
     Launch {
         vm: StartVm {
             vm: vm.id,
@@ -323,6 +325,12 @@ fn nic_of(vm: &Vm, number: u8, card: &cards::Card) -> Device {
     }
 }
 
+/// The last of the devices: `memory.rs` finds it there.
+fn balloon_of(vm: &Vm) -> Option<Device> {
+    let told = Told::Balloon(device::Balloon { memory: vm.definition.memory });
+    vm.definition.balloon.map(|_| Device { spec: Spec { number: 0, told }, serves: None, outside: false })
+}
+
 fn disk_of(vm: &Vm, number: u8, disk: &Disk) -> Device {
     // The number first: a long name is cut, and the guest tells its disks apart by this.
     let serial = Text::cut(&format!("disk{number}-{}", vm.definition.name));
@@ -350,6 +358,7 @@ impl Registry {
         vm.life = Life::Stopped;
         vm.run = None;
         vm.tty = None;
+        vm.wanted = None;
         vm.reports.clear();
         for asked in std::mem::take(&mut vm.waits) {
             out.push(Action::Answer(asked, Reply::Ended { id: id.0 }));

@@ -5,6 +5,7 @@ mod edges;
 mod instances;
 mod leaving;
 mod local;
+mod memory;
 mod pausing;
 mod permissions;
 mod reference;
@@ -120,7 +121,7 @@ struct Fixture {
 fn nics_of(launch: &Launch) -> Vec<proto::device::Net> {
     let card = |device: &Device| match &device.spec.told {
         proto::device::Told::Net(card) => Some(card.clone()),
-        proto::device::Told::Blk(_) => None,
+        proto::device::Told::Blk(_) | proto::device::Told::Balloon(_) => None,
     };
     launch.devices.iter().filter_map(card).collect()
 }

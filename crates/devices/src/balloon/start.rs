@@ -1,0 +1,23 @@
+//! From vmm's description to a balloon that is served.
+
+use std::os::fd::OwnedFd;
+
+use proto::device::Told;
+use sandbox::promise;
+
+use super::Balloon;
+use crate::serve_vhost;
+use crate::start::{Fatal, Start, Vmm};
+
+/// The vioballoon role. `vmm` is the socket to vmm.
+pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
+    sandbox::enter(&promise::VIOBALLOON)?;
+    let mut vmm = Vmm::new(vmm);
+    let Start { told: Told::Balloon(told), front_end, .. } = vmm.start()? else {
+        return Err(Fatal::Kind);
+    };
+    vmm.ready()?;
+    let ended = serve_vhost::serve(front_end, Balloon::new(told.memory), Some(&mut vmm))?;
+    log::debug!("ended: {ended:?}");
+    Ok(())
+}
