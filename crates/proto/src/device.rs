@@ -232,6 +232,8 @@ pub const STATISTICS: [&str; 10] = [
 ];
 
 impl Message for ToDevice {
+    const VERSION: Option<u32> = Some(crate::VERSION_OF_A_VM);
+
     fn fds(&self) -> usize {
         match self {
             ToDevice::Start { spec, .. } => spec.kind().fds.saturating_add(1),
@@ -241,6 +243,8 @@ impl Message for ToDevice {
 }
 
 impl Message for ToVmm {
+    const VERSION: Option<u32> = Some(crate::VERSION_OF_A_VM);
+
     fn fds(&self) -> usize {
         match self {
             ToVmm::Ready | ToVmm::Failed(_) | ToVmm::Answered { .. } | ToVmm::Report(_) => 0,

@@ -35,5 +35,8 @@ pub use channel::{Channel, Message, Received};
 pub use failure::{Code, Failure};
 pub use names::{ConnId, RequestId, VmId};
 
+/// What vmm and the processes of a VM speak: changes whenever a message of [`vm`] or [`device`] does.
+pub const VERSION_OF_A_VM: u32 = 1;
+
 /// Bytes of one encoded message at most; a longer one is refused by both sides.
 pub const MAX_MESSAGE: usize = 64 * 1024;

@@ -78,6 +78,8 @@ pub enum ToVmm {
 }
 
 impl Message for ToVm {
+    const VERSION: Option<u32> = Some(crate::VERSION_OF_A_VM);
+
     fn fds(&self) -> usize {
         match self {
             ToVm::Describe(description) => 4 + usize::from(description.initrd),
@@ -88,6 +90,8 @@ impl Message for ToVm {
 }
 
 impl Message for ToVmm {
+    const VERSION: Option<u32> = Some(crate::VERSION_OF_A_VM);
+
     fn fds(&self) -> usize {
         match self {
             ToVmm::Started | ToVmm::Failed(_) | ToVmm::Leaving { .. } | ToVmm::Done(..) => 0,

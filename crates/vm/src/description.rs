@@ -175,6 +175,18 @@ mod tests {
     }
 
     #[test]
+    fn a_vmm_of_another_version_is_told_by_both_numbers() {
+        let (vmm, vm) = sys::seqpacket::pair().unwrap();
+        sys::seqpacket::send(std::os::fd::AsFd::as_fd(&vmm), &[0xFF; 40], &[]).unwrap();
+        let Err(Error::Description(why)) = receive(&mut Channel::new(vm)) else { panic!("it was taken") };
+        let ours = proto::VERSION_OF_A_VM;
+        assert_eq!(
+            why,
+            format!("the peer speaks version {} of this conversation, and this process version {ours}", u32::MAX)
+        );
+    }
+
+    #[test]
     fn vmm_that_ends_in_between_is_an_error() {
         let (mut vmm, mut vm) = proto::channel::pair::<ToVm, ToVmm>().unwrap();
         vmm.send(&description(0, false), fds(4)).unwrap();

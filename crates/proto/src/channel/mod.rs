@@ -29,6 +29,10 @@ pub const EXTRA: u8 = 4;
 
 /// What may travel on a channel.
 pub trait Message: Serialize + DeserializeOwned {
+    /// The version of the conversation, where its ends may be of different builds: it stands before the first message of
+    /// each way, and another one ends the conversation before anything is decoded.
+    const VERSION: Option<u32> = None;
+
     /// How many descriptors come with this message; sender and receiver refuse any other number.
     fn fds(&self) -> usize;
 }
@@ -39,6 +43,14 @@ pub enum ChannelError {
     /// The peer sent bytes that are no message of its type.
     #[error("malformed message: {0}")]
     Malformed(postcard::Error),
+    /// The peer is of another build.
+    #[error("the peer speaks version {theirs} of this conversation, and this process version {ours}")]
+    Version {
+        /// What the peer says.
+        theirs: u32,
+        /// What is spoken here.
+        ours: u32,
+    },
     /// More than the limit, in bytes or descriptors.
     #[error("message over {MAX_MESSAGE} bytes or {} descriptors", seqpacket::MAX_FDS)]
     TooLong,
@@ -81,6 +93,10 @@ pub struct Channel<Tx, Rx> {
     socket: OwnedFd,
     queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     max_queue: usize,
+    /// Nothing was sent yet, so the version stands before what is.
+    first_out: bool,
+    /// Nothing came yet.
+    first_in: bool,
     /// The message that [`ChannelError::NoRoom`] was about.
     lost: Option<Vec<u8>>,
     types: PhantomData<fn(Tx) -> Rx>,
@@ -95,7 +111,8 @@ pub fn pair<A: Message, B: Message>() -> io::Result<(Channel<A, B>, Channel<B, A
 impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
     /// The end that is `socket`, connected and of type SOCK_SEQPACKET.
     pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, queue: VecDeque::new(), max_queue: MAX_QUEUE, lost: None, types: PhantomData }
+        let (queue, types) = (VecDeque::new(), PhantomData);
+        Self { socket, queue, max_queue: MAX_QUEUE, first_out: true, first_in: true, lost: None, types }
     }
 
     /// The same with a queue for [`MAX_PATIENT_QUEUE`] messages.
@@ -108,13 +125,16 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
         if fds.len() != message.fds() {
             return Err(ChannelError::Descriptors { got: fds.len(), want: message.fds() });
         }
-        let bytes = postcard::to_stdvec(message).map_err(ChannelError::Malformed)?;
+        let mut bytes =
+            Tx::VERSION.filter(|_| self.first_out).map_or_else(Vec::new, |ours| ours.to_le_bytes().to_vec());
+        bytes.extend(postcard::to_stdvec(message).map_err(ChannelError::Malformed)?);
         if bytes.len() > MAX_MESSAGE {
             return Err(ChannelError::TooLong);
         }
         if self.queue.len() >= self.max_queue {
             return Err(ChannelError::Slow);
         }
+        self.first_out = false;
         self.queue.push_back((bytes, fds));
         self.flush()
     }
@@ -141,10 +161,10 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
     pub fn recv(&mut self) -> Result<Received<Rx>, ChannelError> {
         self.lost = None;
         let (bytes, fds) = match seqpacket::recv(self.socket.as_fd(), MAX_MESSAGE)? {
-            Packet::Whole(bytes, fds) => (bytes, fds),
+            Packet::Whole(bytes, fds) => (self.without_version(bytes)?, fds),
             Packet::TooLong => return Err(ChannelError::TooLong),
             Packet::NoRoom(bytes) => {
-                self.lost = Some(bytes);
+                self.lost = Some(self.without_version(bytes)?);
                 return Err(ChannelError::NoRoom);
             }
             Packet::Empty => return Ok(Received::Empty),
@@ -158,6 +178,20 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
             return Err(ChannelError::Descriptors { got: fds.len(), want: message.fds() });
         }
         Ok(Received::Message(message, fds))
+    }
+
+    /// The first packet without the version that it begins with, if that is ours; any other as it is.
+    fn without_version(&mut self, mut bytes: Vec<u8>) -> Result<Vec<u8>, ChannelError> {
+        let first = std::mem::replace(&mut self.first_in, false);
+        let Some(ours) = Rx::VERSION.filter(|_| first) else { return Ok(bytes) };
+        let Some((version, _)) = bytes.split_first_chunk() else {
+            return Err(ChannelError::Malformed(postcard::Error::DeserializeUnexpectedEnd));
+        };
+        let theirs = u32::from_le_bytes(*version);
+        if theirs != ours {
+            return Err(ChannelError::Version { theirs, ours });
+        }
+        Ok(bytes.split_off(size_of::<u32>()))
     }
 
     /// The message that the last read lost for want of descriptors, without any: so that who waits for it can be told.

@@ -25,6 +25,50 @@ fn ends() -> (Channel<Say, Say>, Channel<Say, Say>) {
     pair().unwrap()
 }
 
+/// Of a conversation of version `N`.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Of<const N: u32>(Say);
+
+impl<const N: u32> Message for Of<N> {
+    const VERSION: Option<u32> = Some(N);
+
+    fn fds(&self) -> usize {
+        self.0.fds()
+    }
+}
+
+fn words<const N: u32>(text: &str) -> Of<N> {
+    Of(Say::Words(Text::new(text).unwrap()))
+}
+
+#[test]
+fn the_version_stands_before_the_first_message_of_each_way_alone() {
+    let (mut a, mut b) = pair::<Of<7>, Of<7>>().unwrap();
+    for text in ["one", "two"] {
+        a.send(&words(text), vec![]).unwrap();
+        assert!(matches!(b.recv().unwrap(), Received::Message(said, _) if said == words(text)));
+        b.send(&words(text), vec![]).unwrap();
+        assert!(matches!(a.recv().unwrap(), Received::Message(said, _) if said == words(text)));
+    }
+    a.send(&words("three"), vec![]).unwrap();
+    let Packet::Whole(bytes, _) = seqpacket::recv(b.as_fd(), MAX_MESSAGE).unwrap() else { panic!("no packet") };
+    assert_eq!(bytes, postcard::to_stdvec(&words::<7>("three")).unwrap());
+}
+
+#[test]
+fn another_version_is_told_with_both_and_nothing_is_decoded() {
+    let (left, right) = seqpacket::pair().unwrap();
+    let (mut old, mut new) = (Channel::<Of<7>, Of<7>>::new(left), Channel::<Of<8>, Of<8>>::new(right));
+    old.send(&words("hello"), vec![]).unwrap();
+    let error = new.recv().unwrap_err();
+    assert!(matches!(error, ChannelError::Version { theirs: 7, ours: 8 }), "{error:?}");
+    assert_eq!(error.to_string(), "the peer speaks version 7 of this conversation, and this process version 8");
+    let (left, right) = seqpacket::pair().unwrap();
+    seqpacket::send(left.as_fd(), &[8, 0, 0], &[]).unwrap();
+    let mut short = Channel::<Of<8>, Of<8>>::new(right);
+    assert!(matches!(short.recv(), Err(ChannelError::Malformed(_))));
+}
+
 fn raw(end: &Channel<Say, Say>, bytes: &[u8], fds: usize) {
     let fds: Vec<BorrowedFd<'_>> = (0..fds).map(|_| end.as_fd()).collect();
     seqpacket::send(end.as_fd(), bytes, &fds).unwrap();

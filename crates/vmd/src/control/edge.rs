@@ -292,6 +292,7 @@ fn said(conn: ConnId, got: Result<Received<FromClient>, ChannelError>) -> (Optio
 fn is_peers_fault(error: &ChannelError) -> bool {
     match error {
         ChannelError::Malformed(_)
+        | ChannelError::Version { .. }
         | ChannelError::TooLong
         | ChannelError::NoRoom
         | ChannelError::Descriptors { .. } => true,

@@ -317,7 +317,7 @@ fn ended(error: &ChannelError) -> Life {
             sys::guest_log!(Warn, "refused a message of the parent: {error}");
             Life::On
         }
-        ChannelError::Slow | ChannelError::Late(_) | ChannelError::Socket(_) => {
+        ChannelError::Version { .. } | ChannelError::Slow | ChannelError::Late(_) | ChannelError::Socket(_) => {
             log::warn!("the parent's channel: {error}");
             Life::Over
         }

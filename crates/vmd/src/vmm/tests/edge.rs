@@ -20,13 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FAKE: &str = r#"#!perl
 my ($role, $name) = do { local (@ARGV, $/) = "/proc/self/cmdline"; <> =~ /^vmd: (\w+) ([\w-]+)/ };
 open(my $channel, "+<&=", 3) or die;
-sub say_it { syswrite($channel, pack("H*", shift)) }
+my ($heard, $version) = (0, $name eq "stranger" ? "ffffffff" : "OUR_VERSION");
+sub say_it { syswrite($channel, pack("H*", $version . shift)); $version = "" }
 exit 1 if $role eq "vm" && $name eq "dies";
 exit 3 if $role =~ /vio/ && $name eq "device-dies";
 while (1) {
     my $bits = ""; vec($bits, 3, 1) = 1;
     select($bits, undef, undef, undef);
     exit 0 unless sysread($channel, my $message, 65536);
+    $message = substr($message, 4) unless $heard++;
     my $kind = ord $message;
     if ($role eq "vm") {
         exit 0 if $kind == POWER_BUTTON;
@@ -53,6 +55,7 @@ fn fake() -> String {
         ("BEGIN_IT", kind(encoded(&ToVm::Begin))),
         ("VERBOSE", kind(encoded(&ToDevice::Verbose { debug: false }))),
         ("NO_MEMORY", hex(&encoded(&FromVm::Failed(no_memory)))),
+        ("OUR_VERSION", hex(&proto::VERSION_OF_A_VM.to_le_bytes())),
         ("STARTED", hex(&encoded(&FromVm::Started))),
         ("BUSY", hex(&encoded(&FromDevice::Failed(busy)))),
         ("READY", hex(&encoded(&FromDevice::Ready))),
@@ -241,6 +244,18 @@ fn row_2_11_a_vm_that_dies_before_it_answers_leaves_nothing() {
 fn row_2_11_a_vm_that_says_why_it_fails_leaves_nothing() {
     alone("row_2_11_a_vm_that_says_why_it_fails_leaves_nothing", || {
         a_hundred_times("fails", 1, Code::NoMemory, "no room");
+    });
+}
+
+#[test]
+fn a_vm_of_another_version_leaves_nothing() {
+    alone("a_vm_of_another_version_leaves_nothing", || {
+        let said = format!(
+            "speaks version {} of this conversation, and this process version {}",
+            u32::MAX,
+            proto::VERSION_OF_A_VM
+        );
+        a_hundred_times("stranger", 0, Code::Io, &said);
     });
 }
 
