@@ -175,7 +175,7 @@ fn nmi(vcpu: &Vcpu) {
         }
     });
     if let Err(error) = done {
-        log::warn!("vCPU {}: no NMI: {error}", vcpu.id());
+        sys::guest_log!(Warn, "vCPU {}: no NMI: {error}", vcpu.id());
     }
 }
 
