@@ -11,11 +11,12 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use model::{DiskFormat, MacAddr, Text, VmName};
+use model::{DiskFormat, MacAddr, MemorySize, Text, VmName};
 use proto::channel::{Channel, Received};
-use proto::device::{Blk, Net, Spec, ToDevice, ToVmm, Told};
+use proto::device::{self, Ask, Blk, MemoryReport, Net, Report, Spec, ToDevice, ToVmm, Told};
 use support::{BUFFERS, Driver, Part, VERSION_1, Vmm};
 use vhost::VhostBackend;
+use vhost::vhost_user::VhostUserFrontend;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -202,7 +203,7 @@ fn a_device_of_another_kind_is_refused() {
 
 #[test]
 fn a_device_that_vmm_leaves_before_it_is_described_ends() {
-    for role in ["vioblk", "vionet"] {
+    for role in ["vioblk", "vionet", "vioballoon"] {
         let mut process = Process::start(role);
         let (gone, _) = sys::seqpacket::pair().unwrap();
         drop(std::mem::replace(&mut process.channel, Channel::new(gone)));
@@ -239,4 +240,43 @@ fn vionet_serves_in_its_sandbox_and_ends_with_the_vm() {
     println!("vionet: KiB private, clean and dirty: {:?}", process.private_kib());
     drop(vmm);
     assert!(process.ended().success(), "{}", process.said());
+}
+
+#[test]
+fn vioballoon_makes_holes_in_its_sandbox_is_asked_and_reports() {
+    let mut process = Process::start("vioballoon");
+    let (socket, theirs) = UnixStream::pair().unwrap();
+    let told = Told::Balloon(device::Balloon { memory: MemorySize::DEFAULT });
+    process.channel.send(&start(0, told), vec![theirs.into()]).unwrap();
+    assert_eq!(process.told(), ToVmm::Ready);
+    process.channel.send(&ToDevice::Ask(Ask::Memory(MemorySize::LEAST_BOOTABLE)), Vec::new()).unwrap();
+    assert_eq!(process.told(), ToVmm::Answered { changed: true });
+    let mut vmm = Vmm::over(socket, VERSION_1 | 1);
+    let flags = vhost::vhost_user::message::VhostUserConfigFlags::empty();
+    let (_, config) = vmm.front_end.get_config(0, 8, flags, &[0; 8]).unwrap();
+    assert_eq!(config, [0, 0xc0, 1, 0, 0, 0, 0, 0], "448 MiB of 512");
+    let mut inflate = Driver::new(&vmm.guest, 0, 64);
+    vmm.start(0, &inflate, 0);
+    vmm.guest.write(2 << 20, &[1; 4096]);
+    let numbers: Vec<u8> = (512..1024u32).flat_map(u32::to_le_bytes).collect();
+    vmm.guest.write(BUFFERS, &numbers);
+    inflate.add(&[Part::Out(BUFFERS, numbers.len() as u32)]);
+    inflate.kick();
+    inflate.used();
+    assert_eq!(vmm.guest.read(2 << 20, 1), [0], "the block is a hole");
+    let report = Report::Memory(MemoryReport { taken: 2 << 20, ..MemoryReport::default() });
+    assert_eq!(process.told(), ToVmm::Report(report));
+    drop(vmm);
+    assert!(process.ended().success(), "{}", process.said());
+}
+
+#[test]
+fn what_only_another_kind_of_device_can_do_ends_the_one_that_is_asked() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let (mut process, _socket) = vioblk(&file, blk_description(DiskFormat::Raw, false));
+    assert_eq!(process.told(), ToVmm::Ready);
+    process.channel.send(&ToDevice::Ask(Ask::Memory(MemorySize::DEFAULT)), Vec::new()).unwrap();
+    process.ended();
+    assert!(process.said().contains("another kind of device"), "{}", process.said());
 }

@@ -228,7 +228,10 @@ fn parent_and_vmm() {
     let vm = VmId(1);
     let request = RequestId(4);
     let device = |spec| ToVmm::StartDevice { vm, device: 1, spec: Box::new(spec) };
-    travel(1, devices().into_iter().map(device).collect());
+    for spec in devices() {
+        travel(spec.kind().fds, vec![device(spec)]);
+    }
+    assert_eq!(devices().iter().map(|spec| spec.kind().fds).collect::<Vec<_>>(), [1, 1, 0]);
     let start = |initrd, cgroup| {
         ToVmm::StartVm(Box::new(StartVm {
             vm,
@@ -329,7 +332,9 @@ fn vmm_and_vm() {
 fn vmm_and_device() {
     use device::{ToDevice, ToVmm};
     let start = |spec| ToDevice::Start { vm: name(), spec: Box::new(spec), debug: true };
-    travel(2, devices().into_iter().map(start).collect());
+    for spec in devices() {
+        travel(spec.kind().fds + 1, vec![start(spec)]);
+    }
     travel(0, vec![ToDevice::Ask(device::Ask::Memory(memory())), ToDevice::Verbose { debug: false }]);
     let answered = |changed| ToVmm::Answered { changed };
     let report = ToVmm::Report(report());

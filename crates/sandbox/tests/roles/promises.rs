@@ -2,7 +2,8 @@
 
 use crate::support::{Ended, KILLED, call, run};
 
-const ALL: [&str; 10] = ["parent", "opener", "probe", "control", "priv", "agentx", "vmm", "vm", "vioblk", "vionet"];
+const ALL: [&str; 11] =
+    ["parent", "opener", "probe", "control", "priv", "agentx", "vmm", "vm", "vioblk", "vionet", "vioballoon"];
 
 #[test]
 fn every_role_lives() {
@@ -54,7 +55,7 @@ fn a_call_outside_every_promise_kills() {
 /// Calls that some roles have, for their own reason, and that kill the others.
 #[test]
 fn a_call_of_another_role_kills() {
-    let of_some: [(&str, String, &[&str]); 16] = [
+    let of_some: [(&str, String, &[&str]); 18] = [
         ("socket", call(libc::SYS_socket, &[1, 1, 0]), &["parent"]),
         ("netlink", call(libc::SYS_socket, &[16, 3, 0]), &["parent", "priv"]),
         ("kill", call(libc::SYS_kill, &[1, 0]), &["parent"]),
@@ -63,6 +64,8 @@ fn a_call_of_another_role_kills() {
         ("setresuid", call(libc::SYS_setresuid, &[-1, -1, -1]), &["parent", "opener"]),
         ("memfd_create", call(libc::SYS_memfd_create, &[0, 0]), &["parent"]),
         ("ftruncate", call(libc::SYS_ftruncate, &[0, 0]), &["parent"]),
+        ("fallocate of a hole", call(libc::SYS_fallocate, &[99, 3, 0, 4096]), &["parent", "vmm", "vioballoon"]),
+        ("fallocate of room", call(libc::SYS_fallocate, &[99, 0, 0, 4096]), &[]),
         ("io_uring_setup", call(libc::SYS_io_uring_setup, &[1, 0]), &["parent", "vmm", "vioblk"]),
         ("KVM_CREATE_VM", call(libc::SYS_ioctl, &[0, 0xAE01, 0]), &["parent", "vmm", "vm"]),
         ("TUNSETIFF", call(libc::SYS_ioctl, &[0, 0x4004_54CA, 0]), &["parent", "priv"]),
@@ -90,7 +93,9 @@ fn memory_is_never_made_executable() {
 
 #[test]
 fn only_roles_with_parallel_work_have_threads() {
-    for (role, ended) in [("vm", Ended::Errno(0)), ("vioblk", KILLED), ("vionet", KILLED), ("control", KILLED)] {
+    for (role, ended) in
+        [("vm", Ended::Errno(0)), ("vioblk", KILLED), ("vionet", KILLED), ("vioballoon", KILLED), ("control", KILLED)]
+    {
         assert_eq!(run(role, &["thread"]), ended, "{role}");
     }
 }
@@ -99,7 +104,7 @@ fn only_roles_with_parallel_work_have_threads() {
 fn a_thread_is_no_way_to_a_process() {
     let fork = call(libc::SYS_clone, &[i64::from(libc::SIGCHLD), 0, 0, 0, 0]);
     let untraced = call(libc::SYS_clone, &[i64::from(libc::CLONE_THREAD | libc::CLONE_UNTRACED), 0, 0, 0, 0]);
-    for role in ["opener", "probe", "control", "priv", "agentx", "vm", "vioblk", "vionet"] {
+    for role in ["opener", "probe", "control", "priv", "agentx", "vm", "vioblk", "vionet", "vioballoon"] {
         assert_eq!(run(role, &["call", &fork]), KILLED, "{role}");
         assert_eq!(run(role, &["call", &untraced]), KILLED, "{role}");
     }
@@ -160,7 +165,7 @@ fn a_ring_stays_as_it_was_made() {
 #[test]
 fn a_role_of_vmm_refuses_to_be_started_by_root() {
     // "unconfined" starts it as root, with the host's files in sight: 200 is the fixture's "not entered".
-    for role in ["vm", "vioblk", "vionet"] {
+    for role in ["vm", "vioblk", "vionet", "vioballoon"] {
         assert_eq!(run("unconfined", &["start", role, "live"]), Ended::Errno(200), "{role}");
     }
 }

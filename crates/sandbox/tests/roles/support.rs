@@ -20,7 +20,7 @@ pub enum Ended {
 /// The whole command line for `role`: the children of vmm are started by a vmm that the parent started.
 fn command_line<'a>(role: &'a str, steps: &[&'a str]) -> Vec<&'a str> {
     let chain: &[&str] = match role {
-        "vm" | "vioblk" | "vionet" => &["parent", "start", "vmm", "start"],
+        "vm" | "vioblk" | "vionet" | "vioballoon" => &["parent", "start", "vmm", "start"],
         "opener" | "probe" | "control" | "priv" | "agentx" | "vmm" => &["parent", "start"],
         _ => &[],
     };
