@@ -149,7 +149,7 @@ pub const STDIO: Group = group(
         any(libc::SYS_lseek),
         any(libc::SYS_poll),
         any(libc::SYS_ppoll),
-        fcntl(F_GETFD),
+        fcntl(F_GETFD).rare("fcntl of F_GETFD: the standard library of a debug build checks descriptors by it"),
         fcntl(F_SETFD),
         fcntl(F_GETFL),
         fcntl(F_SETFL),
