@@ -102,6 +102,20 @@ const HOST_NAMESPACES: Namespaces = Namespaces { mount: false, net: false, ipc: 
 const OWN_NAMESPACES: Namespaces = Namespaces { mount: true, net: true, ipc: true };
 const NO_CAPABILITIES: Capabilities = Capabilities::empty();
 
+/// What most roles begin from: the daemon's user, no capability, no name of a file, nobody to start, its starter's empty root.
+const SEALED: Promise = Promise {
+    name: "",
+    calls: &[],
+    user: User::Vmd,
+    keeps: NO_CAPABILITIES,
+    root: Root::Inherited,
+    own: HOST_NAMESPACES,
+    starts: &[],
+    then: None,
+    files: Some(&[]),
+    limits: Limits { descriptors: 256, grows_files: false },
+};
+
 /// The parent: decides, keeps the registry, starts the others and starts them again.
 pub const PARENT: Promise = Promise {
     name: "parent",
@@ -119,7 +133,6 @@ pub const PARENT: Promise = Promise {
         .union(Capabilities::SYS_CHROOT) // an empty root where pivot_root can't be had
         .union(Capabilities::SYS_RESOURCE), // descriptors beyond the hard limit that vmd was started with
     root: Root::Host,
-    own: HOST_NAMESPACES,
     calls: &[
         STDIO,   // time, random, exit, log
         MEMORY,  // the heap
@@ -136,9 +149,9 @@ pub const PARENT: Promise = Promise {
         RESOLVE, // getent(1) for users and groups of vm.conf, a dynamic program
     ],
     starts: &[&OPENER, &PROBE, &CONTROL, &PRIV, &AGENTX, &VMM],
-    then: None,
     files: None, // inherited by all, and its children need much
     limits: Limits { descriptors: 65536, grows_files: true },
+    ..SEALED
 };
 
 /// The opener: opens and locks the files that one request names, as the user who asks. One request, then it exits.
@@ -165,19 +178,14 @@ pub const OPENER_ASKED: Promise = Promise {
     user: User::Asker,
     keeps: Capabilities::DAC_OVERRIDE,
     root: Root::Host,
-    own: HOST_NAMESPACES,
     calls: &[STDIO, MEMORY, CHANNEL, OPEN, LOCK],
-    starts: &[],
-    then: None,
     files: Some(&[(File::Everything, Access::ReadWrite)]),
-    limits: Limits { descriptors: 256, grows_files: false },
+    ..SEALED
 };
 
 /// The probe: reads the headers of one file that it was handed. It can't write, open or name anything.
 pub const PROBE: Promise = Promise {
     name: "probe",
-    user: User::Vmd,
-    keeps: NO_CAPABILITIES,
     root: Root::Empty,
     own: OWN_NAMESPACES,
     calls: &[
@@ -186,17 +194,13 @@ pub const PROBE: Promise = Promise {
         CHANNEL, // the descriptor in, the answer out
         PREAD,   // the headers
     ],
-    starts: &[],
-    then: None,
-    files: Some(&[]),
     limits: Limits { descriptors: 32, grows_files: false },
+    ..SEALED
 };
 
 /// control: speaks to clients and hands their requests on. It has no path and can't connect to anything.
 pub const CONTROL: Promise = Promise {
     name: "control",
-    user: User::Vmd,
-    keeps: NO_CAPABILITIES,
     root: Root::Empty,
     own: OWN_NAMESPACES,
     calls: &[
@@ -207,10 +211,8 @@ pub const CONTROL: Promise = Promise {
         CHANNEL, // clients and the parent
         ACCEPT,  // clients, from the socket that the parent made
     ],
-    starts: &[],
-    then: None,
-    files: Some(&[]),
     limits: Limits { descriptors: 4096, grows_files: false },
+    ..SEALED
 };
 
 /// priv: makes and removes taps, bridges and addresses that the parent names. It has no path but those of IPv6 settings.
@@ -231,17 +233,14 @@ pub const PRIV: Promise = Promise {
         TAP_ATTACH,     // TUNSETIFF on the descriptor that came with the request
         IPV6_SETTINGS,  // forwarding has no netlink message; by the open directory alone
     ],
-    starts: &[],
-    then: None,
     files: Some(&[(File::Ipv6Settings, Access::ReadWrite)]),
     limits: Limits { descriptors: 1024, grows_files: false },
+    ..SEALED
 };
 
 /// agentx: reports the VMs to an SNMP master, on a connection that it was handed. It has no path and can't connect to anything.
 pub const AGENTX: Promise = Promise {
     name: "agentx",
-    user: User::Vmd,
-    keeps: NO_CAPABILITIES,
     root: Root::Empty,
     own: OWN_NAMESPACES, // a connection of the Unix domain lives on outside of the network that it was made in
     calls: &[
@@ -251,17 +250,13 @@ pub const AGENTX: Promise = Promise {
         SIGNALS, //
         CHANNEL, // the parent, and the master
     ],
-    starts: &[],
-    then: None,
-    files: Some(&[]),
     limits: Limits { descriptors: 32, grows_files: false },
+    ..SEALED
 };
 
 /// The vmm process: starts, watches and ends VMs. Disks, kernels and taps come to it open.
 pub const VMM: Promise = Promise {
     name: "vmm",
-    user: User::Vmd,
-    keeps: NO_CAPABILITIES,
     root: Root::Empty,
     own: OWN_NAMESPACES,
     calls: &[
@@ -274,9 +269,9 @@ pub const VMM: Promise = Promise {
         TIED,    // VMs end with it
     ],
     starts: &[&VM, &VIOBLK, &VIONET, &VIOBALLOON],
-    then: None,
     files: Some(&[(File::OwnExecutable, Access::Execute)]), // nothing else has a name
     limits: Limits { descriptors: 65536, grows_files: true }, // inherited: an image of a vioblk grows
+    ..SEALED
 };
 
 /// A vm: runs one guest. Until the VM is made it may make one.
@@ -298,15 +293,9 @@ pub const VM: Promise = Promise {
 /// A vm once its VM is made: no second one, no file to read.
 pub const VM_RUNNING: Promise = Promise {
     name: "vm",
-    user: User::Vmd,
-    keeps: NO_CAPABILITIES,
-    root: Root::Inherited,
-    own: HOST_NAMESPACES,
     calls: &[KVM_RUN, STDIO, MEMORY, EVENTS, WIRES, CHANNEL, THREADS],
-    starts: &[],
-    then: None,
-    files: Some(&[]),
     limits: Limits { descriptors: 4096, grows_files: false },
+    ..SEALED
 };
 
 /// vioblk: serves the queues of one disk, on the descriptors that it was handed.
@@ -327,53 +316,33 @@ pub const VIOBLK: Promise = Promise {
 /// vioblk once its ring is restricted and enabled: no other ring, and this one stays as it is.
 pub const VIOBLK_RUNNING: Promise = Promise {
     name: "vioblk",
-    user: User::Vmd,
-    keeps: NO_CAPABILITIES,
-    root: Root::Inherited,
-    own: HOST_NAMESPACES,
     calls: &[STDIO, MEMORY, CHANNEL, DISK, DISK_SIZE, URING],
-    starts: &[],
-    then: None,
-    files: Some(&[]),
     limits: Limits { descriptors: 256, grows_files: true }, // an image that grows
+    ..SEALED
 };
 
 /// vionet: serves the queues of one network card, on the tap that it was handed.
 pub const VIONET: Promise = Promise {
     name: "vionet",
-    user: User::Vmd,
-    keeps: NO_CAPABILITIES,
-    root: Root::Inherited,
-    own: HOST_NAMESPACES,
     calls: &[
         STDIO,       // the tap is read and written
         MEMORY,      // guest memory is mapped
         CHANNEL,     // vhost-user; kicks and calls are read and written
         TAP_OFFLOAD, // what the guest's driver negotiated
     ],
-    starts: &[],
-    then: None,
-    files: Some(&[]),
-    limits: Limits { descriptors: 256, grows_files: false },
+    ..SEALED
 };
 
 /// vioballoon: gives the host back what its guest does not use, as holes in guest memory.
 pub const VIOBALLOON: Promise = Promise {
     name: "vioballoon",
-    user: User::Vmd,
-    keeps: NO_CAPABILITIES,
-    root: Root::Inherited,
-    own: HOST_NAMESPACES,
     calls: &[
         STDIO,   //
         MEMORY,  // guest memory is mapped
         CHANNEL, // vhost-user; kicks and calls are read and written
         PUNCH,   // the holes, which is all that it is for
     ],
-    starts: &[],
-    then: None,
-    files: Some(&[]),
-    limits: Limits { descriptors: 256, grows_files: false },
+    ..SEALED
 };
 
 /// Every role, in the order of the docs.
