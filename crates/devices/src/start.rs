@@ -10,7 +10,7 @@ use proto::device::{ToDevice, ToVmm, Told};
 use proto::failure::Failure;
 use rustix::fd::AsFd;
 
-use crate::serve_vhost::{Control, Heard};
+use crate::serve_vhost::{self, Control, Device, Heard};
 
 /// How long the description may take: vmm sends it as soon as the process runs.
 const MAX_DESCRIPTION: Duration = Duration::from_secs(30);
@@ -73,9 +73,12 @@ impl Vmm {
         Ok(Start { vm, told: spec.told, front_end, resource: fds.next() })
     }
 
-    /// Tells vmm that the device is served from now on.
-    pub fn ready(&mut self) -> Result<(), Fatal> {
-        Ok(self.0.send(&ToVmm::Ready, Vec::new())?)
+    /// Tells vmm that the device is served from now on, and serves it to its end.
+    pub fn serve<D: Device>(mut self, front_end: UnixStream, device: D) -> Result<(), Fatal> {
+        self.0.send(&ToVmm::Ready, Vec::new())?;
+        let ended = serve_vhost::serve(front_end, device, Some(&mut self))?;
+        log::debug!("ended: {ended:?}");
+        Ok(())
     }
 
     /// Tells vmm why not.

@@ -9,7 +9,7 @@ const STATISTIC: usize = 10;
 /// Statistics that are read of one buffer. The specification has ten; what follows is dropped.
 pub const MAX_STATISTICS: usize = 64 * STATISTIC;
 
-/// Page numbers; what is too short for one at the end is none.
+/// Page numbers. Bytes left over at the end are dropped.
 pub fn numbers(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
     bytes.chunks_exact(NUMBER).filter_map(|number| Some(u32::from_le_bytes(number.try_into().ok()?)))
 }

@@ -134,6 +134,7 @@ impl Balloon {
             if !line.busy {
                 if !on.ring.pop(on.memory, &mut line.chain)? {
                     if on.ring.enable_kicks(on.memory)? {
+                        steps = steps.saturating_sub(1); // a ring that says one thing, then another, holds nobody up
                         continue;
                     }
                     return Ok(Progress::Idle);
@@ -159,7 +160,7 @@ impl Balloon {
         Ok(Progress::More)
     }
 
-    /// A page that is none is not heeded: the guest's driver has counted wrong.
+    /// A number outside the guest's memory is ignored: its driver has counted wrong.
     fn page(&mut self, give: bool, number: u32, memory: &GuestMemory) {
         self.news = true;
         if !give {

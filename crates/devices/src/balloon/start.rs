@@ -6,7 +6,6 @@ use proto::device::Told;
 use sandbox::promise;
 
 use super::Balloon;
-use crate::serve_vhost;
 use crate::start::{Fatal, Start, Vmm};
 
 /// The vioballoon role. `vmm` is the socket to vmm.
@@ -16,8 +15,5 @@ pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
     let Start { told: Told::Balloon(told), front_end, .. } = vmm.start()? else {
         return Err(Fatal::Kind);
     };
-    vmm.ready()?;
-    let ended = serve_vhost::serve(front_end, Balloon::new(told.memory), Some(&mut vmm))?;
-    log::debug!("ended: {ended:?}");
-    Ok(())
+    vmm.serve(front_end, Balloon::new(told.memory))
 }

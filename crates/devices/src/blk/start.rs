@@ -11,7 +11,6 @@ use sandbox::promise;
 use super::Engine;
 use super::request::Disk;
 use super::serve::{Blk, MAX_IN_FLIGHT};
-use crate::serve_vhost;
 use crate::start::{Fatal, Start, Vmm};
 
 /// The logical block of an image in a file: what the guest's sectors are.
@@ -29,10 +28,7 @@ pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
         Err(failure) => return Err(vmm.failed(failure)),
     };
     sandbox::narrow(&promise::VIOBLK)?; // the ring stays as it is
-    vmm.ready()?;
-    let ended = serve_vhost::serve(front_end, blk, Some(&mut vmm))?;
-    log::debug!("ended: {ended:?}");
-    Ok(())
+    vmm.serve(front_end, blk)
 }
 
 /// Takes the image, as far as it can be served.

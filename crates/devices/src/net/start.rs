@@ -7,7 +7,6 @@ use proto::failure::Failure;
 use sandbox::promise;
 
 use super::{Card, Lease, Net, Tap, host_name};
-use crate::serve_vhost;
 use crate::start::{Fatal, Start, Vmm};
 
 /// The vionet role. `vmm` is the socket to vmm.
@@ -34,8 +33,5 @@ pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
             net_boot: local.net_boot,
         }),
     };
-    vmm.ready()?;
-    let ended = serve_vhost::serve(front_end, net, Some(&mut vmm))?;
-    log::debug!("ended: {ended:?}");
-    Ok(())
+    vmm.serve(front_end, net)
 }

@@ -106,7 +106,7 @@ impl Mib {
         }
     }
 
-    /// The first value in a range; if there is none, that fact, under the name that the range begins with.
+    /// The first value in a range. If there is none, the answer says so, under the name that the range begins with.
     pub fn next(&self, range: &Range) -> Binding {
         let found = OBJECTS.into_iter().find_map(|object| self.first_of(object, range));
         match found {

@@ -316,7 +316,7 @@ fn a_request_with_a_wrong_checksum_is_no_request() {
     fixture.offer(&discover([1, 2]), 1);
     fixture.transmitted();
     assert_eq!(fixture.heard(), 1, "it is sent on");
-    // a checksum that the guest leaves to the host is none yet
+    // the guest leaves this checksum to the host: it is not there yet
     fixture.net.accept(CSUM);
     let mut left = discover([1, 2]);
     left[0] = 1;
