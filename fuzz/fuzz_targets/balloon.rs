@@ -3,8 +3,6 @@
 #![no_main]
 
 use std::fs::File;
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -16,8 +14,8 @@ use model::MemorySize;
 use proto::device::Ask;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vmd_fuzz::Script;
+use vmd_fuzz::front_end::{message, send};
 
 /// Two blocks and a page. The rings of queue N lie from N * 0x4000 on.
 const MEMORY: u64 = (4 << 20) + 0x1000;
@@ -38,10 +36,7 @@ fuzz_target!(|input: &[u8]| {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     let say = |request: u32, words: &[u64], fds: &[BorrowedFd<'_>]| {
         let payload: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let header = [request, 1, u32::try_from(payload.len()).expect("few words")];
-        let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
-        bytes.extend(payload);
-        send(&ours, &bytes, fds);
+        send(&ours, &message(request, 1, u32::try_from(payload.len()).expect("few words"), &payload), fds);
     };
     say(3, &[], &[]); // SET_OWNER
     say(16, &[0], &[]); // SET_PROTOCOL_FEATURES
@@ -71,10 +66,3 @@ fuzz_target!(|input: &[u8]| {
     serve_vhost::serve(theirs, balloon, None).expect("a loop that waits");
     assert_eq!(memory.metadata().expect("its size").len(), MEMORY);
 });
-
-fn send(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).expect("room in the socket");
-}

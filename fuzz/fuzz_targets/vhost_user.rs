@@ -2,8 +2,6 @@
 #![no_main]
 
 use std::fs::File;
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -13,16 +11,14 @@ use devices::serve_vhost;
 use libfuzzer_sys::fuzz_target;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vmd_fuzz::Script;
+use vmd_fuzz::front_end::{MAX_FDS, message, send};
 
 /// Guest memory, and where the front end says that it has it in its own address space.
 const MEMORY: u64 = 0x1_0000;
 const USER: u64 = 0x7000_0000;
 /// Requests of one conversation: their answers, which nobody reads, find room in the socket.
 const MAX_REQUESTS: usize = 40;
-/// Most descriptors of a request.
-const MAX_FDS: usize = 33;
 
 /// What a front end may hand over.
 struct Descriptors {
@@ -109,17 +105,4 @@ fn request(socket: &UnixStream, script: &mut Script<'_>, fds: &Descriptors) {
     let size = if flags & 15 == 8 { script.word().into() } else { payload.len() as u32 };
     let header = if flags & 15 == 15 { u32::from(script.byte()) } else { 1 | u32::from(flags & 1) << 3 };
     send(socket, &message(u32::from(code) % 48, header, size, &payload), &passed);
-}
-
-fn message(request: u32, flags: u32, size: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes: Vec<u8> = [request, flags, size].iter().flat_map(|word| word.to_le_bytes()).collect();
-    bytes.extend(payload);
-    bytes
-}
-
-fn send(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).expect("room in the socket");
 }

@@ -1,6 +1,8 @@
 //! What the fuzzer wrote, read as a script: numbers one after the other, zeros beyond its end.
 #![forbid(unsafe_code)]
 
+pub mod front_end;
+
 /// The rest of a script.
 pub struct Script<'a>(pub &'a [u8]);
 

@@ -1,0 +1,26 @@
+//! The front end's side of vhost-user, which says whatever it is told to.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+/// Most descriptors of a request.
+pub const MAX_FDS: usize = 33;
+
+/// A request as it is sent (vhost-user: request, flags and size, then the payload), right or not.
+pub fn message(request: u32, flags: u32, size: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes: Vec<u8> = [request, flags, size].iter().flat_map(|word| word.to_le_bytes()).collect();
+    bytes.extend(payload);
+    bytes
+}
+
+/// Sends it with its descriptors, at most [`MAX_FDS`].
+pub fn send(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).expect("room in the socket");
+}
