@@ -117,8 +117,11 @@ fn gives_when_it_is_asked(daemon: &Daemon, memory: &Memory) {
         let total = report["statistics"]["total"].as_u64();
         total.is_some_and(|total| (600 * MIB..768 * MIB).contains(&total)) && report["age_seconds"].is_u64()
     });
+    let available = |report: &Value| report["statistics"]["available"].as_u64();
+    wait_report(daemon, "its statistics follow", |report| available(report).is_some_and(|left| left < 256 * MIB));
     daemon.vmctl(&["memory", "guest", "768M"]).success();
     wait_report(daemon, "the guest has all again", |report| report["taken_bytes"] == 0);
+    wait_report(daemon, "its statistics follow again", |report| available(report) > Some(400 * MIB));
 }
 
 fn is_asked_only_for_what_it_can_give(daemon: &Daemon) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use devices::balloon::Balloon;
 use model::MemorySize;
 use rustix::fs::SeekFrom;
-use support::{BUFFERS, Desc, Driver, Guest, HOLE, LOW, Part, VERSION_1, Vmm, WRITE};
+use support::{BUFFERS, Desc, Driver, EVENT_IDX, Guest, HOLE, LOW, Part, VERSION_1, Vmm, WRITE};
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 
@@ -186,6 +186,25 @@ fn the_buffer_of_statistics_is_held_until_there_shall_be_new_ones() {
     balloon.queues[THIRD].kick();
     assert_eq!(balloon.queues[THIRD].used(), (second.into(), 0));
     assert_ne!(second, third);
+}
+
+#[test]
+fn every_queue_wants_a_kick_for_the_next_chain() {
+    let mut balloon = Fixture::new(ALL | EVENT_IDX, 4);
+    balloon.vmm.guest.write(BUFFERS + 0x1000, &[0; 10]);
+    let numbers = Part::Out(BUFFERS + 0x1000, 8);
+    for (queue, part) in [(INFLATE, numbers), (DEFLATE, numbers), (THIRD, numbers), (FOURTH, Part::In(BLOCK, 4096))] {
+        let driver = &mut balloon.queues[queue];
+        for count in 1..=3 {
+            driver.add(&[part]);
+            driver.kick();
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while driver.avail_event() != count {
+                assert!(Instant::now() < deadline, "queue {queue} waits for chain {}", driver.avail_event());
+                std::thread::yield_now();
+            }
+        }
+    }
 }
 
 #[test]

@@ -206,6 +206,9 @@ impl Balloon {
     fn read_statistics(&mut self, on: &mut Active<'_>) -> Result<Progress, RingFault> {
         for _ in 0..on.ring.size() {
             if !on.ring.pop(on.memory, &mut self.chain)? {
+                if on.ring.enable_kicks(on.memory)? {
+                    continue;
+                }
                 return Ok(Progress::Idle);
             }
             if self.chain.writable_bytes() > 0 {

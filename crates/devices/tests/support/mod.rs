@@ -189,6 +189,11 @@ impl Driver {
         self.guest.write(self.avail + 4 + u64::from(self.size) * 2, &event.to_le_bytes());
     }
 
+    /// The available index with which the device wants its next kick (EVENT_IDX).
+    pub fn avail_event(&self) -> u16 {
+        u16::from_le_bytes(self.guest.read(self.used + 4 + u64::from(self.size) * 8, 2).try_into().unwrap())
+    }
+
     pub fn used_flags(&self) -> u16 {
         u16::from_le_bytes(self.guest.read(self.used, 2).try_into().unwrap())
     }
