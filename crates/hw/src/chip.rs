@@ -2,7 +2,6 @@
 //!
 //! Adding a chip is a file that implements [`Chip`] and its line in [`crate::Chipset::new`].
 
-use std::borrow::Cow;
 use std::fmt::Debug;
 use std::ops::Range;
 
@@ -34,7 +33,7 @@ pub struct At {
 /// A model of a chip: registers, and nothing of the world but what it asks [`World`] and says in [`Effects`].
 pub trait Chip: Debug + Send {
     /// Its name in saved state; no other chip of the machine has it, and it never changes.
-    fn name(&self) -> Cow<'static, str>;
+    fn name(&self) -> String;
 
     /// Where it answers; never changes.
     fn places(&self) -> Vec<Place>;

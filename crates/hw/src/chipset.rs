@@ -14,8 +14,7 @@ use crate::pci::config_address::{ConfigAddress, DATA_PORTS};
 use crate::pci::host_bridge::HostBridge;
 use crate::pci::lines::Lines;
 use crate::pm::Pm;
-use crate::port92::Port92;
-use crate::reset_control::ResetControl;
+use crate::reset_port::{PORT_92, RESET_CONTROL, ResetPort};
 use crate::rtc::Rtc;
 use crate::saved::{self, SavedChip, SavedChipset};
 use crate::setup::{RestoreError, Setup, SetupError};
@@ -71,8 +70,8 @@ impl Chipset {
             shared(Rtc::new(&ram, setup.vcpus, setup.now)),
             pm.clone(),
             shared(I8042::default()),
-            shared(Port92::default()),
-            shared(ResetControl::default()),
+            shared(ResetPort::new(&PORT_92)),
+            shared(ResetPort::new(&RESET_CONTROL)),
             config_address.clone(),
             shared(HostBridge::default()),
         ];
@@ -110,10 +109,10 @@ impl Chipset {
             let mut chip = lock(chip);
             let name = chip.name();
             if saved.name != name {
-                return Err(RestoreError::Order { chip: name.into() });
+                return Err(RestoreError::Order { chip: name });
             }
             let taken = chip.restore(&saved.state, &Seen { edge, ahead_ns: chipset.ahead_ns }, &mut fx);
-            taken.map_err(|flaw| RestoreError::Chip { chip: name.into(), flaw })?;
+            taken.map_err(|flaw| RestoreError::Chip { chip: name, flaw })?;
         }
         for (slot, function) in (1..SLOTS).zip(&chipset.functions) {
             chipset.bus.move_bar(Slot(slot), lock(function).bar0(), |effect| edge.perform(effect));
@@ -126,7 +125,7 @@ impl Chipset {
     pub fn save(&self, world: &dyn World) -> SavedChipset {
         let chips = self.chips.iter().map(|chip| {
             let chip = lock(chip);
-            SavedChip { name: chip.name().into(), state: chip.save() }
+            SavedChip { name: chip.name(), state: chip.save() }
         });
         SavedChipset {
             version: saved::VERSION,

@@ -2,8 +2,6 @@
 //!
 //! There is nothing to read, and no A20 gate (openbsd/devices.md, 7.5).
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 
 use crate::access;
@@ -34,7 +32,7 @@ pub struct I8042 {
 }
 
 impl Chip for I8042 {
-    fn name(&self) -> Cow<'static, str> {
+    fn name(&self) -> String {
         "i8042".into()
     }
 

@@ -2,8 +2,6 @@
 //!
 //! Ports from 0x600: status 2, enable 2, control 2, nothing 2, timer 4 bytes.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 
 use crate::access;
@@ -96,7 +94,7 @@ impl Pm {
 }
 
 impl Chip for Pm {
-    fn name(&self) -> Cow<'static, str> {
+    fn name(&self) -> String {
         "pm".into()
     }
 

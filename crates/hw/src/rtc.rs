@@ -7,7 +7,6 @@
 
 mod civil;
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use civil::{Civil, DAY_S};
@@ -16,13 +15,15 @@ use serde::{Deserialize, Serialize};
 use crate::access;
 use crate::chip::{At, Chip, Place};
 use crate::effect::{Effect, Effects, Now, Timer, World};
-use crate::saved::{self, Flaw, Saved, check};
+use crate::saved::{Flaw, Saved, check};
 
 /// The index port and the value port.
 const PORTS: (u16, u16) = (0x70, 0x71);
 /// Offset of the value port.
 const VALUE: u16 = 1;
 const INDEX_BITS: u8 = 0x7F;
+/// Bytes of the memory.
+const LEN: usize = 128;
 
 /// The interrupt line.
 pub const IRQ: u32 = 8;
@@ -80,8 +81,8 @@ const VERSION: u16 = 1;
 /// The clock and its memory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rtc {
-    #[serde(with = "saved::array")]
-    memory: [u8; 128],
+    /// [`LEN`] bytes.
+    memory: Vec<u8>,
     index: u8,
     /// The guest's time less the host's, in seconds.
     offset_s: i64,
@@ -98,7 +99,7 @@ impl Rtc {
     /// (openbsd/devices.md, 7.4).
     pub fn new(ram: &[Range<u64>], vcpus: u16, now: Now) -> Self {
         let mut rtc = Self {
-            memory: [0; 128],
+            memory: vec![0; LEN],
             index: 0,
             offset_s: 0,
             seen_second: host_second(now),
@@ -116,7 +117,7 @@ impl Rtc {
 }
 
 impl Chip for Rtc {
-    fn name(&self) -> Cow<'static, str> {
+    fn name(&self) -> String {
         "rtc".into()
     }
 
@@ -194,6 +195,7 @@ impl Chip for Rtc {
 
 impl Rtc {
     fn check(&self) -> Result<(), Flaw> {
+        check(self.memory.len() == LEN, "the memory's length")?;
         check(self.index & !INDEX_BITS == 0, "the index")?;
         check(self.get(A) & A_UPDATE == 0, "register A")?;
         check(!self.is_set() || self.get(B) & UPDATE == 0, "register B")?;

@@ -85,21 +85,6 @@ pub(crate) fn check(holds: bool, field: &'static str) -> Result<(), Flaw> {
     if holds { Ok(()) } else { Err(Flaw::Field(field)) }
 }
 
-/// Arrays longer than serde knows, as bytes.
-pub(crate) mod array {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<S: Serializer, const N: usize>(bytes: &[u8; N], to: S) -> Result<S::Ok, S::Error> {
-        bytes.as_slice().serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>, const N: usize>(from: D) -> Result<[u8; N], D::Error> {
-        let bytes = Vec::<u8>::deserialize(from)?;
-        <[u8; N]>::try_from(bytes).map_err(|bytes| D::Error::invalid_length(bytes.len(), &"another length"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,13 +99,5 @@ mod tests {
             let saved = Saved { version: 3, bytes };
             assert_eq!(saved.open::<(u16, bool)>(3), Err(Flaw::Form { version: 3 }), "{saved:?}");
         }
-    }
-
-    #[test]
-    fn an_array_keeps_its_length() {
-        #[derive(Debug, PartialEq, Serialize, Deserialize)]
-        struct Long(#[serde(with = "array")] [u8; 40]);
-        assert_eq!(Saved::of(1, &Long([9; 40])).open(1), Ok(Long([9; 40])));
-        assert_eq!(Saved::of(1, &vec![9_u8; 39]).open::<Long>(1), Err(Flaw::Form { version: 1 }));
     }
 }

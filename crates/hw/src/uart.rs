@@ -6,7 +6,6 @@
 //!
 //! Output waits in a ring until the owner takes it. There is no BREAK: a pty brings none to its master. The line's speed is not modelled; the divisor is storage.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
@@ -107,7 +106,7 @@ impl Default for Uart {
 }
 
 impl Chip for Uart {
-    fn name(&self) -> Cow<'static, str> {
+    fn name(&self) -> String {
         "uart".into()
     }
 

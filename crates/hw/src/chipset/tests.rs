@@ -1,6 +1,5 @@
 //! The table of chips itself, and a chip that copies guest memory.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 
 use super::*;
@@ -45,7 +44,7 @@ struct Copier(u8);
 const COPIER: u16 = 0x514;
 
 impl Chip for Copier {
-    fn name(&self) -> Cow<'static, str> {
+    fn name(&self) -> String {
         "copier".into()
     }
 

@@ -2,8 +2,6 @@
 //!
 //! What its data register at 0xCFC reaches is the bus's matter: [`super::address::mechanism_1`].
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 
 use crate::access;
@@ -29,7 +27,7 @@ impl ConfigAddress {
 }
 
 impl Chip for ConfigAddress {
-    fn name(&self) -> Cow<'static, str> {
+    fn name(&self) -> String {
         "pci-address".into()
     }
 

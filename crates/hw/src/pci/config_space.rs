@@ -62,16 +62,10 @@ pub struct Identity {
     pub revision: u8,
 }
 
-/// A function that cannot be built.
+/// A function that cannot be built: a capability of so many bytes does not fit into its 256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum LayoutError {
-    /// The capabilities do not fit into 256 bytes.
-    #[error("no room for a capability of {len} bytes")]
-    Capability {
-        /// Its length.
-        len: usize,
-    },
-}
+#[error("no room for a capability of {0} bytes")]
+pub struct LayoutError(usize);
 
 /// The 256 bytes of one function.
 #[derive(Debug, Clone)]
@@ -122,7 +116,7 @@ impl ConfigSpace {
     /// Appends a capability whose bytes after the link are `body`; `writable` has a bit for each that the guest may
     /// change. Returns the capability's offset.
     pub fn add_capability(&mut self, id: u8, body: &[u8], writable: &[u8]) -> Result<usize, LayoutError> {
-        let error = LayoutError::Capability { len: body.len() };
+        let error = LayoutError(body.len());
         let at = self.free;
         let len = body.len().checked_add(2).and_then(|len| u8::try_from(len.next_multiple_of(4)).ok());
         self.free = len.and_then(|len| at.checked_add(len)).ok_or(error)?;

@@ -1,8 +1,6 @@
 //! The host bridge in slot 0 (PCI 3.0, 6.1): an identity that guests look for, without any register of its own
 //! (openbsd/devices.md, 1.2).
 
-use std::borrow::Cow;
-
 use super::config_space::{ConfigSpace, Identity};
 use crate::chip::{At, Chip, Place};
 use crate::effect::{Effects, Slot, World};
@@ -36,7 +34,7 @@ impl Default for HostBridge {
 }
 
 impl Chip for HostBridge {
-    fn name(&self) -> Cow<'static, str> {
+    fn name(&self) -> String {
         "host-bridge".into()
     }
 

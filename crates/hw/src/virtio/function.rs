@@ -3,11 +3,8 @@
 //! Every access ends by comparing where each queue's interrupts go with where they went before, so that the owner hears
 //! of a change once, whichever of the many registers caused it.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
 
 use super::ids::Kind;
 use super::layout::{self, Capabilities, Region};
@@ -91,22 +88,12 @@ impl Function {
 /// Of the saved state.
 const VERSION: u16 = 1;
 
-/// What is saved of a function.
-#[derive(Serialize, Deserialize)]
-struct State<'a> {
-    space: Cow<'a, [u8]>,
-    msix: Cow<'a, Msix>,
-    transport: Cow<'a, Transport>,
-    config: Cow<'a, [u8]>,
-    isr: u8,
-}
-
 /// The first of its places, as [`Chip::places`] has them; the other is BAR 0.
 const CONFIG: usize = 0;
 
 impl Chip for Function {
-    fn name(&self) -> Cow<'static, str> {
-        format!("virtio-{}", self.slot.0).into()
+    fn name(&self) -> String {
+        format!("virtio-{}", self.slot.0)
     }
 
     fn places(&self) -> Vec<Place> {
@@ -136,23 +123,17 @@ impl Chip for Function {
     }
 
     fn save(&self) -> Saved {
-        let state = State {
-            space: self.space.bytes().into(),
-            msix: Cow::Borrowed(&self.msix),
-            transport: Cow::Borrowed(&self.transport),
-            config: self.config.as_slice().into(),
-            isr: self.isr,
-        };
-        Saved::of(VERSION, &state)
+        let Self { space, msix, transport, config, isr, .. } = self;
+        Saved::of(VERSION, &(space.bytes(), msix, transport, config, isr))
     }
 
     fn restore(&mut self, saved: &Saved, _: &dyn World, fx: &mut Effects) -> Result<(), Flaw> {
-        let State { space, msix, transport, config, isr } = saved.open(VERSION)?;
+        let (space, msix, transport, config, isr): (Vec<u8>, Msix, Transport, Vec<u8>, u8) = saved.open(VERSION)?;
         self.space.restore(&space)?;
-        self.msix.restore(msix.into_owned(), self.msix_control())?;
-        let outcome = self.transport.restore(transport.into_owned(), &self.ram)?;
+        self.msix.restore(msix, self.msix_control())?;
+        let outcome = self.transport.restore(transport, &self.ram)?;
         check(config.len() == self.config.len(), "the device configuration's length")?;
-        self.config = config.into_owned();
+        self.config = config;
         check(isr & !(ISR_QUEUE | ISR_CONFIG) == 0, "the ISR status")?;
         self.isr = isr;
         self.settle(fx);

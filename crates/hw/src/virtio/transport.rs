@@ -17,32 +17,24 @@ use crate::saved::{Flaw, check};
 
 /// Device status bits (virtio 1.2, 2.1).
 pub mod status {
+    use virtio_bindings::virtio_config as kernel;
+
     /// The guest has seen the device.
-    pub const ACKNOWLEDGE: u8 = 1;
+    pub const ACKNOWLEDGE: u8 = kernel::VIRTIO_CONFIG_S_ACKNOWLEDGE.to_le_bytes()[0];
     /// The guest has a driver.
-    pub const DRIVER: u8 = 2;
+    pub const DRIVER: u8 = kernel::VIRTIO_CONFIG_S_DRIVER.to_le_bytes()[0];
     /// The driver is ready.
-    pub const DRIVER_OK: u8 = 4;
+    pub const DRIVER_OK: u8 = kernel::VIRTIO_CONFIG_S_DRIVER_OK.to_le_bytes()[0];
     /// Features are agreed on.
-    pub const FEATURES_OK: u8 = 8;
+    pub const FEATURES_OK: u8 = kernel::VIRTIO_CONFIG_S_FEATURES_OK.to_le_bytes()[0];
     /// The device cannot go on.
-    pub const DEVICE_NEEDS_RESET: u8 = 0x40;
+    pub const DEVICE_NEEDS_RESET: u8 = kernel::VIRTIO_CONFIG_S_NEEDS_RESET.to_le_bytes()[0];
     /// The driver has given up.
-    pub const FAILED: u8 = 0x80;
+    pub const FAILED: u8 = kernel::VIRTIO_CONFIG_S_FAILED.to_le_bytes()[0];
     /// The device is seen and has a driver.
     pub const FOUND: u8 = ACKNOWLEDGE + DRIVER;
     /// All of them.
     pub const ALL: u8 = FOUND + DRIVER_OK + FEATURES_OK + DEVICE_NEEDS_RESET + FAILED;
-
-    const _: () = {
-        use virtio_bindings::virtio_config as kernel;
-        assert!(ACKNOWLEDGE as u32 == kernel::VIRTIO_CONFIG_S_ACKNOWLEDGE);
-        assert!(DRIVER as u32 == kernel::VIRTIO_CONFIG_S_DRIVER);
-        assert!(DRIVER_OK as u32 == kernel::VIRTIO_CONFIG_S_DRIVER_OK);
-        assert!(FEATURES_OK as u32 == kernel::VIRTIO_CONFIG_S_FEATURES_OK);
-        assert!(DEVICE_NEEDS_RESET as u32 == kernel::VIRTIO_CONFIG_S_NEEDS_RESET);
-        assert!(FAILED as u32 == kernel::VIRTIO_CONFIG_S_FAILED);
-    };
 }
 
 const VERSION_1: u64 = 1 << virtio_config::VIRTIO_F_VERSION_1;

@@ -316,7 +316,7 @@ fn each_chip_names_the_field_that_it_does_not_take() {
     let machine = Machine::new();
     let saved = machine.chipset.save(&machine.edge);
     let cases: [(usize, usize, u8, Flaw); 4] = [
-        (4, 0, 1, Flaw::Field("the port")),
+        (4, 0, 1, Flaw::Field("the register")),
         (5, 0, 1, Flaw::Field("the register")),
         (2, 0, 2, Flaw::Field("the status register")),
         (9, 2, 0, Flaw::Field("the configuration space")),
