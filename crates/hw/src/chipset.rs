@@ -8,7 +8,7 @@ use crate::access;
 use crate::chip::Chip;
 use crate::effect::{Edge, Effect, Effects, Now, Slot, Timer, World};
 use crate::i8042::I8042;
-use crate::pci::address::{self, ConfigRegister, SLOTS};
+use crate::pci::address::{self, SLOTS};
 use crate::pci::bus::{Bus, Means};
 use crate::pci::config_address::{ConfigAddress, DATA_PORTS};
 use crate::pci::host_bridge::HostBridge;
@@ -137,38 +137,22 @@ impl Chipset {
 
     /// The guest reads a port.
     pub fn pio_read(&self, port: u16, data: &mut [u8], edge: &dyn Edge) {
-        if DATA_PORTS.contains(&port) {
-            self.read_config(self.mechanism_1(port, data.len()), data, edge);
-        } else {
-            self.read(self.table.port(port), data, edge);
-        }
+        self.read(self.at_port(port, data.len()), data, edge);
     }
 
     /// The guest writes a port.
     pub fn pio_write(&self, port: u16, data: &[u8], edge: &dyn Edge) {
-        if DATA_PORTS.contains(&port) {
-            self.write_config(self.mechanism_1(port, data.len()), data, edge);
-        } else {
-            self.write(self.table.port(port), data, edge);
-        }
+        self.write(self.at_port(port, data.len()), data, edge);
     }
 
     /// The guest reads memory that is not RAM.
     pub fn mmio_read(&self, gpa: u64, data: &mut [u8], edge: &dyn Edge) {
-        match self.bus.find(gpa, data.len()) {
-            Some(Means::Bar0(slot, offset)) => self.read(self.table.bar0(slot, offset), data, edge),
-            Some(Means::Config(register)) => self.read_config(Some(register), data, edge),
-            None => access::ones(data),
-        }
+        self.read(self.at_address(gpa, data.len()), data, edge);
     }
 
     /// The guest writes memory that is not RAM.
     pub fn mmio_write(&self, gpa: u64, data: &[u8], edge: &dyn Edge) {
-        match self.bus.find(gpa, data.len()) {
-            Some(Means::Bar0(slot, offset)) => self.write(self.table.bar0(slot, offset), data, edge),
-            Some(Means::Config(register)) => self.write_config(Some(register), data, edge),
-            None => {}
-        }
+        self.write(self.at_address(gpa, data.len()), data, edge);
     }
 
     /// The deadline of a timer has passed.
@@ -213,37 +197,36 @@ impl Chipset {
         self.with_function(slot, edge, |function, fx| function.queue_interrupt(queue, fx));
     }
 
-    fn mechanism_1(&self, port: u16, len: usize) -> Option<ConfigRegister> {
-        address::mechanism_1(lock(&self.config_address).value(), port & 3, len)
+    fn at_port(&self, port: u16, len: usize) -> Option<Answer> {
+        if !DATA_PORTS.contains(&port) {
+            return self.table.port(port);
+        }
+        let address = lock(&self.config_address).value();
+        self.table.config(address::mechanism_1(address, port & 3, len)?)
+    }
+
+    fn at_address(&self, gpa: u64, len: usize) -> Option<Answer> {
+        match self.bus.find(gpa, len)? {
+            Means::Bar0(slot, offset) => self.table.bar0(slot, offset),
+            Means::Config(register) => self.table.config(register),
+        }
     }
 
     fn read(&self, answer: Option<Answer>, data: &mut [u8], edge: &dyn Edge) {
-        match answer.and_then(|Answer { chip, at }| Some((self.chips.get(chip)?, at))) {
+        match answer.and_then(|Answer { chip, at, .. }| Some((self.chips.get(chip)?, at))) {
             Some((chip, at)) => self.with(chip, edge, |chip, world, fx| chip.read(at, data, world, fx)),
             None => access::ones(data),
         }
     }
 
     fn write(&self, answer: Option<Answer>, data: &[u8], edge: &dyn Edge) {
-        if let Some((chip, at)) = answer.and_then(|Answer { chip, at }| Some((self.chips.get(chip)?, at))) {
-            self.with(chip, edge, |chip, world, fx| chip.write(at, data, world, fx));
-        }
-    }
-
-    fn read_config(&self, register: Option<ConfigRegister>, data: &mut [u8], edge: &dyn Edge) {
-        self.read(register.and_then(|register| self.table.config(register)), data, edge);
-    }
-
-    fn write_config(&self, register: Option<ConfigRegister>, data: &[u8], edge: &dyn Edge) {
-        let Some(register) = register else { return };
-        let Some(Answer { chip, at }) = self.table.config(register) else { return };
+        let Some(Answer { chip, at, config }) = answer else { return };
         let Some(chip) = self.chips.get(chip) else { return };
         self.with(chip, edge, |chip, world, fx| {
-            let before = chip.bar0();
+            let before = config.and_then(|_| chip.bar0());
             chip.write(at, data, world, fx);
-            let after = chip.bar0();
-            if before != after {
-                self.bus.move_bar(register.slot, after, |effect| edge.perform(effect));
+            if let Some((slot, after)) = config.map(|slot| (slot, chip.bar0())).filter(|(_, after)| *after != before) {
+                self.bus.move_bar(slot, after, |effect| edge.perform(effect));
             }
         });
     }

@@ -11,6 +11,8 @@ pub struct Answer {
     pub chip: usize,
     /// What the access means to it.
     pub at: At,
+    /// The slot of the function whose configuration space it is, if it is one: a write may move its BAR.
+    pub config: Option<Slot>,
 }
 
 /// A chip's place: the chip, and which of its places.
@@ -62,7 +64,7 @@ impl Table {
     /// Who answers a register of configuration space.
     pub fn config(&self, register: ConfigRegister) -> Option<Answer> {
         let placed = self.config.get(usize::from(register.slot.0)).copied().flatten()?;
-        Some(answer(placed, register.offset))
+        Some(Answer { config: Some(register.slot), ..answer(placed, register.offset) })
     }
 
     /// Who answers an offset in the BAR 0 of a slot.
@@ -78,7 +80,7 @@ impl Table {
 }
 
 fn answer((chip, place): Placed, offset: u16) -> Answer {
-    Answer { chip, at: At { place, offset } }
+    Answer { chip, at: At { place, offset }, config: None }
 }
 
 #[cfg(test)]
@@ -106,9 +108,9 @@ mod tests {
     #[test]
     fn slots_and_timers_are_found() {
         let table = table();
-        let at = |place, offset| Some(Answer { chip: 2, at: At { place, offset } });
-        assert_eq!(table.config(ConfigRegister { slot: Slot(3), offset: 0x10 }), at(0, 0x10));
-        assert_eq!(table.bar0(Slot(3), 0x8000), at(1, 0x8000));
+        let at = |place, offset, config| Some(Answer { chip: 2, at: At { place, offset }, config });
+        assert_eq!(table.config(ConfigRegister { slot: Slot(3), offset: 0x10 }), at(0, 0x10, Some(Slot(3))));
+        assert_eq!(table.bar0(Slot(3), 0x8000), at(1, 0x8000, None));
         assert_eq!(table.config(ConfigRegister { slot: Slot(2), offset: 0 }), None);
         assert_eq!((table.bar0(Slot(4), 0), table.bar0(Slot(200), 0)), (None, None));
         assert_eq!((table.timer(Timer::Rtc), table.timer(Timer::Pm)), (Some(0), None));
