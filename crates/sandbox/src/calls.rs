@@ -80,13 +80,17 @@ pub enum Made {
 }
 
 impl Group {
+    const fn of(self, calls: &'static [Call]) -> Self {
+        Self { calls, ..self }
+    }
+
     const fn made(self, made: Made) -> Self {
         Self { made, ..self }
     }
 }
 
-const fn group(name: &'static str, calls: &'static [Call]) -> Group {
-    Group { name, calls, made: Made::ByEach }
+const fn group(name: &'static str) -> Group {
+    Group { name, calls: &[], made: Made::ByEach }
 }
 
 const fn any(number: i64) -> Call {
@@ -136,9 +140,11 @@ const fn kvm(number: u8) -> Call {
 }
 
 /// What libc and the standard library do in any process that lives, speaks and ends.
-pub const STDIO: Group = group(
-    "stdio",
-    &[
+pub const STDIO: Group = group("stdio")
+    .made(Made::BySome(
+        "every process has the same libc and standard library, which act on itself and on what it holds open",
+    ))
+    .of(&[
         any(libc::SYS_read),
         any(libc::SYS_write),
         any(libc::SYS_writev),
@@ -172,25 +178,18 @@ pub const STDIO: Group = group(
         prctl(libc::PR_SET_NAME),
         any(libc::SYS_exit),
         any(libc::SYS_exit_group),
-    ],
-)
-.made(Made::BySome(
-    "every process has the same libc and standard library, which act on itself and on what it holds open",
-));
+    ]);
 
 /// The heap and mappings; never executable ones.
-pub const MEMORY: Group = group(
-    "memory",
-    &[
+pub const MEMORY: Group =
+    group("memory").made(Made::BySome("which of them the heap needs depends on what was asked of it before")).of(&[
         any(libc::SYS_brk),
         when(libc::SYS_mmap, lacks(2, PROT_EXEC)),
         when(libc::SYS_mprotect, lacks(2, PROT_EXEC)),
         any(libc::SYS_munmap),
         any(libc::SYS_mremap).rare("mremap: the heap makes a large block longer by it"),
         any(libc::SYS_madvise),
-    ],
-)
-.made(Made::BySome("which of them the heap needs depends on what was asked of it before"));
+    ]);
 
 /// pthread_create's flags: a thread of this process, and nothing that is a new one.
 const THREAD_FLAGS: i32 = CLONE_VM
@@ -204,154 +203,127 @@ const THREAD_FLAGS: i32 = CLONE_VM
     | CLONE_CHILD_CLEARTID;
 
 /// Threads, and no processes.
-pub const THREADS: Group = group(
-    "threads",
-    &[
-        when(libc::SYS_clone, is(0, THREAD_FLAGS)),
-        refused(libc::SYS_clone3), // its flags lie in memory, where a filter can't look: glibc then uses clone
-        any(libc::SYS_set_robust_list),
-        any(libc::SYS_rseq),
-        any(libc::SYS_sched_getaffinity),
-        any(libc::SYS_sched_yield)
-            .rare("sched_yield: the standard library's channel, while another thread is about to fill it"),
-    ],
-);
+pub const THREADS: Group = group("threads").of(&[
+    when(libc::SYS_clone, is(0, THREAD_FLAGS)),
+    refused(libc::SYS_clone3), // its flags lie in memory, where a filter can't look: glibc then uses clone
+    any(libc::SYS_set_robust_list),
+    any(libc::SYS_rseq),
+    any(libc::SYS_sched_getaffinity),
+    any(libc::SYS_sched_yield)
+        .rare("sched_yield: the standard library's channel, while another thread is about to fill it"),
+]);
 
 /// The event loop.
 pub const EVENTS: Group =
-    group("events", &[any(libc::SYS_epoll_create1), any(libc::SYS_epoll_ctl), any(libc::SYS_epoll_pwait)]);
+    group("events").of(&[any(libc::SYS_epoll_create1), any(libc::SYS_epoll_ctl), any(libc::SYS_epoll_pwait)]);
 
 /// Signals as an event.
-pub const SIGNALS: Group = group("signals", &[any(libc::SYS_signalfd4)]);
+pub const SIGNALS: Group = group("signals").of(&[any(libc::SYS_signalfd4)]);
 
 /// Kicks and calls of a VM's devices, and the alarms of its chips.
-pub const WIRES: Group = group(
-    "wires",
-    &[
-        any(libc::SYS_eventfd2),
-        any(libc::SYS_timerfd_create),
-        any(libc::SYS_timerfd_settime).rare("timerfd_settime: a guest that sets an alarm of its clock or its PM timer"),
-    ],
-);
+pub const WIRES: Group = group("wires").of(&[
+    any(libc::SYS_eventfd2),
+    any(libc::SYS_timerfd_create),
+    any(libc::SYS_timerfd_settime).rare("timerfd_settime: a guest that sets an alarm of its clock or its PM timer"),
+]);
 
 /// Messages and descriptors over sockets that are there. It makes, binds and connects none.
-pub const CHANNEL: Group = group(
-    "channel",
-    &[
+pub const CHANNEL: Group =
+    group("channel").made(Made::BySome("they reach no further than the sockets that a process was given")).of(&[
         any(libc::SYS_sendmsg),
         any(libc::SYS_recvmsg),
         any(libc::SYS_sendto),
         any(libc::SYS_recvfrom),
         any(libc::SYS_shutdown),
         ioctl(libc::FIONBIO as u32), // the standard library's set_nonblocking
-    ],
-)
-.made(Made::BySome("they reach no further than the sockets that a process was given"));
+    ]);
 
 /// Connecting to a socket of the Unix domain that has a name.
-pub const CONNECT: Group = group("connect", &[when(libc::SYS_socket, is(0, AF_UNIX)), any(libc::SYS_connect)]);
+pub const CONNECT: Group = group("connect").of(&[when(libc::SYS_socket, is(0, AF_UNIX)), any(libc::SYS_connect)]);
 
 /// New connections of a listening socket.
-pub const ACCEPT: Group = group("accept", &[any(libc::SYS_accept4)]);
+pub const ACCEPT: Group = group("accept").of(&[any(libc::SYS_accept4)]);
 
 /// A listening socket of the Unix domain, and who a peer is.
-pub const LISTEN: Group = group(
-    "listen",
-    &[
-        when(libc::SYS_socket, is(0, AF_UNIX)),
-        any(libc::SYS_bind),
-        any(libc::SYS_listen),
-        when2(libc::SYS_getsockopt, is(1, SOL_SOCKET), is(2, libc::SO_PEERCRED)),
-        when2(libc::SYS_getsockopt, is(1, SOL_SOCKET), is(2, libc::SO_PEERGROUPS)),
-    ],
-);
+pub const LISTEN: Group = group("listen").of(&[
+    when(libc::SYS_socket, is(0, AF_UNIX)),
+    any(libc::SYS_bind),
+    any(libc::SYS_listen),
+    when2(libc::SYS_getsockopt, is(1, SOL_SOCKET), is(2, libc::SO_PEERCRED)),
+    when2(libc::SYS_getsockopt, is(1, SOL_SOCKET), is(2, libc::SO_PEERGROUPS)),
+]);
 
 /// Other processes: made from a descriptor of their executable, watched by pidfd, ended, reaped.
-pub const SPAWN: Group = group(
-    "spawn",
-    &[
-        any(libc::SYS_clone).rare("clone: where the host, or the filter of a container, refuses clone3"),
-        any(libc::SYS_clone3), // into a cgroup
-        when(libc::SYS_execveat, has(4, libc::AT_EMPTY_PATH)),
-        any(libc::SYS_waitid),
-        any(libc::SYS_pidfd_send_signal),
-        when(libc::SYS_socketpair, is(0, AF_UNIX)),
-        any(libc::SYS_pipe2), // the child's report
-        any(libc::SYS_setsid),
-        any(libc::SYS_dup2),
-        any(libc::SYS_close_range),
-    ],
-);
+pub const SPAWN: Group = group("spawn").of(&[
+    any(libc::SYS_clone).rare("clone: where the host, or the filter of a container, refuses clone3"),
+    any(libc::SYS_clone3), // into a cgroup
+    when(libc::SYS_execveat, has(4, libc::AT_EMPTY_PATH)),
+    any(libc::SYS_waitid),
+    any(libc::SYS_pidfd_send_signal),
+    when(libc::SYS_socketpair, is(0, AF_UNIX)),
+    any(libc::SYS_pipe2), // the child's report
+    any(libc::SYS_setsid),
+    any(libc::SYS_dup2),
+    any(libc::SYS_close_range),
+]);
 
 /// A child that ends with its starter.
-pub const TIED: Group = group("tied", &[prctl(libc::PR_SET_PDEATHSIG), any(libc::SYS_getppid)]);
+pub const TIED: Group = group("tied").of(&[prctl(libc::PR_SET_PDEATHSIG), any(libc::SYS_getppid)]);
 
 /// The processes of a cgroup, one by one.
-pub const KILL: Group = group("kill", &[any(libc::SYS_kill).rare("kill: before Linux 5.14, which has cgroup.kill")]);
+pub const KILL: Group = group("kill").of(&[any(libc::SYS_kill).rare("kill: before Linux 5.14, which has cgroup.kill")]);
 
 /// Opening files that exist.
-pub const OPEN: Group = group(
-    "open",
-    &[
-        when(libc::SYS_open, lacks(1, O_CREAT)),
-        when(libc::SYS_openat, lacks(2, O_CREAT)).rare("openat: /etc/passwd, to name a user who may not open a file"),
-    ],
-);
+pub const OPEN: Group = group("open").of(&[
+    when(libc::SYS_open, lacks(1, O_CREAT)),
+    when(libc::SYS_openat, lacks(2, O_CREAT)).rare("openat: /etc/passwd, to name a user who may not open a file"),
+]);
 
 /// The settings of IPv6, by the open directory they lie in: its root is empty, so nothing else has a name.
 pub const IPV6_SETTINGS: Group =
-    group("ipv6_settings", &[when2(libc::SYS_openat, is(0, sys::ipv6::NUMBER), lacks(2, O_CREAT))]);
+    group("ipv6_settings").of(&[when2(libc::SYS_openat, is(0, sys::ipv6::NUMBER), lacks(2, O_CREAT))]);
 
 /// Locks of an open file description that never wait, and who stands in their way.
-pub const LOCK: Group = group(
-    "lock",
-    &[
-        fcntl(F_OFD_SETLK),
-        fcntl(F_OFD_GETLK).rare("fcntl of F_OFD_GETLK: only where another holds the lock"),
-        any(libc::SYS_clock_nanosleep).rare("clock_nanosleep: while the last holder of a lock is about to end"),
-    ],
-);
+pub const LOCK: Group = group("lock").of(&[
+    fcntl(F_OFD_SETLK),
+    fcntl(F_OFD_GETLK).rare("fcntl of F_OFD_GETLK: only where another holds the lock"),
+    any(libc::SYS_clock_nanosleep).rare("clock_nanosleep: while the last holder of a lock is about to end"),
+]);
 
 /// Files by name and by descriptor: read, write, create, replace, remove, give away.
-pub const FILES: Group = group(
-    "files",
-    &[
-        any(libc::SYS_open),
-        any(libc::SYS_openat),
-        any(libc::SYS_newfstatat),
-        any(libc::SYS_statx),
-        any(libc::SYS_statfs),
-        any(libc::SYS_access),
-        any(libc::SYS_readlink),
-        any(libc::SYS_getdents64),
-        any(libc::SYS_umask),
-        any(libc::SYS_mkdir),
-        any(libc::SYS_rmdir),
-        any(libc::SYS_unlink),
-        any(libc::SYS_unlinkat),
-        any(libc::SYS_rename),
-        any(libc::SYS_fchmod),
-        any(libc::SYS_fchmodat),
-        any(libc::SYS_chown),
-        any(libc::SYS_fchown),
-        any(libc::SYS_pread64),
-        any(libc::SYS_ftruncate),
-        any(libc::SYS_fsync),
-        fcntl(F_OFD_SETLK),
-    ],
-);
+pub const FILES: Group = group("files").of(&[
+    any(libc::SYS_open),
+    any(libc::SYS_openat),
+    any(libc::SYS_newfstatat),
+    any(libc::SYS_statx),
+    any(libc::SYS_statfs),
+    any(libc::SYS_access),
+    any(libc::SYS_readlink),
+    any(libc::SYS_getdents64),
+    any(libc::SYS_umask),
+    any(libc::SYS_mkdir),
+    any(libc::SYS_rmdir),
+    any(libc::SYS_unlink),
+    any(libc::SYS_unlinkat),
+    any(libc::SYS_rename),
+    any(libc::SYS_fchmod),
+    any(libc::SYS_fchmodat),
+    any(libc::SYS_chown),
+    any(libc::SYS_fchown),
+    any(libc::SYS_pread64),
+    any(libc::SYS_ftruncate),
+    any(libc::SYS_fsync),
+    fcntl(F_OFD_SETLK),
+]);
 
 /// A pty: its slave, its modes, its window.
-pub const CONSOLE: Group = group(
-    "console",
-    &[
-        ioctl(libc::TIOCGPTPEER as u32),
-        ioctl(libc::TIOCGPTN as u32),
-        ioctl(libc::TIOCSPTLCK as u32),
-        ioctl(TCGETS2),
-        ioctl(TCSETS2),
-    ],
-);
+pub const CONSOLE: Group = group("console").of(&[
+    ioctl(libc::TIOCGPTPEER as u32),
+    ioctl(libc::TIOCGPTN as u32),
+    ioctl(libc::TIOCSPTLCK as u32),
+    ioctl(TCGETS2),
+    ioctl(TCSETS2),
+]);
 
 /// asm-generic/ioctls.h: `_IOR('T', 0x2A, struct termios2)`; what rustix and newer libcs use.
 const TCGETS2: u32 = 0x802C_542A;
@@ -359,9 +331,8 @@ const TCGETS2: u32 = 0x802C_542A;
 const TCSETS2: u32 = 0x402C_542B;
 
 /// What getent(1) does beside the above: a dynamic program, and name services that ask a socket.
-pub const RESOLVE: Group = group(
-    "resolve",
-    &[
+pub const RESOLVE: Group =
+    group("resolve").made(Made::Perhaps("the host chooses its name services, and getent(1) asks those")).of(&[
         any(libc::SYS_mmap), // shared libraries are mapped executable
         any(libc::SYS_mprotect),
         any(libc::SYS_arch_prctl),
@@ -401,147 +372,119 @@ pub const RESOLVE: Group = group(
         ioctl(libc::FIONREAD as u32),
         any(libc::SYS_membarrier),
         any(libc::SYS_sched_getaffinity),
-    ],
-)
-.made(Made::Perhaps("the host chooses its name services, and getent(1) asks those"));
+    ]);
 
 /// Ids and capabilities, to become someone else for good.
-pub const SETIDS: Group = group(
-    "setids",
-    &[
+pub const SETIDS: Group =
+    group("setids").made(Made::BySome("who has the ids and capabilities already changes nothing")).of(&[
         any(libc::SYS_setgroups),
         any(libc::SYS_setresgid),
         any(libc::SYS_setresuid),
         any(libc::SYS_capget),
         any(libc::SYS_capset),
         prctl(libc::PR_SET_DUMPABLE),
-    ],
-)
-.made(Made::BySome("who has the ids and capabilities already changes nothing"));
+    ]);
 
 /// Anonymous files for guest memory.
-pub const MEMFD: Group = group(
-    "memfd",
-    &[
-        any(libc::SYS_memfd_create).rare("memfd_create: where no tmpfs of huge pages can be made"),
-        fcntl(F_ADD_SEALS).rare("fcntl of F_ADD_SEALS: after memfd_create"),
-        any(libc::SYS_ftruncate),
-    ],
-);
+pub const MEMFD: Group = group("memfd").of(&[
+    any(libc::SYS_memfd_create).rare("memfd_create: where no tmpfs of huge pages can be made"),
+    fcntl(F_ADD_SEALS).rare("fcntl of F_ADD_SEALS: after memfd_create"),
+    any(libc::SYS_ftruncate),
+]);
 
 /// Reading at an offset.
-pub const PREAD: Group = group("pread", &[any(libc::SYS_pread64)]);
+pub const PREAD: Group = group("pread").of(&[any(libc::SYS_pread64)]);
 
 /// Reads, writes and flush of an open disk.
-pub const DISK: Group = group(
-    "disk",
-    &[
-        any(libc::SYS_preadv2).rare("preadv2: where the host has no io_uring"),
-        any(libc::SYS_pwritev2).rare("pwritev2: where the host has no io_uring"),
-        any(libc::SYS_fdatasync),
-    ],
-);
+pub const DISK: Group = group("disk").of(&[
+    any(libc::SYS_preadv2).rare("preadv2: where the host has no io_uring"),
+    any(libc::SYS_pwritev2).rare("pwritev2: where the host has no io_uring"),
+    any(libc::SYS_fdatasync),
+]);
 
 /// Holes in an open file, and nothing else that changes how much of it there is.
 pub const PUNCH: Group =
-    group("punch", &[when(libc::SYS_fallocate, is(1, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE))]);
+    group("punch").of(&[when(libc::SYS_fallocate, is(1, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE))]);
 
 /// A block device's sectors (linux/fs.h).
-pub const DISK_SIZE: Group = group("disk_size", &[ioctl(0x1268)]); // BLKSSZGET
+pub const DISK_SIZE: Group = group("disk_size").of(&[ioctl(0x1268)]); // BLKSSZGET
 
 /// Making a ring: until it is restricted and enabled.
-pub const URING_SETUP: Group = group("uring_setup", &[any(libc::SYS_io_uring_setup), any(libc::SYS_io_uring_register)]);
+pub const URING_SETUP: Group =
+    group("uring_setup").of(&[any(libc::SYS_io_uring_setup), any(libc::SYS_io_uring_register)]);
 
 /// Using a ring.
-pub const URING: Group = group("uring", &[any(libc::SYS_io_uring_enter)]);
+pub const URING: Group = group("uring").of(&[any(libc::SYS_io_uring_enter)]);
 
 /// A netlink socket, of routes and links or of nftables.
-pub const NETLINK_SOCKET: Group = group(
-    "netlink_socket",
-    &[
-        when2(libc::SYS_socket, is(0, AF_NETLINK), is(2, libc::NETLINK_ROUTE)),
-        when2(libc::SYS_socket, is(0, AF_NETLINK), is(2, libc::NETLINK_NETFILTER)),
-    ],
-);
+pub const NETLINK_SOCKET: Group = group("netlink_socket").of(&[
+    when2(libc::SYS_socket, is(0, AF_NETLINK), is(2, libc::NETLINK_ROUTE)),
+    when2(libc::SYS_socket, is(0, AF_NETLINK), is(2, libc::NETLINK_NETFILTER)),
+]);
 
 /// What a netlink socket needs besides messages.
-pub const NETLINK: Group = group(
-    "netlink",
-    &[
-        any(libc::SYS_bind), // it can make no other socket
-        any(libc::SYS_getsockname),
-        when(libc::SYS_setsockopt, is(1, libc::SOL_NETLINK)),
-    ],
-);
+pub const NETLINK: Group = group("netlink").of(&[
+    any(libc::SYS_bind), // it can make no other socket
+    any(libc::SYS_getsockname),
+    when(libc::SYS_setsockopt, is(1, libc::SOL_NETLINK)),
+]);
 
 /// Making a tap (linux/if_tun.h).
-pub const TAP_ATTACH: Group = group(
-    "tap_attach",
-    &[
-        ioctl(0x4004_54CA), // TUNSETIFF
-        ioctl(0x4004_54D8), // TUNSETVNETHDRSZ
-    ],
-);
+pub const TAP_ATTACH: Group = group("tap_attach").of(&[
+    ioctl(0x4004_54CA), // TUNSETIFF
+    ioctl(0x4004_54D8), // TUNSETVNETHDRSZ
+]);
 
 /// What a guest's driver negotiates for a tap that is attached.
-pub const TAP_OFFLOAD: Group = group(
-    "tap_offload",
-    &[
-        ioctl(0x4004_54D0), // TUNSETOFFLOAD
-        ioctl(0x4004_54D8), // TUNSETVNETHDRSZ
-    ],
-);
+pub const TAP_OFFLOAD: Group = group("tap_offload").of(&[
+    ioctl(0x4004_54D0), // TUNSETOFFLOAD
+    ioctl(0x4004_54D8), // TUNSETVNETHDRSZ
+]);
 
 /// A VM that is made: its vCPUs get their first state and run, its interrupts and events are wired.
-pub const KVM_RUN: Group = group(
-    "kvm_run",
-    &[
-        kvm(0x80), // KVM_RUN
-        kvm(0x61), // KVM_IRQ_LINE
-        kvm(0x68), // KVM_UNREGISTER_COALESCED_MMIO
-        kvm(0xA5).rare("ioctl of KVM_SIGNAL_MSI: a device that breaks, or whose configuration changes"),
-        kvm(0x6A), // KVM_SET_GSI_ROUTING
-        kvm(0x76), // KVM_IRQFD
-        kvm(0x79), // KVM_IOEVENTFD
-        kvm(0xAD), // KVM_KVMCLOCK_CTRL: a guest that was paused
-        kvm(0x81).rare("ioctl of KVM_GET_REGS: the log of a guest that failed"),
-        kvm(0x82), // KVM_SET_REGS
-        kvm(0x83), // KVM_GET_SREGS
-        kvm(0x84), // KVM_SET_SREGS
-        kvm(0x8D), // KVM_SET_FPU
-        kvm(0x8E), // KVM_GET_LAPIC
-        kvm(0x9A), // KVM_NMI: vmctl nmi
-        kvm(0x8F), // KVM_SET_LAPIC
-    ],
-);
+pub const KVM_RUN: Group = group("kvm_run").of(&[
+    kvm(0x80), // KVM_RUN
+    kvm(0x61), // KVM_IRQ_LINE
+    kvm(0x68), // KVM_UNREGISTER_COALESCED_MMIO
+    kvm(0xA5).rare("ioctl of KVM_SIGNAL_MSI: a device that breaks, or whose configuration changes"),
+    kvm(0x6A), // KVM_SET_GSI_ROUTING
+    kvm(0x76), // KVM_IRQFD
+    kvm(0x79), // KVM_IOEVENTFD
+    kvm(0xAD), // KVM_KVMCLOCK_CTRL: a guest that was paused
+    kvm(0x81).rare("ioctl of KVM_GET_REGS: the log of a guest that failed"),
+    kvm(0x82), // KVM_SET_REGS
+    kvm(0x83), // KVM_GET_SREGS
+    kvm(0x84), // KVM_SET_SREGS
+    kvm(0x8D), // KVM_SET_FPU
+    kvm(0x8E), // KVM_GET_LAPIC
+    kvm(0x9A), // KVM_NMI: vmctl nmi
+    kvm(0x8F), // KVM_SET_LAPIC
+]);
 
 /// Making a VM on /dev/kvm: its memory slots, its chips, its vCPUs and what they can do.
-pub const KVM_CREATE: Group = group(
-    "kvm_create",
-    &[
-        kvm(0x00), // KVM_GET_API_VERSION
-        kvm(0x01), // KVM_CREATE_VM
-        kvm(0x03), // KVM_CHECK_EXTENSION
-        kvm(0x04), // KVM_GET_VCPU_MMAP_SIZE
-        kvm(0x05), // KVM_GET_SUPPORTED_CPUID
-        kvm(0x41), // KVM_CREATE_VCPU
-        kvm(0x46), // KVM_SET_USER_MEMORY_REGION
-        kvm(0x47), // KVM_SET_TSS_ADDR
-        kvm(0x48), // KVM_SET_IDENTITY_MAP_ADDR
-        kvm(0x60), // KVM_CREATE_IRQCHIP
-        kvm(0x62), // KVM_GET_IRQCHIP: to set which interrupts are levels
-        kvm(0x63), // KVM_SET_IRQCHIP
-        kvm(0x67), // KVM_REGISTER_COALESCED_MMIO
-        kvm(0x77), // KVM_CREATE_PIT2
-        kvm(0x89), // KVM_SET_MSRS
-        kvm(0x90), // KVM_SET_CPUID2
-    ],
-);
+pub const KVM_CREATE: Group = group("kvm_create").of(&[
+    kvm(0x00), // KVM_GET_API_VERSION
+    kvm(0x01), // KVM_CREATE_VM
+    kvm(0x03), // KVM_CHECK_EXTENSION
+    kvm(0x04), // KVM_GET_VCPU_MMAP_SIZE
+    kvm(0x05), // KVM_GET_SUPPORTED_CPUID
+    kvm(0x41), // KVM_CREATE_VCPU
+    kvm(0x46), // KVM_SET_USER_MEMORY_REGION
+    kvm(0x47), // KVM_SET_TSS_ADDR
+    kvm(0x48), // KVM_SET_IDENTITY_MAP_ADDR
+    kvm(0x60), // KVM_CREATE_IRQCHIP
+    kvm(0x62), // KVM_GET_IRQCHIP: to set which interrupts are levels
+    kvm(0x63), // KVM_SET_IRQCHIP
+    kvm(0x67), // KVM_REGISTER_COALESCED_MMIO
+    kvm(0x77), // KVM_CREATE_PIT2
+    kvm(0x89), // KVM_SET_MSRS
+    kvm(0x90), // KVM_SET_CPUID2
+]);
 
 /// What every process does from exec to its own promise: libc's start and the standard library's.
-pub const START: Group = group(
-    "start",
-    &[
+pub const START: Group = group("start")
+    .made(Made::BySome("every process starts alike; until it has its name its calls are counted as the parent's"))
+    .of(&[
         any(libc::SYS_arch_prctl), // thread-local storage
         any(libc::SYS_set_tid_address),
         any(libc::SYS_set_robust_list),
@@ -551,17 +494,14 @@ pub const START: Group = group(
         refused(libc::SYS_openat),   // /proc/self/maps, the stack's bounds
         any(libc::SYS_close_range),
         any(libc::SYS_umask),
-    ],
-)
-.made(Made::BySome("every process starts alike; until it has its name its calls are counted as the parent's"));
+    ]);
 
 /// What `narrow` needs, and the last step of `enter`.
-pub const SEAL: Group = group("seal", &[prctl(libc::PR_SET_NO_NEW_PRIVS), any(libc::SYS_seccomp)]);
+pub const SEAL: Group = group("seal").of(&[prctl(libc::PR_SET_NO_NEW_PRIVS), any(libc::SYS_seccomp)]);
 
 /// What `enter` needs of every process, root or not.
-pub const ENTER: Group = group(
-    "enter",
-    &[
+pub const ENTER: Group =
+    group("enter").made(Made::BySome("what its starter has given up already is not given up again")).of(&[
         any(libc::SYS_prlimit64),
         prctl(libc::PR_SET_DUMPABLE),
         prctl(libc::PR_SET_SECUREBITS),
@@ -573,14 +513,11 @@ pub const ENTER: Group = group(
         any(libc::SYS_landlock_create_ruleset),
         any(libc::SYS_landlock_add_rule),
         any(libc::SYS_landlock_restrict_self),
-    ],
-)
-.made(Made::BySome("what its starter has given up already is not given up again"));
+    ]);
 
 /// What `enter` needs to make namespaces and an empty root.
-pub const EMPTY_ROOT: Group = group(
-    "empty_root",
-    &[
+pub const EMPTY_ROOT: Group =
+    group("empty_root").made(Made::BySome("the opener, which keeps the host's root, enters as the others do")).of(&[
         any(libc::SYS_unshare),
         any(libc::SYS_mount),
         any(libc::SYS_open_tree), // the settings of IPv6, before
@@ -593,10 +530,9 @@ pub const EMPTY_ROOT: Group = group(
         any(libc::SYS_pivot_root),
         any(libc::SYS_umount2),
         any(libc::SYS_chroot).rare("chroot: where the root can't be pivoted"),
-    ],
-)
-.made(Made::BySome("the opener, which keeps the host's root, enters as the others do"));
+    ]);
 
 /// What `enter` opens while it still has the host's root: /etc/passwd, its own executable.
-pub const LOOK_UP: Group = group("look_up", &[any(libc::SYS_openat), any(libc::SYS_readlink)])
-    .made(Made::BySome("only who executes needs its own executable"));
+pub const LOOK_UP: Group = group("look_up")
+    .made(Made::BySome("only who executes needs its own executable"))
+    .of(&[any(libc::SYS_openat), any(libc::SYS_readlink)]);

@@ -4,6 +4,7 @@ use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Gid, Uid, getpid, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 
+use crate::error::at;
 use crate::filter::Filters;
 use crate::promise::{Promise, Root};
 use crate::{Error, files, identity, limits, root};
@@ -37,9 +38,6 @@ pub enum Asker {
 /// that it did not write itself.
 pub fn enter(promise: &'static Promise) -> Result<Entered, Error> {
     let role = promise.name;
-    let step = |step| move |cause| Error::Step { role, step, cause };
-    let pair = |(step, cause)| Error::Step { role, step, cause };
-
     if promise.root == Root::Inherited && !identity::is_ordinary() {
         return Err(Error::StillRoot(role)); // what it would inherit is the host's root
     }
@@ -47,14 +45,14 @@ pub fn enter(promise: &'static Promise) -> Result<Entered, Error> {
     // the look may come with a guest's or a client's first nonsense, when a line is logged under a limit.
     let _ = sys::clock::boottime();
     let ids = identity::look_up(promise)?;
-    let rules = promise.files.map(files::open_rules).transpose().map_err(step("landlock: open"))?;
-    limits::apply(promise.limits).map_err(step("limits"))?;
+    let rules = promise.files.map(files::open_rules).transpose().map_err(at(role, "landlock: open"))?;
+    limits::apply(promise.limits).map_err(at(role, "limits"))?;
     let separated = root::separate(promise);
-    identity::drop(promise, ids).map_err(pair)?;
+    identity::drop(promise, ids)?;
     // A change of ids or capabilities puts the system's default back, so only now.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(step("dumpable"))?;
-    set_no_new_privs(true).map_err(step("no_new_privs"))?;
-    let landlock = rules.map_or(Ok(false), files::restrict).map_err(|cause| Error::Landlock { role, cause })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at(role, "dumpable"))?;
+    set_no_new_privs(true).map_err(at(role, "no_new_privs"))?;
+    let landlock = rules.map_or(Ok(false), files::restrict).map_err(at(role, "landlock"))?;
     let entered = weigh(promise, separated, landlock)?;
     if let Some(cause) = entered.root_failed {
         log::warn!(
@@ -74,7 +72,6 @@ pub fn narrow(promise: &'static Promise) -> Result<(), Error> {
 /// Makes the opener the user who asks, for good, and narrows it.
 pub fn become_asker(promise: &'static Promise, asker: &Asker) -> Result<(), Error> {
     let role = promise.name;
-    let pair = |(step, cause)| Error::Step { role, step, cause };
     let (uid, gid, groups) = match asker {
         Asker::Root => (Uid::ROOT, Gid::ROOT, Vec::new()),
         Asker::User { uid, gid, groups } => {
@@ -85,14 +82,10 @@ pub fn become_asker(promise: &'static Promise, asker: &Asker) -> Result<(), Erro
             (Uid::from_raw(*uid), Gid::from_raw(*gid), groups.iter().copied().map(Gid::from_raw).collect())
         }
     };
-    identity::become_user(uid, gid, &groups).map_err(pair)?;
+    identity::become_user(role, uid, gid, &groups)?;
     let kept = if uid.is_root() { CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
-    identity::keep(kept).map_err(pair)?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|cause| Error::Step {
-        role,
-        step: "dumpable",
-        cause,
-    })?;
+    identity::keep(role, kept)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at(role, "dumpable"))?;
     narrow(promise)
 }
 
@@ -110,14 +103,13 @@ fn seal(
     promise: &'static Promise,
     apply: fn(seccompiler::BpfProgramRef) -> seccompiler::Result<()>,
 ) -> Result<(), Error> {
-    let refused = |cause| Error::Seccomp { role: promise.name, cause };
     let own_pid = getpid().as_raw_nonzero().get().unsigned_abs();
-    let filters = Filters::compile(promise, own_pid).map_err(|cause| refused(cause.into()))?;
+    let filters = Filters::compile(promise, own_pid).map_err(at(promise.name, "seccomp"))?;
     // The one that kills comes last: it may not allow another.
     if let Some(refuse) = &filters.refuse {
-        apply(refuse).map_err(refused)?;
+        apply(refuse).map_err(at(promise.name, "seccomp"))?;
     }
-    apply(&filters.allow).map_err(refused)
+    apply(&filters.allow).map_err(at(promise.name, "seccomp"))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use rustix::io::Errno;
 
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a promise could not be entered.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -21,8 +23,8 @@ pub enum Error {
         role: &'static str,
         /// What was tried.
         step: &'static str,
-        /// What the kernel said.
-        cause: Errno,
+        /// What the kernel, or the compiler of filters, said.
+        cause: Cause,
     },
     /// Neither an empty root nor Landlock: every file of the host would have a name.
     #[error(
@@ -35,22 +37,6 @@ pub enum Error {
         /// Why the root could not be emptied.
         root: Errno,
     },
-    /// Landlock is there and refused the rules.
-    #[error("can't enter the sandbox of \"{role}\": landlock: {cause}")]
-    Landlock {
-        /// The role.
-        role: &'static str,
-        /// What the kernel said.
-        cause: landlock::RulesetError,
-    },
-    /// The filter could not be compiled or installed.
-    #[error("can't enter the sandbox of \"{role}\": seccomp: {cause}")]
-    Seccomp {
-        /// The role.
-        role: &'static str,
-        /// What the compiler or the kernel said.
-        cause: seccompiler::Error,
-    },
     /// An id that no user has.
     #[error("no user has uid {uid} and gid {gid}")]
     NoSuchAsker {
@@ -62,4 +48,9 @@ pub enum Error {
     /// `narrow` or `become_asker` on a promise that has no second stage.
     #[error("role \"{0}\" has no narrower promise")]
     NoSecondStage(&'static str),
+}
+
+/// Says at which step of a role's way in something failed.
+pub fn at<E: Into<Cause>>(role: &'static str, step: &'static str) -> impl Fn(E) -> Error {
+    move |cause| Error::Step { role, step, cause: cause.into() }
 }

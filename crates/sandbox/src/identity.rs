@@ -11,6 +11,7 @@ use rustix::thread::{
 };
 
 use crate::Error;
+use crate::error::at;
 use crate::promise::{Promise, User};
 
 /// The daemon's own user.
@@ -50,33 +51,34 @@ fn find(passwd: &str, name: &str) -> Option<Ids> {
 
 /// Gives up the bounding set, the ambient set and, for roles that are no root, the ids. A process that comes here
 /// without root has lost all of it before.
-pub fn drop(promise: &Promise, ids: Option<Ids>) -> Result<(), (&'static str, Errno)> {
+pub fn drop(promise: &Promise, ids: Option<Ids>) -> Result<(), Error> {
+    let role = promise.name;
     if geteuid().is_root() {
         let bounding =
             if promise.starts.is_empty() || ids.is_none() { CapabilitySet::empty() } else { bounding(promise) };
-        restrict_bounding(bounding).map_err(|cause| ("bounding set", cause))?;
-        clear_ambient_capability_set().map_err(|cause| ("ambient set", cause))?;
-        set_capabilities_secure_bits(secure_bits(promise)).map_err(|cause| ("securebits", cause))?;
+        restrict_bounding(bounding).map_err(at(role, "bounding set"))?;
+        clear_ambient_capability_set().map_err(at(role, "ambient set"))?;
+        set_capabilities_secure_bits(secure_bits(promise)).map_err(at(role, "securebits"))?;
         if let Some(ids) = ids {
-            become_user(ids.uid, ids.gid, &[ids.gid])?;
+            become_user(role, ids.uid, ids.gid, &[ids.gid])?;
         }
     }
-    keep(promise.keeps)
+    keep(role, promise.keeps)
 }
 
 /// Takes the ids of a user for good, in the order that needs each right before it is gone.
-pub fn become_user(uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), (&'static str, Errno)> {
-    set_thread_groups(groups).map_err(|cause| ("setgroups", cause))?;
-    set_thread_res_gid(gid, gid, gid).map_err(|cause| ("setresgid", cause))?;
-    set_thread_res_uid(uid, uid, uid).map_err(|cause| ("setresuid", cause))
+pub fn become_user(role: &'static str, uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), Error> {
+    set_thread_groups(groups).map_err(at(role, "setgroups"))?;
+    set_thread_res_gid(gid, gid, gid).map_err(at(role, "setresgid"))?;
+    set_thread_res_uid(uid, uid, uid).map_err(at(role, "setresuid"))
 }
 
 /// Leaves, of the capabilities that are there, those named; none inheritable.
-pub fn keep(named: CapabilitySet) -> Result<(), (&'static str, Errno)> {
-    let held = capabilities(None).map_err(|cause| ("capget", cause))?;
+pub fn keep(role: &'static str, named: CapabilitySet) -> Result<(), Error> {
+    let held = capabilities(None).map_err(at(role, "capget"))?;
     let left = held.permitted & named;
     set_capabilities(None, CapabilitySets { effective: left, permitted: left, inheritable: CapabilitySet::empty() })
-        .map_err(|cause| ("capset", cause))
+        .map_err(at(role, "capset"))
 }
 
 /// Whether the process has neither uid of root.

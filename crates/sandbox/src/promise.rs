@@ -10,6 +10,8 @@ use crate::calls::{
     TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP, WIRES,
 };
 pub use rustix::thread::CapabilitySet as Capabilities;
+/// Which namespaces a role makes for itself.
+pub use sys::privileges::Unshare as Namespaces;
 
 /// What a role is allowed; everything that is not named here is given up by `sandbox::enter`.
 #[derive(Debug)]
@@ -56,17 +58,6 @@ pub enum Root {
     Empty,
     /// Its starter's, which is empty.
     Inherited,
-}
-
-/// Which namespaces a role makes for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Namespaces {
-    /// Its own mounts: needed for an empty root.
-    pub mount: bool,
-    /// Its own network stack, with not even a loopback that is up.
-    pub net: bool,
-    /// Its own System V IPC and POSIX queues.
-    pub ipc: bool,
 }
 
 /// Something with a name that Landlock lets a role reach.

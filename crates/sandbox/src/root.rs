@@ -15,17 +15,13 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
-use crate::promise::{Promise, Root};
+use crate::promise::{Namespaces, Promise, Root};
 
 /// Makes the namespaces that `promise` names, and its empty root. The error is the kernel's reason why not, which
 /// the caller weighs against Landlock.
 pub fn separate(promise: &Promise) -> Result<(), Errno> {
-    if promise.own.ipc || promise.own.net || promise.own.mount {
-        sys::privileges::unshare(sys::privileges::Unshare {
-            mount: promise.own.mount,
-            net: promise.own.net,
-            ipc: promise.own.ipc,
-        })?;
+    if promise.own != Namespaces::default() {
+        sys::privileges::unshare(promise.own)?;
     }
     match promise.root {
         Root::Host | Root::Inherited => Ok(()),

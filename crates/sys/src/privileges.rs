@@ -7,9 +7,9 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 /// Which namespaces the calling thread leaves for new ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unshare {
-    /// Mounts.
+    /// Mounts: needed for an empty root.
     pub mount: bool,
-    /// The network stack.
+    /// The network stack: a new one has not even a loopback that is up.
     pub net: bool,
     /// System V IPC and POSIX message queues.
     pub ipc: bool,
