@@ -3,13 +3,13 @@
 //! Only the attributes that priv uses are read, the others are stepped over unread: a newer kernel's new attribute, or an
 //! old one's new length, can't make a link unreadable.
 
-use netlink_packet_core::{DecodeError, NlaBuffer, NlasIterator};
 use netlink_packet_route::link::{LinkFlags, LinkHeader};
 
 use super::NetlinkError;
+use super::attributes::{find, plain, string};
 
 /// Bytes of a `struct ifinfomsg` (rtnetlink(7)), before the attributes.
-const HEADER_LENGTH: usize = 16;
+pub(super) const HEADER_LENGTH: usize = 16;
 
 /// What drives an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct Link {
 
 /// Reads the payload of an RTM_NEWLINK.
 pub(super) fn parse(payload: &[u8]) -> Result<Link, NetlinkError> {
-    let header = LinkHeader::parse(payload).map_err(malformed)?;
+    let header = LinkHeader::parse(payload).map_err(|_| NetlinkError::Malformed)?;
     let attributes = payload.get(HEADER_LENGTH..).ok_or(NetlinkError::Malformed)?;
     let mut link = Link {
         index: header.index,
@@ -65,19 +65,18 @@ pub(super) fn parse(payload: &[u8]) -> Result<Link, NetlinkError> {
         mtu: 0,
         up: header.flags.contains(LinkFlags::Up),
     };
-    for attribute in NlasIterator::new(attributes) {
-        link.learn(&attribute.map_err(malformed)?)?;
+    for (kind, value) in plain(attributes)? {
+        link.learn(kind, value)?;
     }
     if link.index == 0 || link.name.is_empty() { Err(NetlinkError::Malformed) } else { Ok(link) }
 }
 
 impl Link {
-    fn learn(&mut self, attribute: &NlaBuffer<&[u8]>) -> Result<(), NetlinkError> {
-        let value = attribute.value();
-        match attribute.kind() {
-            libc::IFLA_IFNAME => self.name = text(value),
+    fn learn(&mut self, attribute: u16, value: &[u8]) -> Result<(), NetlinkError> {
+        match attribute {
+            libc::IFLA_IFNAME => self.name = string(value),
             libc::IFLA_PROP_LIST => self.names = names(value)?,
-            libc::IFLA_IFALIAS => self.alias = text(value),
+            libc::IFLA_IFALIAS => self.alias = string(value),
             // An address of another length is another medium's.
             libc::IFLA_ADDRESS => self.mac = value.try_into().ok(),
             libc::IFLA_MASTER => self.master = Some(number(value)?),
@@ -91,41 +90,19 @@ impl Link {
 }
 
 fn kind(nested: &[u8]) -> Result<LinkKind, NetlinkError> {
-    for attribute in NlasIterator::new(nested) {
-        let attribute = attribute.map_err(malformed)?;
-        if attribute.kind() == libc::IFLA_INFO_KIND {
-            return Ok(match text(attribute.value()).as_str() {
-                "bridge" => LinkKind::Bridge,
-                "tun" => LinkKind::Tun,
-                "vrf" => LinkKind::Vrf,
-                _ => LinkKind::Other,
-            });
-        }
-    }
-    Ok(LinkKind::Other)
+    Ok(match find(nested, libc::IFLA_INFO_KIND)?.map(string).as_deref() {
+        Some("bridge") => LinkKind::Bridge,
+        Some("tun") => LinkKind::Tun,
+        Some("vrf") => LinkKind::Vrf,
+        _ => LinkKind::Other,
+    })
 }
 
 fn names(nested: &[u8]) -> Result<Vec<String>, NetlinkError> {
-    let mut names = Vec::new();
-    for attribute in NlasIterator::new(nested) {
-        let attribute = attribute.map_err(malformed)?;
-        if attribute.kind() == libc::IFLA_ALT_IFNAME {
-            names.push(text(attribute.value()));
-        }
-    }
-    Ok(names)
+    let names = plain(nested)?.into_iter().filter(|(kind, _)| *kind == libc::IFLA_ALT_IFNAME);
+    Ok(names.map(|(_, name)| string(name)).collect())
 }
 
 fn number(value: &[u8]) -> Result<u32, NetlinkError> {
     Ok(u32::from_ne_bytes(value.try_into().map_err(|_| NetlinkError::Malformed)?))
-}
-
-/// A string up to its NUL. Names and aliases may hold any bytes; what is no UTF-8 can't be one of ours.
-fn text(value: &[u8]) -> String {
-    let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
-    String::from_utf8_lossy(value.get(..end).unwrap_or_default()).into_owned()
-}
-
-fn malformed(_: DecodeError) -> NetlinkError {
-    NetlinkError::Malformed
 }

@@ -20,6 +20,8 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop};
 
+use netlink_sys::protocols::NETLINK_ROUTE;
+
 pub use error::NetlinkError;
 pub use link::{Link, LinkKind};
 use wire::Wire;
@@ -42,22 +44,13 @@ pub struct Route {
 impl Route {
     /// Opens the socket. `deadline` holds for each request, from its sending to the last byte of its answer.
     pub fn open(deadline: Duration) -> Result<Self, NetlinkError> {
-        Ok(Self { wire: Wire::open(deadline)? })
+        Ok(Self { wire: Wire::open(NETLINK_ROUTE, deadline)? })
     }
 
     /// The link of that name, or none.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let mut found = None;
-        let answer = self.wire.request(libc::RTM_GETLINK, 0, &message, |kind, payload| {
-            if kind == libc::RTM_NEWLINK {
-                found = Some(link::parse(payload)?);
-            }
-            Ok(())
-        });
-        match answer {
-            Ok(_) => Ok(found),
+        match self.wire.list(libc::RTM_GETLINK, 0, &named(name), libc::RTM_NEWLINK, link::parse) {
+            Ok((mut links, _)) => Ok(links.pop()),
             Err(error) if error.is_missing() => Ok(None),
             Err(error) => Err(error),
         }
@@ -66,15 +59,9 @@ impl Route {
     /// Every link of the namespace, by index.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         for _ in 0..MAX_LISTINGS {
-            let mut links = Vec::new();
-            let whole =
-                self.wire.request(libc::RTM_GETLINK, NLM_F_DUMP, &LinkMessage::default(), |kind, payload| {
-                    if kind == libc::RTM_NEWLINK {
-                        links.push(link::parse(payload)?);
-                    }
-                    Ok(())
-                })?;
-            if whole {
+            let everything = LinkMessage::default();
+            let listed = self.wire.list(libc::RTM_GETLINK, NLM_F_DUMP, &everything, libc::RTM_NEWLINK, link::parse)?;
+            if let (links, true) = listed {
                 return Ok(links);
             }
         }
@@ -85,21 +72,18 @@ impl Route {
     ///
     /// The group is set by the request that makes it: a caller killed right after still knows its own.
     pub fn create_bridge(&mut self, name: &str, group: u32) -> Result<Link, NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        message.attributes.push(LinkAttribute::Group(group));
-        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
-        self.wire.command(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)?;
-        self.link(name)?.ok_or(NetlinkError::Unsteady)
+        self.create(name, group, vec![LinkInfo::Kind(InfoKind::Bridge)])
     }
 
     /// Makes a VRF with this routing table in `group`, down, and gives its link; as with a bridge.
     pub fn create_vrf(&mut self, name: &str, table: u32, group: u32) -> Result<Link, NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        message.attributes.push(LinkAttribute::Group(group));
         let data = LinkInfo::Data(InfoData::Vrf(vec![InfoVrf::TableId(table)]));
-        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vrf), data]));
+        self.create(name, group, vec![LinkInfo::Kind(InfoKind::Vrf), data])
+    }
+
+    fn create(&mut self, name: &str, group: u32, info: Vec<LinkInfo>) -> Result<Link, NetlinkError> {
+        let mut message = named(name);
+        message.attributes.extend([LinkAttribute::Group(group), LinkAttribute::LinkInfo(info)]);
         self.wire.command(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)?;
         self.link(name)?.ok_or(NetlinkError::Unsteady)
     }
@@ -160,6 +144,12 @@ impl Route {
         message.attributes.push(AddressAttribute::Address(address));
         self.wire.command(libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &message)
     }
+}
+
+fn named(name: &str) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message
 }
 
 fn at(index: u32) -> LinkMessage {

@@ -13,7 +13,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use rustix::io::Errno;
 
 use super::NetlinkError;
-use super::attributes::{Out, plain, string, text};
+use super::attributes::{Out, find, plain, string, text};
 use super::wire::Wire;
 use rule::write_rule;
 use uapi::*;
@@ -136,7 +136,7 @@ pub struct Nft {
 impl Nft {
     /// Opens the socket. `deadline` holds for each request.
     pub fn open(deadline: Duration) -> Result<Self, NetlinkError> {
-        Ok(Self { wire: Wire::open_for(NETLINK_NETFILTER, deadline)? })
+        Ok(Self { wire: Wire::open(NETLINK_NETFILTER, deadline)? })
     }
 
     /// Makes the table, in the place of an earlier one of the name.
@@ -171,15 +171,8 @@ impl Nft {
 
     /// Every chain of every table.
     pub fn chains(&mut self) -> Result<Vec<Listed>, NetlinkError> {
-        let mut chains = Vec::new();
-        let body = Raw(generic(0).to_vec());
-        self.wire.request(kind_of(libc::NFT_MSG_GETCHAIN), NLM_F_DUMP, &body, |kind, payload| {
-            if kind == kind_of(libc::NFT_MSG_NEWCHAIN) {
-                chains.push(listed(payload)?);
-            }
-            Ok(())
-        })?;
-        Ok(chains)
+        let (ask, answer) = (kind_of(libc::NFT_MSG_GETCHAIN), kind_of(libc::NFT_MSG_NEWCHAIN));
+        Ok(self.wire.list(ask, NLM_F_DUMP, &Out(generic(0).to_vec()), answer, listed)?.0)
     }
 
     /// How many rules of a chain have the tag.
@@ -208,17 +201,12 @@ impl Nft {
     }
 
     fn handles(&mut self, chain: &Listed, tag: &str) -> Result<Vec<Vec<u8>>, NetlinkError> {
-        let mut handles = Vec::new();
         let mut body = Out(generic(chain.family).to_vec());
         body.put(NFTA_RULE_TABLE, &text(&chain.table));
         body.put(NFTA_RULE_CHAIN, &text(&chain.name));
-        self.wire.request(kind_of(libc::NFT_MSG_GETRULE), NLM_F_DUMP, &Raw(body.0), |kind, payload| {
-            if kind == kind_of(libc::NFT_MSG_NEWRULE) {
-                handles.extend(handle_of(payload, tag)?);
-            }
-            Ok(())
-        })?;
-        Ok(handles)
+        let (ask, answer) = (kind_of(libc::NFT_MSG_GETRULE), kind_of(libc::NFT_MSG_NEWRULE));
+        let (found, _) = self.wire.list(ask, NLM_F_DUMP, &body, answer, |payload| handle_of(payload, tag))?;
+        Ok(found.into_iter().flatten().collect())
     }
 }
 
@@ -233,21 +221,6 @@ impl Batch {
         let mut out = Out(generic(family).to_vec());
         write(&mut out);
         self.messages.push((kind_of(command), NLM_F_REQUEST | flags, out.0));
-    }
-}
-
-/// A body that is bytes already.
-struct Raw(Vec<u8>);
-
-impl netlink_packet_core::Emitable for Raw {
-    fn buffer_len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn emit(&self, buffer: &mut [u8]) {
-        if let Some(place) = buffer.get_mut(..self.0.len()) {
-            place.copy_from_slice(&self.0);
-        }
     }
 }
 
@@ -277,8 +250,7 @@ fn listed(payload: &[u8]) -> Result<Listed, NetlinkError> {
             NFTA_CHAIN_NAME => chain.name = string(value),
             NFTA_CHAIN_POLICY => chain.drops = number(value)? == 0,
             NFTA_CHAIN_HOOK => {
-                let hook = plain(value)?.into_iter().find(|(kind, _)| *kind == NFTA_HOOK_HOOKNUM);
-                chain.hook = hook.map(|(_, value)| number(value)).transpose()?;
+                chain.hook = find(value, NFTA_HOOK_HOOKNUM)?.map(number).transpose()?;
             }
             _ => {}
         }

@@ -11,7 +11,6 @@ use netlink_packet_core::{
     NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NlasIterator,
 };
 use netlink_sys::Socket;
-use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -39,11 +38,7 @@ enum Step {
 }
 
 impl Wire {
-    pub(super) fn open(deadline: Duration) -> Result<Self, NetlinkError> {
-        Self::open_for(NETLINK_ROUTE, deadline)
-    }
-
-    pub(super) fn open_for(protocol: isize, deadline: Duration) -> Result<Self, NetlinkError> {
+    pub(super) fn open(protocol: isize, deadline: Duration) -> Result<Self, NetlinkError> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
@@ -59,7 +54,7 @@ impl Wire {
     }
 
     /// Sends a request and gives each answer (type, payload) to `each`. False: the listing changed while it was made.
-    pub(super) fn request(
+    fn request(
         &mut self,
         kind: u16,
         flags: u16,
@@ -68,6 +63,25 @@ impl Wire {
     ) -> Result<bool, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         self.exchange(&encode(kind, flags, self.sequence, body)?, each)
+    }
+
+    /// Sends a request and reads the payload of each answer of one type. False: the listing changed while it was made.
+    pub(super) fn list<T>(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &impl Emitable,
+        wanted: u16,
+        parse: impl Fn(&[u8]) -> Result<T, NetlinkError>,
+    ) -> Result<(Vec<T>, bool), NetlinkError> {
+        let mut found = Vec::new();
+        let whole = self.request(kind, flags, body, |kind, payload| {
+            if kind == wanted {
+                found.push(parse(payload)?);
+            }
+            Ok(())
+        })?;
+        Ok((found, whole))
     }
 
     /// Messages (type, flags, payload) that nftables carries out together, or none of them.
