@@ -19,11 +19,7 @@ pub fn timespec(duration: Duration) -> Timespec {
 
 /// Time since boot, also that which passed in suspend.
 pub fn boottime() -> Duration {
-    duration(rustix::time::clock_gettime(ClockId::Boottime))
-}
-
-fn duration(time: Timespec) -> Duration {
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    rustix::time::clock_gettime(ClockId::Boottime).try_into().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::log::letter;
 pub use crate::log::{Level, MAX_LINE};
 
 /// A log pipe's reading end. Its writers never wait: both ends are non-blocking.
@@ -112,15 +113,11 @@ impl Splitter {
 
 fn line(bytes: &[u8]) -> Line {
     let text = printable(bytes);
-    let level = match bytes {
-        [b'E', b' ', ..] => Level::Error,
-        [b'W', b' ', ..] => Level::Warn,
-        [b'I', b' ', ..] => Level::Info,
-        [b'D', b' ', ..] => Level::Debug,
-        [b'T', b' ', ..] => Level::Trace,
-        _ => return Line { level: Level::Error, text },
-    };
-    Line { level, text: text.chars().skip(2).collect() }
+    let told = Level::iter().find_map(|level| Some((level, text.strip_prefix(letter(level))?.strip_prefix(' ')?)));
+    match told {
+        Some((level, text)) => Line { level, text: text.to_owned() },
+        None => Line { level: Level::Error, text },
+    }
 }
 
 /// Text without control characters, also where it is no UTF-8.

@@ -10,21 +10,22 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// The signals that a process of ours may wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
 pub enum Signal {
     /// SIGHUP: read the configuration again.
-    Hangup,
+    Hangup = libc::SIGHUP,
     /// SIGINT.
-    Interrupt,
+    Interrupt = libc::SIGINT,
     /// SIGTERM.
-    Terminate,
+    Terminate = libc::SIGTERM,
     /// SIGCHLD: a child has ended.
-    Child,
+    Child = libc::SIGCHLD,
     /// SIGPIPE.
-    Pipe,
+    Pipe = libc::SIGPIPE,
     /// SIGUSR1.
-    User1,
+    User1 = libc::SIGUSR1,
     /// SIGWINCH: the terminal has another size.
-    WindowChanged,
+    WindowChanged = libc::SIGWINCH,
 }
 
 impl Signal {
@@ -37,18 +38,6 @@ impl Signal {
         Signal::User1,
         Signal::WindowChanged,
     ];
-
-    fn number(self) -> libc::c_int {
-        match self {
-            Signal::Hangup => libc::SIGHUP,
-            Signal::Interrupt => libc::SIGINT,
-            Signal::Terminate => libc::SIGTERM,
-            Signal::Child => libc::SIGCHLD,
-            Signal::Pipe => libc::SIGPIPE,
-            Signal::User1 => libc::SIGUSR1,
-            Signal::WindowChanged => libc::SIGWINCH,
-        }
-    }
 }
 
 /// A descriptor that is readable when one of its signals is pending.
@@ -91,7 +80,7 @@ impl Signals {
                     _ => return Err(error),
                 }
             }
-            return Ok(Signal::ALL.into_iter().find(|signal| signal.number().unsigned_abs() == info.ssi_signo));
+            return Ok(Signal::ALL.into_iter().find(|signal| *signal as u32 == info.ssi_signo));
         }
     }
 }
@@ -102,7 +91,7 @@ fn set_of(signals: &[Signal]) -> libc::sigset_t {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
         for signal in signals {
-            libc::sigaddset(&mut set, signal.number());
+            libc::sigaddset(&mut set, *signal as i32);
         }
         set
     }

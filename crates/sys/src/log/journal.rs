@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use log::Level;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with};
 
-use super::line::{Form, Line};
+use super::line::{Form, Line, severity};
 
 /// Where journald listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -46,12 +46,7 @@ fn parts(origin: &str) -> (&str, Option<&str>) {
 /// No value has a newline, since control characters are escaped; so each field is `NAME=value`.
 fn entry(level: Level, origin: &str, name: fmt::Arguments<'_>, text: fmt::Arguments<'_>) -> String {
     let line = Line::new(Form::Plain, level, name, text);
-    let priority = match level {
-        Level::Error => 3,
-        Level::Warn => 4,
-        Level::Info => 6,
-        Level::Debug | Level::Trace => 7,
-    };
+    let priority = severity(level);
     let (process, vm) = parts(origin);
     // The line ends with the newline that ends the field.
     let mut entry = format!("PRIORITY={priority}\nSYSLOG_FACILITY=3\nSYSLOG_IDENTIFIER=vmd\nVMD_PROCESS={process}\n");

@@ -32,23 +32,13 @@ pub enum Form {
     Syslog,
 }
 
-impl Form {
-    fn start(self, level: Level) -> [Option<char>; 4] {
-        let severity = match level {
-            Level::Error => '7',
-            Level::Warn => '8',
-            Level::Info => '0',
-            Level::Debug | Level::Trace => '1',
-        };
-        match self {
-            Form::Piped => [Some(letter(level)), Some(' '), None, None],
-            Form::Plain => [None; 4],
-            // 24 + 3 (error), 4 (warning), 6 (info), 7 (debug)
-            Form::Syslog => {
-                let tens = if matches!(level, Level::Error | Level::Warn) { '2' } else { '3' };
-                [Some('<'), Some(tens), Some(severity), Some('>')]
-            }
-        }
+/// syslog(3)'s number for a level.
+pub fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
     }
 }
 
@@ -64,7 +54,11 @@ impl Line {
     pub fn new(form: Form, level: Level, name: fmt::Arguments<'_>, text: fmt::Arguments<'_>) -> Self {
         let mut line = Self { buffer: [0; MAX_LINE], len: 0, cut: false };
         // An error here comes from a broken `Display` of the caller's; what it had written stays.
-        let _ = form.start(level).into_iter().flatten().try_for_each(|c| line.write_char(c));
+        let _ = match form {
+            Form::Piped => write!(line, "{} ", letter(level)),
+            Form::Plain => Ok(()),
+            Form::Syslog => write!(line, "<{}>", 24 + severity(level)),
+        };
         let _ = write!(line, "{name}: {text}");
         if line.cut {
             line.append(CUT, MAX_LINE - 1);
