@@ -7,72 +7,51 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Code {
     /// EPERM: the asker may not.
-    NotPermitted,
+    NotPermitted = 1,
     /// ENOENT: there is no such thing.
-    NotFound,
+    NotFound = 2,
     /// EALREADY: it is so, or being done.
-    Already,
+    Already = 114,
     /// EINVAL: the request makes no sense.
-    Invalid,
+    Invalid = 22,
     /// EBUSY: somebody else has it.
-    Busy,
+    Busy = 16,
     /// EEXIST: the name is taken.
-    Exists,
+    Exists = 17,
     /// ENOMEM: no memory.
-    NoMemory,
+    NoMemory = 12,
     /// EIO: a process or a device failed.
-    Io,
+    Io = 5,
     /// EMFILE: no descriptor left.
-    NoDescriptors,
+    NoDescriptors = 24,
     /// ETIMEDOUT: no answer in time.
-    TimedOut,
+    TimedOut = 110,
     /// EOPNOTSUPP: known, not carried out by this release.
-    Unsupported,
+    Unsupported = 95,
     /// ENOEXEC: not a kernel that can be started.
-    NotExecutable,
+    NotExecutable = 8,
     /// ENODEV: the host lacks something, such as a working /dev/kvm.
-    NoDevice,
+    NoDevice = 19,
     /// EAGAIN: too many at once, later perhaps.
-    TooMany,
+    TooMany = 11,
     /// VMD_BIOS_MISSING.
-    BiosMissing,
+    BiosMissing = 1001,
     /// VMD_DISK_MISSING.
-    DiskMissing,
+    DiskMissing = 1002,
     /// VMD_VM_STOP_INVALID.
-    StopInvalid,
+    StopInvalid = 1004,
     /// VMD_CDROM_MISSING.
-    CdromMissing,
+    CdromMissing = 1005,
     /// VMD_CDROM_INVALID.
-    CdromInvalid,
+    CdromInvalid = 1006,
     /// VMD_PARENT_INVALID.
-    ParentInvalid,
+    ParentInvalid = 1007,
 }
 
 impl Code {
     /// Linux's errno, or vmd's own number.
     pub fn number(self) -> i32 {
-        match self {
-            Code::NotPermitted => 1,
-            Code::NotFound => 2,
-            Code::Io => 5,
-            Code::NotExecutable => 8,
-            Code::TooMany => 11,
-            Code::NoMemory => 12,
-            Code::Busy => 16,
-            Code::Exists => 17,
-            Code::NoDevice => 19,
-            Code::Invalid => 22,
-            Code::NoDescriptors => 24,
-            Code::Unsupported => 95,
-            Code::TimedOut => 110,
-            Code::Already => 114,
-            Code::BiosMissing => 1001,
-            Code::DiskMissing => 1002,
-            Code::StopInvalid => 1004,
-            Code::CdromMissing => 1005,
-            Code::CdromInvalid => 1006,
-            Code::ParentInvalid => 1007,
-        }
+        self as i32
     }
 
     /// The kind that an errno of the kernel means here.
