@@ -4,7 +4,7 @@ use proto::client::VERSION;
 use proto::doctor;
 use proto::privileged::TABLE;
 
-use super::{Finding, Verdict, fault, hidden, known, note, ok, unread, warning, with};
+use super::{Judged, Verdict, fault, hidden, known, note, ok, unread, warning, with};
 use crate::doctor::ask::{CONFIGURATION, PID_FILE};
 use crate::doctor::host::{Host, Ran, Seen, Socket};
 
@@ -12,36 +12,32 @@ use crate::doctor::host::{Host, Ran, Seen, Socket};
 const INET: u8 = 1;
 
 /// Whether vmd is there, runs, and is of our release.
-pub fn program(host: &Host) -> Finding {
-    let id = "vmd";
+pub fn program(host: &Host) -> Judged {
     let program = match &host.program {
         Seen::Is(program) => program,
         Seen::Missing => {
             return fault(
-                id,
                 "no vmd beside vmctl, nor in ../sbin, /usr/local/sbin, /usr/sbin, /sbin",
                 "install vmd, of the same release as vmctl",
             );
         }
-        Seen::Denied => return hidden(host, id, "vmd beside vmctl"),
-        Seen::Failed(why) => return unread(id, "vmd", why),
+        Seen::Denied => return hidden(host, "vmd beside vmctl"),
+        Seen::Failed(why) => return unread("vmd", why),
     };
     let path = &program.path;
     match &program.probe {
-        Ran::NotStarted(why) if host.caller.uid != 0 => hidden(host, id, &format!("{path} ({why})")),
+        Ran::NotStarted(why) if host.caller.uid != 0 => hidden(host, &format!("{path} ({why})")),
         Ran::NotStarted(why) => {
-            fault(id, format!("{path}: can't be run: {why}"), "install vmd again; its file must be executable")
+            fault(format!("{path}: can't be run: {why}"), "install vmd again; its file must be executable")
         }
-        Ran::Late(_) => ok(id, format!("{path} (it did not say its release: see kvm-guest)")),
+        Ran::Late(_) => ok(format!("{path} (it did not say its release: see kvm-guest)")),
         Ran::Ended { out, err, success } => match doctor::read(out) {
-            Some(said) if said.protocol == VERSION => ok(id, format!("{path}, release {}", said.release)),
+            Some(said) if said.protocol == VERSION => ok(format!("{path}, release {}", said.release)),
             Some(said) => fault(
-                id,
                 format!("{path}: release {}, protocol {}; this vmctl speaks {VERSION}", said.release, said.protocol),
                 "install vmd and vmctl of one release",
             ),
             None if err.contains("unknown role") => fault(
-                id,
                 format!("{path}: older than this vmctl: it has no probe guest"),
                 "install vmd and vmctl of one release",
             ),
@@ -52,7 +48,6 @@ pub fn program(host: &Host) -> Finding {
                     "nothing, and failed"
                 });
                 fault(
-                    id,
                     format!("{path}: is not vmd of this release: it printed {line}"),
                     "install vmd and vmctl of one release",
                 )
@@ -62,34 +57,30 @@ pub fn program(host: &Host) -> Finding {
 }
 
 /// The account of its processes that need no root.
-pub fn account(host: &Host) -> Finding {
-    let id = "account";
+pub fn account(host: &Host) -> Judged {
     let make = "\"useradd --system --no-create-home --shell /usr/sbin/nologin _vmd\"";
-    match known(host, id, "/etc/passwd", &host.account) {
-        Err(finding) => finding,
-        Ok(None) => fault(id, "no user _vmd in /etc/passwd", make),
-        Ok(Some((0, _))) => fault(id, "_vmd is uid 0: its processes would be root", "give _vmd a uid of its own"),
-        Ok(Some((_, 0))) => fault(id, "_vmd has gid 0: vmd does not start with it", "give _vmd a group of its own"),
-        Ok(Some((uid, gid))) => ok(id, format!("_vmd, uid {uid}, gid {gid}")),
+    match known(host, "/etc/passwd", &host.account)? {
+        None => fault("no user _vmd in /etc/passwd", make),
+        Some((0, _)) => fault("_vmd is uid 0: its processes would be root", "give _vmd a uid of its own"),
+        Some((_, 0)) => fault("_vmd has gid 0: vmd does not start with it", "give _vmd a group of its own"),
+        Some((uid, gid)) => ok(format!("_vmd, uid {uid}, gid {gid}")),
     }
 }
 
 /// Whether vmd would start with its configuration.
-pub fn configuration(host: &Host) -> Finding {
-    let id = "configuration";
+pub fn configuration(host: &Host) -> Judged {
     match &host.configuration {
         Seen::Missing => {
-            return note(id, format!("no {CONFIGURATION}"), "write one (vm.conf(5)), or make VMs with vmctl start");
+            return note(format!("no {CONFIGURATION}"), "write one (vm.conf(5)), or make VMs with vmctl start");
         }
-        Seen::Denied => return hidden(host, id, CONFIGURATION),
-        Seen::Failed(why) => return fault(id, format!("{CONFIGURATION}: {why}"), "make it a readable file"),
+        Seen::Denied => return hidden(host, CONFIGURATION),
+        Seen::Failed(why) => return fault(format!("{CONFIGURATION}: {why}"), "make it a readable file"),
         Seen::Is(()) => {}
     }
-    let Some(program) = host.program.get() else { return note(id, "not checked: no vmd to ask", "see vmd") };
+    let Some(program) = host.program.get() else { return note("not checked: no vmd to ask", "see vmd") };
     match &program.check {
-        Ran::NotStarted(why) => note(id, format!("not checked: {}: {why}", program.path), "see vmd"),
+        Ran::NotStarted(why) => note(format!("not checked: {}: {why}", program.path), "see vmd"),
         Ran::Late(seconds) => warning(
-            id,
             format!("vmd -n has no answer within {seconds} s"),
             "a directory server may not answer for a name in it",
         ),
@@ -100,11 +91,10 @@ pub fn configuration(host: &Host) -> Finding {
             // What root's vm.conf names may be closed to a user who checks it.
             let closed = lines.iter().any(|line| line.contains("ermission denied"));
             match (*success, first) {
-                (false, _) if closed && host.caller.uid != 0 => hidden(host, id, CONFIGURATION),
-                (true, "") => ok(id, format!("{CONFIGURATION} has no errors")),
-                (true, first) => note(id, format!("{first}{more}"), "\"vmd -n\" shows each warning with its line"),
+                (false, _) if closed && host.caller.uid != 0 => hidden(host, CONFIGURATION),
+                (true, "") => ok(format!("{CONFIGURATION} has no errors")),
+                (true, first) => note(format!("{first}{more}"), "\"vmd -n\" shows each warning with its line"),
                 (false, first) => with(
-                    id,
                     // What runs goes on; the next start, or a reload, fails.
                     if runs(host) { Verdict::Warning } else { Verdict::Fault },
                     format!("{first}{more}"),
@@ -127,40 +117,36 @@ fn runs(host: &Host) -> bool {
 }
 
 /// The daemon that runs, and whether it can be talked to.
-pub fn daemon(host: &Host) -> Finding {
-    let id = "daemon";
+pub fn daemon(host: &Host) -> Judged {
     let restart = "restart it; its log says what it was doing";
     let who = match &host.pid_file {
         Seen::Is((pid, true)) => format!("vmd runs (pid {pid})"),
         _ => "a vmd runs".to_owned(),
     };
     match &host.socket {
-        _ if !runs(host) => note(id, "no vmd runs", "\"systemctl start vmd\", or \"vmd\" as root"),
-        Socket::Answers => ok(id, format!("{who} and answers, protocol {VERSION}")),
+        _ if !runs(host) => note("no vmd runs", "\"systemctl start vmd\", or \"vmd\" as root"),
+        Socket::Answers => ok(format!("{who} and answers, protocol {VERSION}")),
         Socket::Version { daemon } => fault(
-            id,
             format!("{who} and speaks protocol {daemon}; this vmctl speaks {VERSION}"),
             "use the vmctl that came with it, or restart it after an upgrade",
         ),
         Socket::Denied => note(
-            id,
             format!("{who}; user \"{}\" may not talk to it", host.caller.name),
             "\"socket owner\" in vm.conf says who may",
         ),
-        Socket::Odd(why) => fault(id, format!("{who} and does not answer: {why}"), restart),
+        Socket::Odd(why) => fault(format!("{who} and does not answer: {why}"), restart),
         Socket::Missing | Socket::Stale | Socket::OtherFile(_) => {
-            fault(id, format!("{who}, but nobody listens on its control socket"), restart)
+            fault(format!("{who}, but nobody listens on its control socket"), restart)
         }
     }
 }
 
 /// The control socket's name.
-pub fn socket(host: &Host) -> Finding {
-    let id = "socket";
+pub fn socket(host: &Host) -> Judged {
     let path = proto::client::SOCKET_PATH;
     match &host.socket {
         Socket::Missing if runs(host) => {
-            fault(id, format!("{path}: not there, though vmd runs"), "restart vmd: it creates it again")
+            fault(format!("{path}: not there, though vmd runs"), "restart vmd: it creates it again")
         }
         Socket::Missing if host.caller.uid == 0 && host.run != Seen::Is(()) => {
             let why = match &host.run {
@@ -168,31 +154,27 @@ pub fn socket(host: &Host) -> Finding {
                 Seen::Missing => "not there",
                 Seen::Denied | Seen::Is(()) => "root may not write to it",
             };
-            fault(id, format!("/run: {why}; vmd can't make its socket there"), "mount a tmpfs on /run")
+            fault(format!("/run: {why}; vmd can't make its socket there"), "mount a tmpfs on /run")
         }
-        Socket::Missing => ok(id, format!("{path}: not there, as no vmd runs")),
+        Socket::Missing => ok(format!("{path}: not there, as no vmd runs")),
         Socket::OtherFile("a directory") => {
-            fault(id, format!("{path}: a directory"), "remove it: vmd can't make its socket")
+            fault(format!("{path}: a directory"), "remove it: vmd can't make its socket")
         }
-        Socket::OtherFile(word) => warning(id, format!("{path}: {word}, no socket"), "start vmd: it replaces it"),
-        Socket::Stale => {
-            warning(id, format!("{path}: nobody listens"), "start vmd: it replaces what an earlier one left")
-        }
+        Socket::OtherFile(word) => warning(format!("{path}: {word}, no socket"), "start vmd: it replaces it"),
+        Socket::Stale => warning(format!("{path}: nobody listens"), "start vmd: it replaces what an earlier one left"),
         Socket::Denied => note(
-            id,
             format!("{path}: user \"{}\" may not connect", host.caller.name),
             "\"socket owner\" in vm.conf says who may",
         ),
-        Socket::Odd(why) => warning(id, format!("{path}: {why}"), "see daemon"),
-        Socket::Answers | Socket::Version { .. } => ok(id, format!("{path}: a vmd listens")),
+        Socket::Odd(why) => warning(format!("{path}: {why}"), "see daemon"),
+        Socket::Answers | Socket::Version { .. } => ok(format!("{path}: a vmd listens")),
     }
 }
 
 /// What a daemon that did not end well has left.
-pub fn leftovers(host: &Host) -> Finding {
-    let id = "leftovers";
+pub fn leftovers(host: &Host) -> Judged {
     if runs(host) {
-        return ok(id, "everything with vmd's mark belongs to the running daemon");
+        return ok("everything with vmd's mark belongs to the running daemon");
     }
     let marked = &host.marked;
     let mut left = Vec::new();
@@ -224,9 +206,8 @@ pub fn leftovers(host: &Host) -> Finding {
     left.extend(marked.files.iter().map(|file| format!("file {file}")));
     let by_hand = if by_hand.is_empty() { String::new() } else { format!("; by hand: \"{}\"", by_hand.join("; ")) };
     match left.as_slice() {
-        [] => ok(id, "nothing is left of an earlier vmd"),
+        [] => ok("nothing is left of an earlier vmd"),
         left => warning(
-            id,
             format!("left by a vmd that has ended: {}", left.join(", ")),
             format!("start vmd: it removes them{by_hand}"),
         ),

@@ -56,41 +56,56 @@ pub struct Finding {
     pub advice: Option<String>,
 }
 
+/// What is thought of one thing; each line of [`findings`] gives it its name.
+struct Judgement {
+    verdict: Verdict,
+    seen: String,
+    advice: Option<String>,
+}
+
+/// An error ends the judge early, as what it goes by could not be seen; it is told as well.
+type Judged = Result<Judgement, Judgement>;
+
 /// All findings, in the order in which they are shown: what everything needs comes first.
 pub fn findings(host: &Host) -> Vec<Finding> {
-    vec![
-        caller(host),
-        kvm::kernel(host),
-        kvm::cpu(host),
-        kvm::module(host),
-        kvm::device(host),
-        kvm::access(host),
-        kvm::guest(host),
-        daemon::program(host),
-        daemon::account(host),
-        daemon::configuration(host),
-        daemon::daemon(host),
-        daemon::socket(host),
-        daemon::leftovers(host),
-        walls::seccomp(host),
-        walls::landlock(host),
-        walls::cgroups(host),
-        walls::io_uring(host),
-        network::tun(host),
-        network::module(host, "bridge", "bridge", "switches whose bridge vmd makes"),
-        network::module(host, "vrf", "vrf", "rdomain"),
-        network::nftables(host),
-        network::forwarding(host, "forwarding-ipv4", Value::ForwardIpv4),
-        network::forwarding(host, "forwarding-ipv6", Value::ForwardIpv6),
-        network::firewall(host),
-        means::terminals(host),
-        means::memory(host),
-        means::huge_pages(host),
-        means::descriptors(host),
-        means::processes(host),
-        means::clock(host),
-        means::firmware(host),
-    ]
+    let judged = [
+        ("caller", caller(host)),
+        ("kernel", kvm::kernel(host)),
+        ("cpu", kvm::cpu(host)),
+        ("kvm-module", kvm::module(host)),
+        ("kvm-device", kvm::device(host)),
+        ("kvm-access", kvm::access(host)),
+        ("kvm-guest", kvm::guest(host)),
+        ("vmd", daemon::program(host)),
+        ("account", daemon::account(host)),
+        ("configuration", daemon::configuration(host)),
+        ("daemon", daemon::daemon(host)),
+        ("socket", daemon::socket(host)),
+        ("leftovers", daemon::leftovers(host)),
+        ("seccomp", walls::seccomp(host)),
+        ("landlock", walls::landlock(host)),
+        ("cgroups", walls::cgroups(host)),
+        ("io-uring", walls::io_uring(host)),
+        ("tun", network::tun(host)),
+        ("bridge", network::module(host, "bridge", "switches whose bridge vmd makes")),
+        ("vrf", network::module(host, "vrf", "rdomain")),
+        ("nftables", network::nftables(host)),
+        ("forwarding-ipv4", network::forwarding(host, Value::ForwardIpv4)),
+        ("forwarding-ipv6", network::forwarding(host, Value::ForwardIpv6)),
+        ("firewall", network::firewall(host)),
+        ("terminals", means::terminals(host)),
+        ("memory", means::memory(host)),
+        ("huge-pages", means::huge_pages(host)),
+        ("descriptors", means::descriptors(host)),
+        ("processes", means::processes(host)),
+        ("clock", means::clock(host)),
+        ("firmware", means::firmware(host)),
+    ];
+    let finding = |(id, judged): (&'static str, Judged)| {
+        let Judgement { verdict, seen, advice } = judged.unwrap_or_else(|unseen| unseen);
+        Finding { id, verdict, seen, advice }
+    };
+    judged.into_iter().map(finding).collect()
 }
 
 /// Bits of linux/capability.h.
@@ -101,72 +116,70 @@ const SYS_ADMIN: u64 = 1 << 21;
 const SYS_RESOURCE: u64 = 1 << 24;
 
 /// Who asks, and whether this root may do what vmd has to: in a container it may not.
-fn caller(host: &Host) -> Finding {
+fn caller(host: &Host) -> Judged {
     let caller = &host.caller;
     let seen = format!("user \"{}\" (uid {}), groups {}", caller.name, caller.uid, caller.groups.join(", "));
     if caller.uid != 0 {
-        return note("caller", seen, "only root is told everything, and only root can start vmd");
+        return note(seen, "only root is told everything, and only root can start vmd");
     }
     let needed = [("SETUID", SETUID), ("SETGID", SETGID), ("NET_ADMIN", NET_ADMIN), ("SYS_ADMIN", SYS_ADMIN)];
     let lacking: Vec<&str> =
         needed.iter().filter(|(_, bit)| caller.capabilities & bit == 0).map(|(name, _)| *name).collect();
     let seen_without = format!("{seen}, without the capabilities {}", lacking.join(", "));
     match lacking.as_slice() {
-        [] => ok("caller", seen),
-        ["NET_ADMIN"] => warning("caller", seen_without, "give it NET_ADMIN, or VMs have no network cards"),
-        ["SYS_ADMIN"] => warning("caller", seen_without, "give it SYS_ADMIN, or processes keep the host's namespaces"),
-        _ => fault("caller", seen_without, "start vmd as root with them; a container must be given them"),
+        [] => ok(seen),
+        ["NET_ADMIN"] => warning(seen_without, "give it NET_ADMIN, or VMs have no network cards"),
+        ["SYS_ADMIN"] => warning(seen_without, "give it SYS_ADMIN, or processes keep the host's namespaces"),
+        _ => fault(seen_without, "start vmd as root with them; a container must be given them"),
     }
 }
 
-fn ok(id: &'static str, seen: impl Into<String>) -> Finding {
-    Finding { id, verdict: Verdict::Ok, seen: seen.into(), advice: None }
+fn ok(seen: impl Into<String>) -> Judged {
+    Ok(Judgement { verdict: Verdict::Ok, seen: seen.into(), advice: None })
 }
 
-fn with(id: &'static str, verdict: Verdict, seen: impl Into<String>, advice: impl Into<String>) -> Finding {
-    Finding { id, verdict, seen: seen.into(), advice: Some(advice.into()) }
+fn with(verdict: Verdict, seen: impl Into<String>, advice: impl Into<String>) -> Judged {
+    Ok(Judgement { verdict, seen: seen.into(), advice: Some(advice.into()) })
 }
 
-fn note(id: &'static str, seen: impl Into<String>, advice: impl Into<String>) -> Finding {
-    with(id, Verdict::Note, seen, advice)
+fn note(seen: impl Into<String>, advice: impl Into<String>) -> Judged {
+    with(Verdict::Note, seen, advice)
 }
 
-fn warning(id: &'static str, seen: impl Into<String>, advice: impl Into<String>) -> Finding {
-    with(id, Verdict::Warning, seen, advice)
+fn warning(seen: impl Into<String>, advice: impl Into<String>) -> Judged {
+    with(Verdict::Warning, seen, advice)
 }
 
-fn fault(id: &'static str, seen: impl Into<String>, advice: impl Into<String>) -> Finding {
-    with(id, Verdict::Fault, seen, advice)
+fn fault(seen: impl Into<String>, advice: impl Into<String>) -> Judged {
+    with(Verdict::Fault, seen, advice)
 }
 
-/// What this caller may not see: a finding of its own.
-fn hidden(host: &Host, id: &'static str, what: &str) -> Finding {
-    let seen = format!("{what}: can't be told as user \"{}\"", host.caller.name);
-    note(
-        id,
-        seen,
-        if host.caller.uid == 0 { "run vmctl doctor outside the container" } else { "let root run vmctl doctor" },
-    )
+/// What this caller may not see.
+fn hidden(host: &Host, what: &str) -> Judged {
+    let root = host.caller.uid == 0;
+    let advice = if root { "run vmctl doctor outside the container" } else { "let root run vmctl doctor" };
+    note(format!("{what}: can't be told as user \"{}\"", host.caller.name), advice)
 }
 
 /// What could not be looked at.
-fn unread(id: &'static str, what: &str, why: &str) -> Finding {
-    note(id, format!("{what}: {why}"), "look at it by hand; nothing more is known about it")
+fn unread(what: &str, why: &str) -> Judged {
+    note(format!("{what}: {why}"), "look at it by hand; nothing more is known about it")
 }
 
-/// A thing that was seen, or the finding that it was not.
-fn known<'h, T>(host: &Host, id: &'static str, what: &str, seen: &'h Seen<T>) -> Result<&'h T, Finding> {
-    match seen {
-        Seen::Is(value) => Ok(value),
-        Seen::Missing => Err(note(id, format!("{what}: not there"), "mount /proc and /sys where vmctl runs")),
-        Seen::Denied => Err(hidden(host, id, what)),
-        Seen::Failed(why) => Err(unread(id, what, why)),
-    }
+/// A thing that was seen, or the judgement that it was not.
+fn known<'h, T>(host: &Host, what: &str, seen: &'h Seen<T>) -> Result<&'h T, Judgement> {
+    let unseen = match seen {
+        Seen::Is(value) => return Ok(value),
+        Seen::Missing => note(format!("{what}: not there"), "mount /proc and /sys where vmctl runs"),
+        Seen::Denied => hidden(host, what),
+        Seen::Failed(why) => unread(what, why),
+    };
+    unseen.and_then(Err)
 }
 
-/// A file of one value, or the finding that it was not seen.
-fn value<'h>(host: &'h Host, id: &'static str, what: &str, of: Value) -> Result<&'h str, Finding> {
-    known(host, id, what, host.values.get(&of).unwrap_or(&Seen::Missing)).map(String::as_str)
+/// A file of one value, or the judgement that it was not seen.
+fn value<'h>(host: &'h Host, what: &str, of: Value) -> Result<&'h str, Judgement> {
+    known(host, what, host.values.get(&of).unwrap_or(&Seen::Missing)).map(String::as_str)
 }
 
 fn module_of(host: &Host, name: &str) -> Module {

@@ -3,7 +3,7 @@
 use proto::privileged::{DOORS, FIREWALLD, TABLE};
 use sys::netlink::nft::{Hook, Listed};
 
-use super::{Finding, has_driver, hidden, known, module_of, note, ok, other_device, rights, unread, value, warning};
+use super::{Judged, has_driver, hidden, known, module_of, note, ok, other_device, rights, unread, value, warning};
 use crate::doctor::ask::TUN;
 use crate::doctor::host::{Host, Module, Seen, Value};
 
@@ -11,48 +11,43 @@ use crate::doctor::host::{Host, Module, Seen, Value};
 const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
 
 /// /dev/net/tun: no network card without it.
-pub fn tun(host: &Host) -> Finding {
-    let id = "tun";
+pub fn tun(host: &Host) -> Judged {
     let without = "VMs with network cards do not start";
     let load = "\"modprobe tun\"; in a container, let it have the device 10:200";
     match &host.tun {
-        Seen::Missing => warning(id, format!("/dev/net/tun: not there; {without}"), load),
-        Seen::Denied => hidden(host, id, "/dev/net/tun"),
-        Seen::Failed(why) => unread(id, "/dev/net/tun", why),
+        Seen::Missing => warning(format!("/dev/net/tun: not there; {without}"), load),
+        Seen::Denied => hidden(host, "/dev/net/tun"),
+        Seen::Failed(why) => unread("/dev/net/tun", why),
         Seen::Is(node) => match (other_device(node, TUN), &node.opens) {
-            (Some(wrong), _) => {
-                warning(id, format!("/dev/net/tun: {wrong}; {without}"), format!("remove it, then {load}"))
-            }
-            (None, Seen::Is(())) => ok(id, format!("/dev/net/tun: device 10:200, {}", rights(node))),
+            (Some(wrong), _) => warning(format!("/dev/net/tun: {wrong}; {without}"), format!("remove it, then {load}")),
+            (None, Seen::Is(())) => ok(format!("/dev/net/tun: device 10:200, {}", rights(node))),
             (None, Seen::Denied) if host.caller.uid != 0 => {
                 let seen = format!("user \"{}\" may not open /dev/net/tun ({})", host.caller.name, rights(node));
-                note(id, seen, "nothing: vmd opens it as root")
+                note(seen, "nothing: vmd opens it as root")
             }
-            (None, Seen::Denied) => warning(id, format!("root may not open /dev/net/tun; {without}"), load),
-            (None, Seen::Missing) => warning(id, format!("/dev/net/tun: no driver behind it; {without}"), load),
+            (None, Seen::Denied) => warning(format!("root may not open /dev/net/tun; {without}"), load),
+            (None, Seen::Missing) => warning(format!("/dev/net/tun: no driver behind it; {without}"), load),
             (None, Seen::Failed(_))
                 if has_driver(host, "tun") == Some(false) && module_of(host, "tun") == Module::Loadable =>
             {
-                ok(id, "/dev/net/tun: its module is loaded when it is needed")
+                ok("/dev/net/tun: its module is loaded when it is needed")
             }
-            (None, Seen::Failed(why)) => warning(id, format!("/dev/net/tun: {why}; {without}"), load),
+            (None, Seen::Failed(why)) => warning(format!("/dev/net/tun: {why}; {without}"), load),
         },
     }
 }
 
 /// A module that some of vm.conf needs.
-pub fn module(host: &Host, id: &'static str, name: &'static str, needed_by: &str) -> Finding {
+pub fn module(host: &Host, name: &str, needed_by: &str) -> Judged {
     match module_of(host, name) {
-        Module::Present => ok(id, format!("the kernel has {name}")),
-        Module::BuiltIn => ok(id, format!("{name} is built in")),
-        Module::Loadable => ok(id, format!("{name} is loaded when it is needed")),
+        Module::Present => ok(format!("the kernel has {name}")),
+        Module::BuiltIn => ok(format!("{name} is built in")),
+        Module::Loadable => ok(format!("{name} is loaded when it is needed")),
         Module::Absent => warning(
-            id,
             format!("the kernel has no {name}: {needed_by} fails"),
             format!("install a kernel with the module {name}"),
         ),
         Module::Unknown => note(
-            id,
             format!("not loaded, and /lib/modules/{} has no list of what could be", host.release),
             format!("\"modprobe {name}\" tells, if {needed_by} is wanted"),
         ),
@@ -60,20 +55,17 @@ pub fn module(host: &Host, id: &'static str, name: &'static str, needed_by: &str
 }
 
 /// Whether the kernel has nftables.
-pub fn nftables(host: &Host) -> Finding {
-    let id = "nftables";
+pub fn nftables(host: &Host) -> Judged {
     let without = "local interfaces reach nothing but the host";
     match &host.chains {
         Seen::Is(chains) if module_of(host, "nft_masq") == Module::Absent => warning(
-            id,
             format!("{} chains, but no module nft_masq: {without}", chains.len()),
             "install a kernel with CONFIG_NFT_MASQ, or write \"local nat no\"",
         ),
-        Seen::Is(chains) => ok(id, format!("they answer; {} chains", chains.len())),
-        Seen::Denied => hidden(host, id, "tables of nftables"),
-        Seen::Missing => warning(id, format!("none: {without}"), "install a kernel with CONFIG_NF_TABLES"),
+        Seen::Is(chains) => ok(format!("they answer; {} chains", chains.len())),
+        Seen::Denied => hidden(host, "tables of nftables"),
+        Seen::Missing => warning(format!("none: {without}"), "install a kernel with CONFIG_NF_TABLES"),
         Seen::Failed(why) => warning(
-            id,
             format!("none: {why}; {without}"),
             "install a kernel with CONFIG_NF_TABLES, or write \"local nat no\"",
         ),
@@ -81,26 +73,21 @@ pub fn nftables(host: &Host) -> Finding {
 }
 
 /// Whether the host forwards by itself. vmd has it forward for local interfaces while there are any.
-pub fn forwarding(host: &Host, id: &'static str, of: Value) -> Finding {
+pub fn forwarding(host: &Host, of: Value) -> Judged {
     let ipv6 = of == Value::ForwardIpv6;
     let name = if ipv6 { "net.ipv6.conf.all.forwarding" } else { "net.ipv4.ip_forward" };
     if ipv6 && matches!(host.values.get(&of), Some(Seen::Missing)) {
-        return note(id, "the host has no IPv6", "nothing, unless guests are to use it");
+        return note("the host has no IPv6", "nothing, unless guests are to use it");
     }
-    match value(host, id, name, of) {
-        Err(finding) => finding,
-        Ok("0") => ok(id, format!("{name} is 0; vmd has the host forward while a local interface needs it")),
-        Ok(on) => ok(id, format!("{name} is {on}")),
+    match value(host, name, of)? {
+        "0" => ok(format!("{name} is 0; vmd has the host forward while a local interface needs it")),
+        on => ok(format!("{name} is {on}")),
     }
 }
 
 /// Other tools' rules that drop what guests send through the host.
-pub fn firewall(host: &Host) -> Finding {
-    let id = "firewall";
-    let chains = match known(host, id, "chains of firewalls", &host.chains) {
-        Ok(chains) => chains,
-        Err(finding) => return finding,
-    };
+pub fn firewall(host: &Host) -> Judged {
+    let chains = known(host, "chains of firewalls", &host.chains)?;
     let blocking: Vec<&Listed> = chains.iter().filter(|chain| blocks(chain)).collect();
     let closed: Vec<String> =
         blocking.iter().filter(|chain| door(chains, chain).is_none()).map(|chain| place(chain)).collect();
@@ -108,28 +95,22 @@ pub fn firewall(host: &Host) -> Finding {
         blocking.iter().filter_map(|chain| Some(format!("{} (by {})", place(chain), door(chains, chain)?))).collect();
     if !closed.is_empty() {
         let seen = format!("{} drops packets from guests on local interfaces and routed bridges", closed.join(", "));
-        return warning(id, seen, "accept there packets from and to the taps and bridges of VMs");
+        return warning(seen, "accept there packets from and to the taps and bridges of VMs");
     }
-    let legacy = host
-        .values
-        .get(&Value::LegacyTables)
-        .and_then(Seen::get)
-        .is_some_and(|names| names.split('\n').any(|name| name == "filter"));
-    if legacy {
+    let legacy = value(host, "tables of iptables", Value::LegacyTables);
+    if legacy.is_ok_and(|names| names.split('\n').any(|name| name == "filter")) {
         return note(
-            id,
             "iptables' older kind has a table \"filter\", whose policies can't be seen here",
             "\"iptables-legacy -S FORWARD\" shows whether it drops; accept taps and bridges of VMs there",
         );
     }
     match open.as_slice() {
-        [] => ok(id, "no chain drops forwarded packets"),
+        [] => ok("no chain drops forwarded packets"),
         open if blocking.iter().any(|chain| chain.table == FIREWALLD.0) => note(
-            id,
             format!("vmd lets its guests through {}, unless firewalld owns its table", open.join(", ")),
             "where vmd's log says that it takes no rule: \"firewall-cmd --zone=trusted --add-interface=\" the tap",
         ),
-        open => ok(id, format!("vmd lets its guests through {}", open.join(", "))),
+        open => ok(format!("vmd lets its guests through {}", open.join(", "))),
     }
 }
 

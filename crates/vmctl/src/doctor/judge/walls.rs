@@ -1,15 +1,14 @@
 //! What keeps a guest, and each process that serves it, from everything else; and rings, which some hosts forbid.
 
-use super::{Finding, Verdict, fault, known, note, ok, value, warning, with};
+use super::{Judged, fault, known, note, ok, value, warning};
 use crate::doctor::host::{Host, Seen, Value};
 use crate::doctor::look::CGROUPS;
 
 /// Filters of system calls: every process of vmd has one, and does not start without it.
-pub fn seccomp(host: &Host) -> Finding {
+pub fn seccomp(host: &Host) -> Judged {
     match &host.seccomp {
-        Ok(()) => ok("seccomp", "filters of system calls can be set"),
+        Ok(()) => ok("filters of system calls can be set"),
         Err(why) => fault(
-            "seccomp",
             format!("no filters of system calls: {why}"),
             "boot a kernel with CONFIG_SECCOMP_FILTER; a container must allow seccomp(2)",
         ),
@@ -17,11 +16,10 @@ pub fn seccomp(host: &Host) -> Finding {
 }
 
 /// Landlock: without, an empty root alone keeps files away.
-pub fn landlock(host: &Host) -> Finding {
+pub fn landlock(host: &Host) -> Judged {
     match &host.landlock {
-        Ok(version) => ok("landlock", format!("version {version}")),
+        Ok(version) => ok(format!("version {version}")),
         Err(why) => warning(
-            "landlock",
             format!("none: {why}; an empty root alone keeps the host's files from vmd's processes"),
             "boot a kernel from 5.13 on with CONFIG_SECURITY_LANDLOCK, and with landlock in \"lsm=\"",
         ),
@@ -29,12 +27,8 @@ pub fn landlock(host: &Host) -> Finding {
 }
 
 /// Control groups: without, VMs run, are held one process at a time, and have no limit of threads.
-pub fn cgroups(host: &Host) -> Finding {
-    let id = "cgroups";
-    let mounts = match known(host, id, "/proc/self/mountinfo", &host.cgroups) {
-        Ok(mounts) => mounts,
-        Err(finding) => return finding,
-    };
+pub fn cgroups(host: &Host) -> Judged {
+    let mounts = known(host, "/proc/self/mountinfo", &host.cgroups)?;
     let without = "VMs run without cgroups of their own";
     let Some(mount) = CGROUPS.iter().find_map(|place| mounts.iter().rfind(|mount| mount.place == *place)) else {
         let elsewhere: Vec<&str> = mounts.iter().map(|mount| mount.place.as_str()).collect();
@@ -42,12 +36,12 @@ pub fn cgroups(host: &Host) -> Finding {
             [] => format!("no cgroups of version 2 are mounted: {without}"),
             places => format!("cgroups of version 2 are at {}, not where vmd looks: {without}", places.join(", ")),
         };
-        return warning(id, seen, format!("\"mount -t cgroup2 cgroup2 {}\"", CGROUPS[0]));
+        return warning(seen, format!("\"mount -t cgroup2 cgroup2 {}\"", CGROUPS[0]));
     };
     let place = &mount.place;
     if mount.read_only {
         let seen = format!("{place} is mounted for reading only: {without}");
-        return warning(id, seen, "let the container have cgroups of its own, for writing");
+        return warning(seen, "let the container have cgroups of its own, for writing");
     }
     let own = host.own_cgroup.get().map_or("/", String::as_str);
     match &mount.home {
@@ -56,7 +50,6 @@ pub fn cgroups(host: &Host) -> Finding {
         Seen::Missing => {
             let seen = format!("{place} does not have the caller's own cgroup {own}: {without} if vmd is started here");
             return warning(
-                id,
                 seen,
                 "start vmd where its cgroup can be seen: in the container's own namespace of cgroups",
             );
@@ -64,34 +57,29 @@ pub fn cgroups(host: &Host) -> Finding {
         Seen::Denied | Seen::Failed(_) => {
             let seen = format!("no cgroup can be made in the caller's own, {own}: {without} if vmd is started here");
             return warning(
-                id,
                 seen,
                 "let vmd be a service with Delegate=yes, or the container have its cgroup for writing",
             );
         }
     }
     if mount.controllers.iter().any(|name| name == "pids") {
-        return ok(id, format!("version 2 at {place}, with {}", mount.controllers.join(", ")));
+        return ok(format!("version 2 at {place}, with {}", mount.controllers.join(", ")));
     }
     let seen = format!("version 2 at {place}, without the controller pids: a VM's threads are not limited");
-    note(id, seen, "use version 2 alone (systemd.unified_cgroup_hierarchy=1), with cgroup.controllers that name pids")
+    note(seen, "use version 2 alone (systemd.unified_cgroup_hierarchy=1), with cgroup.controllers that name pids")
 }
 
 /// io_uring: without, disks are served by threads.
-pub fn io_uring(host: &Host) -> Finding {
-    let id = "io-uring";
+pub fn io_uring(host: &Host) -> Judged {
     let slower = "disks are served without it, with a system call each";
-    let setting = value(host, id, "kernel.io_uring_disabled", Value::IoUringDisabled).unwrap_or("0"); // before Linux 6.6 there is none
+    let setting = value(host, "kernel.io_uring_disabled", Value::IoUringDisabled).unwrap_or("0"); // before Linux 6.6 there is none
     match (&host.io_uring, setting) {
         (_, "1" | "2") => note(
-            id,
             format!("kernel.io_uring_disabled is {setting}: {slower}"),
             "\"sysctl kernel.io_uring_disabled=0\", if disks are to be faster",
         ),
-        (Ok(()), _) => ok(id, "rings can be made"),
-        (Err(why), _) => with(
-            id,
-            Verdict::Note,
+        (Ok(()), _) => ok("rings can be made"),
+        (Err(why), _) => note(
             format!("no ring: {why}; {slower}"),
             "a kernel with CONFIG_IO_URING, and a container's filter that allows io_uring_setup(2)",
         ),
