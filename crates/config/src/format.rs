@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 
-use model::{Allow, BootDevice, Disk, Nic, Owner, Sev, Switch, Vm};
+use model::{Allow, Disk, Nic, Owner, Sev, Switch, Vm};
 
 use crate::globals::{Config, Globals, LocalInet6};
 
@@ -124,11 +124,8 @@ impl Writer<'_> {
         if let Some(least) = vm.balloon {
             self.line(&format!("\tballoon {}", least.bytes()));
         }
-        match vm.boot_device {
-            Some(BootDevice::Cdrom) => self.line("\tboot device cdrom"),
-            Some(BootDevice::Disk) => self.line("\tboot device disk"),
-            Some(BootDevice::Net) => self.line("\tboot device net"),
-            None => {}
+        if let Some(device) = vm.boot_device {
+            self.line(&format!("\tboot device {}", device.word()));
         }
         vm.disks.iter().for_each(|disk| self.disk(disk));
         vm.nics.iter().for_each(|nic| self.nic(nic));

@@ -29,18 +29,35 @@ pub enum PrefixError {
     BadMask,
 }
 
-/// An IPv4 network of 1 to 16 bits.
+/// A network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Prefix4 {
-    address: Ipv4Addr,
+pub struct Prefix<A> {
+    address: A,
     length: u8,
 }
 
+/// An IPv4 network of 1 to 16 bits.
+pub type Prefix4 = Prefix<Ipv4Addr>;
+
 /// An IPv6 network of 0 to 64 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Prefix6 {
-    address: Ipv6Addr,
-    length: u8,
+pub type Prefix6 = Prefix<Ipv6Addr>;
+
+impl<A> Prefix<A> {
+    /// The network's first address.
+    pub fn address(self) -> A {
+        self.address
+    }
+
+    /// How many bits the network has.
+    pub fn length(&self) -> u8 {
+        self.length
+    }
+}
+
+impl<A: fmt::Display> fmt::Display for Prefix<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
 }
 
 impl Prefix4 {
@@ -58,16 +75,6 @@ impl Prefix4 {
             _ => Err(PrefixError::BadMask),
         }
     }
-
-    /// The network's first address.
-    pub fn address(self) -> Ipv4Addr {
-        self.address
-    }
-
-    /// How many bits the network has: 1 to 16.
-    pub fn length(self) -> u8 {
-        self.length
-    }
 }
 
 impl Prefix6 {
@@ -82,28 +89,6 @@ impl Prefix6 {
             0 => Ok(Self { address, length }),
             _ => Err(PrefixError::BadMask),
         }
-    }
-
-    /// The network's first address.
-    pub fn address(self) -> Ipv6Addr {
-        self.address
-    }
-
-    /// How many bits the network has: 0 to 64.
-    pub fn length(self) -> u8 {
-        self.length
-    }
-}
-
-impl fmt::Display for Prefix4 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
-    }
-}
-
-impl fmt::Display for Prefix6 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
     }
 }
 

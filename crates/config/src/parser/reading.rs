@@ -1,6 +1,8 @@
 //! What all blocks read with: a token, a word, a string, a number, the end of a line; and what is said where another
 //! stands.
 
+use model::NameError;
+
 use super::{Parser, Read, Stop, Text};
 use crate::fault::{Fault, Slip};
 use crate::input::Span;
@@ -170,6 +172,23 @@ impl Parser<'_> {
             self.error(Fault::NotUtf8 { what: what.to_owned(), text: text.shown() }, text.span);
         }
         right
+    }
+
+    /// What a text was read as by the type that knows its rule; `fault` says of the text why it does not hold.
+    pub(super) fn checked<T>(
+        &mut self,
+        text: &Text,
+        read: Result<T, NameError>,
+        fault: impl FnOnce(NameError, String) -> Fault,
+    ) -> Option<T> {
+        match read {
+            _ if text.bad => None,
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.error(fault(why, text.shown()), text.span);
+                None
+            }
+        }
     }
 }
 

@@ -77,29 +77,17 @@ impl Parser<'_> {
 
     /// The name of a switch that a block defines or an interface names.
     pub(super) fn switch_name(&mut self, text: &Text) -> Option<SwitchName> {
-        if text.bad {
-            return None;
-        }
-        let fault = match SwitchName::new(&text.bytes) {
-            Ok(name) => return Some(name),
-            Err(NameError::TooLong(_)) => Fault::SwitchNameTooLong { name: text.shown() },
-            Err(_) => Fault::SwitchNameInvalid { name: text.shown() },
-        };
-        self.error(fault, text.span);
-        None
+        self.checked(text, SwitchName::new(&text.bytes), |why, name| match why {
+            NameError::TooLong(_) => Fault::SwitchNameTooLong { name },
+            _ => Fault::SwitchNameInvalid { name },
+        })
     }
 
     fn bridge(&mut self, text: &Text) -> Option<IfName> {
-        if text.bad {
-            return None;
-        }
-        let fault = match IfName::new(&text.bytes) {
-            Ok(name) => return Some(name),
-            Err(NameError::TooLong(_)) => Fault::SwitchInterfaceTooLong { name: text.shown() },
-            Err(_) => Fault::SwitchInterfaceInvalid { name: text.shown() },
-        };
-        self.error(fault, text.span);
-        None
+        self.checked(text, IfName::new(&text.bytes), |why, name| match why {
+            NameError::TooLong(_) => Fault::SwitchInterfaceTooLong { name },
+            _ => Fault::SwitchInterfaceInvalid { name },
+        })
     }
 
     /// `group NAME`, of a switch or an interface. An empty name means no group.

@@ -58,16 +58,10 @@ impl Parser<'_> {
     }
 
     fn vm_name(&mut self, text: &Text, template: bool) -> Option<VmName> {
-        if text.bad {
-            return None;
-        }
-        let fault = match VmName::new(&text.bytes) {
-            Ok(name) => return Some(name),
-            Err(NameError::TooLong(_)) => Fault::VmNameTooLong { name: text.shown(), template },
-            Err(_) => Fault::VmNameInvalid { name: text.shown() },
-        };
-        self.error(fault, text.span);
-        None
+        self.checked(text, VmName::new(&text.bytes), |why, name| match why {
+            NameError::TooLong(_) => Fault::VmNameTooLong { name, template },
+            _ => Fault::VmNameInvalid { name },
+        })
     }
 
     fn vm_option(&mut self, draft: &mut Draft) -> Read<()> {
@@ -78,20 +72,7 @@ impl Parser<'_> {
                 self.error(Fault::SwitchInVm, option);
                 return Err(Stop::SkipLine);
             }
-            Keyword::Enable
-            | Keyword::Disable
-            | Keyword::Sev
-            | Keyword::SevEs
-            | Keyword::Disk
-            | Keyword::Local
-            | Keyword::Interface
-            | Keyword::Boot
-            | Keyword::Cdrom
-            | Keyword::Interfaces
-            | Keyword::Cpus
-            | Keyword::Memory
-            | Keyword::Owner
-            | Keyword::Allow => self.advance(),
+            word if Block::Vm.has(word.text().as_bytes()) => self.advance(),
             _ => return self.misplaced(Block::Vm),
         }
         let vm = &mut draft.request.vm;
@@ -111,9 +92,7 @@ impl Parser<'_> {
             Keyword::Interfaces => return self.interfaces(draft, option),
             Keyword::Cpus => return self.cpus(draft, option),
             Keyword::Memory => return self.memory(draft, option),
-            Keyword::Owner => {
-                vm.owner = self.owner()?;
-            }
+            Keyword::Owner => vm.owner = self.owner()?,
             Keyword::Allow => return self.allow(&mut draft.request.vm.allow),
             _ => {}
         }
@@ -123,58 +102,45 @@ impl Parser<'_> {
     /// The options that OpenBSD does not have; their words are not reserved.
     fn our_option(&mut self, draft: &mut Draft) -> Read<()> {
         let option = self.token.span;
-        match self.plain_word() {
-            Some(word) if word == INITRD.as_bytes() => {
-                self.advance();
+        let ours = [INITRD, BALLOON, CMDLINE, DESCRIPTION];
+        let word = ours.into_iter().find(|word| self.plain_word() == Some(word.as_bytes()));
+        let Some(word) = word else { return self.misplaced(Block::Vm) };
+        self.advance();
+        match word {
+            INITRD => {
                 let text = self.texts("an initial RAM disk's path")?;
                 self.once(draft, INITRD, option);
                 draft.request.vm.initrd = self.existing(&text, "initrd");
-                Ok(())
             }
-            Some(word) if word == BALLOON.as_bytes() => {
-                self.advance();
+            BALLOON => {
                 self.once(draft, BALLOON, option);
                 draft.request.vm.balloon = Some(MemorySize::LEAST_BOOTABLE);
                 if self.is_size() {
                     draft.request.vm.balloon = self.memory_size()?;
                 }
-                Ok(())
             }
-            Some(word) if word == CMDLINE.as_bytes() => {
-                self.advance();
+            CMDLINE => {
                 let text = self.texts("a kernel command line")?;
                 self.once(draft, CMDLINE, option);
-                draft.request.vm.cmdline = self.checked(&text, "kernel command line", CommandLine::new);
-                Ok(())
+                let line = CommandLine::new(&text.bytes);
+                draft.request.vm.cmdline = self.checked_text(&text, "kernel command line", line);
             }
-            Some(word) if word == DESCRIPTION.as_bytes() => {
-                self.advance();
+            _ => {
                 let text = self.texts("a description")?;
                 self.once(draft, DESCRIPTION, option);
-                draft.request.vm.description = self.checked(&text, "description", Description::new);
-                Ok(())
+                let description = Description::new(&text.bytes);
+                draft.request.vm.description = self.checked_text(&text, "description", description);
             }
-            _ => self.misplaced(Block::Vm),
         }
+        Ok(())
     }
 
-    /// A text of whose rule its type knows.
-    fn checked<'t, T>(
-        &mut self,
-        text: &'t Text,
-        what: &'static str,
-        make: impl FnOnce(&'t [u8]) -> Result<T, NameError>,
-    ) -> Option<T> {
-        if text.bad {
-            return None;
-        }
-        let fault = match make(&text.bytes) {
-            Ok(value) => return Some(value),
-            Err(NameError::NotUtf8) => Fault::NotUtf8 { what: what.to_owned(), text: text.shown() },
-            Err(reason) => Fault::TextRefused { what, length: text.bytes.len(), reason },
-        };
-        self.error(fault, text.span);
-        None
+    fn checked_text<T>(&mut self, text: &Text, what: &'static str, read: Result<T, NameError>) -> Option<T> {
+        let length = text.bytes.len();
+        self.checked(text, read, |reason, text| match reason {
+            NameError::NotUtf8 => Fault::NotUtf8 { what: what.to_owned(), text },
+            reason => Fault::TextRefused { what, length, reason },
+        })
     }
 
     /// Notes a second use of what may be given once.
@@ -234,12 +200,9 @@ impl Parser<'_> {
     /// `boot device DEVICE`, or `boot PATH`
     fn boot(&mut self, draft: &mut Draft, option: Span) -> Read<()> {
         if self.taken(Keyword::Device) {
-            draft.request.vm.boot_device = Some(match self.token.kind {
-                Kind::Word(Keyword::Cdrom) => BootDevice::Cdrom,
-                Kind::Word(Keyword::Disk) => BootDevice::Disk,
-                Kind::Word(Keyword::Net) => BootDevice::Net,
-                _ => return self.bad_boot_device(),
-            });
+            let word = if let Kind::Word(keyword) = self.token.kind { keyword.text() } else { "" };
+            let Some(device) = BootDevice::of_word(word.as_bytes()) else { return self.bad_boot_device() };
+            draft.request.vm.boot_device = Some(device);
             self.advance();
             return Ok(());
         }
