@@ -73,11 +73,13 @@ impl Vmm {
         Ok(Start { vm, told: spec.told, front_end, resource: fds.next() })
     }
 
-    /// Tells vmm that the device is served from now on, and serves it to its end.
+    /// Tells vmm that the device is served from now on, serves it to its end, and tells that too.
     pub fn serve<D: Device>(mut self, front_end: UnixStream, device: D) -> Result<(), Fatal> {
         self.0.send(&ToVmm::Ready, Vec::new())?;
         let ended = serve_vhost::serve(front_end, device, Some(&mut self))?;
         log::debug!("ended: {ended:?}");
+        // vmm may be what is gone.
+        let _ = self.0.send(&ToVmm::Ended, Vec::new());
         Ok(())
     }
 

@@ -143,6 +143,7 @@ fn vioblk_serves_in_its_sandbox_and_ends_with_the_vm() {
     assert_eq!(request(&vmm, &mut driver, 8, &[Part::In(BUFFERS + 0x3000, 20)]), 0);
     assert_eq!(vmm.guest.read(BUFFERS + 0x3000, 6), *b"web-0\0");
     drop(vmm);
+    assert_eq!(process.told(), ToVmm::Ended);
     assert!(process.ended().success(), "{}", process.said());
     let mut bytes = vec![0; 4096];
     file.seek(SeekFrom::Start(0)).unwrap();
@@ -158,6 +159,17 @@ fn vioblk_ends_when_vmm_is_gone() {
     assert_eq!(process.told(), ToVmm::Ready);
     let (gone, _) = sys::seqpacket::pair().unwrap();
     drop(std::mem::replace(&mut process.channel, Channel::new(gone)));
+    assert!(process.ended().success(), "{}", process.said());
+}
+
+#[test]
+fn vioblk_ends_when_vmm_says_no_more_and_its_last_word_is_heard() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let (mut process, _socket) = vioblk(&file, blk_description(DiskFormat::Raw, false));
+    assert_eq!(process.told(), ToVmm::Ready);
+    rustix::net::shutdown(&process.channel, rustix::net::Shutdown::Write).unwrap();
+    assert_eq!(process.told(), ToVmm::Ended);
     assert!(process.ended().success(), "{}", process.said());
 }
 

@@ -194,6 +194,8 @@ pub enum ToVmm {
         /// Its configuration space is another now: the guest is to hear of it.
         changed: bool,
     },
+    /// Its last message: its front end or vmm is gone, and all is flushed. A process that ends without it has died.
+    Ended,
     /// What it has learned of its guest, at most once within [`REPORT_EVERY`].
     Report(Report),
 }
@@ -247,7 +249,7 @@ impl Message for ToVmm {
 
     fn fds(&self) -> usize {
         match self {
-            ToVmm::Ready | ToVmm::Failed(_) | ToVmm::Answered { .. } | ToVmm::Report(_) => 0,
+            ToVmm::Ready | ToVmm::Failed(_) | ToVmm::Answered { .. } | ToVmm::Ended | ToVmm::Report(_) => 0,
         }
     }
 }

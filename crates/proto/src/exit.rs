@@ -1,4 +1,4 @@
-//! Exit statuses of a VM's process, read by vmm (openbsd/daemon.md, 1.7 and 2.6).
+//! How a VM ended, as the last message of its process says and its exit status repeats (openbsd/daemon.md, 1.7 and 2.6).
 
 /// The guest powered off, or was stopped.
 pub const POWERED_OFF: u8 = 0;

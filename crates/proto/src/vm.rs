@@ -61,7 +61,7 @@ pub struct Description {
     pub debug: bool,
 }
 
-/// What the VM's process says. How it ended, its exit status says (`exit`).
+/// What the VM's process says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToVmm {
     /// The VM is made, its kernel loaded, its vCPUs run.
@@ -75,6 +75,11 @@ pub enum ToVmm {
     },
     /// Answers `Order`: whether the guest stands still now, or why it was not done.
     Done(Order, Result<bool, Failure>),
+    /// Its last message: how it ended. A process that ends without it has failed.
+    Ended {
+        /// One of `exit`'s.
+        status: u8,
+    },
 }
 
 impl Message for ToVm {
@@ -94,7 +99,7 @@ impl Message for ToVmm {
 
     fn fds(&self) -> usize {
         match self {
-            ToVmm::Started | ToVmm::Failed(_) | ToVmm::Leaving { .. } | ToVmm::Done(..) => 0,
+            ToVmm::Started | ToVmm::Failed(_) | ToVmm::Leaving { .. } | ToVmm::Ended { .. } | ToVmm::Done(..) => 0,
         }
     }
 }

@@ -322,6 +322,7 @@ fn vmm_and_vm() {
         ToVmm::Started,
         ToVmm::Failed(failure()),
         ToVmm::Leaving { reboot: false },
+        ToVmm::Ended { status: exit::REBOOTED },
         ToVmm::Done(Order::Pause, Ok(true)),
         ToVmm::Done(Order::Unpause, Err(failure())),
     ];
@@ -338,7 +339,7 @@ fn vmm_and_device() {
     travel(0, vec![ToDevice::Ask(device::Ask::Memory(memory())), ToDevice::Verbose { debug: false }]);
     let answered = |changed| ToVmm::Answered { changed };
     let report = ToVmm::Report(report());
-    travel(0, vec![ToVmm::Ready, ToVmm::Failed(failure()), answered(true), answered(false), report]);
+    travel(0, vec![ToVmm::Ready, ToVmm::Failed(failure()), answered(true), answered(false), ToVmm::Ended, report]);
 }
 
 #[test]

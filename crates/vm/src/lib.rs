@@ -2,7 +2,7 @@
 //!
 //! Started by vmm, it has one channel, and all else comes on it: /dev/kvm, the console, the kernel, a socket for each device's
 //! process. It makes the VM, closes /dev/kvm, gives up the right to make another, loads the kernel and runs. It never sees a
-//! path, a disk or a tap, and never executes anything. How the guest ended is its exit status (`proto::exit`).
+//! path, a disk or a tap, and never executes anything. How the guest ended is its last word (`proto::exit`).
 //!
 //! ```text
 //! vmm ──description──► description ─► machine ─► running (event loop) ◄─eventfd─ outside ◄─effects─ hw::Chipset
@@ -54,7 +54,11 @@ pub fn run(socket: OwnedFd, verbose: u8) -> u8 {
 pub fn serve(socket: OwnedFd, narrow: impl FnOnce() -> Result<(), sandbox::Error>) -> u8 {
     let mut channel = Channel::new(socket);
     match start_and_run(&mut channel, narrow) {
-        Ok(status) => status,
+        Ok(status) => {
+            // vmm may be what is gone.
+            let _ = channel.send(&ToVmm::Ended { status }, Vec::new());
+            status
+        }
         Err(error) => {
             error!("{error}");
             // vmm may be what failed.

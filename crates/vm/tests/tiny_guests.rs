@@ -99,6 +99,7 @@ impl Tiny {
 
     fn ends_with(mut self, reboot: bool, status: u8) {
         assert_eq!(self.hear(), Some(ToVmm::Leaving { reboot }));
+        assert_eq!(self.hear(), Some(ToVmm::Ended { status }));
         assert_eq!(self.status(), status);
     }
 

@@ -20,6 +20,9 @@ use super::running::{Action, Event, Member, Process, Run, Running, Title};
 
 /// Messages read from one process in one turn of the loop, so that a flood of one does not hold the others.
 const MAX_HEARD: usize = 16;
+/// Turns of reading that one process gets after its end: more than a socket holds, and not without end, as it may have given
+/// its socket away.
+const MAX_LAST_TURNS: usize = 64;
 
 /// vmm: its peers, its table, what it holds.
 pub struct Edge {
@@ -138,7 +141,7 @@ impl Edge {
                 self.told(process, |living| living.talk.as_mut().map(|talk| Ok(talk.tell_device(&message, fds?))));
             }
             Action::Release(run) => self.held.release(run),
-            Action::HangUp(run) => self.hang_up_all(run),
+            Action::HangUp(run) => self.say_no_more(run),
             Action::Kill(process, signal) => self.kill(process, signal),
             Action::Reply(message) => self.reply(&message),
             Action::Log(level, text) => log::log!(level, "{text}"),
@@ -181,8 +184,9 @@ impl Edge {
 
     fn sent(&mut self, process: Process, sent: Result<(), Unsent>) {
         match sent {
-            Ok(()) => self.watch_for_room(process),
-            Err(Unsent::Gone) => self.hang_up(process),
+            Ok(()) => self.watch_for_room(process, true),
+            // What it said before is still to be heard.
+            Err(Unsent::Gone) => self.watch_for_room(process, false),
             Err(Unsent::Broken(why)) => {
                 self.hang_up(process);
                 self.queue.push_back(Event::Broken(process, why));
@@ -190,9 +194,9 @@ impl Edge {
         }
     }
 
-    fn watch_for_room(&mut self, process: Process) {
+    fn watch_for_room(&mut self, process: Process, takes_more: bool) {
         let Some(talk) = self.living.get(&process).and_then(|living| living.talk.as_ref()) else { return };
-        let interest = if talk.wants_write() { Interest::ReadWrite } else { Interest::Read };
+        let interest = if takes_more && talk.wants_write() { Interest::ReadWrite } else { Interest::Read };
         if let Err(error) = self.events.change(talk, interest) {
             self.queue.push_back(Event::Broken(process, error.to_string()));
         }
@@ -205,7 +209,8 @@ impl Edge {
         }
     }
 
-    fn hear(&mut self, process: Process) {
+    /// True where there may be more.
+    fn hear(&mut self, process: Process) -> bool {
         for _ in 0..MAX_HEARD {
             let talk = self.living.get_mut(&process).and_then(|living| living.talk.as_mut());
             match talk.map_or(Heard::Nothing, |talk| talk.hear(process)) {
@@ -215,15 +220,19 @@ impl Edge {
                     }
                     self.happened(event, Vec::new());
                 }
-                Heard::Nothing => return,
-                Heard::End => return self.hang_up(process), // its exit tells the rest
+                Heard::Nothing => return false,
+                Heard::End => {
+                    self.hang_up(process); // its exit tells the rest
+                    return false;
+                }
             }
         }
+        true
     }
 
-    /// An end of a process that may have said why just before.
+    /// The end of a process. All that it had said before counts.
     fn reap(&mut self, process: Process) -> io::Result<()> {
-        self.hear(process);
+        (0..MAX_LAST_TURNS).take_while(|_| self.hear(process)).for_each(drop);
         let Some(living) = self.living.get_mut(&process) else { return Ok(()) };
         let Some(exit) = living.child.try_wait()? else { return Ok(()) };
         self.hang_up(process);
@@ -234,10 +243,12 @@ impl Edge {
         Ok(())
     }
 
-    fn hang_up_all(&mut self, run: Run) {
-        let processes: Vec<Process> = self.living.keys().filter(|process| process.run == run).copied().collect();
-        for process in processes {
-            self.hang_up(process);
+    fn say_no_more(&mut self, run: Run) {
+        let of_run = self.living.iter().filter(|(process, _)| process.run == run);
+        for talk in of_run.filter_map(|(_, living)| living.talk.as_ref()) {
+            if let Err(error) = rustix::net::shutdown(talk, rustix::net::Shutdown::Write) {
+                log::debug!("channel of a process that ends: {error}");
+            }
         }
     }
 

@@ -142,7 +142,7 @@ pub enum Action {
     TellDevice(Process, ToDevice),
     /// Close all that is still held for a launch; its processes stay.
     Release(Run),
-    /// Close the channels to a launch's processes, which tells devices to end.
+    /// Close our direction of the channels to a launch's processes, which tells devices to end. What they still say is heard.
     HangUp(Run),
     /// Send a signal; to a process that has ended it does nothing.
     Kill(Process, Signal),
@@ -191,6 +191,8 @@ struct Vm {
     /// Those that have been described, by index: in the order that the guest sees.
     devices: BTreeMap<u8, Spec>,
     alive: BTreeSet<Member>,
+    /// The last messages of processes that end: of the vm process one of `proto::exit`, of a device 0.
+    last_words: BTreeMap<Member, u8>,
     /// How often the guest changed its mind about shutting down.
     wishes: u8,
     orders: Orders,

@@ -87,7 +87,21 @@ impl Machine {
         self.event(Event::Vm(run, message))
     }
 
+    /// A process that ends as ours do: one with a status of its own says it before.
     fn exit(&mut self, run: Run, member: Member, exit: Exit) -> Vec<Action> {
+        let said = match (member, exit) {
+            (Member::Vm, Exit::Code(code)) => {
+                u8::try_from(code).map_or_else(|_| vec![], |status| self.vm(run, FromVm::Ended { status }))
+            }
+            (Member::Device(_), Exit::Code(0)) => self.event(Event::Device(Process { run, member }, FromDevice::Ended)),
+            (Member::Vm | Member::Device(_), Exit::Code(_) | Exit::Signal(_)) => vec![],
+        };
+        assert_eq!(said, [], "a last word is only kept");
+        self.dies(run, member, exit)
+    }
+
+    /// A process that ends without a last word.
+    fn dies(&mut self, run: Run, member: Member, exit: Exit) -> Vec<Action> {
         self.event(Event::Exited(Process { run, member }, exit))
     }
 

@@ -14,6 +14,7 @@ impl Running {
                 vm.fail(Failure::new(failure.code, text), out);
             }
             FromVm::Leaving { reboot } => self.leaving(run, reboot, out),
+            FromVm::Ended { status } => self.last_word(run, Member::Vm, status),
             FromVm::Done(order, result) => self.vm_answered(run, order, result, now, out),
         }
     }
@@ -29,6 +30,13 @@ impl Running {
         let Some((id, vm)) = self.of_run(run) else { return };
         let printable = |failure: Failure| Failure::new(failure.code, sys::logpipe::printable(failure.text.as_bytes()));
         vm.answered(id, order, result.map_err(printable), now, out);
+    }
+
+    /// What a process says before it ends. This decides, and not the exit status, which its starter alone can read.
+    pub(super) fn last_word(&mut self, run: Run, member: Member, status: u8) {
+        if let Some((_, vm)) = self.of_run(run) {
+            vm.last_words.insert(member, status);
+        }
     }
 
     /// The guest's own wish. One that was told to stop has none: its reset ends it (openbsd/daemon.md, 2.4).
@@ -136,7 +144,7 @@ impl Vm {
     fn vm_exited(&mut self, exit: Exit, now: Instant, out: &mut Vec<Action>) {
         let failed = |what: &str| Failure::new(Code::Io, format!("vm process {what}: {exit}"));
         let end = match &self.life {
-            Life::Up { course, .. } => match (course, code(exit)) {
+            Life::Up { course, .. } => match (course, self.last_words.get(&Member::Vm).copied()) {
                 (_, Some(exit::POWERED_OFF)) => End::PoweredOff,
                 (Course::Running, Some(exit::REBOOTED)) => End::Rebooted,
                 // A reset at the end of a shutdown is no reboot.
@@ -157,23 +165,23 @@ impl Vm {
     }
 
     fn device_exited(&mut self, device: Member, exit: Exit, now: Instant, out: &mut Vec<Action>) {
-        let name = self.called(device);
+        let (name, in_peace) = (self.called(device), self.last_words.contains_key(&device));
         match &mut self.life {
             // The vm process has failed and closed their socket; why is still to be read from it, or from its status.
-            Life::Preparing { deadline, left, .. } | Life::Beginning { deadline, left, .. } if exit.is_success() => {
+            Life::Preparing { deadline, left, .. } | Life::Beginning { deadline, left, .. } if in_peace => {
                 left.get_or_insert(device);
                 *deadline = (now + KILL_AFTER).min(*deadline);
             }
             Life::Described | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
                 self.left_early(device, &exit.to_string(), out);
             }
-            // It exits with 0 when the vm process closed their socket: that is ending too, and its status says why.
-            Life::Up { left, .. } if exit.is_success() => {
+            // It ends in peace when the vm process closed their socket: that is ending too, and its last word says why.
+            Life::Up { left, .. } if in_peace => {
                 left.get_or_insert((device, now + KILL_AFTER));
             }
             Life::Up { .. } => self.device_died(device, &exit.to_string(), now, out),
             // It died first, and the vm process noticed it sooner than we did.
-            Life::Ending { outcome: Outcome::Ended(End::Failed(failure)), deadline: Some(_) } if !exit.is_success() => {
+            Life::Ending { outcome: Outcome::Ended(End::Failed(failure)), deadline: Some(_) } if !in_peace => {
                 let text = format!("{name} ended: {exit}");
                 *failure = Failure::new(Code::Io, &text);
                 out.push(self.log(Level::Error, text));
@@ -200,7 +208,7 @@ impl Vm {
         match &mut self.life {
             Life::Preparing { left: Some(device), .. } | Life::Beginning { left: Some(device), .. } => {
                 let device = *device;
-                self.left_early(device, "exit status 0", out);
+                self.left_early(device, "without an error", out);
             }
             Life::Preparing { waiting, .. } => {
                 let waiting = std::mem::take(waiting);
@@ -213,7 +221,7 @@ impl Vm {
             }
             Life::Up { left: Some((device, deadline)), .. } if *deadline <= now => {
                 let device = *device;
-                self.device_died(device, "exit status 0", now, out);
+                self.device_died(device, "without an error", now, out);
             }
             Life::Up { course: Course::Stopping(stage), .. } => match stage {
                 Stage::Asked(_) => {
@@ -237,13 +245,5 @@ impl Vm {
             }
             Life::Described | Life::Spawning { .. } | Life::Up { .. } => {}
         }
-    }
-}
-
-/// Its exit status, if it is one.
-fn code(exit: Exit) -> Option<u8> {
-    match exit {
-        Exit::Code(code) => u8::try_from(code).ok(),
-        Exit::Signal(_) => None,
     }
 }

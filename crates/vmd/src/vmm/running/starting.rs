@@ -26,6 +26,7 @@ impl Running {
                 start,
                 devices: BTreeMap::new(),
                 alive: BTreeSet::new(),
+                last_words: BTreeMap::new(),
                 wishes: 0,
                 orders: Orders::default(),
                 talks: BTreeMap::new(),
@@ -192,6 +193,7 @@ impl Running {
                 vm.fail(Failure::new(failure.code, text), out);
             }
             FromDevice::Answered { changed } => vm.device_answered(process.member, changed, out),
+            FromDevice::Ended => self.last_word(process.run, process.member, 0),
             FromDevice::Report(report) => vm.device_reported(id, process.member, report, now, out),
         }
     }

@@ -27,17 +27,20 @@ exit 3 if $role =~ /vio/ && $name eq "device-dies";
 while (1) {
     my $bits = ""; vec($bits, 3, 1) = 1;
     select($bits, undef, undef, undef);
-    exit 0 unless sysread($channel, my $message, 65536);
+    my $there = sysread($channel, my $message, 65536);
+    unless ($there) { say_it($role eq "vm" ? "POWERED_OFF" : "DEVICE_ENDED"); exit 0 }
     $message = substr($message, 4) unless $heard++;
     my $kind = ord $message;
     if ($role eq "vm") {
-        exit 0 if $kind == POWER_BUTTON;
+        if ($kind == POWER_BUTTON) { say_it("POWERED_OFF"); exit 0 }
+        if ($kind == LOG_LEVEL && $name eq "reboots-when-told") { say_it("REBOOTED"); exit 11 }
         next unless $kind == BEGIN_IT;
         if ($name eq "garbage") { say_it("ffff"); next }
         if ($name eq "fails") { say_it("NO_MEMORY"); exit 5 }
         next if $name eq "silent";
         say_it("STARTED");
-        exit 11 if $name eq "reboots";
+        if ($name eq "reboots") { say_it("REBOOTED"); exit 11 }
+        exit 0 if $name eq "speechless";
     } else {
         kill 9, $$ if $kind == VERBOSE && $name eq "device-crashes";
         if ($name eq "device-fails") { say_it("BUSY"); exit 1 }
@@ -53,10 +56,14 @@ fn fake() -> String {
     let words = [
         ("POWER_BUTTON", kind(encoded(&ToVm::PowerButton))),
         ("BEGIN_IT", kind(encoded(&ToVm::Begin))),
+        ("LOG_LEVEL", kind(encoded(&ToVm::Verbose { debug: false }))),
         ("VERBOSE", kind(encoded(&ToDevice::Verbose { debug: false }))),
         ("NO_MEMORY", hex(&encoded(&FromVm::Failed(no_memory)))),
         ("OUR_VERSION", hex(&proto::VERSION_OF_A_VM.to_le_bytes())),
         ("STARTED", hex(&encoded(&FromVm::Started))),
+        ("POWERED_OFF", hex(&encoded(&FromVm::Ended { status: proto::exit::POWERED_OFF }))),
+        ("REBOOTED", hex(&encoded(&FromVm::Ended { status: proto::exit::REBOOTED }))),
+        ("DEVICE_ENDED", hex(&encoded(&FromDevice::Ended))),
         ("BUSY", hex(&encoded(&FromDevice::Failed(busy)))),
         ("READY", hex(&encoded(&FromDevice::Ready))),
     ];
@@ -227,6 +234,33 @@ fn a_reboot_ends_the_process_and_the_next_start_is_a_fresh_one() {
         let mut vmm = Vmm::new(perl());
         for _ in 0..3 {
             vmm.start(1, "reboots", 1).expect("start");
+            assert_eq!(vmm.end_of(1), End::Rebooted);
+        }
+        vmm.leave();
+    });
+}
+
+#[test]
+fn a_vm_that_says_nothing_at_its_end_has_failed_whatever_its_status() {
+    alone("a_vm_that_says_nothing_at_its_end_has_failed_whatever_its_status", || {
+        let mut vmm = Vmm::new(perl());
+        vmm.start(1, "speechless", 1).expect("start");
+        let End::Failed(failure) = vmm.end_of(1) else { panic!("it has not failed") };
+        assert_eq!(&*failure.text, "vm process failed: exit status 0");
+        vmm.leave();
+    });
+}
+
+#[test]
+fn a_last_word_is_heard_of_a_process_that_takes_no_more() {
+    alone("a_last_word_is_heard_of_a_process_that_takes_no_more", || {
+        let mut vmm = Vmm::new(perl());
+        for _ in 0..20 {
+            vmm.start(1, "reboots-when-told", 1).expect("start");
+            // It ends after the first, while the others are sent.
+            for _ in 0..100 {
+                vmm.say(ToVmm::Verbose { debug: false }, 0);
+            }
             assert_eq!(vmm.end_of(1), End::Rebooted);
         }
         vmm.leave();

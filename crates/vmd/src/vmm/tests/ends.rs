@@ -1,5 +1,7 @@
 //! Ends: openbsd/daemon.md, 2.6 and 2.8, and what a device's end means.
 
+use proto::exit;
+
 use super::*;
 
 #[test]
@@ -145,7 +147,7 @@ fn a_device_that_left_before_the_guest_ran_and_whose_vm_does_not_follow_fails_th
         vmm.exit(run, Member::Device(0), Exit::Code(0));
         assert_eq!(kills(&vmm.pass(KILL_AFTER)), [(Member::Vm, Signal::KILL)]);
         let failure = start_failed(&vmm.exit(run, Member::Vm, Exit::Signal(9)));
-        assert_eq!(&*failure.text, "vioblk0 ended before the guest ran: exit status 0");
+        assert_eq!(&*failure.text, "vioblk0 ended before the guest ran: without an error");
     }
 }
 
@@ -242,4 +244,33 @@ fn row_11_3_an_event_of_an_earlier_run_does_not_hit_the_next_of_the_same_id() {
     assert_eq!(vmm.vm(first, FromVm::Leaving { reboot: false }), []);
     assert_eq!(vmm.event(Event::Broken(Process { run: first, member: Member::Vm }, "late".to_owned())), []);
     assert_eq!(vmm.told(), [1]);
+}
+
+#[test]
+fn a_vm_that_ends_without_a_last_word_has_failed_whatever_its_status() {
+    for status in [0, 11] {
+        let mut vmm = machine();
+        let run = vmm.up(1, "web", 0);
+        let actions = vmm.dies(run, Member::Vm, Exit::Code(status));
+        assert!(matches!(ended(&actions), End::Failed(failure) if failure.code == Code::Io), "{status}");
+    }
+}
+
+#[test]
+fn a_last_word_counts_whatever_the_status() {
+    for (said, end) in [(exit::POWERED_OFF, End::PoweredOff), (exit::REBOOTED, End::Rebooted)] {
+        let mut vmm = machine();
+        let run = vmm.up(1, "web", 0);
+        vmm.vm(run, FromVm::Ended { status: said });
+        assert_eq!(vmm.told(), [1], "it runs until it has ended");
+        assert_eq!(ended(&vmm.dies(run, Member::Vm, Exit::Signal(9))), end);
+    }
+}
+
+#[test]
+fn a_device_that_ends_without_a_last_word_has_died() {
+    let mut vmm = machine();
+    let run = vmm.up(1, "web", 1);
+    let actions = vmm.dies(run, Member::Device(0), Exit::Code(0));
+    assert_eq!(log(&actions), "vm \"web\": vioblk0 ended (exit status 0), so the vm ends");
 }
