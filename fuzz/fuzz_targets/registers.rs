@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use hw::virtio::{Device, Kind};
-use hw::{Chipset, Edge, Effect, Now, Setup, Slot, Timer, World};
+use hw::{Chipset, DeviceEffect, Edge, Effect, Now, Setup, Slot, Timer, World};
 use libfuzzer_sys::fuzz_target;
 use vmd_fuzz::Script;
 
@@ -61,8 +61,9 @@ fuzz_target!(|input: &[u8]| {
             if let Some(restored) = restore(&chipset, &mut script, &world) {
                 chipset = restored;
                 (lines, active) = (BTreeMap::new(), [false; 4]);
-                let resets =
-                    |effect: &Effect| if let Effect::ResetDevice { slot } = effect { Some(slot.0) } else { None };
+                let resets = |effect: &Effect| {
+                    if let Effect::Device(slot, DeviceEffect::Reset) = effect { Some(slot.0) } else { None }
+                };
                 world.effects.borrow().iter().filter_map(resets).for_each(|slot| active[usize::from(slot)] = true);
             }
         }
@@ -178,7 +179,7 @@ fn check(effect: &Effect, lines: &mut BTreeMap<u32, bool>, active: &mut [bool; 4
         Effect::Irq { gsi, level } if [10, 11].contains(gsi) => {
             assert_ne!(lines.insert(*gsi, *level).unwrap_or(false), *level, "line {gsi} is {level} already");
         }
-        Effect::Activate { slot, activation } => {
+        Effect::Device(slot, DeviceEffect::Activate(activation)) => {
             assert!(!std::mem::replace(&mut active[usize::from(slot.0)], true), "started twice");
             assert!(activation.features & 1 << 32 != 0);
             for queue in &activation.queues {
@@ -189,10 +190,10 @@ fn check(effect: &Effect, lines: &mut BTreeMap<u32, bool>, active: &mut [bool; 4
                 assert!(inside(queue.avail, size * 2 + 6) && inside(queue.used, size * 8 + 6));
             }
         }
-        Effect::ResetDevice { slot } => {
+        Effect::Device(slot, DeviceEffect::Reset) => {
             assert!(std::mem::replace(&mut active[usize::from(slot.0)], false), "stopped without a start");
         }
-        Effect::NotifyBase { base: Some(base), .. } => assert!(WINDOW.contains(base)),
+        Effect::Device(_, DeviceEffect::NotifyBase(Some(base))) => assert!(WINDOW.contains(base)),
         _ => {}
     }
 }

@@ -177,7 +177,7 @@ impl Chipset {
         self.with(&self.pm, edge, |pm, world, fx| pm.power_button(world.now(), fx));
     }
 
-    /// The back end of a device has stopped, as `ResetDevice` asked.
+    /// The back end of a device has stopped, as `DeviceEffect::Reset` asked.
     pub fn reset_done(&self, slot: Slot, edge: &dyn Edge) {
         self.with_function(slot, edge, Function::reset_done);
     }
@@ -270,15 +270,9 @@ impl Chipset {
             Effect::Deadline { timer, at } => {
                 edge.perform(Effect::Deadline { timer, at: at.map(|at| self.on_host(at, edge)) });
             }
-            Effect::SerialOutput
-            | Effect::SerialRoom
-            | Effect::Activate { .. }
-            | Effect::ResetDevice { .. }
-            | Effect::QueueNotify { .. }
-            | Effect::QueueDelivery { .. }
-            | Effect::SignalMsi(_)
-            | Effect::NotifyBase { .. }
-            | Effect::WriteMemory { .. } => edge.perform(effect),
+            Effect::SerialOutput | Effect::SerialRoom | Effect::Device(..) | Effect::WriteMemory { .. } => {
+                edge.perform(effect)
+            }
         }
     }
 

@@ -108,6 +108,25 @@ pub struct Activation {
     pub queues: Vec<QueueSetup>,
 }
 
+/// What a virtio function decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceEffect {
+    /// The driver is ready: start the back end, off the vCPU's path. Until it runs, kicks wait in their eventfds.
+    Activate(Activation),
+    /// The driver resets the device: stop its back end, then call `Chipset::reset_done`. Given after `Activate`, or first of
+    /// all for a device that was saved in the middle of a reset; until then the device status reads non-zero.
+    Reset,
+    /// The driver notified this queue, which is enabled, by an access that no ioeventfd caught: write its kick eventfd.
+    Notify(u16),
+    /// Where this queue's interrupts go has changed; at first it is `Delivery::Intx`.
+    Delivery(u16, Delivery),
+    /// Deliver this message now (configuration interrupt): KVM_SIGNAL_MSI.
+    Signal(MsiMessage),
+    /// The guest-physical addresses of the notify registers have changed: queue n's is `base + 4 * n`, for a 2 or 4 byte
+    /// write of any value. `None`: the BAR is not decoded, or lies where it may not.
+    NotifyBase(Option<u64>),
+}
+
 /// What an access decided, in order; empty for most accesses, and then without an allocation.
 pub type Effects = Vec<Effect>;
 
@@ -137,45 +156,8 @@ pub enum Effect {
     SerialOutput,
     /// The serial port can take input again, after `serial_input` took less than it was given.
     SerialRoom,
-    /// The driver is ready: start the back end, off the vCPU's path. Until it runs, kicks wait in their eventfds.
-    Activate {
-        /// The device.
-        slot: Slot,
-        /// With what.
-        activation: Activation,
-    },
-    /// The driver resets the device: stop its back end, then call `Chipset::reset_done`. Given after `Activate`, or first of
-    /// all for a device that was saved in the middle of a reset; until then the device status reads non-zero.
-    ResetDevice {
-        /// The device.
-        slot: Slot,
-    },
-    /// The driver notified a queue by an access that no ioeventfd caught: write the queue's kick eventfd.
-    QueueNotify {
-        /// The device.
-        slot: Slot,
-        /// An enabled queue.
-        queue: u16,
-    },
-    /// Where a queue's interrupts go has changed; at first it is `Delivery::Intx`.
-    QueueDelivery {
-        /// The device.
-        slot: Slot,
-        /// The queue.
-        queue: u16,
-        /// The new delivery.
-        delivery: Delivery,
-    },
-    /// Deliver this message now (configuration interrupt): KVM_SIGNAL_MSI.
-    SignalMsi(MsiMessage),
-    /// The guest-physical addresses of a device's notify registers have changed: queue n's is `base + 4 * n`, for a 2 or
-    /// 4 byte write of any value. `None`: the BAR is not decoded, or lies where it may not.
-    NotifyBase {
-        /// The device.
-        slot: Slot,
-        /// Address of queue 0's notify register.
-        base: Option<u64>,
-    },
+    /// The function in this slot decided something.
+    Device(Slot, DeviceEffect),
     /// A chip that copies has written guest memory. Done before the access returns, so that the guest finds it. What is not
     /// RAM takes nothing.
     WriteMemory {

@@ -29,7 +29,7 @@
 //! | `serial_input(&[u8], edge) -> usize` | bytes from the console; the number taken |
 //! | `serial_output(&mut [u8]) -> usize` | after `Effect::SerialOutput`, until it gives 0 |
 //! | `power_button(edge)` | the graceful stop |
-//! | `reset_done(slot, edge)` | the back end has stopped after `Effect::ResetDevice` |
+//! | `reset_done(slot, edge)` | the back end has stopped after `DeviceEffect::Reset` |
 //! | `needs_reset(slot, edge)` | the back end found the rings broken or could not be activated |
 //! | `set_device_config(slot, bytes, edge)` | the back end's configuration space changed |
 //! | `queue_interrupt(slot, queue, edge)` | the queue's call came while its delivery is `Delivery::Intx` |
@@ -67,6 +67,8 @@ pub mod virtio;
 
 pub use chip::Chip;
 pub use chipset::Chipset;
-pub use effect::{Activation, Delivery, Edge, Effect, Effects, MsiMessage, Now, QueueSetup, Slot, Timer, World};
+pub use effect::{
+    Activation, Delivery, DeviceEffect, Edge, Effect, Effects, MsiMessage, Now, QueueSetup, Slot, Timer, World,
+};
 pub use saved::SavedChipset;
 pub use setup::{RestoreError, Setup, SetupError};

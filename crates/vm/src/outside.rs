@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use hw::{Edge, Effect, Now, Slot, Timer, World};
+use hw::{DeviceEffect, Edge, Effect, Now, Slot, Timer, World};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
@@ -28,8 +28,8 @@ const AWAKE: u8 = 2;
 
 /// What the front ends of devices do with the effects that concern them.
 pub trait FrontEnds: Send + Sync {
-    /// Carries out an effect of a virtio function. Never blocks.
-    fn perform(&self, effect: Effect);
+    /// Carries out an effect of the function in a slot. Never blocks.
+    fn perform(&self, slot: Slot, effect: DeviceEffect);
     /// Whether a queue's call waits while its delivery is held.
     fn call_pending(&self, slot: Slot, queue: u16) -> bool;
     /// Has all back ends finish what is under way and serve nothing; told by [`Outside::devices_are`].
@@ -151,12 +151,7 @@ impl Edge for Outside {
             Effect::SerialOutput => self.wake_up(SERIAL_OUTPUT),
             Effect::SerialRoom => self.wake_up(SERIAL_ROOM),
             Effect::WriteMemory { gpa, bytes } => memory::write(self.vm.memory(), gpa, &bytes),
-            virtio @ (Effect::Activate { .. }
-            | Effect::ResetDevice { .. }
-            | Effect::QueueNotify { .. }
-            | Effect::QueueDelivery { .. }
-            | Effect::SignalMsi(_)
-            | Effect::NotifyBase { .. }) => self.front_ends.perform(virtio),
+            Effect::Device(slot, effect) => self.front_ends.perform(slot, effect),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::address::{self, ConfigRegister};
 use super::bars::Bars;
-use crate::effect::{Effect, Slot};
+use crate::effect::{DeviceEffect, Effect, Slot};
 use crate::virtio::layout;
 
 /// What an address on the bus means.
@@ -47,7 +47,7 @@ impl Bus {
         let (gone, come): (Vec<_>, Vec<_>) = bars.change(slot, bar).into_iter().partition(|(_, base)| base.is_none());
         for (slot, base) in gone.into_iter().chain(come) {
             let base = base.map(|base| base.saturating_add(u64::from(layout::NOTIFY)));
-            perform(Effect::NotifyBase { slot, base });
+            perform(Effect::Device(slot, DeviceEffect::NotifyBase(base)));
         }
     }
 }

@@ -11,7 +11,7 @@ use super::layout::{self, Capabilities, Region};
 use super::transport::{Outcome, Transport};
 use crate::access;
 use crate::chip::{At, Chip, Place};
-use crate::effect::{Delivery, Effect, Effects, Slot, World};
+use crate::effect::{Delivery, DeviceEffect, Effect, Effects, Slot, World};
 use crate::pci::config_space::{COMMAND_INTX_DISABLE, COMMAND_MEMORY, ConfigSpace, LayoutError, offset};
 use crate::pci::msix::Msix;
 use crate::saved::{Flaw, Saved, check};
@@ -196,7 +196,7 @@ impl Function {
             Region::Common(at) => self.write_common(at, data, fx),
             Region::Notify(queue) => {
                 if self.transport.takes_notify(queue) {
-                    fx.push(Effect::QueueNotify { slot: self.slot, queue });
+                    fx.push(Effect::Device(self.slot, DeviceEffect::Notify(queue)));
                 }
             }
             Region::MsixTable(at) => {
@@ -264,8 +264,8 @@ impl Function {
         let slot = self.slot;
         match outcome {
             Outcome::Done | Outcome::Vectors => {}
-            Outcome::Activate(activation) => fx.push(Effect::Activate { slot, activation }),
-            Outcome::StopBackEnd => fx.push(Effect::ResetDevice { slot }),
+            Outcome::Activate(activation) => fx.push(Effect::Device(slot, DeviceEffect::Activate(activation))),
+            Outcome::StopBackEnd => fx.push(Effect::Device(slot, DeviceEffect::Reset)),
             Outcome::Reset => self.isr = 0,
         }
     }
@@ -285,7 +285,8 @@ impl Function {
 
     /// Gives the effects of whatever has changed: pending messages, the queues' deliveries, the INTx line.
     fn settle(&mut self, fx: &mut Effects) {
-        fx.extend(self.msix.take_deliverable().into_iter().map(Effect::SignalMsi));
+        let signal = |message| Effect::Device(self.slot, DeviceEffect::Signal(message));
+        fx.extend(self.msix.take_deliverable().into_iter().map(signal));
         for (queue, (last, vector)) in
             (0..=u16::MAX).zip(self.deliveries.iter_mut().zip(self.transport.queue_vectors()))
         {
@@ -295,7 +296,7 @@ impl Function {
                 None => Delivery::Held,
             };
             if std::mem::replace(last, delivery) != delivery {
-                fx.push(Effect::QueueDelivery { slot: self.slot, queue, delivery });
+                fx.push(Effect::Device(self.slot, DeviceEffect::Delivery(queue, delivery)));
             }
         }
         self.settle_line(fx);

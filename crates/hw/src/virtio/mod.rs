@@ -6,7 +6,7 @@
 //! ```text
 //!            DRIVER_OK                status = 0                    reset_done
 //! Stopped ───────────────► Active ───────────────────► Resetting ───────────────► Stopped
-//!            Activate             ResetDevice            status reads non-zero
+//!            Activate               Reset                status reads non-zero
 //! ```
 
 pub mod function;

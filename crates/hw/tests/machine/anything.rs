@@ -1,6 +1,6 @@
 //! Any sequence of accesses of any width to any register: no panic, no endless effect, immutables stay.
 
-use hw::{Effect, Slot, World};
+use hw::{DeviceEffect, Effect, Slot, World};
 use proptest::prelude::*;
 
 use crate::acts::{Act, act, perform, value, width};
@@ -56,7 +56,7 @@ proptest! {
         machine.set_up_queue(1);
         machine.set_status(0xF);
         for effect in machine.edge.take() {
-            if let Effect::Activate { activation, .. } = effect {
+            if let Effect::Device(_, DeviceEffect::Activate(activation)) = effect {
                 prop_assert!(activation.features & 1 << 32 != 0);
                 for queue in activation.queues {
                     let inside = |at: u64, len: u64| {

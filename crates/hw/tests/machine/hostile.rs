@@ -1,7 +1,7 @@
 //! Saved state that an enemy wrote, beyond what chance changes: a bit of each byte, numbers and lengths beyond all bounds, BARs
 //! that lie where none may. What comes of it is a refusal, or a machine that behaves.
 
-use hw::{Effect, SavedChipset, Slot, Timer};
+use hw::{DeviceEffect, Effect, SavedChipset, Slot, Timer};
 
 use crate::acts::{Act, perform};
 use crate::driver::{BAR, ECAM, Machine, NET};
@@ -123,7 +123,7 @@ fn bars_that_lie_over_each_other_or_elsewhere_decode_as_if_a_guest_had_moved_the
         let notify = |effects: Vec<Effect>| {
             let mut bases = std::collections::BTreeMap::new();
             for effect in effects {
-                if let Effect::NotifyBase { slot, base } = effect {
+                if let Effect::Device(slot, DeviceEffect::NotifyBase(base)) = effect {
                     bases.insert(slot, base);
                 }
             }

@@ -1,7 +1,7 @@
 //! Interrupts of a virtio function: MSI-X (class V15), INTx and the ISR.
 
 use hw::virtio::Kind;
-use hw::{Delivery, Effect, MsiMessage, Slot};
+use hw::{Delivery, DeviceEffect, Effect, MsiMessage, Slot};
 
 use crate::driver::{BAR, BLK, Machine, NET, PENDING, TABLE, VERSION_1, common, device};
 
@@ -10,7 +10,7 @@ fn message(data: u32) -> MsiMessage {
 }
 
 fn delivery(queue: u16, delivery: Delivery) -> Effect {
-    Effect::QueueDelivery { slot: NET, queue, delivery }
+    Effect::Device(NET, DeviceEffect::Delivery(queue, delivery))
 }
 
 /// A started network card with MSI-X on: queue 0 has vector 1, the configuration vector 0; both masked.
@@ -85,7 +85,7 @@ fn v15_a_masked_configuration_interrupt_is_delivered_once_when_unmasked() {
     assert!(machine.edge.take().is_empty());
     assert_eq!(machine.read(BAR + PENDING, 8), 1);
     machine.open_vector(0, 0x30);
-    assert_eq!(machine.edge.take(), vec![Effect::SignalMsi(message(0x30))]);
+    assert_eq!(machine.edge.take(), vec![Effect::Device(NET, DeviceEffect::Signal(message(0x30)))]);
     assert_eq!(machine.read(BAR + PENDING, 8), 0);
     machine.open_vector(0, 0x30);
     assert!(machine.edge.take().is_empty());
@@ -175,7 +175,8 @@ fn a_wide_write_starts_the_device_and_sets_its_vector() {
     // Status, generation, queue_select, queue_size and queue_msix_vector at once.
     machine.write(BAR + common::STATUS, 8, 0x0F | 1 << 48);
     assert_eq!(machine.read(BAR + common::QUEUE_VECTOR, 2), 1);
-    let activated = machine.edge.take().iter().any(|effect| matches!(effect, Effect::Activate { slot: NET, .. }));
+    let activated =
+        machine.edge.take().iter().any(|effect| matches!(effect, Effect::Device(NET, DeviceEffect::Activate(_))));
     assert!(activated, "DRIVER_OK counts though the same write sets a vector");
 }
 
@@ -190,8 +191,8 @@ fn an_interrupt_goes_by_the_vector_of_its_own() {
     machine.write(BAR + common::CONFIG_VECTOR, 2, 1);
     machine.edge.take();
     machine.chipset.queue_interrupt(NET, 0, &machine.edge);
-    assert_eq!(machine.edge.take(), vec![Effect::SignalMsi(message(0x41))]);
+    assert_eq!(machine.edge.take(), vec![Effect::Device(NET, DeviceEffect::Signal(message(0x41)))]);
     machine.chipset.set_device_config(NET, &[9], &machine.edge);
-    assert_eq!(machine.edge.take(), vec![Effect::SignalMsi(message(0x42))]);
+    assert_eq!(machine.edge.take(), vec![Effect::Device(NET, DeviceEffect::Signal(message(0x42)))]);
     assert_eq!(machine.read(BAR + 0x1000, 1), 0, "the ISR is of INTx alone");
 }

@@ -1,6 +1,6 @@
 //! Configuration space and BARs: openbsd/devices.md, 1.2, classes V16 and V17.
 
-use hw::{Effect, Slot};
+use hw::{DeviceEffect, Effect, Slot};
 
 use crate::driver::{BAR, BLK, Machine, NET, NOTIFY};
 
@@ -104,13 +104,13 @@ fn a_bar_answers_only_while_memory_is_enabled_and_where_its_register_says() {
     machine.write(machine.config(NET, 0x10), 4, BAR);
     assert_eq!(machine.read(BAR, 4), 0xFFFF_FFFF);
     machine.write(machine.config(NET, 0x04), 2, 2);
-    assert_eq!(machine.edge.take(), vec![Effect::NotifyBase { slot: NET, base: Some(BAR + NOTIFY) }]);
+    assert_eq!(machine.edge.take(), vec![Effect::Device(NET, DeviceEffect::NotifyBase(Some(BAR + NOTIFY)))]);
     assert_eq!(machine.read(BAR + 0x12, 2), 2);
     machine.write(machine.config(NET, 0x10), 4, BAR + 0x5_4321);
-    assert_eq!(machine.edge.take(), vec![Effect::NotifyBase { slot: NET, base: Some(BAR + 0x5_0000 + NOTIFY) }]);
+    assert_eq!(machine.edge.take(), vec![Effect::Device(NET, DeviceEffect::NotifyBase(Some(BAR + 0x5_0000 + NOTIFY)))]);
     assert_eq!(machine.read(BAR, 4), 0xFFFF_FFFF);
     machine.write(machine.config(NET, 0x04), 2, 0);
-    assert_eq!(machine.edge.take(), vec![Effect::NotifyBase { slot: NET, base: None }]);
+    assert_eq!(machine.edge.take(), vec![Effect::Device(NET, DeviceEffect::NotifyBase(None))]);
     assert_eq!(machine.read(BAR + 0x5_0012, 2), 0xFFFF);
 }
 
@@ -121,11 +121,13 @@ fn v16_two_bars_on_one_address_give_consistent_notify_addresses() {
     machine.edge.take();
     machine.map(NET, BAR);
     let base = Some(BAR + NOTIFY);
-    let moved = vec![Effect::NotifyBase { slot: BLK, base: None }, Effect::NotifyBase { slot: NET, base }];
+    let moved =
+        vec![Effect::Device(BLK, DeviceEffect::NotifyBase(None)), Effect::Device(NET, DeviceEffect::NotifyBase(base))];
     assert_eq!(machine.edge.take(), moved, "given up before it is taken");
     assert_eq!(machine.read(BAR + 0x12, 2), 2, "the lower slot answers");
     machine.write(machine.config(NET, 0x10), 4, 0xFEE0_0000);
-    let moved = vec![Effect::NotifyBase { slot: NET, base: None }, Effect::NotifyBase { slot: BLK, base }];
+    let moved =
+        vec![Effect::Device(NET, DeviceEffect::NotifyBase(None)), Effect::Device(BLK, DeviceEffect::NotifyBase(base))];
     assert_eq!(machine.edge.take(), moved);
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use hw::saved::{Flaw, Saved};
-use hw::{Activation, Delivery, Effect, RestoreError, SavedChipset, Slot, Timer, World};
+use hw::{Activation, Delivery, DeviceEffect, Effect, RestoreError, SavedChipset, Slot, Timer, World};
 use proptest::prelude::*;
 
 use crate::acts::{Act, act, perform};
@@ -51,24 +51,23 @@ impl Known {
                 self.deadlines.extend(at.map(|at| (timer, at)));
                 self.deadlines.sort_by_key(|(timer, _)| *timer == Timer::Pm);
             }
-            Effect::NotifyBase { slot, base: Some(base) } => drop(self.notify.insert(slot, base)),
-            Effect::NotifyBase { slot, base: None } => drop(self.notify.remove(&slot)),
-            Effect::QueueDelivery { slot, queue, delivery: Delivery::Intx } => {
+            Effect::Device(slot, DeviceEffect::NotifyBase(Some(base))) => drop(self.notify.insert(slot, base)),
+            Effect::Device(slot, DeviceEffect::NotifyBase(None)) => drop(self.notify.remove(&slot)),
+            Effect::Device(slot, DeviceEffect::Delivery(queue, Delivery::Intx)) => {
                 self.deliveries.remove(&(slot, queue));
             }
-            Effect::QueueDelivery { slot, queue, delivery } => {
+            Effect::Device(slot, DeviceEffect::Delivery(queue, delivery)) => {
                 self.deliveries.insert((slot, queue), delivery);
             }
-            Effect::Activate { slot, activation } => {
+            Effect::Device(slot, DeviceEffect::Activate(activation)) => {
                 self.back_ends.insert(slot, BackEnd::Serves(activation));
             }
-            Effect::ResetDevice { slot } => drop(self.back_ends.insert(slot, BackEnd::Stops)),
+            Effect::Device(slot, DeviceEffect::Reset) => drop(self.back_ends.insert(slot, BackEnd::Stops)),
             Effect::SerialOutput => self.output = true,
             Effect::Reset
             | Effect::PowerOff
             | Effect::SerialRoom
-            | Effect::QueueNotify { .. }
-            | Effect::SignalMsi(_)
+            | Effect::Device(_, DeviceEffect::Notify(_) | DeviceEffect::Signal(_))
             | Effect::WriteMemory { .. } => {}
         }
     }
@@ -199,7 +198,7 @@ fn drive(machine: &Machine, how: u8) {
 
 /// A back end gets rings that lie in RAM, whatever was restored.
 fn check(effect: &Effect) {
-    if let Effect::Activate { activation, .. } = effect {
+    if let Effect::Device(_, DeviceEffect::Activate(activation)) = effect {
         assert_ne!(activation.features & 1 << 32, 0);
         for queue in &activation.queues {
             let (ram, size) = (setup(hw::Now { monotonic_ns: 0, realtime_ns: 0 }).ram, u64::from(queue.size));

@@ -1,6 +1,6 @@
 //! Common configuration: openbsd/devices.md, 1.6 and classes V2, V10 to V14, V20.
 
-use hw::{Effect, QueueSetup};
+use hw::{DeviceEffect, Effect, QueueSetup};
 
 use crate::driver::{BAR, BLK, Machine, NET, NOTIFY, VERSION_1, common};
 
@@ -30,7 +30,7 @@ fn a_driver_starts_the_device() {
     let machine = Machine::new();
     machine.start(NET);
     let effects = machine.edge.take();
-    let Some(Effect::Activate { slot: NET, activation }) = effects.last() else { panic!("{effects:?}") };
+    let Some(Effect::Device(NET, DeviceEffect::Activate(activation))) = effects.last() else { panic!("{effects:?}") };
     assert_eq!(activation.features, VERSION_1);
     let queue = QueueSetup { index: 0, size: 256, desc: 0x10_0000, avail: 0x10_2000, used: 0x10_3000 };
     assert_eq!(activation.queues, vec![queue], "queue 1 was not enabled");
@@ -79,7 +79,7 @@ fn v12_features_are_fixed_by_features_ok() {
     machine.set_up_queue(0);
     machine.set_status(0xF);
     let effects = machine.edge.take();
-    let Some(Effect::Activate { activation, .. }) = effects.last() else { panic!("{effects:?}") };
+    let Some(Effect::Device(_, DeviceEffect::Activate(activation))) = effects.last() else { panic!("{effects:?}") };
     assert_eq!(activation.features, VERSION_1, "a word is replaced, not added to");
 }
 
@@ -115,7 +115,7 @@ fn v2_a_queue_that_does_not_exist_reads_zero_and_takes_nothing() {
     }
     assert!(machine.edge.take().is_empty(), "queue 1 is not enabled, the others do not exist");
     machine.write(BAR + NOTIFY, 2, 0xFFFF);
-    assert_eq!(machine.edge.take(), vec![Effect::QueueNotify { slot: NET, queue: 0 }], "the address says which");
+    assert_eq!(machine.edge.take(), vec![Effect::Device(NET, DeviceEffect::Notify(0))], "the address says which");
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn v11_notifications_count_only_while_the_device_runs() {
     let notify = |machine: &Machine| {
         machine.edge.take();
         machine.write(BAR + NOTIFY, 2, 0);
-        machine.edge.take().contains(&Effect::QueueNotify { slot: NET, queue: 0 })
+        machine.edge.take().contains(&Effect::Device(NET, DeviceEffect::Notify(0)))
     };
     assert!(!notify(&machine));
     machine.set_status(3);
@@ -207,7 +207,7 @@ fn needs_reset_goes_by_a_reset_alone() {
 fn v20_a_reset_is_done_when_the_back_end_has_stopped() {
     let machine = started();
     machine.set_status(0);
-    assert_eq!(machine.edge.take(), vec![Effect::ResetDevice { slot: NET }]);
+    assert_eq!(machine.edge.take(), vec![Effect::Device(NET, DeviceEffect::Reset)]);
     assert_ne!(machine.status(), 0, "requests may still be under way");
     for _ in 0..3 {
         machine.set_status(0);
@@ -220,7 +220,7 @@ fn v20_a_reset_is_done_when_the_back_end_has_stopped() {
     machine.write(BAR + common::QUEUE_SELECT, 2, 0);
     assert_eq!(machine.read(BAR + common::QUEUE_ENABLE, 2), 0);
     machine.start(NET);
-    assert!(matches!(machine.edge.take().last(), Some(Effect::Activate { .. })));
+    assert!(matches!(machine.edge.take().last(), Some(Effect::Device(_, DeviceEffect::Activate(_)))));
 }
 
 #[test]

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hw::{Activation, Delivery, Effect, Slot};
+use hw::{Activation, Delivery, DeviceEffect, Slot};
 use sys::guest_log;
 use sys::signal::Signal;
 
-use super::port::Port;
+use super::port::{Port, Queue};
 use super::routes::Routes;
 use super::wiring::{FIRST_GSI, Wiring};
 use crate::outside;
@@ -58,6 +58,11 @@ impl FrontEnds {
         self.ports.get(usize::from(slot.0.checked_sub(1)?))
     }
 
+    /// A queue of the device in a slot.
+    pub fn queue(&self, slot: Slot, index: u16) -> Option<&Queue> {
+        self.port(slot)?.queue(index)
+    }
+
     /// All devices.
     pub fn ports(&self) -> &[Port] {
         &self.ports
@@ -95,40 +100,33 @@ impl FrontEnds {
 }
 
 impl outside::FrontEnds for FrontEnds {
-    fn perform(&self, effect: Effect) {
+    fn perform(&self, slot: Slot, effect: DeviceEffect) {
         match effect {
-            Effect::Activate { slot, activation } => self.ask(Job::Activate(slot, activation)),
-            Effect::ResetDevice { slot } => self.ask(Job::Reset(slot)),
-            Effect::QueueNotify { slot, queue } => {
-                if let Some(queue) = self.port(slot).and_then(|port| port.queue(queue)) {
+            DeviceEffect::Activate(activation) => self.ask(Job::Activate(slot, activation)),
+            DeviceEffect::Reset => self.ask(Job::Reset(slot)),
+            DeviceEffect::Notify(queue) => {
+                if let Some(queue) = self.queue(slot, queue) {
                     queue.kick.set();
                 }
             }
-            Effect::QueueDelivery { slot, queue, delivery } => {
-                if let Some(queue) = self.port(slot).and_then(|port| port.queue(queue)) {
+            DeviceEffect::Delivery(queue, delivery) => {
+                if let Some(queue) = self.queue(slot, queue) {
                     let before = queue.deliver(delivery, &self.routes, &*self.wiring);
                     if (before == Delivery::Intx) != (delivery == Delivery::Intx) {
                         self.ask_once(Job::Watch(slot));
                     }
                 }
             }
-            Effect::NotifyBase { slot, base } => {
+            DeviceEffect::NotifyBase(base) => {
                 if let Some(port) = self.port(slot) {
                     port.move_notify(base, &*self.wiring);
                 }
             }
-            Effect::SignalMsi(message) => {
+            DeviceEffect::Signal(message) => {
                 if let Err(error) = self.wiring.signal(message) {
                     guest_log!(Warn, "message {message:?} can't be delivered: {error}");
                 }
             }
-            Effect::Reset
-            | Effect::PowerOff
-            | Effect::Irq { .. }
-            | Effect::Deadline { .. }
-            | Effect::SerialOutput
-            | Effect::SerialRoom
-            | Effect::WriteMemory { .. } => {}
         }
     }
 
@@ -145,6 +143,6 @@ impl outside::FrontEnds for FrontEnds {
     }
 
     fn call_pending(&self, slot: Slot, queue: u16) -> bool {
-        self.port(slot).and_then(|port| port.queue(queue)).is_some_and(|queue| queue.call.is_set())
+        self.queue(slot, queue).is_some_and(|queue| queue.call.is_set())
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use boot::layout;
 use devices::queue::{Chain, RingFault, fill_front};
 use devices::serve_vhost::{self, Active, Progress};
-use hw::{Chipset, Edge, Effect, MsiMessage, Now, Setup, Slot, World};
+use hw::{Chipset, DeviceEffect, Edge, Effect, MsiMessage, Now, Setup, Slot, World};
 use proto::device::Front;
 use rustix::event::PollFlags;
 use vm_memory::{Bytes, GuestAddress};
@@ -133,7 +133,9 @@ struct TestEdge {
 
 impl Edge for TestEdge {
     fn perform(&self, effect: Effect) {
-        self.front_ends.perform(effect);
+        if let Effect::Device(slot, effect) = effect {
+            self.front_ends.perform(slot, effect);
+        }
     }
 }
 
@@ -506,7 +508,7 @@ fn jobs_do_not_pile_up_while_the_worker_is_busy() {
     let message = MsiMessage { address: 0xFEE0_0000, data: 0x41 };
     for _ in 0..1000 {
         for delivery in [hw::Delivery::Held, hw::Delivery::Msi(message), hw::Delivery::Intx] {
-            front_ends.perform(Effect::QueueDelivery { slot: SLOT, queue: 0, delivery });
+            front_ends.perform(SLOT, DeviceEffect::Delivery(0, delivery));
         }
     }
     assert_eq!(front_ends.take_jobs().len(), 1);

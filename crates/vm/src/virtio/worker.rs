@@ -113,7 +113,7 @@ impl Worker {
             }
             Token::Kick(slot) => self.kicked(slot, registers),
             Token::Call(slot, queue) => {
-                if let Some(call) = front_ends.port(slot).and_then(|port| port.queue(queue)).map(|queue| &queue.call) {
+                if let Some(call) = front_ends.queue(slot, queue).map(|queue| &queue.call) {
                     call.clear();
                     registers.queue_interrupt(slot, queue);
                 }

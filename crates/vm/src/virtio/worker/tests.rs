@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hw::{Activation, Effect};
+use hw::{Activation, DeviceEffect};
 
 use super::*;
 use crate::outside::FrontEnds as _;
@@ -130,7 +130,7 @@ struct Restless {
 impl Registers for Restless {
     fn reset_done(&self, slot: Slot) {
         assert!(self.resets.fetch_add(1, Ordering::SeqCst) < 100, "the loop came to nothing else");
-        self.front_ends.perform(Effect::ResetDevice { slot });
+        self.front_ends.perform(slot, DeviceEffect::Reset);
     }
     fn needs_reset(&self, _: Slot) {}
     fn config_changed(&self, _: Slot, _: &[u8]) {}
@@ -145,7 +145,7 @@ impl Registers for Restless {
 fn a_guest_that_resets_on_and_on_holds_up_no_other_device() {
     let mut worker = worker();
     let restless = Restless { front_ends: worker.front_ends.clone(), resets: AtomicUsize::new(0) };
-    worker.front_ends.perform(Effect::ResetDevice { slot: SLOT });
+    worker.front_ends.perform(SLOT, DeviceEffect::Reset);
     for turn in 1..=3 {
         worker.happened(Token::Wake, &restless).unwrap();
         assert_eq!(restless.resets.load(Ordering::SeqCst), turn);
