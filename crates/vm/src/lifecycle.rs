@@ -98,9 +98,20 @@ impl Lifecycle {
                 vec![Action::Tell(ToVmm::Leaving { reboot: false }), Action::End(exit::POWERED_OFF)]
             }
             Event::VcpuFailed | Event::DeviceGone => vec![Action::End(exit::FAILED)],
-            Event::Parked(all) => self.parked(all),
-            Event::Quiet => self.quiet(),
-            Event::Awake => self.awake(),
+            Event::Parked(true) if self.course == Course::Parking => {
+                self.turn(Course::Quieting, vec![Action::QuietDevices])
+            }
+            Event::Parked(false) if self.course == Course::Parking => {
+                let failure = Failure::new(Code::TimedOut, "a vCPU does not leave the guest");
+                self.turn(Course::Running, vec![Action::RunVcpus, done(Order::Pause, Err(failure))])
+            }
+            Event::Quiet if self.course == Course::Quieting => {
+                self.turn(Course::Paused, vec![done(Order::Pause, Ok(true))])
+            }
+            Event::Awake if self.course == Course::Waking => {
+                self.turn(Course::Running, vec![Action::RunVcpus, done(Order::Unpause, Ok(false))])
+            }
+            Event::Parked(_) | Event::Quiet | Event::Awake => Vec::new(), // nobody waits for it
         };
         self.ended = actions.iter().any(|action| matches!(action, Action::End(_)));
         actions
@@ -114,9 +125,7 @@ impl Lifecycle {
     fn message(&mut self, message: ToVm) -> Vec<Action> {
         match message {
             ToVm::PowerButton => vec![Action::PressPowerButton],
-            ToVm::Order(Order::Pause) => self.pause(),
-            ToVm::Order(Order::Unpause) => self.unpause(),
-            ToVm::Order(Order::Nmi) => self.nmi(),
+            ToVm::Order(order) => self.order(order),
             ToVm::ConfigChanged { device } => vec![Action::ReadConfig(device)],
             ToVm::Verbose { debug } => vec![Action::SetDebug(debug)],
             ToVm::Describe(_) => refuse("a second description"),
@@ -124,78 +133,32 @@ impl Lifecycle {
             ToVm::Begin => refuse("a second start"),
         }
     }
+
+    fn order(&mut self, order: Order) -> Vec<Action> {
+        match (self.course, order) {
+            (Course::Running, Order::Pause) => self.turn(Course::Parking, vec![Action::ParkVcpus]),
+            (Course::Paused, Order::Pause) => vec![done(order, Ok(true))],
+            (Course::Paused, Order::Unpause) => self.turn(Course::Waking, vec![Action::WakeDevices]),
+            (Course::Running, Order::Unpause) => vec![done(order, Ok(false))],
+            (Course::Running, Order::Nmi) => vec![Action::Nmi, done(order, Ok(false))],
+            (Course::Paused, Order::Nmi) => {
+                let failure = Failure::new(Code::Invalid, "the guest is paused: unpause it first");
+                vec![done(order, Err(failure))]
+            }
+            (Course::Parking | Course::Quieting | Course::Waking, Order::Pause | Order::Unpause | Order::Nmi) => {
+                refuse("an order before the previous one was answered")
+            }
+        }
+    }
+
+    fn turn(&mut self, course: Course, actions: Vec<Action>) -> Vec<Action> {
+        self.course = course;
+        actions
+    }
 }
 
-impl Lifecycle {
-    fn pause(&mut self) -> Vec<Action> {
-        match self.course {
-            Course::Running => {
-                self.course = Course::Parking;
-                vec![Action::ParkVcpus]
-            }
-            Course::Paused => vec![Action::Tell(ToVmm::Done(Order::Pause, Ok(true)))],
-            Course::Parking | Course::Quieting | Course::Waking => {
-                refuse("a pause before the previous request was answered")
-            }
-        }
-    }
-
-    fn unpause(&mut self) -> Vec<Action> {
-        match self.course {
-            Course::Paused => {
-                self.course = Course::Waking;
-                vec![Action::WakeDevices]
-            }
-            Course::Running => vec![Action::Tell(ToVmm::Done(Order::Unpause, Ok(false)))],
-            Course::Parking | Course::Quieting | Course::Waking => {
-                refuse("an unpause before the previous request was answered")
-            }
-        }
-    }
-
-    fn nmi(&mut self) -> Vec<Action> {
-        match self.course {
-            Course::Running => vec![Action::Nmi, Action::Tell(ToVmm::Done(Order::Nmi, Ok(false)))],
-            Course::Paused => {
-                let failure = Failure::new(Code::Invalid, "the guest is paused: unpause it first");
-                vec![Action::Tell(ToVmm::Done(Order::Nmi, Err(failure)))]
-            }
-            Course::Parking | Course::Quieting | Course::Waking => {
-                refuse("an NMI before the previous request was answered")
-            }
-        }
-    }
-
-    fn parked(&mut self, all: bool) -> Vec<Action> {
-        match (self.course, all) {
-            (Course::Parking, true) => {
-                self.course = Course::Quieting;
-                vec![Action::QuietDevices]
-            }
-            (Course::Parking, false) => {
-                self.course = Course::Running;
-                let failure = Failure::new(Code::TimedOut, "a vCPU does not leave the guest");
-                vec![Action::RunVcpus, Action::Tell(ToVmm::Done(Order::Pause, Err(failure)))]
-            }
-            (Course::Running | Course::Quieting | Course::Paused | Course::Waking, _) => Vec::new(),
-        }
-    }
-
-    fn quiet(&mut self) -> Vec<Action> {
-        if self.course != Course::Quieting {
-            return Vec::new();
-        }
-        self.course = Course::Paused;
-        vec![Action::Tell(ToVmm::Done(Order::Pause, Ok(true)))]
-    }
-
-    fn awake(&mut self) -> Vec<Action> {
-        if self.course != Course::Waking {
-            return Vec::new();
-        }
-        self.course = Course::Running;
-        vec![Action::RunVcpus, Action::Tell(ToVmm::Done(Order::Unpause, Ok(false)))]
-    }
+fn done(order: Order, result: Result<bool, Failure>) -> Action {
+    Action::Tell(ToVmm::Done(order, result))
 }
 
 fn refuse(what: &'static str) -> Vec<Action> {
