@@ -2,25 +2,13 @@
 
 use crate::layout;
 
-/// A segment register with its hidden part.
+/// A segment register: all of its hidden part is in its descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Offset of its descriptor in the GDT.
+    /// Offset of the descriptor in the GDT.
     pub selector: u16,
-    /// First byte.
-    pub base: u32,
-    /// Last byte, after the granularity was applied.
-    pub limit: u32,
-    /// Type field of the descriptor (Intel SDM volume 3, 3.4.5.1 and 3.5).
-    pub kind: u8,
-    /// A code or data segment, not a system one.
-    pub code_or_data: bool,
-    /// Operands and stack are 32 bits wide.
-    pub default_32: bool,
-    /// Code runs in 64-bit mode.
-    pub long: bool,
-    /// The limit counts pages.
-    pub pages: bool,
+    /// The descriptor in memory (Intel SDM volume 3, figure 3-8).
+    pub descriptor: u64,
 }
 
 /// What the first vCPU starts with; a register that isn't named is zero or as after reset.
@@ -64,19 +52,15 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const RFLAGS_RESERVED: u64 = 1 << 1;
 
-/// Code, execute and read, accessed.
-const CODE: u8 = 0xB;
-/// Data, read and write, accessed.
-const DATA: u8 = 0x3;
-/// 32-bit task state segment, busy.
-const BUSY_TSS: u8 = 0xB;
-/// Last byte of the smallest task state segment.
-const TSS_LIMIT: u32 = 0x67;
-
-/// Selectors of Linux' boot protocol (`__BOOT_CS`, `__BOOT_DS`, `__BOOT_TSS`).
-const BOOT_CS: u16 = 0x10;
-const BOOT_DS: u16 = 0x18;
-const BOOT_TSS: u16 = 0x20;
+// Selectors of Linux' boot protocol (`__BOOT_CS`, `__BOOT_DS`, `__BOOT_TSS`).
+/// All of memory, execute and read, accessed, 64-bit mode.
+const CODE_64: Segment = Segment { selector: 0x10, descriptor: 0x00AF_9B00_0000_FFFF };
+/// The same, 32 bits wide.
+const CODE_32: Segment = Segment { selector: 0x10, descriptor: 0x00CF_9B00_0000_FFFF };
+/// All of memory, read and write, accessed, 32 bits wide.
+const DATA: Segment = Segment { selector: 0x18, descriptor: 0x00CF_9300_0000_FFFF };
+/// The smallest 32-bit task state segment, busy.
+const TASK: Segment = Segment { selector: 0x20, descriptor: 0x0000_8B00_0000_0067 };
 
 /// Descriptors of the GDT: two that are null, code, data, task.
 const GDT_ENTRIES: usize = 5;
@@ -93,7 +77,7 @@ impl Registers {
             cr3: layout::PAGE_TABLES,
             cr4: CR4_PAE,
             efer: EFER_LME + EFER_LMA,
-            code: flat(BOOT_CS, CODE, Width::Long),
+            code: CODE_64,
             ..Self::protected(entry)
         }
     }
@@ -115,18 +99,9 @@ impl Registers {
             cr3: 0,
             cr4: 0,
             efer: 0,
-            code: flat(BOOT_CS, CODE, Width::Bits32),
-            data: flat(BOOT_DS, DATA, Width::Bits32),
-            task: Segment {
-                selector: BOOT_TSS,
-                base: 0,
-                limit: TSS_LIMIT,
-                kind: BUSY_TSS,
-                code_or_data: false,
-                default_32: false,
-                long: false,
-                pages: false,
-            },
+            code: CODE_32,
+            data: DATA,
+            task: TASK,
             gdt_base: layout::GDT,
             gdt_limit: GDT_LIMIT,
         }
@@ -135,38 +110,7 @@ impl Registers {
     /// The GDT that fits these segments, for [`layout::GDT`].
     #[must_use]
     pub fn gdt(&self) -> [u64; GDT_ENTRIES] {
-        [0, 0, self.code.descriptor(), self.data.descriptor(), self.task.descriptor()]
-    }
-}
-
-enum Width {
-    Bits32,
-    Long,
-}
-
-fn flat(selector: u16, kind: u8, width: Width) -> Segment {
-    Segment {
-        selector,
-        base: 0,
-        limit: u32::MAX,
-        kind,
-        code_or_data: true,
-        default_32: matches!(width, Width::Bits32),
-        long: matches!(width, Width::Long),
-        pages: true,
-    }
-}
-
-impl Segment {
-    /// The segment as a descriptor in memory (Intel SDM volume 3, figure 3-8).
-    fn descriptor(self) -> u64 {
-        let limit = if self.pages { self.limit >> 12 } else { self.limit };
-        let ([l0, l1, l2, _], [b0, b1, b2, b3]) = (limit.to_le_bytes(), self.base.to_le_bytes());
-        let bit = |is, place: u8| if is { 1 << place } else { 0 };
-        // Fields of a byte don't overlap, so their sum has them all.
-        let access: u8 = [self.kind, bit(self.code_or_data, 4), bit(true, 7)].into_iter().sum(); // bit 7: present
-        let flags: u8 = [l2, bit(self.long, 5), bit(self.default_32, 6), bit(self.pages, 7)].into_iter().sum();
-        u64::from_le_bytes([l0, l1, b0, b1, b2, access, flags, b3])
+        [0, 0, self.code.descriptor, self.data.descriptor, self.task.descriptor]
     }
 }
 
@@ -189,44 +133,18 @@ mod tests {
         assert_eq!(registers.gdt()[2], 0x00CF_9B00_0000_FFFF);
         assert_eq!((registers.rip, registers.rbx), (0x100_0850, 0x6000));
         assert_eq!((registers.cr0, registers.cr3, registers.cr4, registers.efer), (0x11, 0, 0, 0));
-        assert_eq!((registers.task.limit, registers.task.kind), (0x67, 0xB));
+        assert_eq!(registers.gdt()[4], 0x0000_8B00_0000_0067);
     }
 
     #[test]
     fn both_entries_begin_with_the_same_registers_but_for_their_own() {
         let linux = Registers::linux_64(0x100_0200);
         let pvh = Registers { cr0: 0x11, cr3: 0, cr4: 0, efer: 0, rsi: 0, rbx: 0x6000, ..linux };
-        let bits_32 = Segment { long: false, default_32: true, ..linux.code };
+        let bits_32 = Segment { descriptor: linux.code.descriptor ^ (0b11 << 53), ..linux.code };
         assert_eq!(Registers::pvh(0x100_0200), Registers { code: bits_32, ..pvh });
         assert_eq!((linux.cr3, linux.rbx, linux.rsp, linux.rflags), (0x9000, 0, 0x8FF0, 2));
         assert_eq!((linux.gdt_base, linux.gdt_limit), (0x500, 39));
         assert_eq!((linux.code.selector, linux.data.selector, linux.task.selector), (0x10, 0x18, 0x20));
-    }
-
-    #[test]
-    fn a_descriptor_has_its_fields_where_the_processor_reads_them() {
-        let none = Segment {
-            selector: 8,
-            base: 0,
-            limit: 0,
-            kind: 0,
-            code_or_data: false,
-            default_32: false,
-            long: false,
-            pages: false,
-        };
-        for (segment, bits) in [
-            (none, 0),
-            (Segment { base: 0x1234_5678, ..none }, 0x1200_0034_5678_0000),
-            (Segment { limit: 0xA_BCDE, ..none }, 0x000A_0000_0000_BCDE),
-            (Segment { limit: 0xABCD_EFFF, pages: true, ..none }, 0x008A_0000_0000_BCDE),
-            (Segment { kind: 0xF, ..none }, 0xF << 40),
-            (Segment { code_or_data: true, ..none }, 1 << 44),
-            (Segment { long: true, ..none }, 1 << 53),
-            (Segment { default_32: true, ..none }, 1 << 54),
-        ] {
-            assert_eq!(segment.descriptor(), bits | 1 << 47, "{segment:x?}");
-        }
     }
 
     #[test]

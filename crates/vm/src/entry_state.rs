@@ -64,10 +64,10 @@ fn general(registers: &Registers) -> kvm_regs {
 }
 
 fn set_special(special: &mut kvm_sregs, registers: &Registers) {
-    let data = segment(&registers.data);
+    let data = segment(registers.data);
     (special.ds, special.es, special.fs, special.gs, special.ss) = (data, data, data, data, data);
-    special.cs = segment(&registers.code);
-    special.tr = segment(&registers.task);
+    special.cs = segment(registers.code);
+    special.tr = segment(registers.task);
     special.gdt.base = registers.gdt_base;
     special.gdt.limit = registers.gdt_limit;
     (special.idt.base, special.idt.limit) = (0, 0);
@@ -75,21 +75,25 @@ fn set_special(special: &mut kvm_sregs, registers: &Registers) {
     special.efer = registers.efer;
 }
 
-fn segment(segment: &Segment) -> kvm_segment {
+/// What the processor reads of a descriptor (Intel SDM volume 3, figure 3-8).
+fn segment(Segment { selector, descriptor }: Segment) -> kvm_segment {
+    let [l0, l1, b0, b1, b2, access, flags, b3] = descriptor.to_le_bytes();
+    let limit = u32::from_le_bytes([l0, l1, flags & 0xF, 0]);
+    let bit = |byte: u8, place: u8| byte >> place & 1;
+    let g = bit(flags, 7);
     kvm_segment {
-        base: segment.base.into(),
-        limit: segment.limit,
-        selector: segment.selector,
-        type_: segment.kind,
-        present: 1,
-        dpl: 0,
-        db: segment.default_32.into(),
-        s: segment.code_or_data.into(),
-        l: segment.long.into(),
-        g: segment.pages.into(),
-        avl: 0,
-        unusable: 0,
-        padding: 0,
+        base: u32::from_le_bytes([b0, b1, b2, b3]).into(),
+        limit: if g == 1 { limit << 12 | 0xFFF } else { limit },
+        selector,
+        type_: access & 0xF,
+        s: bit(access, 4),
+        dpl: access >> 5 & 3,
+        present: bit(access, 7),
+        avl: bit(flags, 4),
+        l: bit(flags, 5),
+        db: bit(flags, 6),
+        g,
+        ..Default::default()
     }
 }
 
@@ -137,6 +141,26 @@ mod tests {
         }
         lapic.regs[0x360] = 2;
         assert!(takes_nmi(&lapic), "the vector is not looked at");
+    }
+
+    #[test]
+    fn a_descriptor_has_its_fields_where_the_processor_reads_them() {
+        let none = kvm_segment { selector: 8, ..Default::default() };
+        for (bits, read) in [
+            (0, none),
+            (0x1200_0034_5678_0000, kvm_segment { base: 0x1234_5678, ..none }),
+            (0x000A_0000_0000_BCDE, kvm_segment { limit: 0xA_BCDE, ..none }),
+            (0x008A_0000_0000_BCDE, kvm_segment { limit: 0xABCD_EFFF, g: 1, ..none }),
+            (0xF << 40, kvm_segment { type_: 0xF, ..none }),
+            (1 << 44, kvm_segment { s: 1, ..none }),
+            (3 << 45, kvm_segment { dpl: 3, ..none }),
+            (1 << 47, kvm_segment { present: 1, ..none }),
+            (1 << 52, kvm_segment { avl: 1, ..none }),
+            (1 << 53, kvm_segment { l: 1, ..none }),
+            (1 << 54, kvm_segment { db: 1, ..none }),
+        ] {
+            assert_eq!(segment(Segment { selector: 8, descriptor: bits }), read, "{bits:#x}");
+        }
     }
 
     #[test]
