@@ -13,7 +13,8 @@ use std::thread::JoinHandle;
 use crate::memory::GuestMemory;
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_INTERNAL_ERROR_EMULATION, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_pit_config, kvm_userspace_memory_region,
+    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_pit_config, kvm_regs, kvm_sregs,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -291,24 +292,13 @@ impl Vcpu {
     #[must_use]
     pub fn describe(&self) -> String {
         match (self.fd.get_regs(), self.fd.get_sregs()) {
-            (Ok(regs), Ok(sregs)) => format!(
-                "rip {:#x} rsp {:#x} rflags {:#x} rax {:#x} rbx {:#x} rcx {:#x} rdx {:#x} rsi {:#x} rdi {:#x} \
-                 cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x} cs {:#x}",
-                regs.rip,
-                regs.rsp,
-                regs.rflags,
-                regs.rax,
-                regs.rbx,
-                regs.rcx,
-                regs.rdx,
-                regs.rsi,
-                regs.rdi,
-                sregs.cr0,
-                sregs.cr2,
-                sregs.cr3,
-                sregs.cr4,
-                sregs.efer,
-                sregs.cs.selector
+            (
+                Ok(kvm_regs { rip, rsp, rflags, rax, rbx, rcx, rdx, rsi, rdi, .. }),
+                Ok(kvm_sregs { cr0, cr2, cr3, cr4, efer, cs, .. }),
+            ) => format!(
+                "rip {rip:#x} rsp {rsp:#x} rflags {rflags:#x} rax {rax:#x} rbx {rbx:#x} rcx {rcx:#x} rdx {rdx:#x} \
+                 rsi {rsi:#x} rdi {rdi:#x} cr0 {cr0:#x} cr2 {cr2:#x} cr3 {cr3:#x} cr4 {cr4:#x} efer {efer:#x} cs {:#x}",
+                cs.selector
             ),
             (Err(error), _) | (_, Err(error)) => format!("registers can't be read: {error}"),
         }

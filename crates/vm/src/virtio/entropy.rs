@@ -68,10 +68,6 @@ impl BackEnd for InProcess {
         Ok(())
     }
 
-    fn takes_kicks(&self) -> bool {
-        true
-    }
-
     fn kicked(&mut self, port: &Port) -> Result<bool, Failure> {
         let (Some(device), Some(queue)) = (&mut self.running, port.queue(0)) else { return Ok(false) };
         match device.serve() {

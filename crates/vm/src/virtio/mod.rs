@@ -44,7 +44,7 @@ enum Failure {
 
 /// What serves a device's queues.
 trait BackEnd: Send {
-    /// The descriptor that hangs up when it is gone.
+    /// The descriptor that hangs up when it is gone. One on this thread has none, and takes the kicks of its queue.
     fn socket(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
     /// Its configuration space, as it is now.
     fn config(&mut self) -> Result<Vec<u8>, Failure>;
@@ -56,10 +56,10 @@ trait BackEnd: Send {
     fn pause(&mut self) -> Result<(), Failure>;
     /// Goes on where they stood.
     fn unpause(&mut self, port: &Port) -> Result<(), Failure>;
-    /// Whether kicks come to this thread, not to another process.
-    fn takes_kicks(&self) -> bool;
-    /// A queue was kicked; true: again, without a kick.
-    fn kicked(&mut self, port: &Port) -> Result<bool, Failure>;
+    /// Its queue was kicked; true: again, without a kick.
+    fn kicked(&mut self, _: &Port) -> Result<bool, Failure> {
+        Ok(false)
+    }
 }
 
 /// What the worker tells the registers and the VM.
@@ -103,7 +103,7 @@ pub fn connect(devices: Vec<description::Device>, vm: &Arc<Vm>) -> Result<Device
     let mut functions = vec![function];
     let mut back_ends: Vec<Box<dyn BackEnd>> = vec![Box::new(entropy)];
     for (slot, device) in (FIRST_SLOT..=u8::MAX).zip(devices) {
-        let connected = vhost_user::connect(device.front, device.socket, memory.clone());
+        let connected = vhost_user::connect(vhost_user::MAX_ANSWERS, device.front, device.socket, memory.clone());
         let (function, back_end) = connected.map_err(|failure| Error::Device { slot, cause: failure.to_string() })?;
         functions.push(function);
         back_ends.push(Box::new(back_end));

@@ -219,7 +219,8 @@ fn served(breaks: bool) -> (Arc<Machine>, UnixStream, Arc<AtomicU64>) {
     let end = theirs.try_clone().unwrap();
     std::thread::spawn(move || serve_vhost::serve(theirs, device, None).unwrap());
     let memory = guest_memory();
-    let (function, back_end) = vhost_user::connect(TWO_QUEUES, OwnedFd::from(ours), memory.clone()).unwrap();
+    let (function, back_end) =
+        vhost_user::connect(vhost_user::MAX_ANSWERS, TWO_QUEUES, OwnedFd::from(ours), memory.clone()).unwrap();
     assert_eq!((function.queues.len(), &function.config[..6]), (2, &[2, 0, 0, 0, 0, 7][..]));
     (machine(function, Box::new(back_end), memory), end, accepted)
 }
@@ -457,7 +458,7 @@ fn a_peer_that_is_no_back_end_is_refused() {
         let _ = io::Read::read(&mut theirs, &mut request);
         let _ = io::Write::write(&mut theirs, &[0xFF; 64]);
     });
-    let failed = vhost_user::connect(TWO_QUEUES, OwnedFd::from(ours), guest_memory());
+    let failed = vhost_user::connect(vhost_user::MAX_ANSWERS, TWO_QUEUES, OwnedFd::from(ours), guest_memory());
     assert!(matches!(failed, Err(Failure::Gone(_))));
     peer.join().unwrap();
 }
@@ -467,7 +468,12 @@ fn a_back_end_with_fewer_queues_than_its_device_has_is_refused() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let device = Answering { accepted: Arc::default(), breaks: false };
     let peer = std::thread::spawn(move || serve_vhost::serve(theirs, device, None).unwrap());
-    let failed = vhost_user::connect(Front { queues: 3, ..TWO_QUEUES }, OwnedFd::from(ours), guest_memory());
+    let failed = vhost_user::connect(
+        vhost_user::MAX_ANSWERS,
+        Front { queues: 3, ..TWO_QUEUES },
+        OwnedFd::from(ours),
+        guest_memory(),
+    );
     assert!(matches!(failed, Err(Failure::Gone(_))));
     peer.join().unwrap();
 }

@@ -23,7 +23,7 @@ use crate::memory::GuestMemory;
 
 /// How long a back end may take for all that it is asked in a row. A reset waits for its requests under way, which the
 /// host's disk may hold up.
-const MAX_ANSWERS: Duration = Duration::from_secs(10);
+pub const MAX_ANSWERS: Duration = Duration::from_secs(10);
 /// Queues of a device at most.
 const MAX_QUEUES: u64 = 64;
 const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
@@ -43,19 +43,15 @@ pub struct VhostUser {
     memory: GuestMemory,
     memory_told: bool,
     /// Queues that are served.
-    active: Vec<usize>,
+    active: Vec<u16>,
     /// What they were set up with.
     activation: Option<Activation>,
     /// Where each stood when it was paused.
     bases: Vec<(u16, u16)>,
 }
 
-/// Asks a back end what it offers.
-pub fn connect(front: Front, stream: OwnedFd, memory: GuestMemory) -> Result<(Device, VhostUser), Failure> {
-    connect_within(MAX_ANSWERS, front, stream, memory)
-}
-
-fn connect_within(
+/// Asks a back end what it offers; `limit` is [`MAX_ANSWERS`] but in tests.
+pub fn connect(
     limit: Duration,
     front: Front,
     stream: OwnedFd,
@@ -119,12 +115,7 @@ impl BackEnd for VhostUser {
     }
 
     fn config(&mut self) -> Result<Vec<u8>, Failure> {
-        let mut config = Vec::new();
-        self.ask(|back_end| {
-            config = read_config(&mut back_end.front_end, back_end.front).map_err(judge)?;
-            Ok(())
-        })?;
-        Ok(config)
+        self.ask(|back_end| read_config(&mut back_end.front_end, back_end.front).map_err(judge))
     }
 
     fn activate(&mut self, activation: &Activation, port: &Port) -> Result<(), Failure> {
@@ -145,32 +136,21 @@ impl BackEnd for VhostUser {
     }
 
     fn pause(&mut self) -> Result<(), Failure> {
-        if self.active.is_empty() {
-            return Ok(()); // it was refused
+        if !self.active.is_empty() {
+            self.bases = self.ask(Self::stop_queues)?; // else it was refused
         }
-        self.ask(|back_end| {
-            back_end.bases = back_end.stop_queues()?;
-            Ok(())
-        })
+        Ok(())
     }
 
     fn unpause(&mut self, port: &Port) -> Result<(), Failure> {
         let Some(activation) = self.activation.clone().filter(|_| !self.bases.is_empty()) else { return Ok(()) };
         self.ask(|back_end| back_end.start(&activation, port))
     }
-
-    fn takes_kicks(&self) -> bool {
-        false
-    }
-
-    fn kicked(&mut self, _: &Port) -> Result<bool, Failure> {
-        Ok(false)
-    }
 }
 
 impl VhostUser {
     /// Asks, and does not wait for ever.
-    fn ask(&mut self, ask: impl FnOnce(&mut Self) -> Result<(), Failure>) -> Result<(), Failure> {
+    fn ask<T>(&mut self, ask: impl FnOnce(&mut Self) -> Result<T, Failure>) -> Result<T, Failure> {
         let (limit, socket) = (self.limit, self.watched.try_clone().map_err(gone)?);
         answer::within(limit, socket.as_fd(), || ask(self)).map_err(gone)?
     }
@@ -180,13 +160,13 @@ impl VhostUser {
         let features = activation.features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         self.front_end.set_features(features).map_err(judge)?;
         for setup in &activation.queues {
-            let index = usize::from(setup.index);
-            let queue = port.queue(setup.index).ok_or_else(|| Failure::Refused(format!("no queue {index}")))?;
+            let index = setup.index;
+            let queue = port.queue(index).ok_or_else(|| Failure::Refused(format!("no queue {index}")))?;
             self.active.push(index);
             self.start_queue(setup, queue, port).map_err(judge)?;
         }
         for index in &self.active {
-            self.front_end.set_vring_enable(*index, true).map_err(judge)?;
+            self.front_end.set_vring_enable(usize::from(*index), true).map_err(judge)?;
         }
         Ok(())
     }
@@ -195,12 +175,10 @@ impl VhostUser {
     fn stop_queues(&mut self) -> Result<Vec<(u16, u16)>, Failure> {
         let mut bases = Vec::new();
         for index in std::mem::take(&mut self.active) {
-            self.front_end.set_vring_enable(index, false).map_err(judge)?;
-            let base = self.front_end.get_vring_base(index).map_err(judge)?;
-            let short = |value: u64| {
-                u16::try_from(value).map_err(|_| Failure::Gone(format!("queue {index} stands at {value}")))
-            };
-            bases.push((short(index as u64)?, short(base.into())?));
+            self.front_end.set_vring_enable(index.into(), false).map_err(judge)?;
+            let base = self.front_end.get_vring_base(index.into()).map_err(judge)?;
+            let base = u16::try_from(base).map_err(|_| Failure::Gone(format!("queue {index} stands at {base}")))?;
+            bases.push((index, base));
         }
         Ok(bases)
     }

@@ -39,6 +39,9 @@ struct Served {
     watched: Vec<u16>,
 }
 
+/// Nothing, or the device for whose sake the VM ends.
+type Done = Result<(), (Slot, Failure)>;
+
 /// The thread before it starts, and its state afterwards.
 pub struct Worker {
     front_ends: Arc<FrontEnds>,
@@ -58,11 +61,10 @@ impl Worker {
         let served: Vec<_> = served.collect();
         for (port, served) in front_ends.ports().iter().zip(&served) {
             events.add(&port.broken, Token::Broken(port.slot), Interest::Read)?;
-            if let Some(socket) = served.back_end.socket() {
-                events.add(socket, Token::Socket(port.slot), Interest::Read)?;
-            }
-            if let Some(queue) = port.queue(0).filter(|_| served.back_end.takes_kicks()) {
-                events.add(&queue.kick, Token::Kick(port.slot), Interest::Read)?;
+            match (served.back_end.socket(), port.queue(0)) {
+                (Some(socket), _) => events.add(socket, Token::Socket(port.slot), Interest::Read)?,
+                (None, Some(queue)) => events.add(&queue.kick, Token::Kick(port.slot), Interest::Read)?,
+                (None, None) => {}
             }
         }
         Ok(Self { front_ends, served, quiet: false, events })
@@ -94,7 +96,7 @@ impl Worker {
         }
     }
 
-    fn happened(&mut self, token: Token, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
+    fn happened(&mut self, token: Token, registers: &dyn Registers) -> Done {
         let front_ends = self.front_ends.clone();
         match token {
             Token::Wake => {
@@ -122,7 +124,7 @@ impl Worker {
         }
     }
 
-    fn perform(&mut self, job: Job, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
+    fn perform(&mut self, job: Job, registers: &dyn Registers) -> Done {
         match job {
             Job::Activate(slot, activation) => self.activate(slot, &activation, registers),
             Job::Reset(slot) => self.reset(slot, registers),
@@ -136,7 +138,7 @@ impl Worker {
         }
     }
 
-    fn read_config(&mut self, slot: Slot, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
+    fn read_config(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
         let Some(served) = self.served(slot) else { return Ok(()) };
         match served.back_end.config() {
             Ok(config) => registers.config_changed(slot, &config),
@@ -146,7 +148,7 @@ impl Worker {
     }
 
     /// A back end that can't be stopped is of no use afterwards either: the VM ends.
-    fn quiet(&mut self, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
+    fn quiet(&mut self, registers: &dyn Registers) -> Done {
         self.quiet = true;
         for (slot, served) in (1..).map(Slot).zip(&mut self.served) {
             if served.active {
@@ -157,7 +159,7 @@ impl Worker {
         Ok(())
     }
 
-    fn wake_up(&mut self, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
+    fn wake_up(&mut self, registers: &dyn Registers) -> Done {
         self.quiet = false;
         let front_ends = self.front_ends.clone();
         for port in front_ends.ports() {
@@ -171,12 +173,7 @@ impl Worker {
         Ok(())
     }
 
-    fn activate(
-        &mut self,
-        slot: Slot,
-        activation: &Activation,
-        registers: &dyn Registers,
-    ) -> Result<(), (Slot, Failure)> {
+    fn activate(&mut self, slot: Slot, activation: &Activation, registers: &dyn Registers) -> Done {
         let front_ends = self.front_ends.clone();
         let (Some(port), Some(served)) = (front_ends.port(slot), self.served(slot)) else { return Ok(()) };
         served.active = true;
@@ -187,7 +184,7 @@ impl Worker {
         self.kicked(slot, registers) // what came before it ran
     }
 
-    fn reset(&mut self, slot: Slot, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
+    fn reset(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
         if let Some(served) = self.served(slot) {
             served.active = false;
             served.back_end.stop().map_err(|failure| (slot, failure))?;
@@ -200,13 +197,10 @@ impl Worker {
         Ok(())
     }
 
-    fn kicked(&mut self, slot: Slot, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
+    fn kicked(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
         let (front_ends, quiet) = (self.front_ends.clone(), self.quiet);
         let (Some(port), Some(served)) = (front_ends.port(slot), self.served(slot)) else { return Ok(()) };
-        if !served.back_end.takes_kicks() {
-            return Ok(());
-        }
-        let Some(queue) = port.queue(0) else { return Ok(()) };
+        let Some(queue) = port.queue(0).filter(|_| served.back_end.socket().is_none()) else { return Ok(()) };
         queue.kick.clear();
         if quiet {
             return Ok(());
@@ -222,7 +216,7 @@ impl Worker {
     }
 
     /// A refusal is the driver's matter; anything else ends the VM.
-    fn failed(&mut self, slot: Slot, failure: Failure, registers: &dyn Registers) -> Result<(), (Slot, Failure)> {
+    fn failed(&mut self, slot: Slot, failure: Failure, registers: &dyn Registers) -> Done {
         match failure {
             Failure::Refused(why) => {
                 guest_log!(Warn, "device in slot {} needs a reset: {why}", slot.0);

@@ -30,7 +30,7 @@ fn slow(mut bytes: usize) -> (OwnedFd, JoinHandle<()>) {
 fn a_back_end_that_says_nothing_is_given_up() {
     for bytes in [0, 1, 11, 12, 19] {
         let (socket, peer) = slow(bytes);
-        let connected = connect_within(LIMIT, BLOCK, socket, memory());
+        let connected = connect(LIMIT, BLOCK, socket, memory());
         assert!(matches!(connected, Err(Failure::Gone(_))), "{bytes} bytes of an answer");
         peer.join().unwrap();
     }

@@ -34,12 +34,6 @@ impl BackEnd for Willing {
     fn unpause(&mut self, _: &Port) -> Result<(), Failure> {
         Ok(())
     }
-    fn takes_kicks(&self) -> bool {
-        false
-    }
-    fn kicked(&mut self, _: &Port) -> Result<bool, Failure> {
-        Ok(false)
-    }
 }
 
 /// What the registers were told, counted.
