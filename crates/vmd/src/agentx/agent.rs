@@ -79,14 +79,27 @@ pub enum Action {
 }
 
 /// Where the session stands.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 enum State {
+    #[default]
     Idle,
     Waiting(Instant),
     Asked(Instant),
-    Opening { packet: u32, until: Instant },
-    Registering { session: u32, context: Option<Context>, packet: u32, until: Instant },
-    Serving { session: u32, context: Option<Context>, ping: Ping },
+    Opening {
+        packet: u32,
+        until: Instant,
+    },
+    Registering {
+        session: u32,
+        context: Option<Context>,
+        packet: u32,
+        until: Instant,
+    },
+    Serving {
+        session: u32,
+        context: Option<Context>,
+        ping: Ping,
+    },
 }
 
 /// Whether a master that says nothing lives.
@@ -112,7 +125,7 @@ struct Question {
 }
 
 /// agentx.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Agent {
     mib: Mib,
     wanted: Option<Context>,
@@ -134,20 +147,7 @@ pub struct Agent {
 impl Agent {
     /// Of a hypervisor called so.
     pub fn new(software: &str, version: &str) -> Self {
-        Self {
-            mib: Mib::new(software, version),
-            wanted: None,
-            state: State::Idle,
-            packets: 0,
-            requests: 0,
-            input: Vec::new(),
-            output: Vec::new(),
-            questions: VecDeque::new(),
-            listing: None,
-            stale: None,
-            told: BTreeMap::new(),
-            said: false,
-        }
+        Self { mib: Mib::new(software, version), ..Self::default() }
     }
 
     /// What is to be done now that this happened.
@@ -322,36 +322,27 @@ impl Agent {
     }
 
     fn response(&mut self, header: Header, error: u16, now: Instant, out: &mut Vec<Action>) {
-        match self.state.clone() {
-            State::Opening { packet, .. } if packet == header.packet => match error {
-                0 => self.register(header.session, now),
-                error => self.lose(&format!("refused a session ({})", word(error)), now, out),
-            },
-            State::Registering { session, context, packet, .. } if packet == header.packet => match error {
-                0 => {
-                    self.state = State::Serving { session, context, ping: Ping::At(now + PING) };
-                    if !std::mem::replace(&mut self.said, true) {
-                        out.push(Action::Log(Level::Info, "VMs are reported to the SNMP master".to_owned()));
-                    }
-                    self.adapt(now);
-                }
-                error => self.lose(&format!("refused the VM-MIB ({})", word(error)), now, out),
-            },
-            State::Serving { session, context, ping: Ping::Sent { packet, .. } } if packet == header.packet => {
-                match error {
-                    0 => self.state = State::Serving { session, context, ping: Ping::At(now + PING) },
-                    error => self.lose(&format!("no longer knows the session ({})", word(error)), now, out),
-                }
-            }
-            State::Idle
-            | State::Waiting(_)
-            | State::Asked(_)
-            | State::Opening { .. }
-            | State::Registering { .. }
-            | State::Serving { .. } => {
-                out.push(Action::Log(Level::Debug, format!("an answer to packet {}: {error}", header.packet)));
-            }
+        let (awaited, refused) = match self.state {
+            State::Opening { packet, .. } => (Some(packet), "refused a session"),
+            State::Registering { packet, .. } => (Some(packet), "refused the VM-MIB"),
+            State::Serving { ping: Ping::Sent { packet, .. }, .. } => (Some(packet), "no longer knows the session"),
+            State::Idle | State::Waiting(_) | State::Asked(_) | State::Serving { .. } => (None, ""),
+        };
+        if awaited != Some(header.packet) {
+            return out.push(Action::Log(Level::Debug, format!("an answer to packet {}: {error}", header.packet)));
         }
+        if error != 0 {
+            return self.lose(&format!("{refused} ({})", word(error)), now, out);
+        }
+        let (State::Registering { session, context, .. } | State::Serving { session, context, .. }) = &self.state
+        else {
+            return self.register(header.session, now);
+        };
+        self.state = State::Serving { session: *session, context: context.clone(), ping: Ping::At(now + PING) };
+        if !std::mem::replace(&mut self.said, true) {
+            out.push(Action::Log(Level::Info, "VMs are reported to the SNMP master".to_owned()));
+        }
+        self.adapt(now);
     }
 
     fn question(&mut self, header: Header, packet: Packet, now: Instant, out: &mut Vec<Action>) {

@@ -79,6 +79,16 @@ pub enum Order {
     Big,
 }
 
+impl Order {
+    /// The bytes of a number in network byte order as they lie in the packet, or the other way round.
+    fn swapped<const N: usize>(self, mut number: [u8; N]) -> [u8; N] {
+        if self == Order::Little {
+            number.reverse();
+        }
+        number
+    }
+}
+
 /// What is left of a payload.
 pub struct Reader<'a> {
     /// What was not read yet.
@@ -106,20 +116,12 @@ impl<'a> Reader<'a> {
 
     /// A number of 16 bits.
     pub fn half(&mut self) -> Result<u16, Malformed> {
-        let bytes = self.array()?;
-        Ok(match self.order {
-            Order::Little => u16::from_le_bytes(bytes),
-            Order::Big => u16::from_be_bytes(bytes),
-        })
+        Ok(u16::from_be_bytes(self.order.swapped(self.array()?)))
     }
 
     /// A number of 32 bits.
     pub fn word(&mut self) -> Result<u32, Malformed> {
-        let bytes = self.array()?;
-        Ok(match self.order {
-            Order::Little => u32::from_le_bytes(bytes),
-            Order::Big => u32::from_be_bytes(bytes),
-        })
+        Ok(u32::from_be_bytes(self.order.swapped(self.array()?)))
     }
 
     /// A length, so many bytes, and what fills the last word.
@@ -133,13 +135,11 @@ impl<'a> Reader<'a> {
     /// A name, and whether it is meant itself.
     pub fn oid(&mut self) -> Result<(Oid, bool), Malformed> {
         let [count, prefix, include, _] = self.array()?;
-        let beginning: Vec<u32> =
-            if prefix == 0 { Vec::new() } else { INTERNET.into_iter().chain([u32::from(prefix)]).collect() };
-        let length = beginning.len().saturating_add(usize::from(count));
+        let mut name = if prefix == 0 { Vec::new() } else { [INTERNET.as_slice(), &[prefix.into()]].concat() };
+        let length = name.len().saturating_add(usize::from(count));
         if length > MAX_SUBIDS {
             return Err(Malformed::Name(length));
         }
-        let mut name = beginning;
         for _ in 0..count {
             name.push(self.word()?);
         }
@@ -189,9 +189,9 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// For a packet of our own.
-    pub fn ours() -> Self {
-        Self { bytes: Vec::new(), order: Order::Big }
+    /// Nothing was written.
+    pub fn new(order: Order) -> Self {
+        Self { bytes: Vec::new(), order }
     }
 
     /// These bytes.
@@ -201,18 +201,12 @@ impl Writer {
 
     /// A number of 16 bits.
     pub fn half(&mut self, number: u16) {
-        match self.order {
-            Order::Little => self.bytes(number.to_le_bytes()),
-            Order::Big => self.bytes(number.to_be_bytes()),
-        }
+        self.bytes(self.order.swapped(number.to_be_bytes()));
     }
 
     /// A number of 32 bits.
     pub fn word(&mut self, number: u32) {
-        match self.order {
-            Order::Little => self.bytes(number.to_le_bytes()),
-            Order::Big => self.bytes(number.to_be_bytes()),
-        }
+        self.bytes(self.order.swapped(number.to_be_bytes()));
     }
 
     /// What we write is shorter than 4 GiB by far.

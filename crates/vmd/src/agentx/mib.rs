@@ -18,59 +18,39 @@ pub const VM_MIB: [u32; 7] = [1, 3, 6, 1, 2, 1, 236];
 /// Bytes in vmMemUnit.
 const MEMORY_UNIT: u64 = 1 << 20;
 
-/// An object that has values, in the order of names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where the values of an object come from.
+#[derive(Clone, Copy)]
 enum Object {
-    HvSoftware,
-    HvVersion,
-    HvObjectId,
-    Number,
-    Column(Column),
+    /// There is one, of the host.
+    Scalar(fn(&Mib) -> Value),
+    /// A column of vmTable, with one for each VM.
+    Column(fn(&Row) -> Value),
 }
 
-/// A column of vmTable that has values; vmIndex (1) is not accessible.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-enum Column {
-    Name = 2,
-    Uuid,
-    OsType,
-    AdminState,
-    OperState,
-    AutoStart,
-    Persistent,
-    CurCpuNumber,
-    MinCpuNumber,
-    MaxCpuNumber,
-    MemUnit,
-    CurMem,
-    MinMem,
-    MaxMem,
-}
-
-const OBJECTS: [Object; 18] = [
-    Object::HvSoftware,
-    Object::HvVersion,
-    Object::HvObjectId,
-    Object::Number,
-    Object::Column(Column::Name),
-    Object::Column(Column::Uuid),
-    Object::Column(Column::OsType),
-    Object::Column(Column::AdminState),
-    Object::Column(Column::OperState),
-    Object::Column(Column::AutoStart),
-    Object::Column(Column::Persistent),
-    Object::Column(Column::CurCpuNumber),
-    Object::Column(Column::MinCpuNumber),
-    Object::Column(Column::MaxCpuNumber),
-    Object::Column(Column::MemUnit),
-    Object::Column(Column::CurMem),
-    Object::Column(Column::MinMem),
-    Object::Column(Column::MaxMem),
+/// The objects that have values, by their names below vmMIB, in the order of names. vmIndex, column 1, is not accessible.
+const OBJECTS: [(&[u32], Object); 18] = [
+    (&[1, 1, 1], Object::Scalar(|mib| text(&mib.software))), // vmHvSoftware
+    (&[1, 1, 2], Object::Scalar(|mib| text(&mib.version))),  // vmHvVersion
+    (&[1, 1, 3], Object::Scalar(|_| Value::Oid(vec![0, 0]))), // vmHvObjectID
+    (&[1, 2], Object::Scalar(|mib| number(mib.rows.len()))), // vmNumber
+    (&[1, 4, 1, 2], Object::Column(|row| text(row.name.as_str()))), // vmName
+    (&[1, 4, 1, 3], Object::Column(|_| text(""))),           // vmUUID
+    (&[1, 4, 1, 4], Object::Column(|_| text(""))),           // vmOSType
+    (&[1, 4, 1, 5], Object::Column(|row| number(states(row).0))), // vmAdminState
+    (&[1, 4, 1, 6], Object::Column(|row| number(states(row).1))), // vmOperState
+    (&[1, 4, 1, 7], Object::Column(|row| number(if row.disabled { 3 } else { 2 }))), // vmAutoStart
+    (&[1, 4, 1, 8], Object::Column(|_| number(1))),          // vmPersistent
+    (&[1, 4, 1, 9], Object::Column(|row| number(row.cpus))), // vmCurCpuNumber
+    (&[1, 4, 1, 10], Object::Column(|row| number(row.cpus))), // vmMinCpuNumber
+    (&[1, 4, 1, 11], Object::Column(|row| number(row.cpus))), // vmMaxCpuNumber
+    (&[1, 4, 1, 12], Object::Column(|_| number(MEMORY_UNIT))), // vmMemUnit
+    (&[1, 4, 1, 13], Object::Column(|row| number(row.used.unwrap_or(0) / MEMORY_UNIT))), // vmCurMem
+    (&[1, 4, 1, 14], Object::Column(|_| number(-1))),        // vmMinMem: there is no such limit
+    (&[1, 4, 1, 15], Object::Column(|row| number(row.memory.bytes() / MEMORY_UNIT))), // vmMaxMem
 ];
 
 /// This host's values.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Mib {
     software: String,
     version: String,
@@ -94,30 +74,30 @@ impl Mib {
 
     /// The value of this name.
     pub fn get(&self, name: &[u32]) -> Value {
-        let object = OBJECTS.into_iter().find_map(|object| Some((object, name.strip_prefix(&*object.name())?)));
+        let below = name.strip_prefix(&VM_MIB).unwrap_or_default();
+        let object = OBJECTS.into_iter().find_map(|(object, of)| Some((of, below.strip_prefix(object)?)));
         match object {
             None => Value::NoSuchObject,
-            Some((Object::Column(column), [id])) => match self.rows.binary_search_by_key(id, |row| row.vm.0) {
-                Ok(at) => self.rows.get(at).map_or(Value::NoSuchInstance, |row| column.of(row)),
-                Err(_) => Value::NoSuchInstance,
-            },
-            Some((object, [0])) => self.scalar(object),
+            Some((Object::Column(of), [id])) => {
+                let at = self.rows.binary_search_by_key(id, |row| row.vm.0).ok();
+                at.and_then(|at| self.rows.get(at)).map_or(Value::NoSuchInstance, of)
+            }
+            Some((Object::Scalar(of), [0])) => of(self),
             Some(_) => Value::NoSuchInstance,
         }
     }
 
     /// The first value in a range. If there is none, the answer says so, under the name that the range begins with.
     pub fn next(&self, range: &Range) -> Binding {
-        let found = OBJECTS.into_iter().find_map(|object| self.first_of(object, range));
+        let found = OBJECTS.into_iter().find_map(|(below, of)| self.first_of([&VM_MIB, below].concat(), of, range));
         match found {
             Some((name, value)) if range.end.is_empty() || name < range.end => (name, value),
             Some(_) | None => (range.start.clone(), Value::EndOfMibView),
         }
     }
 
-    /// The first value of an object at or behind the beginning of a range.
-    fn first_of(&self, object: Object, range: &Range) -> Option<Binding> {
-        let name = object.name();
+    /// The first value of the object of this name at or behind the beginning of a range.
+    fn first_of(&self, mut name: Oid, object: Object, range: &Range) -> Option<Binding> {
         let least = match range.start.strip_prefix(&*name) {
             Some([]) => 0,
             Some([instance]) if range.include => *instance,
@@ -126,67 +106,28 @@ impl Mib {
             None => return None, // it lies behind all of them
         };
         let (instance, value) = match object {
-            Object::Column(column) => {
+            Object::Column(of) => {
                 let at = self.rows.partition_point(|row| row.vm.0 < least);
-                self.rows.get(at).map(|row| (row.vm.0, column.of(row)))
+                self.rows.get(at).map(|row| (row.vm.0, of(row)))
             }
-            scalar @ (Object::HvSoftware | Object::HvVersion | Object::HvObjectId | Object::Number) => {
-                (least == 0).then(|| (0, self.scalar(scalar)))
-            }
+            Object::Scalar(of) => (least == 0).then(|| (0, of(self))),
         }?;
-        Some(([name, vec![instance]].concat(), value))
-    }
-
-    fn scalar(&self, object: Object) -> Value {
-        match object {
-            Object::HvSoftware => Value::Text(self.software.clone()),
-            Object::HvVersion => Value::Text(self.version.clone()),
-            Object::HvObjectId => Value::Oid(vec![0, 0]),
-            Object::Number => number(self.rows.len()),
-            Object::Column(_) => Value::NoSuchInstance,
-        }
-    }
-}
-
-impl Object {
-    /// Its name, without an instance.
-    fn name(self) -> Oid {
-        let below: &[u32] = match self {
-            Object::HvSoftware => &[1, 1, 1],
-            Object::HvVersion => &[1, 1, 2],
-            Object::HvObjectId => &[1, 1, 3],
-            Object::Number => &[1, 2],
-            Object::Column(column) => &[1, 4, 1, column as u32],
-        };
-        [&VM_MIB, below].concat()
-    }
-}
-
-impl Column {
-    fn of(self, row: &Row) -> Value {
-        match self {
-            Column::Name => Value::Text(row.name.as_str().to_owned()),
-            Column::Uuid | Column::OsType => Value::Text(String::new()),
-            Column::AdminState => Value::Integer(states(row.state).0),
-            Column::OperState => Value::Integer(states(row.state).1),
-            Column::AutoStart => Value::Integer(if row.disabled { 3 } else { 2 }),
-            Column::Persistent => Value::Integer(1),
-            Column::CurCpuNumber | Column::MinCpuNumber | Column::MaxCpuNumber => Value::Integer(row.cpus.into()),
-            Column::MemUnit => number(MEMORY_UNIT),
-            Column::CurMem => number(row.used.unwrap_or(0) / MEMORY_UNIT),
-            Column::MinMem => Value::Integer(-1), // there is no such limit
-            Column::MaxMem => number(row.memory.bytes() / MEMORY_UNIT),
-        }
+        name.push(instance);
+        Some((name, value))
     }
 }
 
 /// vmAdminState and vmOperState: paused, running, or shut down. A VM that was asked to end runs until it has.
-fn states(state: VmState) -> (i32, i32) {
-    match state {
+fn states(row: &Row) -> (i32, i32) {
+    match row.state {
         VmState::Paused => (3, 8),
         VmState::Running | VmState::Stopping => (1, 4),
         VmState::Waiting | VmState::Starting | VmState::Stopped => (4, 11),
     }
+}
+
+fn text(text: &str) -> Value {
+    Value::Text(text.to_owned())
 }
 
 fn number(number: impl TryInto<i32>) -> Value {

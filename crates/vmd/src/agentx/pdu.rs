@@ -16,23 +16,19 @@ const NON_DEFAULT_CONTEXT: u8 = 1 << 3;
 const NETWORK_BYTE_ORDER: u8 = 1 << 4;
 
 /// Types of packets (RFC 2741, 6.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Kind {
-    Open = 1,
-    Close = 2,
-    Register = 3,
-    Unregister = 4,
-    Get = 5,
-    GetNext = 6,
-    GetBulk = 7,
-    TestSet = 8,
-    CommitSet = 9,
-    UndoSet = 10,
-    CleanupSet = 11,
-    Ping = 13,
-    Response = 18,
-}
+const OPEN: u8 = 1;
+const CLOSE: u8 = 2;
+const REGISTER: u8 = 3;
+const UNREGISTER: u8 = 4;
+const GET: u8 = 5;
+const GET_NEXT: u8 = 6;
+const GET_BULK: u8 = 7;
+const TEST_SET: u8 = 8;
+const COMMIT_SET: u8 = 9;
+const UNDO_SET: u8 = 10;
+const CLEANUP_SET: u8 = 11;
+const PING: u8 = 13;
+const RESPONSE: u8 = 18;
 
 /// What a response says of its request (RFC 2741, 6.2.16; RFC 3416, 3, for those below 256).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,24 +136,24 @@ impl Header {
         let mut reader = Reader { bytes: payload, order: self.order };
         let context = if self.context { Some(reader.octets()?.to_vec()) } else { None };
         let body = match self.kind {
-            kind if kind == Kind::Close as u8 => {
+            CLOSE => {
                 let reason = reader.byte()?;
                 reader.take(3)?;
                 Body::Close(reason)
             }
-            kind if kind == Kind::Get as u8 => Body::Get(reader.ranges()?),
-            kind if kind == Kind::GetNext as u8 => Body::GetNext(reader.ranges()?),
-            kind if kind == Kind::GetBulk as u8 => Body::GetBulk {
+            GET => Body::Get(reader.ranges()?),
+            GET_NEXT => Body::GetNext(reader.ranges()?),
+            GET_BULK => Body::GetBulk {
                 non_repeaters: reader.half()?,
                 max_repetitions: reader.half()?,
                 ranges: reader.ranges()?,
             },
-            kind if kind == Kind::TestSet as u8 => Body::TestSet(reader.bindings()?),
-            kind if kind == Kind::CommitSet as u8 => Body::CommitSet,
-            kind if kind == Kind::UndoSet as u8 => Body::UndoSet,
-            kind if kind == Kind::CleanupSet as u8 => Body::CleanupSet,
-            kind if kind == Kind::Ping as u8 => Body::Ping,
-            kind if kind == Kind::Response as u8 => {
+            TEST_SET => Body::TestSet(reader.bindings()?),
+            COMMIT_SET => Body::CommitSet,
+            UNDO_SET => Body::UndoSet,
+            CLEANUP_SET => Body::CleanupSet,
+            PING => Body::Ping,
+            RESPONSE => {
                 let (_up_time, error, _index) = (reader.word()?, reader.half()?, reader.half()?);
                 reader.bindings()?;
                 Body::Response { error }
@@ -172,19 +168,30 @@ impl Header {
 
     /// Whether it answers a packet of ours. Such a one is itself never answered.
     pub fn is_response(&self) -> bool {
-        self.kind == Kind::Response as u8
+        self.kind == RESPONSE
     }
 
     /// The answer to it, in its own byte order. The index of an error counts bindings from 1.
     pub fn response(&self, error: Error, index: u16, bindings: &[Binding]) -> Vec<u8> {
-        let mut writer = Writer { bytes: Vec::new(), order: self.order };
+        let mut writer = Writer::new(self.order);
         writer.word(0); // sysUpTime: the master knows its own
         writer.half(error as u16);
         writer.half(index);
         for (name, value) in bindings {
             writer.binding(name, value);
         }
-        packet(writer, Kind::Response, false, *self)
+        Self { kind: RESPONSE, context: false, ..*self }.packet(&writer.bytes)
+    }
+
+    /// The packet with this payload.
+    fn packet(&self, payload: &[u8]) -> Vec<u8> {
+        let order = if self.order == Order::Big { NETWORK_BYTE_ORDER } else { 0 };
+        let flags = order | if self.context { NON_DEFAULT_CONTEXT } else { 0 };
+        let mut whole = Writer { bytes: vec![VERSION, self.kind, flags, 0], order: self.order };
+        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        [self.session, self.transaction, self.packet, length].into_iter().for_each(|number| whole.word(number));
+        whole.bytes.extend(payload);
+        whole.bytes
     }
 }
 
@@ -200,56 +207,46 @@ pub struct Ours {
 impl Ours {
     /// Begins a session, which the master lists by this name.
     pub fn open(self, name: &str) -> Vec<u8> {
-        let mut writer = Writer::ours();
+        let mut writer = Writer::new(Order::Big);
         writer.bytes([0; 4]); // the master's own timeout
         writer.oid(&[]);
         writer.octets(name.as_bytes());
-        self.packet(writer, Kind::Open, false)
+        self.packet(OPEN, false, &writer.bytes)
     }
 
     /// Ends it.
     pub fn close(self) -> Vec<u8> {
-        let mut writer = Writer::ours();
-        writer.bytes([REASON_SHUTDOWN, 0, 0, 0]);
-        self.packet(writer, Kind::Close, false)
+        self.packet(CLOSE, false, &[REASON_SHUTDOWN, 0, 0, 0])
     }
 
     /// Takes all names that begin so.
     pub fn register(self, context: Option<&str>, region: &[u32]) -> Vec<u8> {
-        self.region(Kind::Register, context, region)
+        self.region(REGISTER, context, region)
     }
 
     /// Gives them back.
     pub fn unregister(self, context: Option<&str>, region: &[u32]) -> Vec<u8> {
-        self.region(Kind::Unregister, context, region)
+        self.region(UNREGISTER, context, region)
     }
 
     /// Asks whether the master lives.
     pub fn ping(self) -> Vec<u8> {
-        self.packet(Writer::ours(), Kind::Ping, false)
+        self.packet(PING, false, &[])
     }
 
-    fn region(self, kind: Kind, context: Option<&str>, region: &[u32]) -> Vec<u8> {
-        let mut writer = Writer::ours();
+    fn region(self, kind: u8, context: Option<&str>, region: &[u32]) -> Vec<u8> {
+        let mut writer = Writer::new(Order::Big);
         if let Some(context) = context {
             writer.octets(context.as_bytes());
         }
         writer.bytes([0, DEFAULT_PRIORITY, 0, 0]); // the session's timeout; no range of sub-identifiers
         writer.oid(region);
-        self.packet(writer, kind, context.is_some())
+        self.packet(kind, context.is_some(), &writer.bytes)
     }
 
-    fn packet(self, writer: Writer, kind: Kind, context: bool) -> Vec<u8> {
-        let header = Header {
-            kind: kind as u8,
-            context,
-            order: writer.order,
-            session: self.session,
-            transaction: 0,
-            packet: self.packet,
-            payload: 0,
-        };
-        packet(writer, kind, context, header)
+    fn packet(self, kind: u8, context: bool, payload: &[u8]) -> Vec<u8> {
+        let Self { session, packet } = self;
+        Header { kind, context, order: Order::Big, session, transaction: 0, packet, payload: 0 }.packet(payload)
     }
 }
 
@@ -257,17 +254,6 @@ impl Ours {
 const REASON_SHUTDOWN: u8 = 5;
 /// RFC 2741, 6.2.3.
 const DEFAULT_PRIORITY: u8 = 127;
-
-/// The packet with its header: the numbers of `of`, a type of its own.
-fn packet(writer: Writer, kind: Kind, context: bool, of: Header) -> Vec<u8> {
-    let order = if writer.order == Order::Big { NETWORK_BYTE_ORDER } else { 0 };
-    let flags = order | if context { NON_DEFAULT_CONTEXT } else { 0 };
-    let mut whole = Writer { bytes: vec![VERSION, kind as u8, flags, 0], order: writer.order };
-    let length = u32::try_from(writer.bytes.len()).unwrap_or(u32::MAX);
-    [of.session, of.transaction, of.packet, length].into_iter().for_each(|number| whole.word(number));
-    whole.bytes.extend(writer.bytes);
-    whole.bytes
-}
 
 #[cfg(test)]
 #[path = "tests/pdu.rs"]

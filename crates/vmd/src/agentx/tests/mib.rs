@@ -28,10 +28,6 @@ fn cell(mib: &Mib, column: u32, id: u32) -> Value {
     mib.get(&below(&[1, 4, 1, column, id]))
 }
 
-fn text(text: &str) -> Value {
-    Value::Text(text.to_owned())
-}
-
 #[test]
 fn scalars_and_columns_are_the_tables_of_the_specification() {
     let mib = mib(vec![row(1, VmState::Running), row(4, VmState::Stopped)]);
