@@ -29,6 +29,18 @@ pub enum Interest {
     Hangup,
 }
 
+impl Interest {
+    /// In what is to be read, what is to be written, or neither.
+    pub fn of(reads: bool, writes: bool) -> Self {
+        match (reads, writes) {
+            (true, true) => Interest::ReadWrite,
+            (true, false) => Interest::Read,
+            (false, true) => Interest::Write,
+            (false, false) => Interest::Hangup,
+        }
+    }
+}
+
 /// What a descriptor is ready for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready<T> {

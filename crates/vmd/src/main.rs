@@ -4,6 +4,7 @@
 
 mod agentx;
 mod control;
+mod ending;
 mod opener;
 mod parent;
 mod privileged;

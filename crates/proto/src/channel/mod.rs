@@ -76,6 +76,16 @@ pub enum ChannelError {
     Socket(#[from] io::Error),
 }
 
+impl ChannelError {
+    /// Whether the peer said something wrong, and not the socket failed.
+    pub fn is_peers_fault(&self) -> bool {
+        match self {
+            Self::Malformed(_) | Self::Version { .. } | Self::TooLong | Self::NoRoom | Self::Descriptors { .. } => true,
+            Self::Slow | Self::Late(_) | Self::Socket(_) => false,
+        }
+    }
+}
+
 /// What a read gave.
 #[derive(Debug)]
 pub enum Received<Rx> {

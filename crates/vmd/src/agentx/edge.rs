@@ -5,15 +5,13 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use proto::agentx::{ToAgentX, ToParent};
-use proto::channel::ChannelError;
 use proto::{Channel, Received};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use sys::event::{Interest, Loop, Ready};
-use sys::signals::{Signal, Signals};
 
-use super::Fatal;
 use super::agent::{Action, Agent, Event};
+use crate::ending::{self, Fatal};
 
 /// Bytes read from the master before others have their turn.
 const READ: usize = 64 * 1024;
@@ -38,13 +36,6 @@ enum Token {
     Master,
 }
 
-/// Whether the loop goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Life {
-    On,
-    Over,
-}
-
 impl Edge {
     pub(super) fn new(channel: OwnedFd, agent: Agent) -> Self {
         Self { parent: Channel::new(channel), agent, master: None }
@@ -52,24 +43,18 @@ impl Edge {
 
     /// Serves until the parent is gone or a signal ends it; then takes leave of the master.
     pub(super) fn serve(mut self) -> Result<(), Fatal> {
-        let ends = [Signal::Terminate, Signal::Interrupt];
-        let ignored = [Signal::Hangup, Signal::Pipe, Signal::User1];
-        let signals = Signals::block(&[ends.as_slice(), ignored.as_slice()].concat())?;
+        let signals = ending::signals()?;
         let mut events = Loop::new()?;
         events.add(&self.parent, Token::Parent, Interest::Read)?;
         events.add(&signals, Token::Signals, Interest::Read)?;
-        let mut life = Life::On;
-        while life == Life::On {
+        let mut over = false;
+        while !over {
             for ready in events.wait(self.agent.deadline())? {
-                let over = match ready.token {
-                    Token::Parent => self.hear_parent(&mut events) == Life::Over,
-                    Token::Signals => signals.next()?.is_some_and(|signal| ends.contains(&signal)),
-                    Token::Master => {
-                        self.hear_master(&ready, &mut events);
-                        false
-                    }
-                };
-                life = if over { Life::Over } else { life };
+                match ready.token {
+                    Token::Parent => over |= self.hear_parent(&mut events),
+                    Token::Signals => over |= ending::is_told_to_end(&signals)?,
+                    Token::Master => self.hear_master(&ready, &mut events),
+                }
             }
             if self.agent.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 self.handle(Event::Time, &mut events);
@@ -83,16 +68,17 @@ impl Edge {
         Ok(())
     }
 
-    fn hear_parent(&mut self, events: &mut Loop<Token>) -> Life {
-        if let Err(error) = self.parent.flush() {
-            return ended(&error);
-        }
+    /// Whether the parent is gone. It never sends malformed messages, so a channel that fails counts as closed.
+    fn hear_parent(&mut self, events: &mut Loop<Token>) -> bool {
         loop {
-            match self.parent.recv() {
+            match self.parent.flush().and_then(|()| self.parent.recv()) {
                 Ok(Received::Message(message, fds)) => self.parent_says(message, fds, events),
-                Ok(Received::Empty) => return Life::On,
-                Ok(Received::Closed) => return Life::Over,
-                Err(error) => return ended(&error),
+                Ok(Received::Empty) => return false,
+                Ok(Received::Closed) => return true,
+                Err(error) => {
+                    log::debug!("the parent's channel: {error}");
+                    return true;
+                }
             }
         }
     }
@@ -172,15 +158,9 @@ impl Edge {
 
     /// Watches for what may be done.
     fn watch(&mut self, events: &mut Loop<Token>) -> io::Result<()> {
-        let parent = if self.parent.wants_write() { Interest::ReadWrite } else { Interest::Read };
-        events.change(&self.parent, parent)?;
+        events.change(&self.parent, Interest::of(true, self.parent.wants_write()))?;
         let Some(master) = &mut self.master else { return Ok(()) };
-        let wanted = match (self.agent.reads(), self.agent.output().is_empty()) {
-            (true, true) => Interest::Read,
-            (true, false) => Interest::ReadWrite,
-            (false, false) => Interest::Write,
-            (false, true) => Interest::Hangup,
-        };
+        let wanted = Interest::of(self.agent.reads(), !self.agent.output().is_empty());
         match master.watched.replace(wanted) {
             None => events.add(&master.socket, Token::Master, wanted),
             Some(watched) if watched != wanted => events.change(&master.socket, wanted),
@@ -195,10 +175,4 @@ fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
 
 fn lost(error: Errno) -> String {
     format!("can't be reached any more ({})", proto::failure::plain(&error.into()))
-}
-
-/// The parent never sends malformed messages; a channel that fails counts as closed.
-fn ended(error: &ChannelError) -> Life {
-    log::debug!("the parent's channel: {error}");
-    Life::Over
 }

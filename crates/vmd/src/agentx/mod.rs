@@ -19,22 +19,12 @@ pub mod pdu;
 #[path = "tests/wire.rs"]
 mod wire;
 
-use std::io;
 use std::os::fd::OwnedFd;
+
+use crate::ending::Fatal;
 
 /// vmHvSoftware.
 pub const SOFTWARE: &str = concat!("vmd for Linux ", env!("CARGO_PKG_VERSION"));
-
-/// Why agentx can't go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Fatal {
-    /// It could not give up what it must not have.
-    #[error("{0}")]
-    Sandbox(#[from] sandbox::Error),
-    /// No event loop.
-    #[error("event loop: {0}")]
-    Events(#[from] io::Error),
-}
 
 /// Serves until the parent at the other end of `channel` is gone.
 pub fn run(channel: OwnedFd) -> Result<(), Fatal> {

@@ -89,17 +89,13 @@ pub enum Why {
 
 #[derive(Debug)]
 enum Client {
-    Greeting { until: Instant },
-    Open { requests: BTreeMap<RequestId, Kind> },
-}
-
-/// What a request takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// Answered soon.
-    Short,
-    /// Answered when a VM ends: one a client (openbsd/daemon.md, 4.1, hardening wish).
-    Wait,
+    Greeting {
+        until: Instant,
+    },
+    /// Of each request whether it is answered when a VM ends: one a client is (openbsd/daemon.md, 4.1, hardening wish).
+    Open {
+        requests: BTreeMap<RequestId, bool>,
+    },
 }
 
 /// All clients.
@@ -115,7 +111,10 @@ impl Clients {
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
         match event {
             Event::Accepted => vec![self.accepted(now)],
-            Event::AcceptFailed => self.pause(now),
+            Event::AcceptFailed => {
+                self.paused_until = Some(now + ACCEPT_PAUSE);
+                vec![]
+            }
             Event::Said(conn, message) => self.said(conn, message),
             Event::Malformed(conn, error) => self.refuse(conn, Why::Malformed(error)),
             Event::Left(conn) => self.end(conn, None),
@@ -160,11 +159,6 @@ impl Clients {
         Action::Admit(conn)
     }
 
-    fn pause(&mut self, now: Instant) -> Vec<Action> {
-        self.paused_until = Some(now + ACCEPT_PAUSE);
-        vec![]
-    }
-
     fn said(&mut self, conn: ConnId, message: ToControl) -> Vec<Action> {
         match (self.of.get_mut(&conn), message) {
             (None, _) => vec![],
@@ -182,13 +176,19 @@ impl Clients {
             (Some(Client::Open { .. }), ToControl::Hello { .. }) => {
                 self.refuse(conn, Why::Misplaced("sent its version twice"))
             }
-            (Some(Client::Open { requests }), ToControl::Ask { id, request }) => match ask(requests, id, &request) {
-                Ok(()) => vec![Action::Forward(conn, id, request)],
-                Err(Refusal::Request(failure)) => {
-                    vec![Action::Tell(conn, ToClient::Answer { id, reply: Reply::Failed(failure) })]
+            (Some(Client::Open { requests }), ToControl::Ask { id, request }) => {
+                let waits = waits(&request);
+                if requests.contains_key(&id) {
+                    return self.refuse(conn, Why::Misplaced("gave two requests the same number"));
                 }
-                Err(Refusal::Connection(why)) => self.refuse(conn, why),
-            },
+                if waits && requests.values().any(|other| *other) {
+                    let text = "this connection already waits for a VM; wait for another on a separate connection";
+                    let reply = Reply::Failed(Failure::new(Code::Busy, text));
+                    return vec![Action::Tell(conn, ToClient::Answer { id, reply })];
+                }
+                requests.insert(id, waits);
+                vec![Action::Forward(conn, id, request)]
+            }
         }
     }
 
@@ -237,33 +237,12 @@ impl Clients {
     }
 }
 
-/// Why a request is not handed on.
-enum Refusal {
-    /// The request alone fails.
-    Request(Failure),
-    /// Its answer could not be told from another's.
-    Connection(Why),
-}
-
-fn ask(requests: &mut BTreeMap<RequestId, Kind>, id: RequestId, request: &Request) -> Result<(), Refusal> {
-    let kind = kind(request);
-    if requests.contains_key(&id) {
-        return Err(Refusal::Connection(Why::Misplaced("gave two requests the same number")));
-    }
-    if kind == Kind::Wait && requests.values().any(|other| *other == Kind::Wait) {
-        let text = "this connection already waits for a VM; wait for another on a separate connection";
-        return Err(Refusal::Request(Failure::new(Code::Busy, text)));
-    }
-    requests.insert(id, kind);
-    Ok(())
-}
-
-fn kind(request: &Request) -> Kind {
+fn waits(request: &Request) -> bool {
     match request {
         Request::Stop { wait: true, .. }
         | Request::Wait { .. }
         | Request::DiskFail { .. }
-        | Request::FlushStop { .. } => Kind::Wait,
+        | Request::FlushStop { .. } => true,
         Request::Stop { wait: false, .. }
         | Request::List
         | Request::Start(_)
@@ -274,14 +253,14 @@ fn kind(request: &Request) -> Kind {
         | Request::Log { .. }
         | Request::Reload
         | Request::Load { .. }
-        | Request::Reset { .. } => Kind::Short,
+        | Request::Reset { .. } => false,
     }
 }
 
-fn is_last(kind: Kind, reply: &Reply) -> bool {
+fn is_last(waits: bool, reply: &Reply) -> bool {
     match reply {
         Reply::Vms(_) | Reply::Wrong(_) => false,
-        Reply::Accepted { .. } => kind == Kind::Short, // who waits hears of the end
+        Reply::Accepted { .. } => !waits, // who waits hears of the end
         Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::Failed(_) => true,
     }
 }

@@ -13,10 +13,9 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use sys::event::{Interest, Loop, Ready};
-use sys::signals::{Signal, Signals};
 
-use super::Fatal;
 use super::clients::{Action, CONNECTION, Clients, Event};
+use crate::ending::{self, Fatal};
 
 /// Clients accepted, and answers of the parent taken, before the others have their turn.
 const MAX_AT_ONCE: usize = 64;
@@ -46,13 +45,6 @@ enum Token {
     Client(ConnId),
 }
 
-/// Whether the loop goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Life {
-    On,
-    Over,
-}
-
 impl Edge {
     pub(super) fn new(channel: OwnedFd, listener: OwnedFd) -> Result<Self, Fatal> {
         // A client that is gone before it is accepted must not make accept wait for another.
@@ -68,21 +60,16 @@ impl Edge {
 
     /// Serves until the parent is gone or a signal ends it.
     pub(super) fn serve(mut self) -> Result<(), Fatal> {
-        let ends = [Signal::Terminate, Signal::Interrupt];
-        let ignored = [Signal::Hangup, Signal::Pipe, Signal::User1];
-        let signals = Signals::block(&[ends.as_slice(), ignored.as_slice()].concat())?;
+        let signals = ending::signals()?;
         self.events.add(&signals, Token::Signals, Interest::Read)?;
         loop {
             for ready in self.events.wait(self.clients.next_tick())? {
-                let life = match ready.token {
-                    Token::Parent => self.hear_parent(),
-                    Token::Signals if signals.next()?.is_some_and(|signal| ends.contains(&signal)) => Life::Over,
-                    Token::Signals => Life::On,
+                match ready.token {
+                    Token::Parent if self.hear_parent() => return Ok(()),
+                    Token::Signals if ending::is_told_to_end(&signals)? => return Ok(()),
+                    Token::Parent | Token::Signals => {}
                     Token::Listener => self.accept(),
                     Token::Client(conn) => self.hear_client(conn, &ready),
-                };
-                if life == Life::Over {
-                    return Ok(());
                 }
             }
             self.handle(Event::Tick, vec![]);
@@ -94,39 +81,41 @@ impl Edge {
         }
     }
 
-    fn hear_parent(&mut self) -> Life {
+    /// Whether the parent is gone.
+    fn hear_parent(&mut self) -> bool {
         for _ in 0..MAX_AT_ONCE {
             match self.parent.recv() {
-                Ok(Received::Message(ToControl::Answer { conn, id, reply }, _)) => {
-                    self.handle(Event::Answer(conn, id, reply), vec![]);
-                }
-                Ok(Received::Message(ToControl::Disconnect { conn }, _)) => {
-                    self.handle(Event::Disconnect(conn), vec![]);
-                }
-                Ok(Received::Message(ToControl::Verbose { debug }, _)) => {
-                    sys::log::set_level(sys::log::level_of(u8::from(debug)));
-                }
-                Ok(Received::Empty) => return Life::On,
-                Ok(Received::Closed) => return Life::Over,
-                Err(error) if is_peers_fault(&error) => {
+                Ok(Received::Message(message, _)) => self.parent_says(message),
+                Ok(Received::Empty) => return false,
+                Ok(Received::Closed) => return true,
+                Err(error) if error.is_peers_fault() => {
                     sys::guest_log!(Warn, "refused a message of the parent: {error}")
                 }
                 Err(error) => {
                     log::debug!("the parent's channel: {error}");
-                    return Life::Over;
+                    return true;
                 }
             }
         }
-        Life::On
+        false
     }
 
-    fn accept(&mut self) -> Life {
+    fn parent_says(&mut self, message: ToControl) {
+        let event = match message {
+            ToControl::Answer { conn, id, reply } => Event::Answer(conn, id, reply),
+            ToControl::Disconnect { conn } => Event::Disconnect(conn),
+            ToControl::Verbose { debug } => return sys::log::set_level(sys::log::level_of(u8::from(debug))),
+        };
+        self.handle(event, vec![]);
+    }
+
+    fn accept(&mut self) {
         for _ in 0..MAX_AT_ONCE {
             if !self.clients.accepts() {
                 break;
             }
             match self.take() {
-                Ok((socket, shown)) => self.admit(Channel::new(socket), shown),
+                Ok(socket) => self.handle(Event::Accepted, socket),
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
@@ -135,54 +124,25 @@ impl Edge {
                 }
             }
         }
-        Life::On
     }
 
     /// The next client's socket, twice. It is taken when there is room for both: with room for one it would be lost.
-    fn take(&self) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    fn take(&self) -> rustix::io::Result<Vec<OwnedFd>> {
         let room = fcntl_dupfd_cloexec(&self.listener, 0)?;
         let socket = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         drop(room);
         let shown = fcntl_dupfd_cloexec(&socket, 0)?;
-        Ok((socket, shown))
+        Ok(vec![shown, socket])
     }
 
-    fn admit(&mut self, mut channel: Channel<ToClient, FromClient>, shown: OwnedFd) {
-        for action in self.clients.handle(Event::Accepted, Instant::now()) {
-            match action {
-                Action::TurnAway(failure) => {
-                    sys::guest_log!(Warn, "a client was turned away: {failure}");
-                    let reply = Reply::Failed(failure);
-                    // It may be gone already.
-                    let _ = channel.send(&ToClient::Answer { id: CONNECTION, reply }, vec![]);
-                    return;
-                }
-                Action::Admit(conn) => {
-                    self.tell_parent(&ToParent::Connected { conn }, vec![shown]);
-                    let added = self.events.add(&channel, Token::Client(conn), Interest::Read);
-                    self.connections.insert(conn, Connection { channel, watched: Interest::Read });
-                    if let Err(error) = added {
-                        sys::guest_log!(Warn, "a client can't be watched: {error}");
-                        self.handle(Event::Left(conn), vec![]);
-                    }
-                    return;
-                }
-                action @ (Action::Tell(..) | Action::Forward(..) | Action::End(..)) => {
-                    self.perform(action, &mut vec![], &mut VecDeque::new());
-                }
-            }
-        }
-    }
-
-    fn hear_client(&mut self, conn: ConnId, ready: &Ready<Token>) -> Life {
+    fn hear_client(&mut self, conn: ConnId, ready: &Ready<Token>) {
         let may_read = self.clients.reads(conn) && !self.parent.wants_write();
         // What was ended a moment ago may still be in this batch.
-        let Some(connection) = self.connections.get_mut(&conn) else { return Life::On };
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
         if ready.writable {
             if let Err(error) = connection.channel.flush() {
                 log::debug!("client {}: {error}", conn.0);
-                self.handle(Event::Left(conn), vec![]);
-                return Life::On;
+                return self.handle(Event::Left(conn), vec![]);
             }
         }
         if ready.readable && may_read {
@@ -193,10 +153,10 @@ impl Edge {
         } else if ready.hangup {
             self.handle(Event::Left(conn), vec![]);
         }
-        Life::On
     }
 
-    /// Carries out what follows of an event, and of what becomes of that. `fds` came with the client's message.
+    /// Carries out what follows of an event, and of what becomes of that. `fds` came with the client's message; of a client
+    /// that was just accepted they are the parent's copy of its socket, and the socket.
     fn handle(&mut self, event: Event, mut fds: Vec<OwnedFd>) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
@@ -215,7 +175,22 @@ impl Edge {
 
     fn perform(&mut self, action: Action, fds: &mut Vec<OwnedFd>, events: &mut VecDeque<Event>) {
         match action {
-            Action::Admit(_) | Action::TurnAway(_) => log::error!("the parent admits a client that is not connected"),
+            Action::Admit(conn) => {
+                let (Some(socket), Some(shown)) = (fds.pop(), fds.pop()) else { return };
+                self.tell_parent(&ToParent::Connected { conn }, vec![shown]);
+                let channel = Channel::new(socket);
+                if let Err(error) = self.events.add(&channel, Token::Client(conn), Interest::Read) {
+                    sys::guest_log!(Warn, "a client can't be watched: {error}");
+                    events.push_back(Event::Left(conn));
+                }
+                self.connections.insert(conn, Connection { channel, watched: Interest::Read });
+            }
+            Action::TurnAway(failure) => {
+                sys::guest_log!(Warn, "a client was turned away: {failure}");
+                let last = ToClient::Answer { id: CONNECTION, reply: Reply::Failed(failure) };
+                // It may be gone already.
+                let _ = fds.pop().map(|socket| Channel::<_, FromClient>::new(socket).send(&last, vec![]));
+            }
             Action::Tell(conn, message) => {
                 let Some(connection) = self.connections.get_mut(&conn) else { return };
                 match connection.channel.send(&message, vec![]) {
@@ -247,8 +222,8 @@ impl Edge {
     /// Watches for what may be done: no client is read, and none accepted, while the parent is behind.
     fn watch(&mut self) -> io::Result<()> {
         let full = self.parent.wants_write();
-        let parent = if full { Interest::ReadWrite } else { Interest::Read };
-        let listener = if full || !self.clients.accepts() { Interest::Hangup } else { Interest::Read };
+        let parent = Interest::of(true, full);
+        let listener = Interest::of(!full && self.clients.accepts(), false);
         if self.watched.0 != parent {
             self.events.change(&self.parent, parent)?;
         }
@@ -257,13 +232,7 @@ impl Edge {
         }
         self.watched = (parent, listener);
         for (conn, connection) in &mut self.connections {
-            let reads = !full && self.clients.reads(*conn);
-            let wanted = match (reads, connection.channel.wants_write()) {
-                (true, true) => Interest::ReadWrite,
-                (true, false) => Interest::Read,
-                (false, true) => Interest::Write,
-                (false, false) => Interest::Hangup,
-            };
+            let wanted = Interest::of(!full && self.clients.reads(*conn), connection.channel.wants_write());
             if connection.watched != wanted {
                 self.events.change(&connection.channel, wanted)?;
                 connection.watched = wanted;
@@ -280,22 +249,10 @@ fn said(conn: ConnId, got: Result<Received<FromClient>, ChannelError>) -> (Optio
         Ok(Received::Empty) => (None, vec![]),
         Ok(Received::Closed) => (Some(Event::Left(conn)), vec![]),
         Err(ChannelError::Malformed(_)) => (Some(Event::Malformed(conn, "malformed message".to_owned())), vec![]),
-        Err(error) if is_peers_fault(&error) => (Some(Event::Malformed(conn, error.to_string())), vec![]),
+        Err(error) if error.is_peers_fault() => (Some(Event::Malformed(conn, error.to_string())), vec![]),
         Err(error) => {
             log::debug!("client {}: {error}", conn.0);
             (Some(Event::Left(conn)), vec![])
         }
-    }
-}
-
-/// Whether the peer said something wrong, and not the socket failed.
-fn is_peers_fault(error: &ChannelError) -> bool {
-    match error {
-        ChannelError::Malformed(_)
-        | ChannelError::Version { .. }
-        | ChannelError::TooLong
-        | ChannelError::NoRoom
-        | ChannelError::Descriptors { .. } => true,
-        ChannelError::Slow | ChannelError::Late(_) | ChannelError::Socket(_) => false,
     }
 }

@@ -14,19 +14,9 @@ mod edge;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::os::fd::OwnedFd;
 
-/// Why control can't go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Fatal {
-    /// It could not give up what it must not have.
-    #[error("{0}")]
-    Sandbox(#[from] sandbox::Error),
-    /// No event loop.
-    #[error("event loop: {0}")]
-    Events(#[from] io::Error),
-}
+use crate::ending::Fatal;
 
 /// Serves the clients of `listener` until the parent at the other end of `channel` is gone.
 pub fn run(channel: OwnedFd, listener: OwnedFd) -> Result<(), Fatal> {

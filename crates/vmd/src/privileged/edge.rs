@@ -3,18 +3,17 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use model::{IfName, MacAddr};
-use proto::channel::ChannelError;
 use proto::privileged::{TapSpec, ToParent, ToPriv};
 use proto::{Channel, Code, Failure, Received, RequestId};
 use sys::event::{Interest, Loop};
 use sys::ipv6::Settings;
 use sys::netlink::{KERNEL_DEADLINE, Link, LinkKind, NetlinkError, Route};
-use sys::signals::{Signal, Signals};
 use sys::tun::{self, TunError};
 
 use super::Fatal;
 use super::outside::Outside;
 use super::switches::{self, GROUP, Make, Step, Switches, Undo};
+use crate::ending;
 
 /// How often a bridge's name may be found free and then be taken, or the other way round.
 const MAX_TRIES: usize = 16;
@@ -33,13 +32,6 @@ enum Token {
     Signals,
 }
 
-/// Whether the loop goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Life {
-    On,
-    Over,
-}
-
 impl Edge {
     /// In the network namespace of the calling thread.
     pub(super) fn new(channel: OwnedFd, settings: Option<Settings>) -> Result<Self, Fatal> {
@@ -51,26 +43,20 @@ impl Edge {
     /// Serves until the parent is gone, and then removes what was made. A signal ends it too, but then the parent starts
     /// another, and VMs run on: bridges and taps are left to that one.
     pub(super) fn serve(mut self) -> Result<(), Fatal> {
-        let ends = [Signal::Terminate, Signal::Interrupt];
-        let ignored = [Signal::Hangup, Signal::Pipe, Signal::User1];
-        let signals = Signals::block(&[ends.as_slice(), ignored.as_slice()].concat())?;
+        let signals = ending::signals()?;
         let mut events = Loop::new()?;
         events.add(&self.channel, Token::Parent, Interest::Read)?;
         events.add(&signals, Token::Signals, Interest::Read)?;
-        let mut life = Life::On;
-        while life == Life::On {
+        let mut over = false;
+        while !over {
             for ready in events.wait(None)? {
                 match ready.token {
-                    Token::Parent if self.speak() == Life::Over => life = Life::Over,
-                    Token::Parent => {}
-                    Token::Signals if signals.next()?.is_some_and(|signal| ends.contains(&signal)) => {
-                        return Err(Fatal::Signal);
-                    }
+                    Token::Parent => over |= self.speak(),
+                    Token::Signals if ending::is_told_to_end(&signals)? => return Err(Fatal::Signal),
                     Token::Signals => {}
                 }
             }
-            let interest = if self.channel.wants_write() { Interest::ReadWrite } else { Interest::Read };
-            events.change(&self.channel, interest)?;
+            events.change(&self.channel, Interest::of(true, self.channel.wants_write()))?;
         }
         if let Err(failure) = self.remove_all() {
             log::warn!("{failure}");
@@ -78,25 +64,27 @@ impl Edge {
         Ok(())
     }
 
-    fn speak(&mut self) -> Life {
-        if let Err(error) = self.channel.flush() {
-            return ended(&error);
-        }
+    /// Whether the conversation is over: a bad message costs only itself, a broken socket everything.
+    fn speak(&mut self) -> bool {
         loop {
-            let answer = match self.channel.recv() {
-                Ok(Received::Message(message, fds)) => self.carry_out(message, fds),
-                Ok(Received::Empty) => return Life::On,
-                Ok(Received::Closed) => return Life::Over,
-                Err(error) => {
-                    if ended(&error) == Life::Over {
-                        return Life::Over;
-                    }
-                    continue;
-                }
+            let sent = match self.channel.flush().and_then(|()| self.channel.recv()) {
+                Ok(Received::Message(message, fds)) => match self.carry_out(message, fds) {
+                    Some((answer, fds)) => self.channel.send(&answer, fds),
+                    None => Ok(()),
+                },
+                Ok(Received::Empty) => return false,
+                Ok(Received::Closed) => return true,
+                Err(error) => Err(error),
             };
-            let Some((answer, fds)) = answer else { continue };
-            if let Err(error) = self.channel.send(&answer, fds) {
-                return ended(&error);
+            match sent {
+                Ok(()) => {}
+                Err(error) if error.is_peers_fault() => {
+                    sys::guest_log!(Warn, "refused a message of the parent: {error}");
+                }
+                Err(error) => {
+                    log::warn!("the parent's channel: {error}");
+                    return true;
+                }
             }
         }
     }
@@ -305,21 +293,4 @@ fn refused(what: std::fmt::Arguments<'_>, error: &NetlinkError) -> Failure {
 fn failed(request: RequestId, failure: Failure) -> (ToParent, Vec<OwnedFd>) {
     log::warn!("{failure}");
     (ToParent::Failed { request, failure }, vec![])
-}
-
-/// Whether the conversation is over: a bad message costs only itself, a broken socket everything.
-fn ended(error: &ChannelError) -> Life {
-    match error {
-        ChannelError::Malformed(_)
-        | ChannelError::TooLong
-        | ChannelError::NoRoom
-        | ChannelError::Descriptors { .. } => {
-            sys::guest_log!(Warn, "refused a message of the parent: {error}");
-            Life::On
-        }
-        ChannelError::Version { .. } | ChannelError::Slow | ChannelError::Late(_) | ChannelError::Socket(_) => {
-            log::warn!("the parent's channel: {error}");
-            Life::Over
-        }
-    }
 }

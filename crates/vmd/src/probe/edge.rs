@@ -7,9 +7,9 @@ use std::time::Duration;
 use proto::probe::{ToParent, ToProbe};
 use proto::{Channel, Failure, Received};
 
-use super::Fatal;
 use super::answer::answer;
 use super::positioned::Positioned;
+use crate::ending::Fatal;
 
 /// How long the parent may be silent: it asks at once, so this is for one that has hung.
 const SILENCE: Duration = Duration::from_secs(30);

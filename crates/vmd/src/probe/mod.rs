@@ -12,18 +12,7 @@ mod tests;
 
 use std::os::fd::OwnedFd;
 
-use proto::channel::ChannelError;
-
-/// Why a probe ends before it has answered.
-#[derive(Debug, thiserror::Error)]
-pub enum Fatal {
-    /// It could not give up what it must not have.
-    #[error("{0}")]
-    Sandbox(#[from] sandbox::Error),
-    /// The parent can't be spoken to.
-    #[error("the parent's channel: {0}")]
-    Channel(#[from] ChannelError),
-}
+use crate::ending::Fatal;
 
 /// Answers the one question of the parent at the other end of `channel`.
 pub fn run(channel: OwnedFd) -> Result<(), Fatal> {

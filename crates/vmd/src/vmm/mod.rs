@@ -16,19 +16,9 @@ mod running;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::os::fd::OwnedFd;
 
-/// Why vmm can't go on. All VMs end with it.
-#[derive(Debug, thiserror::Error)]
-pub enum Fatal {
-    /// It could not give up what it must not have.
-    #[error("{0}")]
-    Sandbox(#[from] sandbox::Error),
-    /// No event loop.
-    #[error("event loop: {0}")]
-    Events(#[from] io::Error),
-}
+use crate::ending::Fatal;
 
 /// Serves the parent at the other end of `channel` until it is gone; `exe` is vmd, to execute.
 pub fn run(channel: OwnedFd, exe: OwnedFd) -> Result<(), Fatal> {
