@@ -92,7 +92,7 @@ impl Edge {
             }
             match self.pulse.due(Instant::now()) {
                 None => {}
-                Some(Beat::Ask(request)) => drop(self.tell_vmm(vmm::ToVmm::Info { request }, vec![])),
+                Some(Beat::Ask(request)) => self.tell_vmm(&vmm::ToVmm::Info { request }),
                 Some(Beat::Late(late)) => {
                     log::error!("vmm has not answered for {} s; VMs run on", late.as_secs());
                     self.event(Event::VmmSilent(late));
@@ -119,7 +119,7 @@ impl Edge {
         while let Some(event) = events.pop() {
             for action in self.registry.handle(event, Instant::now()) {
                 log::debug!("action: {action:?}");
-                events.extend(self.perform(action, &mut kernel));
+                self.perform(action, &mut kernel, &mut events);
             }
         }
     }

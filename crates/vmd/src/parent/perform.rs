@@ -12,81 +12,52 @@ use super::network::wishes;
 use super::registry::{Action, Event};
 
 impl Edge {
-    /// Does one thing. What it leads to at once comes back as events.
-    pub(super) fn perform(&mut self, action: Action, kernel: &mut Option<OwnedFd>) -> Vec<Event> {
+    /// Does one thing. What it leads to at once is added to the events.
+    pub(super) fn perform(&mut self, action: Action, kernel: &mut Option<OwnedFd>, events: &mut Vec<Event>) {
         match action {
             Action::ReadConfig(reading) => {
                 let read = self.source.read_again(reading.load.as_deref(), &self.registry.known());
-                vec![Event::ConfigRead(reading, read.map(Box::new))]
+                events.push(Event::ConfigRead(reading, read.map(Box::new)));
             }
-            Action::KeepIds(ids) => {
-                super::service::state::keep_ids(&ids);
-                vec![]
-            }
+            Action::KeepIds(ids) => super::service::state::keep_ids(&ids),
             Action::GiveSocket(owner) => {
                 if let Err(error) = super::service::places::give_socket(owner) {
                     log::error!("socket owner: {}", proto::failure::plain(&error));
                 }
-                vec![]
             }
-            Action::ServeSnmp(master) => {
-                self.serve_snmp(master);
-                vec![]
-            }
+            Action::ServeSnmp(master) => self.serve_snmp(master),
             Action::NameOwner(vm, owner) => {
-                vec![Event::OwnerNamed(vm, Text::cut(&super::accounts::owners::name(owner)))]
+                events.push(Event::OwnerNamed(vm, Text::cut(&super::accounts::owner_name_at_once(owner))));
             }
-            Action::MakeSwitch(switch) => self.wish(wishes::Event::Switch(switch)),
-            Action::HoldKernel(run) => {
-                self.hold_kernel(run, kernel.take());
-                vec![]
-            }
-            Action::Open { run, who, files } => self.open(run, &who, files),
-            Action::Probe(run, file, question) => self.probe(run, file, question).into_iter().collect(),
+            Action::MakeSwitch(switch) => events.extend(self.wish(wishes::Event::Switch(switch))),
+            Action::HoldKernel(run) => self.hold_kernel(run, kernel.take()),
+            Action::Open { run, who, files } => events.extend(self.open(run, &who, files)),
+            Action::Probe(run, file, question) => events.extend(self.probe(run, file, question)),
             Action::MakeTap { run, nic, tap } => {
                 self.holdings.entry(run.vm).or_default();
-                self.wish(wishes::Event::Tap(run, nic, tap))
+                events.extend(self.wish(wishes::Event::Tap(run, nic, tap)));
             }
-            Action::MakeConsole(run, owner) => vec![Event::ConsoleMade(run, self.console(run.vm, owner))],
-            Action::Launch(run, launch) => self.launch(run, &launch).into_iter().collect(),
-            Action::Abandon(run) => self.abandon(run),
+            Action::MakeConsole(run, owner) => events.push(Event::ConsoleMade(run, self.console(run.vm, owner))),
+            Action::Launch(run, launch) => events.extend(self.launch(run, &launch)),
+            Action::Abandon(run) => events.extend(self.abandon(run)),
             Action::Release(vm, keep) => self.release(vm, keep),
-            Action::Terminate(request, vm, how) => {
-                self.tell_vmm(ToVmm::Terminate { request, vm, how }, vec![]);
-                vec![]
-            }
-            Action::Order(request, vm, order) => {
-                self.tell_vmm(ToVmm::Order { request, vm, order }, vec![]);
-                vec![]
-            }
-            Action::AskDevice(vm, device, ask) => {
-                self.tell_vmm(ToVmm::AskDevice { vm, device, ask }, vec![]);
-                vec![]
-            }
+            Action::Terminate(request, vm, how) => self.tell_vmm(&ToVmm::Terminate { request, vm, how }),
+            Action::Order(request, vm, order) => self.tell_vmm(&ToVmm::Order { request, vm, order }),
+            Action::AskDevice(vm, device, ask) => self.tell_vmm(&ToVmm::AskDevice { vm, device, ask }),
             Action::Answer(asked, reply) => self.answer(asked, reply),
-            Action::Log(level, text) => {
-                log::log!(level, "{text}");
-                vec![]
-            }
-            Action::LogOf(vm, level, text) => {
-                sys::log::of_vm(level, vm.as_str(), format_args!("{text}"));
-                vec![]
-            }
+            Action::Log(level, text) => log::log!(level, "{text}"),
+            Action::LogOf(vm, level, text) => sys::log::of_vm(level, vm.as_str(), format_args!("{text}")),
             Action::Verbose(debug) => self.verbose(debug),
-            Action::Quit => {
-                self.quit = Some(Ok(()));
-                vec![]
-            }
+            Action::Quit => self.quit = Some(Ok(())),
         }
     }
 
-    fn verbose(&mut self, debug: bool) -> Vec<Event> {
+    fn verbose(&mut self, debug: bool) {
         sys::log::set_level(sys::log::level_of(u8::from(debug)));
         self.starter.debug = debug;
-        self.tell_control(control::ToControl::Verbose { debug });
+        self.tell_control(&control::ToControl::Verbose { debug });
         self.wish(wishes::Event::Verbose(debug));
-        self.tell_vmm(ToVmm::Verbose { debug }, vec![]);
+        self.tell_vmm(&ToVmm::Verbose { debug });
         self.tell_agentx(&ToAgentX::Verbose { debug }, vec![]);
-        vec![]
     }
 }

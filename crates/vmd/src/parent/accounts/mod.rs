@@ -1,7 +1,6 @@
 //! Users, groups and files that vm.conf names, as the host has them. Names are asked of getent(1), with a deadline.
 
 pub mod names;
-pub mod owners;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,6 +17,9 @@ use names::Names;
 
 /// A directory server has this long to answer for one name.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
+
+/// And this long while VMs run: the daemon waits meanwhile.
+const LOOKUP_LIMIT_OF_RUNNING: Duration = Duration::from_secs(1);
 
 /// Bytes of one file of a configuration: some 100,000 VMs. More is something else, a device without end perhaps.
 const MAX_TEXT: u64 = 64 << 20;
@@ -101,28 +103,39 @@ impl AccountNames for HostAccounts {
 
 impl Names for HostAccounts {
     fn owner(&mut self, owner: Owner) -> String {
-        let user = self.user(owner.uid).unwrap_or_else(|| owner.uid.to_string());
-        match owner.gid {
-            None => user,
-            Some(gid) => format!("{user}:{}", self.group(gid).unwrap_or_else(|| gid.to_string())),
-        }
+        owner_name(owner, LOOKUP_LIMIT)
     }
 
     fn random(&mut self) -> [u8; 2] {
-        let mut bytes = [0; 2];
-        let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()); // 2 bytes are never short
-        bytes
+        random()
     }
+}
+
+/// What users call an owner, asked while VMs run.
+pub fn owner_name_at_once(owner: Owner) -> String {
+    owner_name(owner, LOOKUP_LIMIT_OF_RUNNING)
+}
+
+/// `user[:group]`; an owner without a name is a number.
+fn owner_name(owner: Owner, limit: Duration) -> String {
+    let user = sys::users::user_by_id(owner.uid, limit).ok().flatten();
+    let user = user.map_or_else(|| owner.uid.to_string(), |user| user.name);
+    let Some(gid) = owner.gid else { return user };
+    let group = sys::users::group_by_id(gid, limit).ok().flatten();
+    format!("{user}:{}", group.map_or_else(|| gid.to_string(), |group| group.name))
+}
+
+/// Random bytes.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()); // some bytes are never short
+    bytes
 }
 
 /// Seven random bytes, the same ones each time in the daemon's life.
 pub fn drawn() -> [u8; 7] {
     static DRAWN: OnceLock<[u8; 7]> = OnceLock::new();
-    *DRAWN.get_or_init(|| {
-        let mut bytes = [0; 7];
-        let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()); // 7 bytes are never short
-        bytes
-    })
+    *DRAWN.get_or_init(random)
 }
 
 #[cfg(test)]

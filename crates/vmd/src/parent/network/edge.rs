@@ -15,12 +15,15 @@ use crate::parent::registry::Event;
 impl Edge {
     pub(in crate::parent) fn start_privileged(&mut self) -> Result<(), StartError> {
         let started = self.starter.start("priv", None, None)?;
-        self.privileged = Some(self.kept(("priv", Token::Privileged), started)?);
+        self.privileged = Some(self.kept(Token::Privileged, started)?);
         self.wish(wishes::Event::Started);
         Ok(())
     }
 
-    fn privileged_lost(&mut self) {
+    pub(in crate::parent) fn privileged_ready(&mut self) {
+        if Peer::drain(self, |edge| edge.privileged.as_mut(), Self::privileged_says) == Turn::Over {
+            return;
+        }
         let peer = self.privileged.take();
         self.give_up(peer);
         log::error!("priv ended");
@@ -28,12 +31,6 @@ impl Edge {
             self.event(event);
         }
         self.again(Lasting::Privileged);
-    }
-
-    pub(in crate::parent) fn privileged_ready(&mut self) {
-        if Peer::drain(self, "priv", |edge| edge.privileged.as_mut(), Self::privileged_says) == Turn::Lost {
-            self.privileged_lost();
-        }
     }
 
     fn privileged_says(&mut self, message: ToParent, fds: Vec<OwnedFd>) {
@@ -83,9 +80,6 @@ impl Edge {
 
     /// That it is lost its channel says, and who asked is told then.
     fn tell_priv(&mut self, message: &ToPriv, fds: Vec<OwnedFd>) {
-        let Some(peer) = &mut self.privileged else { return };
-        if let Err(error) = peer.channel.send(message, fds) {
-            log::error!("priv: {error}");
-        }
+        self.privileged.as_mut().map(|peer| peer.tell(message, fds));
     }
 }

@@ -9,6 +9,7 @@ use proto::{ConnId, control};
 use super::restarts::Lasting;
 use super::turn::Turn;
 use super::{Peer, StartError};
+use crate::parent::accounts::random;
 use crate::parent::edge::{Edge, Token};
 use crate::parent::registry::access::Who;
 use crate::parent::registry::{Asked, Event};
@@ -16,12 +17,15 @@ use crate::parent::registry::{Asked, Event};
 impl Edge {
     pub(in crate::parent) fn start_control(&mut self) -> Result<(), StartError> {
         let started = self.starter.start("control", Some(self.listener.as_fd()), None)?;
-        self.control = Some(self.kept(("control", Token::Control), started)?.asking());
+        self.control = Some(self.kept(Token::Control, started)?.asking());
         Ok(())
     }
 
     /// Clients of a dead control are disconnected; VMs run on.
-    fn control_lost(&mut self) {
+    pub(in crate::parent) fn control_ready(&mut self) {
+        if Peer::drain(self, |edge| edge.control.as_mut(), Self::control_says) == Turn::Over {
+            return;
+        }
         let peer = self.control.take();
         self.give_up(peer);
         for (conn, _) in std::mem::take(&mut self.clients) {
@@ -31,38 +35,27 @@ impl Edge {
         self.again(Lasting::Control);
     }
 
-    pub(in crate::parent) fn control_ready(&mut self) {
-        if Peer::drain(self, "control", |edge| edge.control.as_mut(), Self::control_says) == Turn::Lost {
-            self.control_lost();
-        }
-    }
-
     fn control_says(&mut self, message: control::ToParent, mut fds: Vec<OwnedFd>) {
         match message {
             control::ToParent::Connected { conn } => {
                 let peer = fds.pop().ok_or(io::ErrorKind::NotFound.into()).and_then(sys::creds::Peer::of);
                 match peer {
-                    Ok(peer) => {
-                        self.connected(conn, Who { uid: peer.uid, gid: peer.gid, groups: peer.groups });
-                    }
+                    Ok(peer) => self.connected(conn, Who { uid: peer.uid, gid: peer.gid, groups: peer.groups }),
                     Err(error) => {
                         log::warn!("credentials of a client: {error}");
-                        self.tell_control(control::ToControl::Disconnect { conn });
+                        self.tell_control(&control::ToControl::Disconnect { conn });
                     }
                 }
             }
             control::ToParent::Ask { conn, id, request } => {
                 let Some(who) = self.clients.get(&conn).cloned() else {
-                    return self.tell_control(control::ToControl::Disconnect { conn });
+                    return self.tell_control(&control::ToControl::Disconnect { conn });
                 };
                 let kernel = match self.keep(fds) {
                     Ok(kernel) => kernel,
-                    Err(failure) => {
-                        let reply = Reply::Failed(failure);
-                        return self.tell_control(control::ToControl::Answer { conn, id, reply });
-                    }
+                    Err(failure) => return self.answer(Asked { conn, id }, Reply::Failed(failure)),
                 };
-                let random = u64::from_le_bytes(self.host.random());
+                let random = u64::from_le_bytes(random());
                 self.happened(Event::Ask { asked: Asked { conn, id }, who, request, random }, kernel);
             }
             control::ToParent::Gone { conn } => {
@@ -75,26 +68,21 @@ impl Edge {
     fn connected(&mut self, conn: ConnId, who: Who) {
         if let Err(why) = who.may_connect(self.clients.values()) {
             log::warn!("{why}");
-            return self.tell_control(control::ToControl::Disconnect { conn });
+            return self.tell_control(&control::ToControl::Disconnect { conn });
         }
         self.clients.insert(conn, who);
     }
 
-    pub(in crate::parent) fn answer(&mut self, asked: Asked, mut reply: Reply) -> Vec<Event> {
+    pub(in crate::parent) fn answer(&mut self, asked: Asked, mut reply: Reply) {
         if let Reply::Vms(lines) = &mut reply {
             for line in lines.iter_mut() {
                 line.used = line.pid.and_then(|pid| sys::procfs::resident(pid).ok());
             }
         }
-        self.tell_control(control::ToControl::Answer { conn: asked.conn, id: asked.id, reply });
-        vec![]
+        self.tell_control(&control::ToControl::Answer { conn: asked.conn, id: asked.id, reply });
     }
 
-    pub(in crate::parent) fn tell_control(&mut self, message: control::ToControl) {
-        let Some(peer) = &mut self.control else { return };
-        let sent = peer.channel.send(&message, vec![]);
-        if let Err(error) = sent {
-            log::error!("control: {error}");
-        }
+    pub(in crate::parent) fn tell_control(&mut self, message: &control::ToControl) {
+        self.control.as_mut().map(|peer| peer.tell(message, vec![]));
     }
 }

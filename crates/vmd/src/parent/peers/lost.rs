@@ -43,14 +43,14 @@ impl Edge {
     /// A process that was just started. One whose channel can't be watched is ended at once.
     pub(in crate::parent) fn kept<Tx, Rx>(
         &mut self,
-        (name, token): (&str, Token),
+        token: Token,
         (peer, log): (Peer<Tx, Rx>, LogPipe),
     ) -> Result<Peer<Tx, Rx>, StartError> {
         if let Err(error) = self.events.add(&peer.channel, token, Interest::Read) {
             self.bury(peer.child);
             return Err(error.into());
         }
-        self.watch_log(name.to_owned(), log);
+        self.watch_log(peer.name.to_owned(), log);
         Ok(peer)
     }
 

@@ -45,6 +45,8 @@ pub enum StartError {
 /// A child with its conversation.
 #[derive(Debug)]
 pub struct Peer<Tx, Rx> {
+    /// Its role.
+    pub name: &'static str,
     /// The process.
     pub child: Child,
     /// The conversation.
@@ -68,10 +70,16 @@ pub type Opener = Peer<proto::opener::ToOpener, proto::opener::ToParent>;
 /// The probe of one file.
 pub type Probe = Peer<proto::probe::ToProbe, proto::probe::ToParent>;
 
-impl<Tx, Rx> Peer<Tx, Rx> {
+impl<Tx: Message, Rx: Message> Peer<Tx, Rx> {
     /// One that asks.
     pub fn asking(self) -> Self {
         Self { asks: true, ..self }
+    }
+
+    /// False when it did not take it; its loss is then told by its channel.
+    pub fn tell(&mut self, message: &Tx, fds: Vec<OwnedFd>) -> bool {
+        let sent = self.channel.send(message, fds).map_err(|error| log::error!("{}: {error}", self.name));
+        sent.is_ok()
     }
 }
 
@@ -79,7 +87,7 @@ impl Starter {
     /// Starts a role; `extra` is its descriptor 4. What it logs comes out of the pipe.
     pub fn start<Tx: Message, Rx: Message>(
         &self,
-        role: &str,
+        role: &'static str,
         extra: Option<BorrowedFd<'_>>,
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<(Peer<Tx, Rx>, LogPipe), StartError> {
@@ -97,7 +105,8 @@ impl Starter {
         if let Some(extra) = extra {
             spawn = spawn.fd(u16::from(EXTRA), extra);
         }
-        let peer = Peer { child: spawn.spawn()?, channel: ours.patient(), asks: false, watched: Interest::Read };
+        let (child, channel) = (spawn.spawn()?, ours.patient());
+        let peer = Peer { name: role, child, channel, asks: false, watched: Interest::Read };
         Ok((peer, log))
     }
 }

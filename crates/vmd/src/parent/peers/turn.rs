@@ -38,13 +38,12 @@ impl<Tx: Message, Rx: Message> Peer<Tx, Rx> {
     /// Sends what waits for the peer that `find` gives, then hears it for one turn: `says` gets each message.
     pub fn drain<H: Hearer>(
         hearer: &mut H,
-        name: &str,
         find: impl Fn(&mut H) -> Option<&mut Self>,
         says: impl Fn(&mut H, Rx, Vec<OwnedFd>),
     ) -> Turn {
         for _ in 0..TURN {
             hearer.reserve().give_way();
-            let heard = find(hearer).map_or(Heard::Nothing, |peer| peer.hear(name));
+            let heard = find(hearer).map_or(Heard::Nothing, Self::hear);
             // The descriptors of a message have the room that gave way until it has been dealt with.
             if !matches!(&heard, Heard::Message(_, fds) if !fds.is_empty()) {
                 hearer.reserve().fill();
@@ -59,7 +58,7 @@ impl<Tx: Message, Rx: Message> Peer<Tx, Rx> {
         Turn::Over
     }
 
-    fn hear(&mut self, name: &str) -> Heard<Rx> {
+    fn hear(&mut self) -> Heard<Rx> {
         let flushed = self.channel.flush();
         if flushed.is_ok() && !self.is_heard() {
             return Heard::Nothing;
@@ -69,7 +68,7 @@ impl<Tx: Message, Rx: Message> Peer<Tx, Rx> {
             Ok(Received::Empty) => Heard::Nothing,
             Ok(Received::Closed) => Heard::Lost,
             Err(error) => {
-                log::error!("{name}: {error}");
+                log::error!("{}: {error}", self.name);
                 Heard::Lost
             }
         }
@@ -81,11 +80,7 @@ impl<Tx: Message, Rx: Message> Peer<Tx, Rx> {
 
     /// Has the loop tell what there is to do with this peer: to be called before it waits.
     pub fn watch<T: Copy>(&mut self, events: &mut Loop<T>) {
-        let interest = match (self.is_heard(), self.channel.wants_write()) {
-            (true, true) => Interest::ReadWrite,
-            (true, false) => Interest::Read,
-            (false, _) => Interest::Write,
-        };
+        let interest = Interest::of(self.is_heard(), self.channel.wants_write());
         if interest != self.watched {
             match events.change(&self.channel, interest) {
                 Ok(()) => self.watched = interest,
@@ -126,7 +121,7 @@ mod tests {
             let exe = Executable::from_fd(File::open("/bin/true").unwrap().into());
             let child = Spawn::new(&exe, &["true"]).spawn().unwrap();
             let (ours, theirs) = channel::pair().unwrap();
-            let peer = Peer { child, channel: ours.patient(), asks, watched: Interest::Read };
+            let peer = Peer { name: "control", child, channel: ours.patient(), asks, watched: Interest::Read };
             let reserve = Reserve::new(File::open("/dev/null").unwrap().into()).unwrap();
             (Self { peer: Some(peer), reserve, heard: Vec::new().into() }, theirs.patient())
         }
@@ -135,7 +130,6 @@ mod tests {
         fn turn(&mut self) -> (Vec<u64>, Turn) {
             let turn = Peer::drain(
                 self,
-                "control",
                 |house| house.peer.as_mut(),
                 |house, message, _| {
                     let ToParent::Gone { conn } = message else { panic!("{message:?}") };

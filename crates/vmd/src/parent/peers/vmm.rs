@@ -16,22 +16,19 @@ impl Edge {
     pub(in crate::parent) fn start_vmm(&mut self) -> Result<(), StartError> {
         let exe = self.starter.exe.as_fd();
         let started = self.starter.start("vmm", Some(exe), self.host.vmm_cgroup())?;
-        self.vmm = Some(self.kept(("vmm", Token::Vmm), started)?);
+        self.vmm = Some(self.kept(Token::Vmm, started)?);
         Ok(())
     }
 
     /// Without vmm there is no VM, and nothing to start one with.
-    fn vmm_lost(&mut self) {
+    pub(in crate::parent) fn vmm_ready(&mut self) {
+        if Peer::drain(self, |edge| edge.vmm.as_mut(), Self::vmm_says) == Turn::Over {
+            return;
+        }
         let peer = self.vmm.take();
         self.give_up(peer);
         self.event(Event::VmmGone);
         self.quit = Some(Err(Fatal::VmmLost));
-    }
-
-    pub(in crate::parent) fn vmm_ready(&mut self) {
-        if Peer::drain(self, "vmm", |edge| edge.vmm.as_mut(), Self::vmm_says) == Turn::Lost {
-            self.vmm_lost();
-        }
     }
 
     fn vmm_says(&mut self, message: vmm::ToParent, _: Vec<OwnedFd>) {
@@ -62,13 +59,12 @@ impl Edge {
         }
     }
 
-    /// False when vmm did not take it; its loss is then told by its channel.
-    pub(in crate::parent) fn tell_vmm(&mut self, message: ToVmm, fds: Vec<OwnedFd>) -> bool {
-        let Some(peer) = &mut self.vmm else { return false };
-        let sent = peer.channel.send(&message, fds);
-        if let Err(error) = &sent {
-            log::error!("vmm: {error}");
-        }
-        sent.is_ok()
+    pub(in crate::parent) fn tell_vmm(&mut self, message: &ToVmm) {
+        self.give_vmm(message, vec![]);
+    }
+
+    /// False when vmm did not take it.
+    pub(in crate::parent) fn give_vmm(&mut self, message: &ToVmm, fds: Vec<OwnedFd>) -> bool {
+        self.vmm.as_mut().is_some_and(|peer| peer.tell(message, fds))
     }
 }

@@ -31,7 +31,7 @@ impl Edge {
 
     pub(in crate::parent) fn start_agentx(&mut self) -> Result<(), StartError> {
         let started = self.starter.start("agentx", None, None)?;
-        self.agentx = Some(self.kept(("agentx", Token::AgentX), started)?.asking());
+        self.agentx = Some(self.kept(Token::AgentX, started)?.asking());
         self.tell_agentx_context();
         Ok(())
     }
@@ -41,24 +41,20 @@ impl Edge {
         self.restarts.forget(Lasting::AgentX);
         let Some(peer) = self.agentx.take() else { return };
         self.events.remove(&peer.channel);
-        let asked = peer.child.kill(Signal::TERM);
-        if asked.is_err() {
-            return self.bury(peer.child);
+        match peer.child.kill(Signal::TERM) {
+            Ok(()) => self.buried.push(peer.child),
+            Err(_) => self.bury(peer.child),
         }
-        self.buried.push(peer.child);
     }
 
-    fn agentx_lost(&mut self) {
+    pub(in crate::parent) fn agentx_ready(&mut self) {
+        if Peer::drain(self, |edge| edge.agentx.as_mut(), Self::agentx_says) == Turn::Over {
+            return;
+        }
         let peer = self.agentx.take();
         self.give_up(peer);
         log::error!("agentx ended");
         self.again(Lasting::AgentX);
-    }
-
-    pub(in crate::parent) fn agentx_ready(&mut self) {
-        if Peer::drain(self, "agentx", |edge| edge.agentx.as_mut(), Self::agentx_says) == Turn::Lost {
-            self.agentx_lost();
-        }
     }
 
     fn agentx_says(&mut self, message: ToParent, _: Vec<OwnedFd>) {

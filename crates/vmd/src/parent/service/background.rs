@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use proto::channel::CHANNEL;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use sys::exe::Executable;
@@ -13,6 +13,7 @@ use sys::spawn::Spawn;
 
 use crate::parent::Fatal;
 use crate::parent::peers::StartError;
+use crate::parent::start::host::open_device;
 
 /// Where the system's logger listens; journald too.
 const LOG_SOCKET: &str = "/dev/log";
@@ -25,7 +26,7 @@ const MAX_SAID: u64 = 4096;
 /// Starts the daemon with the same arguments, and waits until it serves or says why not.
 pub(in crate::parent) fn start(arguments: &[OsString]) -> Result<(), Fatal> {
     let exe = Executable::own()?;
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let null = open_device("/dev/null", OFlags::empty())?;
     let log = log_socket().or_else(|_| null.try_clone())?;
     let (ready, ready_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let words: Vec<&str> = arguments.iter().filter_map(|argument| argument.to_str()).collect();

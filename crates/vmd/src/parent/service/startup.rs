@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use config::Config;
 use proto::vmm::{self, ToVmm};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::process::Signal as Signal9;
 use sys::event::{Interest, Loop};
 use sys::exe::Executable;
@@ -26,11 +27,11 @@ use crate::parent::conf::settings;
 use crate::parent::conf::source::Source;
 use crate::parent::edge::{Edge, Token};
 use crate::parent::network::wishes::Wishes;
-use crate::parent::peers::Starter;
 use crate::parent::peers::reserve::Reserve;
 use crate::parent::peers::restarts::Restarts;
+use crate::parent::peers::{Peer, Starter};
 use crate::parent::registry::{Event, Registry};
-use crate::parent::start::host::Host;
+use crate::parent::start::host::{Host, open_device};
 
 /// Descriptors that the parent may need: a console, disks and taps of hundreds of VMs.
 const DESCRIPTORS: u64 = 65536;
@@ -124,7 +125,11 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
         Pool::SmallPages
     });
     let host = Host { memory, tree: tree.ok(), vms: BTreeMap::new(), tty_gid };
-    let starter = Starter { exe: Executable::own()?, null: open_null()?, debug: options.verbose > 1 };
+    let starter = Starter {
+        exe: Executable::own()?,
+        null: open_device("/dev/null", OFlags::empty())?,
+        debug: options.verbose > 1,
+    };
     sandbox::enter(&sandbox::promise::PARENT)?;
     let mut edge = Edge::new(source, host, starter, signals, listener)?;
     let result = edge.start(kvm, &config).and_then(|()| {
@@ -145,15 +150,11 @@ fn tell_ready(waiting: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     Ok(())
 }
 
-fn open_null() -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
-}
-
 impl Edge {
     fn new(source: Source, host: Host, starter: Starter, signals: Signals, listener: OwnedFd) -> io::Result<Self> {
         let mut events = Loop::new()?;
         events.add(&signals, Token::Signals, Interest::Read)?;
-        let reserve = Reserve::new(open_null()?)?;
+        let reserve = Reserve::new(open_device("/dev/null", OFlags::empty())?)?;
         Ok(Self {
             registry: Registry::knowing(super::state::ids()),
             source,
@@ -176,8 +177,8 @@ impl Edge {
             wishes: Wishes::default(),
             logs: BTreeMap::new(),
             next_log: 0,
-            pulse: Pulse::new(std::time::Instant::now()),
-            watchdog: notify::Watchdog::of_environment(std::time::Instant::now()),
+            pulse: Pulse::new(Instant::now()),
+            watchdog: notify::Watchdog::of_environment(Instant::now()),
             reserve,
             quit: None,
         })
@@ -187,15 +188,15 @@ impl Edge {
         self.start_privileged().map_err(|error| Fatal::Start("priv", error))?;
         self.start_control().map_err(|error| Fatal::Start("control", error))?;
         self.start_vmm().map_err(|error| Fatal::Start("vmm", error))?;
-        self.tell_vmm(ToVmm::Kvm, vec![kvm]);
+        self.give_vmm(&ToVmm::Kvm, vec![kvm]);
         match Host::open_psp() {
-            Ok(Some(psp)) => drop(self.tell_vmm(ToVmm::Psp, vec![psp])),
+            Ok(Some(psp)) => drop(self.give_vmm(&ToVmm::Psp, vec![psp])),
             Ok(None) => {}
             Err(error) => {
                 log::warn!("/dev/sev: {}; no vm can have its memory encrypted", proto::failure::plain(&error))
             }
         }
-        self.tell_vmm(ToVmm::Config(vmm::Config { debug: self.starter.debug }), vec![]);
+        self.tell_vmm(&ToVmm::Config(vmm::Config { debug: self.starter.debug }));
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let (settings, refused) = settings::of_config(config, cpus, &mut HostAccounts);
         for failure in refused {
@@ -210,12 +211,10 @@ impl Edge {
         for (vm, _) in std::mem::take(&mut self.holdings) {
             self.host.end_vm_cgroup(vm, END_LIMIT);
         }
-        let vmm = self.vmm.take().map(|peer| (peer.child, peer.channel.into_socket()));
-        self.end_role("vmm", vmm);
-        let agentx = self.agentx.take().map(|peer| (peer.child, peer.channel.into_socket()));
-        self.end_role("agentx", agentx);
-        let control = self.control.take().map(|peer| (peer.child, peer.channel.into_socket()));
-        self.end_role("control", control);
+        let (vmm, agentx, control) = (self.vmm.take(), self.agentx.take(), self.control.take());
+        self.end_role(vmm, END_LIMIT);
+        self.end_role(agentx, END_LIMIT);
+        self.end_role(control, END_LIMIT);
         if !self.end_privileged() {
             // One that a signal ended, or that waits to be started again, has left all that it made to the next.
             self.reserve.give_all();
@@ -237,37 +236,28 @@ impl Edge {
 
     /// Whether it has removed what was made.
     fn end_privileged(&mut self) -> bool {
-        let privileged = self.privileged.take().map(|peer| (peer.child, peer.channel.into_socket()));
-        self.end_role_within(END_LIMIT + BRIDGE_LIMIT * self.wishes.bridges(), "priv", privileged)
+        let privileged = self.privileged.take();
+        self.end_role(privileged, END_LIMIT + BRIDGE_LIMIT * self.wishes.bridges())
     }
 
-    /// Whether it was there, and ended as it was asked.
-    fn end_role(&mut self, role: &str, peer: Option<(sys::child::Child, OwnedFd)>) -> bool {
-        self.end_role_within(END_LIMIT, role, peer)
-    }
-
-    fn end_role_within(
-        &mut self,
-        limit: std::time::Duration,
-        role: &str,
-        peer: Option<(sys::child::Child, OwnedFd)>,
-    ) -> bool {
-        let Some((mut child, socket)) = peer else { return false };
-        self.events.remove(&socket);
-        drop(socket);
-        let end = std::time::Instant::now() + limit;
+    /// Whether it was there, and ended within this time as it was asked.
+    fn end_role<Tx, Rx>(&mut self, peer: Option<Peer<Tx, Rx>>, limit: Duration) -> bool {
+        let Some(Peer { name, mut child, channel, .. }) = peer else { return false };
+        self.events.remove(&channel);
+        drop(channel);
+        let end = Instant::now() + limit;
         loop {
             match child.try_wait() {
                 Ok(Some(exit)) => {
                     if !exit.is_success() {
-                        log::warn!("lost child: {role} exited abnormally: {exit}");
+                        log::warn!("lost child: {name} exited abnormally: {exit}");
                     }
                     self.drain_logs();
                     return exit.is_success();
                 }
-                Ok(None) if std::time::Instant::now() < end => self.wait_for(child.as_fd(), end),
+                Ok(None) if Instant::now() < end => self.wait_for(child.as_fd(), end),
                 Ok(None) | Err(_) => {
-                    log::warn!("{role} did not end, and was killed");
+                    log::warn!("{name} did not end, and was killed");
                     self.drain_logs();
                     self.bury(child);
                     return false;
@@ -276,8 +266,8 @@ impl Edge {
         }
     }
 
-    fn wait_for(&mut self, pidfd: std::os::fd::BorrowedFd<'_>, end: std::time::Instant) {
-        let left = end.saturating_duration_since(std::time::Instant::now()).min(std::time::Duration::from_millis(100));
+    fn wait_for(&mut self, pidfd: BorrowedFd<'_>, end: Instant) {
+        let left = end.saturating_duration_since(Instant::now()).min(Duration::from_millis(100));
         let left = rustix::event::Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
         let mut fds = [rustix::event::PollFd::from_borrowed_fd(pidfd, rustix::event::PollFlags::IN)];
         let _ = rustix::event::poll(&mut fds, Some(&left)); // only shortens the wait
@@ -286,6 +276,6 @@ impl Edge {
 }
 
 /// What a child of the parent has to end by itself.
-const END_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+const END_LIMIT: Duration = Duration::from_secs(10);
 /// And priv for each bridge: the kernel waits for readers of its lists, one bridge after the other.
-const BRIDGE_LIMIT: std::time::Duration = std::time::Duration::from_millis(100);
+const BRIDGE_LIMIT: Duration = Duration::from_millis(100);

@@ -9,7 +9,6 @@ use proto::opener::{self, Asker, ToOpener, What};
 use proto::probe::{self, ToProbe};
 use proto::vmm::ToVmm;
 use proto::{Code, Failure, VmId};
-use sys::event::Interest;
 use sys::logpipe::LogPipe;
 use sys::pty::Pty;
 
@@ -29,37 +28,33 @@ impl Edge {
     pub(in crate::parent) fn open(&mut self, run: Run, who: &Who, files: Vec<(File, What, UserPath)>) -> Vec<Event> {
         self.holdings.entry(run.vm).or_default();
         let names: Vec<File> = files.iter().map(|(file, ..)| *file).collect();
-        match self.start_opener(run, who, files) {
-            Ok(()) => vec![],
-            Err(error) => {
-                self.end_opener((run, who.uid));
-                let failure = Failure::new(Code::Io, format!("start the opener: {error}"));
-                names.into_iter().map(|file| Event::Opened(run, file, Err(failure.clone()))).collect()
-            }
-        }
+        let Err(error) = self.start_opener(run, who, names.clone(), files) else { return vec![] };
+        self.end_opener((run, who.uid));
+        let failure = Failure::new(Code::Io, format!("start the opener: {error}"));
+        names.into_iter().map(|file| Event::Opened(run, file, Err(failure.clone()))).collect()
     }
 
-    fn start_opener(&mut self, run: Run, who: &Who, files: Vec<(File, What, UserPath)>) -> Result<(), StartError> {
-        let (mut opener, log): (Opener, _) = self.starter.start("opener", None, None)?;
-        self.watch_log("opener".to_owned(), log);
-        let names: Vec<File> = files.iter().map(|(file, ..)| *file).collect();
-        let mut messages = vec![ToOpener::Become(asker(who)?)];
-        for (index, (_, what, path)) in (0u8..).zip(files) {
-            messages.push(ToOpener::Open { index, what, path });
-        }
-        messages.push(ToOpener::End);
-        let sent = messages.iter().try_for_each(|message| opener.channel.send(message, vec![]));
-        let watched = self.events.add(&opener.channel, Token::Opener((run, who.uid)), Interest::Read);
-        self.openers.insert((run, who.uid), (opener, names));
-        sent.map_err(io::Error::other)?;
-        Ok(watched?)
+    fn start_opener(
+        &mut self,
+        run: Run,
+        who: &Who,
+        names: Vec<File>,
+        files: Vec<(File, What, UserPath)>,
+    ) -> Result<(), StartError> {
+        let errand = (run, who.uid);
+        let opens = (0u8..).zip(files).map(|(index, (_, what, path))| ToOpener::Open { index, what, path });
+        let messages = [ToOpener::Become(asker(who)?)].into_iter().chain(opens).chain([ToOpener::End]);
+        let started = self.starter.start("opener", None, None)?;
+        let mut opener: Opener = self.kept(Token::Opener(errand), started)?;
+        let sent = messages.into_iter().try_for_each(|message| opener.channel.send(&message, vec![]));
+        self.openers.insert(errand, (opener, names));
+        Ok(sent.map_err(io::Error::other)?)
     }
 
     pub(in crate::parent) fn opener_ready(&mut self, errand: Errand) {
         let run = errand.0;
         let turn = Peer::drain(
             self,
-            "opener",
             |edge| edge.openers.get_mut(&errand).map(|(peer, _)| peer),
             |edge, message, fds| edge.opener_says(errand, message, fds),
         );
@@ -92,8 +87,7 @@ impl Edge {
     /// Ends an opener; the files that it still owed.
     fn end_opener(&mut self, errand: Errand) -> Vec<File> {
         let Some((opener, files)) = self.openers.remove(&errand) else { return vec![] };
-        self.events.remove(&opener.channel);
-        self.bury(opener.child);
+        self.give_up(Some(opener));
         let held = self.holdings.get(&errand.0.vm);
         files.into_iter().filter(|file| !held.is_some_and(|held| held.files.contains_key(file))).collect()
     }
@@ -108,13 +102,11 @@ impl Edge {
         let missing = || io::Error::new(io::ErrorKind::NotFound, "there is nothing to look at");
         let held = self.holdings.get(&run.vm).and_then(|held| held.files.get(&file)).ok_or_else(missing)?;
         let copy = held.try_clone()?;
-        let (mut probe, log): (Probe, _) = self.starter.start("probe", None, None)?;
-        self.watch_log("probe".to_owned(), log);
+        let started = self.starter.start("probe", None, None)?;
+        let mut probe: Probe = self.kept(Token::Probe(run, file), started)?;
         let sent = probe.channel.send(&question, vec![copy]);
-        let watched = self.events.add(&probe.channel, Token::Probe(run, file), Interest::Read);
         self.probes.insert((run, file), probe);
-        sent.map_err(io::Error::other)?;
-        Ok(watched?)
+        Ok(sent.map_err(io::Error::other)?)
     }
 
     /// A kernel that came with the request that began this run.
@@ -125,7 +117,6 @@ impl Edge {
     pub(in crate::parent) fn probe_ready(&mut self, run: Run, file: File) {
         let turn = Peer::drain(
             self,
-            "probe",
             |edge| edge.probes.get_mut(&(run, file)),
             |edge, message, _| edge.probed(run, file, found(message)),
         );
@@ -141,10 +132,8 @@ impl Edge {
     }
 
     fn end_probe(&mut self, run: Run, file: File) {
-        if let Some(probe) = self.probes.remove(&(run, file)) {
-            self.events.remove(&probe.channel);
-            self.bury(probe.child);
-        }
+        let probe = self.probes.remove(&(run, file));
+        self.give_up(probe);
     }
 
     pub(in crate::parent) fn console(&mut self, vm: VmId, owner: Owner) -> Result<Text<64>, Failure> {
@@ -161,7 +150,7 @@ impl Edge {
 
     pub(in crate::parent) fn launch(&mut self, run: Run, launch: &Launch) -> Option<Event> {
         let failure = self.send_start(run, launch).err()?;
-        self.tell_vmm(ToVmm::StartCancel { vm: run.vm }, vec![]);
+        self.tell_vmm(&ToVmm::StartCancel { vm: run.vm });
         Some(Event::StartDone(run.vm, Err(failure)))
     }
 
@@ -180,13 +169,10 @@ impl Edge {
         held.cgroup = cgroup;
         let messages =
             held.messages(launch, &servers).map_err(|error| Failure::io("descriptors of the start", &error))?;
-        held.log = None; // so that the pipe ends with the VM's processes
-        held.memory = None; // given back with the last process that has it
-        held.cgroup = None; // the host's own is what ends it
-        held.files.retain(|file, _| matches!(file, File::Disk(_)));
+        held.keep_for_reboot();
         self.watch_log(format!("vm/{}", launch.vm.name), log);
         for (message, fds) in messages {
-            if !self.tell_vmm(message, fds) {
+            if !self.give_vmm(&message, fds) {
                 return Err(Failure::new(Code::Io, "the vmm process does not accept the start"));
             }
         }
@@ -206,28 +192,20 @@ impl Edge {
     }
 
     /// Closing is releasing: locks, taps and the console end with their descriptors.
-    pub(in crate::parent) fn release(&mut self, vm: VmId, keep: Keep) -> Vec<Event> {
-        match keep {
-            Keep::Nothing => {
-                if let Some(held) = self.holdings.remove(&vm) {
-                    if let Err(error) = held.take_console_back() {
-                        log::warn!("take the console of vm {vm} back: {}", proto::failure::plain(&error));
-                    }
-                    let Holdings { taps, outside, .. } = held;
-                    drop(taps);
-                    for name in outside {
-                        self.wish(wishes::Event::TapClosed(name));
-                    }
-                }
+    pub(in crate::parent) fn release(&mut self, vm: VmId, keep: Keep) {
+        if keep == Keep::ForReboot {
+            self.holdings.entry(vm).and_modify(Holdings::keep_for_reboot);
+        } else if let Some(held) = self.holdings.remove(&vm) {
+            if let Err(error) = held.take_console_back() {
+                log::warn!("take the console of vm {vm} back: {}", proto::failure::plain(&error));
             }
-            Keep::ForReboot => {
-                if let Some(held) = self.holdings.get_mut(&vm) {
-                    held.for_reboot();
-                }
+            let Holdings { taps, outside, .. } = held;
+            drop(taps);
+            for name in outside {
+                self.wish(wishes::Event::TapClosed(name));
             }
         }
         self.host.end_vm_cgroup(vm, KILL_LIMIT);
-        vec![]
     }
 }
 

@@ -35,9 +35,11 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// What a reboot keeps; the kernel is read anew.
-    pub fn for_reboot(&mut self) {
+    /// Closes what only a start needs. The kernel is read anew; the log pipe is to end with the VM's processes, its memory to
+    /// be given back with the last of them, and the host has the cgroup itself.
+    pub fn keep_for_reboot(&mut self) {
         self.files.retain(|file, _| matches!(file, File::Disk(_)));
+        (self.log, self.memory, self.cgroup) = (None, None, None);
     }
 
     /// Makes the console root's alone again. It goes with its master; a process of the VM that does not end has that too,

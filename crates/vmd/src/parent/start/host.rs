@@ -34,12 +34,12 @@ pub struct Host {
 impl Host {
     /// /dev/net/tun, opened for one tap: priv has no path to it.
     pub fn open_tun(&self) -> io::Result<OwnedFd> {
-        Ok(rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?)
+        open_device("/dev/net/tun", OFlags::NONBLOCK)
     }
 
     /// /dev/kvm. Whether it is KVM is found out by the first VM's process.
     pub fn open_kvm() -> io::Result<OwnedFd> {
-        let kvm = rustix::fs::open("/dev/kvm", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let kvm = open_device("/dev/kvm", OFlags::empty())?;
         let found = FileType::from_raw_mode(rustix::fs::fstat(&kvm)?.st_mode);
         if found != FileType::CharacterDevice {
             return Err(io::Error::other("not a character device"));
@@ -49,10 +49,9 @@ impl Host {
 
     /// /dev/sev, where the host has one: AMD's secure processor, which keeps the keys of encrypted memory.
     pub fn open_psp() -> io::Result<Option<OwnedFd>> {
-        match rustix::fs::open("/dev/sev", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(psp) => Ok(Some(psp)),
-            Err(rustix::io::Errno::NOENT) => Ok(None),
-            Err(error) => Err(error.into()),
+        match open_device("/dev/sev", OFlags::empty()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            psp => psp.map(Some),
         }
     }
 
@@ -64,20 +63,6 @@ impl Host {
             Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("{path}: {error}"),
             Ok(()) | Err(_) => {}
         }
-    }
-
-    /// Eight random bytes.
-    pub fn random(&self) -> [u8; 8] {
-        let mut bytes = [0; 8];
-        let mut filled = 0;
-        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()) {
-                Ok(got) => filled += got,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => break, // before Linux 3.17 alone
-            }
-        }
-        bytes
     }
 
     /// The name servers that the guest is told, as the host has them now; if there are none it is told the host's
@@ -142,6 +127,11 @@ impl Host {
             log::warn!("cgroup of vm {vm}: {error}");
         }
     }
+}
+
+/// A device for reading and writing.
+pub fn open_device(path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::empty())?)
 }
 
 #[cfg(test)]
