@@ -63,9 +63,8 @@ impl Edge {
                         if let (Some(tap), Some(holdings)) = (tap, self.holdings.get_mut(&run.vm)) {
                             holdings.taps.insert(nic, tap);
                             holdings.tap_macs.insert(nic, mac);
-                            holdings.outside.extend(outside.then(|| name.clone()));
+                            holdings.outside.extend(outside.then_some(name));
                         }
-                        name
                     });
                     happened.push(Event::TapMade(run, nic, kept));
                 }

@@ -9,7 +9,7 @@ use proto::{Code, Failure, VmId};
 use super::access::Who;
 use super::definition::{checked_cpus, of_request, unsupported};
 use super::known::Known;
-use super::life::{Asked, Life};
+use super::life::{Asked, Life, Vm};
 use super::plan::ThisBoot;
 use super::{Action, GRACE_SECONDS, MAX_WAITS, Registry, Stopper};
 use crate::parent::network::local::Locals;
@@ -35,14 +35,15 @@ impl Registry {
                 Ok(())
             }
             Request::Start(start) => self.ask_start(asker, &start, now, out),
-            Request::Stop { vm, force, wait } => self.ask_stop(asked, who, &vm, force, wait, out),
+            Request::Stop { vm, force, wait } => self.ask_stop(asker, &vm, force, wait, out),
             Request::Wait { vm } => self.ask_wait(asked, who, &vm),
-            Request::Order { vm, order } => self.ask_order(asked, who, &vm, order, out),
-            Request::Memory { vm, size } => self.ask_memory(asked, who, &vm, size, out),
-            Request::DiskFail { vm, disk, .. } => self.ask_fault(who, "disk-fail", &vm, disk),
-            Request::FlushStop { vm, disk, .. } => self.ask_fault(who, "flush-stop", &vm, disk),
+            Request::Order { vm, order } => self.ask_order(asker, &vm, order, out),
+            Request::Memory { vm, size } => self.found(who, &vm).and_then(|vm| vm.ask_memory(asked, size, out)),
+            Request::DiskFail { vm, disk, .. } => self.found(who, &vm).and_then(|vm| vm.ask_fault("disk-fail", disk)),
+            Request::FlushStop { vm, disk, .. } => self.found(who, &vm).and_then(|vm| vm.ask_fault("flush-stop", disk)),
             Request::Send { vm } => {
-                root_only(who, "send").and_then(|()| self.found(who, &vm)).and(Err(unsupported("send")))
+                let found = root_only(who, "send").and_then(|()| self.found(who, &vm));
+                found.and(Err(unsupported("send")))
             }
             Request::Receive { .. } => root_only(who, "receive").and(Err(unsupported("receive"))),
             Request::Log { verbose } => root_only(who, "log").map(|()| {
@@ -62,17 +63,14 @@ impl Registry {
     }
 
     /// The VM that is meant, if there is one and the asker may use it.
-    pub(super) fn found(&mut self, who: &Who, wanted: &VmRef) -> Result<VmId, Failure> {
-        let vm = self
-            .vms
-            .iter()
-            .find(|vm| match wanted {
-                VmRef::Id(id) => vm.id.0 == *id,
-                VmRef::Name(name) => vm.definition.name == *name,
-            })
-            .ok_or_else(|| not_found(wanted))?;
+    pub(super) fn found(&mut self, who: &Who, wanted: &VmRef) -> Result<&mut Vm, Failure> {
+        let is_meant = |vm: &&mut Vm| match wanted {
+            VmRef::Id(id) => vm.id.0 == *id,
+            VmRef::Name(name) => vm.definition.name == *name,
+        };
+        let vm = self.vms.iter_mut().find(is_meant).ok_or_else(|| not_found(wanted))?;
         if who.may_use(vm.definition.owner) {
-            return Ok(vm.id);
+            return Ok(vm);
         }
         let (name, owner) = (&vm.definition.name, &vm.definition.owner_name);
         let text =
@@ -84,32 +82,17 @@ impl Registry {
         if self.ending {
             return Err(Failure::new(Code::Invalid, "the daemon is shutting down"));
         }
-        let id = match (&start.instance_of, self.found(&asker.who, &start.vm)) {
+        let found = self.found(&asker.who, &start.vm).and_then(|vm| vm.may_start(start));
+        let id = match (&start.instance_of, found) {
             (Some(template), _) => self.instance(asker, start, template, out)?,
-            (None, Ok(id)) => self.existing(id, start)?,
+            (None, Ok(id)) => id,
             (None, Err(failure)) if failure.code == Code::NotFound => self.created(asker, start)?,
             (None, Err(failure)) => return Err(failure),
         };
         let cpus = start.cpus.map(checked_cpus).transpose()?;
         let boot = ThisBoot { kernel: start.kernel.clone(), cpus, device: start.boot_device };
-        self.begin(id, Some(asker.asked), Some(boot), now, out);
+        self.begin(id, Some(asker.asked), boot, now, out);
         Ok(())
-    }
-
-    /// A VM that is known takes a kernel, a CPU count and a boot device for this boot, nothing else.
-    fn existing(&mut self, id: VmId, start: &Start) -> Result<VmId, Failure> {
-        let vm = self.vm(id).ok_or_else(|| not_found(&start.vm))?;
-        let name = vm.definition.name.clone();
-        if !matches!(vm.life, Life::Stopped | Life::Waiting) {
-            return Err(Failure::new(Code::Already, format!("vm \"{name}\" already runs")));
-        }
-        let devices = !start.disks.is_empty() || !start.nics.is_empty() || start.cdrom.is_some();
-        if devices || start.memory.is_some() {
-            let text =
-                format!("vm \"{name}\" exists already: its memory, disks and interfaces can't be changed by a start");
-            return Err(Failure::new(Code::Already, text));
-        }
-        Ok(id)
     }
 
     fn created(&mut self, asker: &Asker, start: &Start) -> Result<VmId, Failure> {
@@ -130,27 +113,21 @@ impl Registry {
 
     fn ask_stop(
         &mut self,
-        asked: Asked,
-        who: &Who,
+        asker: &Asker,
         wanted: &VmRef,
         force: bool,
         wait: bool,
         out: &mut Vec<Action>,
     ) -> Result<(), Failure> {
-        let id = self.found(who, wanted)?;
-        let request = self.new_request();
-        let vm = self.vm(id).ok_or_else(|| not_found(wanted))?;
-        let name = vm.definition.name.clone();
+        let (request, asked) = (self.new_request(), asker.asked);
+        let vm = self.found(&asker.who, wanted)?;
+        let id = vm.id;
         let how = if force { Stop::Force } else { Stop::Graceful { seconds: GRACE_SECONDS } };
         match &mut vm.life {
-            Life::Stopped | Life::Waiting => {
-                return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" is not running")));
-            }
+            Life::Stopped | Life::Waiting => return Err(vm.not_running()),
             Life::Stopping { .. } if !force => {
-                return Err(Failure::new(
-                    Code::Already,
-                    format!("vm \"{name}\" is being stopped; -f does not wait for the guest"),
-                ));
+                let text = format!("vm \"{}\" is being stopped; -f does not wait for the guest", vm.definition.name);
+                return Err(Failure::new(Code::Already, text));
             }
             Life::Preparing(_) | Life::Launching { .. } => {
                 vm.waits.extend(wait.then_some(asked));
@@ -169,37 +146,15 @@ impl Registry {
         Ok(())
     }
 
-    /// A fault of a disk that runs, for tests: it has its place, and no disk of this release can do it.
-    fn ask_fault(&mut self, who: &Who, what: &str, wanted: &VmRef, disk: u8) -> Result<(), Failure> {
-        let id = self.found(who, wanted)?;
-        let vm = self.vm(id).ok_or_else(|| not_found(wanted))?;
-        let name = &vm.definition.name;
-        if !matches!(vm.life, Life::Running { .. }) {
-            return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" is not running")));
-        }
-        let has = vm.definition.disks.len();
-        if usize::from(disk) >= has {
-            let those = match has {
-                0 => "it has none".to_owned(),
-                1 => "its only one is 0".to_owned(),
-                _ => format!("they are 0 to {}", has - 1),
-            };
-            return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" has no disk {disk}; {those}")));
-        }
-        Err(unsupported(what))
-    }
-
     fn ask_wait(&mut self, asked: Asked, who: &Who, wanted: &VmRef) -> Result<(), Failure> {
-        let id = self.found(who, wanted)?;
         let waits = self.vms.iter().flat_map(|vm| &vm.waits).filter(|wait| wait.conn == asked.conn).count();
+        let vm = self.found(who, wanted)?;
         if waits >= MAX_WAITS {
             let text = format!("at most {MAX_WAITS} waits are allowed on one connection");
             return Err(Failure::new(Code::Busy, text));
         }
-        let vm = self.vm(id).ok_or_else(|| not_found(wanted))?;
-        if matches!(vm.life, Life::Stopped | Life::Waiting) {
-            let text = format!("vm \"{}\" is not running", vm.definition.name);
-            return Err(Failure::new(Code::Invalid, text));
+        if !vm.runs() {
+            return Err(vm.not_running());
         }
         vm.waits.push(asked);
         Ok(())
@@ -229,6 +184,40 @@ impl Registry {
     }
 }
 
+impl Vm {
+    /// One that is known takes a kernel, a CPU count and a boot device for this boot, nothing else.
+    fn may_start(&self, start: &Start) -> Result<VmId, Failure> {
+        let name = &self.definition.name;
+        if self.runs() {
+            return Err(Failure::new(Code::Already, format!("vm \"{name}\" already runs")));
+        }
+        let devices = !start.disks.is_empty() || !start.nics.is_empty() || start.cdrom.is_some();
+        if devices || start.memory.is_some() {
+            let text =
+                format!("vm \"{name}\" exists already: its memory, disks and interfaces can't be changed by a start");
+            return Err(Failure::new(Code::Already, text));
+        }
+        Ok(self.id)
+    }
+
+    /// A fault of a disk that runs, for tests: it has its place, and no disk of this release can do it.
+    fn ask_fault(&self, what: &str, disk: u8) -> Result<(), Failure> {
+        if !matches!(self.life, Life::Running { .. }) {
+            return Err(self.not_running());
+        }
+        let (name, has) = (&self.definition.name, self.definition.disks.len());
+        if usize::from(disk) >= has {
+            let those = match has {
+                0 => "it has none".to_owned(),
+                1 => "its only one is 0".to_owned(),
+                _ => format!("they are 0 to {}", has - 1),
+            };
+            return Err(Failure::new(Code::Invalid, format!("vm \"{name}\" has no disk {disk}; {those}")));
+        }
+        Err(unsupported(what))
+    }
+}
+
 fn root_only(who: &Who, command: &str) -> Result<(), Failure> {
     if who.is_root() {
         return Ok(());
@@ -236,7 +225,7 @@ fn root_only(who: &Who, command: &str) -> Result<(), Failure> {
     Err(Failure::new(Code::NotPermitted, format!("only root may {command}, and uid {} is not root", who.uid)))
 }
 
-pub(super) fn not_found(wanted: &VmRef) -> Failure {
+fn not_found(wanted: &VmRef) -> Failure {
     let text = match wanted {
         VmRef::Id(id) => format!("vm {id} not found"),
         VmRef::Name(name) => format!("vm \"{name}\" not found"),

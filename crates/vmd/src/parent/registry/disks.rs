@@ -5,7 +5,7 @@ use model::Disk;
 use proto::{Code, Failure, VmId};
 
 use super::Registry;
-use super::life::{Life, Vm};
+use super::life::Vm;
 
 impl Registry {
     /// Whether a VM's disks are free, as far as the daemon's own VMs go.
@@ -36,7 +36,7 @@ fn may_be_told(vm: &Vm, other: &Vm) -> bool {
 
 /// Whether it holds the disk now.
 fn has(vm: &Vm, disk: &Disk) -> bool {
-    !matches!(vm.life, Life::Stopped | Life::Waiting) && vm.definition.disks.iter().any(|other| excludes(other, disk))
+    vm.runs() && vm.definition.disks.iter().any(|other| excludes(other, disk))
 }
 
 /// Whether both can't be open at once: they are one image.

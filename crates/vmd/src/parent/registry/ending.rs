@@ -7,6 +7,7 @@ use proto::vmm::End;
 use proto::{Code, ConnId, Failure, RequestId, VmId};
 
 use super::life::Life;
+use super::plan::ThisBoot;
 use super::{Action, Keep, Registry, Stopper};
 
 impl Registry {
@@ -63,11 +64,8 @@ impl Registry {
     fn reboot(&mut self, id: VmId, now: Instant, out: &mut Vec<Action>) {
         out.push(Action::Release(id, Keep::ForReboot));
         let Some(vm) = self.vm(id) else { return };
-        let waits = std::mem::take(&mut vm.waits);
-        for asked in waits {
-            out.push(Action::Answer(asked, Reply::Ended { id: id.0 }));
-        }
-        self.begin(id, None, None, now, out);
+        vm.tell_waiters(out);
+        self.begin(id, None, ThisBoot::default(), now, out);
     }
 
     /// What vmm was asked it may still do: a late answer changes the VM's state, and is nobody's any more.

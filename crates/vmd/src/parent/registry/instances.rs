@@ -9,7 +9,7 @@ use proto::{Code, Failure, VmId};
 use super::asking::Asker;
 use super::definition::of_instance;
 use super::known::Known;
-use super::life::{Life, Vm};
+use super::life::Vm;
 use super::{Action, Registry};
 
 /// CPUs of all VMs of a user that run.
@@ -84,7 +84,7 @@ fn may_not_create(name: &VmName, template: &model::VmName, uid: u32) -> Failure 
 
 fn takes(vm: &Vm, user: u32) -> bool {
     let theirs = vm.definition.user.as_ref().is_some_and(|theirs| theirs.uid == user);
-    theirs && !matches!(vm.life, Life::Waiting | Life::Stopped)
+    theirs && vm.runs()
 }
 
 fn cpus_of(vm: &Vm) -> u64 {

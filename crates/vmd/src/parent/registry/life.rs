@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use model::{BootDevice, IfName, MemorySize, Text, UserPath};
+use model::{BootDevice, MemorySize, Text, UserPath};
+use proto::client::Reply;
 use proto::device::Report;
 use proto::probe::KernelKind;
 use proto::{Code, ConnId, Failure, RequestId, VmId};
 
 use super::definition::Definition;
 use super::rate::Rate;
-use super::{File, Run};
+use super::{Action, File, Run};
 use crate::parent::network::local::Pair;
 
 /// Where an answer goes.
@@ -100,12 +101,10 @@ pub struct Preparation {
     pub files: BTreeSet<File>,
     /// Cards without a tap.
     pub taps: BTreeSet<u8>,
-    /// The console is not there.
-    pub console: bool,
+    /// The console, once it is there.
+    pub tty: Option<Text<64>>,
     /// How the kernel is started, once the probe said.
     pub kernel: Option<KernelKind>,
-    /// Names of the taps.
-    pub tap_names: Vec<IfName>,
 }
 
 impl Vm {
@@ -137,16 +136,40 @@ impl Vm {
         }
     }
 
+    /// It has processes, or is about to.
+    pub fn runs(&self) -> bool {
+        !matches!(self.life, Life::Waiting | Life::Stopped)
+    }
+
+    /// When its start has taken too long.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.life {
+            Life::Preparing(preparation) => Some(preparation.deadline),
+            Life::Launching { deadline, .. } => Some(*deadline),
+            Life::Waiting | Life::Stopped | Life::Running { .. } | Life::Stopping { .. } => None,
+        }
+    }
+
     /// What asks its guest for something needs one that goes on.
     pub fn must_run(&self) -> Result<(), Failure> {
-        let name = &self.definition.name;
         match self.life {
             Life::Running { .. } => Ok(()),
-            Life::Stopping { .. } => Err(Failure::new(Code::Invalid, format!("vm \"{name}\" is being stopped"))),
-            Life::Stopped | Life::Waiting | Life::Preparing(_) | Life::Launching { .. } => {
-                Err(Failure::new(Code::Invalid, format!("vm \"{name}\" is not running")))
+            Life::Stopping { .. } => {
+                Err(Failure::new(Code::Invalid, format!("vm \"{}\" is being stopped", self.definition.name)))
             }
+            Life::Stopped | Life::Waiting | Life::Preparing(_) | Life::Launching { .. } => Err(self.not_running()),
         }
+    }
+
+    /// Why what needs one that runs can't be done.
+    pub fn not_running(&self) -> Failure {
+        Failure::new(Code::Invalid, format!("vm \"{}\" is not running", self.definition.name))
+    }
+
+    /// Who waited for its end hears of it.
+    pub fn tell_waiters(&mut self, out: &mut Vec<Action>) {
+        let reply = Reply::Ended { id: self.id.0 };
+        out.extend(std::mem::take(&mut self.waits).into_iter().map(|asked| Action::Answer(asked, reply.clone())));
     }
 
     /// The preparation, while it is one.
@@ -158,6 +181,6 @@ impl Vm {
 impl Preparation {
     /// Nothing is missing.
     pub fn complete(&self) -> bool {
-        self.files.is_empty() && self.taps.is_empty() && !self.console
+        self.files.is_empty() && self.taps.is_empty() && self.tty.is_some()
     }
 }

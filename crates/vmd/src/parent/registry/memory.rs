@@ -3,46 +3,34 @@
 use std::time::Instant;
 
 use model::MemorySize;
-use proto::client::{Balloon, Reply, VmRef};
+use proto::client::{Balloon, Reply};
 use proto::device::{Ask, Report};
 use proto::{Code, Failure};
 
-use super::access::Who;
+use super::Action;
 use super::life::{Asked, Vm};
-use super::{Action, Registry};
 
-impl Registry {
+impl Vm {
     /// Answered at once: whether the guest ever does it is its own matter, and `status` shows how far it has come.
-    pub(super) fn ask_memory(
-        &mut self,
-        asked: Asked,
-        who: &Who,
-        wanted: &VmRef,
-        size: MemorySize,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Failure> {
-        let id = self.found(who, wanted)?;
-        let Some(vm) = self.vm(id) else { return Ok(()) };
-        vm.must_run()?;
-        let (name, all) = (&vm.definition.name, vm.definition.memory);
-        let device = vm.balloon_index().ok_or_else(|| {
+    pub(super) fn ask_memory(&mut self, asked: Asked, size: MemorySize, out: &mut Vec<Action>) -> Result<(), Failure> {
+        self.must_run()?;
+        let (id, name, all) = (self.id, &self.definition.name, self.definition.memory);
+        let device = self.balloon_index().ok_or_else(|| {
             let text = format!("vm \"{name}\" has no balloon; add \"balloon\" to it in vm.conf and start it again");
             Failure::new(Code::NoDevice, text)
         })?;
-        let least = vm.definition.balloon.unwrap_or(all);
+        let least = self.definition.balloon.unwrap_or(all);
         if !(least..=all).contains(&size) {
             let (least, all, size) = (least.mib(), all.mib(), size.mib());
             let text = format!("vm \"{name}\" can get along with {least}M to {all}M, not with {size}M");
             return Err(Failure::new(Code::Invalid, text));
         }
-        vm.wanted = Some(size);
+        self.wanted = Some(size);
         out.push(Action::AskDevice(id, device, Ask::Memory(size)));
         out.push(Action::Answer(asked, Reply::Accepted { id: id.0 }));
         Ok(())
     }
-}
 
-impl Vm {
     /// It is the last of the devices.
     fn balloon_index(&self) -> Option<u8> {
         let before = self.definition.cards.len().saturating_add(self.definition.disks.len());

@@ -34,7 +34,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use model::{IfName, Owner, SwitchName, Text, UserPath, VmName};
+use model::{Owner, SwitchName, Text, UserPath, VmName};
 use proto::client::{Order, Reply, Request};
 use proto::device::{Ask, Report, Spec};
 use proto::opener::What;
@@ -50,6 +50,7 @@ use life::{Life, Vm};
 use self::access::Who;
 use self::asking::Asker;
 use self::definition::Definition;
+use self::plan::ThisBoot;
 use super::network::local::Locals;
 use super::service::snmp::Master;
 
@@ -120,10 +121,10 @@ pub enum Event {
     OwnerNamed(VmId, Text<80>),
     /// A file of a start is open and held, or not.
     Opened(Run, File, Result<(), Failure>),
-    /// What the probe found in a file.
-    Probed(Run, File, Result<Found, Failure>),
+    /// The probe finds a file fit, a kernel for being started so; or not.
+    Probed(Run, File, Result<Option<KernelKind>, Failure>),
     /// A tap is there and held, or not.
-    TapMade(Run, u8, Result<IfName, Failure>),
+    TapMade(Run, u8, Result<(), Failure>),
     /// The console is there, at this path, or not.
     ConsoleMade(Run, Result<Text<64>, Failure>),
     /// vmm answers a start.
@@ -146,15 +147,6 @@ pub enum Event {
     Time,
     /// The daemon shall end: gracefully the first time, at once the second.
     Terminate,
-}
-
-/// What a probe found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// A kernel.
-    Kernel(KernelKind),
-    /// A disk that may be used as raw.
-    RawDisk,
 }
 
 /// What is to be done. Nothing is asked back but by an event.
@@ -356,8 +348,10 @@ impl Registry {
             }
             Event::Opened(run, file, result) => self.opened(run, file, result, now, out),
             Event::Probed(run, file, result) => self.probed(run, file, result, now, out),
-            Event::TapMade(run, nic, result) => self.tap_made(run, nic, result, now, out),
-            Event::ConsoleMade(run, result) => self.console_made(run, result, now, out),
+            Event::TapMade(run, nic, result) => {
+                self.made(run, result, now, out, |start, ()| start.taps.retain(|tap| *tap != nic));
+            }
+            Event::ConsoleMade(run, result) => self.made(run, result, now, out, |start, tty| start.tty = Some(tty)),
             Event::StartDone(vm, result) => self.start_done(vm, result, out),
             Event::TerminateDone(request, result) => self.terminate_done(request, result, out),
             Event::OrderDone(request, vm, order, result) => self.order_done(request, vm, order, result, out),
@@ -382,12 +376,7 @@ impl Registry {
 
     /// When [`Event::Time`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let prepare = self.vms.iter().filter_map(|vm| match &vm.life {
-            Life::Preparing(preparation) => Some(preparation.deadline),
-            Life::Launching { deadline, .. } => Some(*deadline),
-            Life::Waiting | Life::Stopped | Life::Running { .. } | Life::Stopping { .. } => None,
-        });
-        prepare.chain(self.stagger.next).min()
+        self.vms.iter().filter_map(Vm::deadline).chain(self.stagger.next).min()
     }
 
     /// The VMs that run, with their vm processes.
@@ -437,17 +426,16 @@ impl Registry {
         if self.switches_pending() || early || self.ending {
             return;
         }
-        let waiting: Vec<VmId> =
-            self.vms.iter().filter(|vm| matches!(vm.life, Life::Waiting)).map(|vm| vm.id).collect();
+        let waiting = self.vms.iter().filter(|vm| matches!(vm.life, Life::Waiting));
+        let waiting: Vec<VmId> = waiting.map(|vm| vm.id).collect();
         for vm in waiting.iter().take(self.stagger.parallel) {
-            self.begin(*vm, None, None, now, out);
+            self.begin(*vm, None, ThisBoot::default(), now, out);
         }
         self.stagger.next = (waiting.len() > self.stagger.parallel).then(|| now + self.stagger.delay);
     }
 
     fn time(&mut self, now: Instant, out: &mut Vec<Action>) {
-        self.late_preparations(now, out);
-        self.late_launches(now, out);
+        self.late_starts(now, out);
         if self.stagger.next.is_some_and(|next| next <= now) {
             self.stagger.next = None;
             self.next_batch(now, out);
@@ -473,8 +461,7 @@ impl Registry {
     }
 
     fn perhaps_quit(&mut self, out: &mut Vec<Action>) {
-        let busy = self.vms.iter().any(|vm| !matches!(vm.life, Life::Waiting | Life::Stopped));
-        if self.ending && !busy && !self.quit {
+        if self.ending && !self.vms.iter().any(Vm::runs) && !self.quit {
             self.quit = true;
             out.push(Action::Quit);
         }

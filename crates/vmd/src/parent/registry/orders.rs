@@ -3,24 +3,24 @@
 use proto::client::{Order, Reply, VmRef};
 use proto::{Failure, RequestId, VmId};
 
-use super::access::Who;
-use super::life::{Asked, Life};
+use super::asking::Asker;
+use super::life::Life;
 use super::{Action, Registry};
 
 impl Registry {
     /// A guest that is paused already, or runs already, is asked too: vmm and its process say that all is well.
     pub(super) fn ask_order(
         &mut self,
-        asked: Asked,
-        who: &Who,
+        asker: &Asker,
         wanted: &VmRef,
         order: Order,
         out: &mut Vec<Action>,
     ) -> Result<(), Failure> {
-        let id = self.found(who, wanted)?;
+        let vm = self.found(&asker.who, wanted)?;
+        vm.must_run()?;
+        let id = vm.id;
         let request = self.new_request();
-        self.vm(id).map_or(Ok(()), |vm| vm.must_run())?;
-        self.orders.insert(request, asked);
+        self.orders.insert(request, asker.asked);
         out.push(Action::Order(request, id, order));
         Ok(())
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use model::{BootDevice, DiskFormat, IfName, Nic, SwitchName, UserPath};
+use model::{BootDevice, IfName, SwitchName, UserPath};
 use proto::opener::What;
 use proto::privileged::{Alias, TapSpec};
 use proto::probe::ToProbe;
@@ -12,7 +12,7 @@ use proto::{Code, Failure, VmId};
 
 use super::access::Who;
 use super::cards::Card;
-use super::definition::{Definition, obstacle, unsupported};
+use super::definition::{Definition, obstacle};
 use super::life::{Asked, Preparation, Vm};
 use super::{Action, File, PREPARE_LIMIT, Registry, Run};
 use crate::parent::network::local::Locals;
@@ -50,16 +50,16 @@ impl Registry {
         }
         let mut pairs = BTreeMap::new();
         for (index, (nic, card)) in (0..).zip(definition.nics.iter().zip(&definition.cards)) {
-            let bridge = match self.bridge(nic) {
-                Bridge::None => None,
-                Bridge::Named(bridge) => Some(bridge),
-                Bridge::Unmade(switch) => {
+            let bridge = match nic.switch.as_ref().map(|switch| (switch, self.bridge(switch))) {
+                None => None,
+                Some((_, Some(bridge))) => Some(bridge),
+                Some((switch, None)) if self.unmade.contains(switch) => {
                     let text = format!(
                         "switch \"{switch}\" of vm \"{name}\" could not be set up; the log says why, and a reload tries again"
                     );
                     return Err(Failure::new(Code::NotFound, text));
                 }
-                Bridge::Unknown(switch) => {
+                Some((switch, None)) => {
                     let text = format!("switch \"{switch}\" not found: interface {index} is not attached to a switch");
                     plan.warnings.push(format!("vm \"{name}\": {text}"));
                     None
@@ -78,13 +78,9 @@ impl Registry {
         Ok(plan)
     }
 
-    fn bridge(&self, nic: &Nic) -> Bridge {
-        let Some(wanted) = &nic.switch else { return Bridge::None };
-        match self.switches.iter().find(|(switch, _)| switch.spec.name == *wanted) {
-            Some((switch, _)) => Bridge::Named(switch.spec.interface.clone()),
-            None if self.unmade.contains(wanted) => Bridge::Unmade(wanted.clone()),
-            None => Bridge::Unknown(wanted.clone()),
-        }
+    fn bridge(&self, wanted: &SwitchName) -> Option<IfName> {
+        let found = self.switches.iter().find(|(switch, _)| switch.spec.name == *wanted);
+        found.map(|(switch, _)| switch.spec.interface.clone())
     }
 
     /// There is no NAT in a routing domain (docs/conformance.md, switches and taps).
@@ -92,17 +88,6 @@ impl Registry {
         let outside = card.rdomain.is_none_or(|rdomain| rdomain == 0);
         Locals { nat: self.locals.nat && outside, ..self.locals }
     }
-}
-
-/// What a card's tap is a port of.
-enum Bridge {
-    /// No switch was wanted.
-    None,
-    Named(IfName),
-    /// The switch could not be made.
-    Unmade(SwitchName),
-    /// vm.conf has no such switch.
-    Unknown(SwitchName),
 }
 
 type Files = Vec<(File, What, UserPath)>;
@@ -127,9 +112,8 @@ impl Plan {
             deadline: now + PREPARE_LIMIT,
             files,
             taps: self.taps.iter().map(|(nic, _)| *nic).collect(),
-            console: true,
+            tty: None,
             kernel: None,
-            tap_names: Vec::new(),
         }
     }
 
@@ -175,14 +159,9 @@ fn files_of(definition: &Definition, boot: &ThisBoot, rebooting: bool) -> Result
     if let Some(path) = &definition.initrd {
         files.push((File::Initrd, What::Initrd, path.clone()));
     }
-    for (index, disk) in definition.disks.iter().enumerate() {
-        if disk.format.kind == DiskFormat::Qcow2 {
-            return Err(unsupported(&format!("disk \"{}\" in qcow2 format", disk.path)));
-        }
-        if !rebooting {
-            let file = File::Disk(u8::try_from(index).unwrap_or(u8::MAX));
-            files.push((file, What::Disk { write: true }, disk.path.clone()));
-        }
+    if !rebooting {
+        let disks = (0u8..).zip(&definition.disks);
+        files.extend(disks.map(|(index, disk)| (File::Disk(index), What::Disk { write: true }, disk.path.clone())));
     }
     Ok(files)
 }

@@ -17,7 +17,7 @@ use model::{Text, UserPath};
 use proto::client::{MAX_WRONG, Reply};
 use proto::{Code, Failure};
 
-use super::life::{Asked, Life, Vm};
+use super::life::{Asked, Vm};
 use super::{Action, Reading, Registry, Settings, Switch};
 
 /// Errors of one file that a client is told; the log has all of them.
@@ -85,7 +85,7 @@ impl Registry {
             Err(errors) => return refuse(&reading, &errors, out),
         };
         if reading.load.is_none() {
-            self.vms.retain(runs);
+            self.vms.retain(Vm::runs);
             self.stagger.parallel = settings.parallel;
             self.stagger.delay = settings.delay;
             self.locals = settings.locals;
@@ -162,9 +162,4 @@ fn refuse(reading: &Reading, errors: &[String], out: &mut Vec<Action>) {
         Some(0) | None => text,
     };
     out.push(Action::Answer(asked, Reply::Failed(Failure::new(Code::Invalid, text))));
-}
-
-/// It has processes, or is about to.
-fn runs(vm: &Vm) -> bool {
-    !matches!(vm.life, Life::Waiting | Life::Stopped)
 }

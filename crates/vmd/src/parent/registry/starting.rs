@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use model::{BootDevice, CommandLine, Disk, IfName, List, MacAddr, Text, UserPath};
+use model::{BootDevice, CommandLine, Disk, List, MacAddr, Text, UserPath};
 use proto::client::Reply;
 use proto::device::{self, Local, Spec, Told};
 use proto::probe::{KernelKind, ToProbe};
@@ -13,7 +13,7 @@ use super::cards;
 use super::definition::Definition;
 use super::life::{Asked, Life, Preparation, Vm};
 use super::plan::ThisBoot;
-use super::{Action, Device, File, Found, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run, Serves};
+use super::{Action, Device, File, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run, Serves};
 
 impl Registry {
     /// Begins a start of a VM that does not run. `starter` gets the one answer.
@@ -21,15 +21,14 @@ impl Registry {
         &mut self,
         id: VmId,
         starter: Option<Asked>,
-        boot: Option<ThisBoot>,
+        boot: ThisBoot,
         now: Instant,
         out: &mut Vec<Action>,
-    ) -> Option<Run> {
+    ) {
         self.next_run += 1;
         let run = Run { vm: id, nth: self.next_run };
-        let boot = boot.unwrap_or_default();
         let planned = self.plan(id, &boot, now);
-        let vm = self.vm(id)?;
+        let Some(vm) = self.vm(id) else { return };
         vm.run = Some(run);
         vm.cpus = boot.cpus.unwrap_or(vm.definition.cpus);
         vm.boot_device = boot.device.or(vm.definition.boot_device);
@@ -38,15 +37,12 @@ impl Registry {
                 let given = boot.kernel.is_some();
                 vm.life = Life::Preparing(Box::new(plan.preparation(starter, boot, now)));
                 plan.act(run, vm, given, out);
-                Some(run)
             }
-            Err(failure) => {
-                self.fail_start(id, starter, failure, out);
-                None
-            }
+            Err(failure) => self.fail_start(id, starter, failure, out),
         }
     }
 
+    /// An open file is there, unless the probe is to see it first.
     pub(super) fn opened(
         &mut self,
         run: Run,
@@ -55,19 +51,10 @@ impl Registry {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let Some(vm) = self.of_run(run) else { return };
-        let id = vm.id;
-        let definition = vm.definition.clone();
-        let Some(preparation) = vm.preparation() else { return };
-        if let Err(failure) = result {
-            return self.fail_preparation(id, failure, out);
-        }
-        match (file, question(&definition, file)) {
-            (_, Some(question)) => out.push(Action::Probe(run, file, question)),
-            (_, None) => {
-                preparation.files.remove(&file);
-                self.perhaps_launch(id, now, out);
-            }
+        let preparing = self.of_run(run).filter(|vm| matches!(vm.life, Life::Preparing(_)));
+        match preparing.filter(|_| result.is_ok()).and_then(|vm| question(&vm.definition, file)) {
+            Some(question) => out.push(Action::Probe(run, file, question)),
+            None => self.made(run, result, now, out, |start, ()| start.files.retain(|of| *of != file)),
         }
     }
 
@@ -75,78 +62,45 @@ impl Registry {
         &mut self,
         run: Run,
         file: File,
-        result: Result<Found, Failure>,
+        result: Result<Option<KernelKind>, Failure>,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let Some(vm) = self.of_run(run) else { return };
-        let id = vm.id;
-        let path = path_of(vm, file);
-        let Some(preparation) = vm.preparation() else { return };
-        match result {
-            Ok(found) => {
-                if let Found::Kernel(kind) = found {
-                    preparation.kernel = Some(kind);
-                }
-                preparation.files.remove(&file);
-                self.perhaps_launch(id, now, out);
-            }
-            Err(why) => {
-                let failure = Failure::new(why.code, format!("{file} \"{path}\": {why}"));
-                self.fail_preparation(id, failure, out);
-            }
-        }
+        let result = result.map_err(|why| {
+            let path = self.of_run(run).map(|vm| path_of(vm, file)).unwrap_or_default();
+            Failure::new(why.code, format!("{file} \"{path}\": {why}"))
+        });
+        self.made(run, result, now, out, |start, kernel| {
+            start.kernel = kernel.or(start.kernel);
+            start.files.remove(&file);
+        });
     }
 
-    pub(super) fn tap_made(
+    /// Something that a start needs is there, or not: with the last of it vmm is asked, and the first failure undoes all.
+    pub(super) fn made<T>(
         &mut self,
         run: Run,
-        nic: u8,
-        result: Result<IfName, Failure>,
+        result: Result<T, Failure>,
         now: Instant,
         out: &mut Vec<Action>,
+        take: impl FnOnce(&mut Preparation, T),
     ) {
-        let Some(vm) = self.of_run(run) else { return };
-        let id = vm.id;
-        let Some(preparation) = vm.preparation() else { return };
+        let Some(preparation) = self.of_run(run).and_then(Vm::preparation) else { return };
         match result {
-            Ok(name) => {
-                preparation.taps.remove(&nic);
-                preparation.tap_names.push(name);
-                self.perhaps_launch(id, now, out);
+            Ok(made) => {
+                take(preparation, made);
+                self.perhaps_launch(run, now, out);
             }
-            Err(failure) => self.fail_preparation(id, failure, out),
+            Err(failure) => self.fail_preparation(run.vm, failure, out),
         }
     }
 
-    pub(super) fn console_made(
-        &mut self,
-        run: Run,
-        result: Result<Text<64>, Failure>,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) {
+    fn perhaps_launch(&mut self, run: Run, now: Instant, out: &mut Vec<Action>) {
         let Some(vm) = self.of_run(run) else { return };
-        let id = vm.id;
-        let Some(preparation) = vm.preparation() else { return };
-        match result {
-            Ok(tty) => {
-                preparation.console = false;
-                vm.tty = Some(tty);
-                self.perhaps_launch(id, now, out);
-            }
-            Err(failure) => self.fail_preparation(id, failure, out),
-        }
-    }
-
-    fn perhaps_launch(&mut self, id: VmId, now: Instant, out: &mut Vec<Action>) {
-        let Some(vm) = self.vm(id) else { return };
-        let (Life::Preparing(preparation), Some(run)) = (&vm.life, vm.run) else { return };
-        if !preparation.complete() {
-            return;
-        }
-        let starter = preparation.starter;
-        let launch = launch_of(vm, preparation.kernel.unwrap_or(KernelKind::BzImage), preparation.cpus);
+        let Some(preparation) = vm.preparation().filter(|preparation| preparation.complete()) else { return };
+        let (starter, kernel, cpus) = (preparation.starter, preparation.kernel, preparation.cpus);
+        vm.tty = preparation.tty.take();
+        let launch = launch_of(vm, kernel.unwrap_or(KernelKind::BzImage), cpus);
         vm.life = Life::Launching { starter, stop: None, deadline: now + LAUNCH_LIMIT };
         out.push(Action::Launch(run, Box::new(launch)));
     }
@@ -171,9 +125,7 @@ impl Registry {
                 let name = vm.definition.name.clone();
                 let text = format!("started {name} (vm {id}) successfully, tty {tty}");
                 out.push(Action::LogOf(name, log::Level::Info, text));
-                if let Some(asked) = starter {
-                    out.push(Action::Answer(asked, Reply::Started { id: id.0, tty }));
-                }
+                out.extend(starter.map(|asked| Action::Answer(asked, Reply::Started { id: id.0, tty })));
                 if let Some(how) = stop {
                     self.stop_for_good(id, how, out);
                 }
@@ -182,33 +134,23 @@ impl Registry {
         }
     }
 
-    pub(super) fn late_preparations(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let late: Vec<(VmId, String)> = self
-            .vms
-            .iter()
-            .filter_map(|vm| {
-                let Life::Preparing(p) = &vm.life else { return None };
-                (p.deadline <= now).then(|| (vm.id, missing(p)))
-            })
-            .collect();
-        for (id, missing) in late {
-            let text = format!("start took longer than {} s: {missing}", PREPARE_LIMIT.as_secs());
-            self.fail_preparation(id, Failure::new(Code::TimedOut, text), out);
-        }
-    }
-
-    pub(super) fn late_launches(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let late = |vm: &Vm| {
-            let Life::Launching { starter, deadline, .. } = vm.life else { return None };
-            (deadline <= now).then_some((vm.id, starter))
-        };
-        let late: Vec<_> = self.vms.iter().filter_map(late).collect();
-        for (id, starter) in late {
+    /// Gives up the starts that took too long.
+    pub(super) fn late_starts(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let late = |vm: &&Vm| vm.deadline().is_some_and(|deadline| deadline <= now);
+        let late: Vec<VmId> = self.vms.iter().filter(late).map(|vm| vm.id).collect();
+        for id in late {
             let request = self.new_request();
-            out.push(Action::Terminate(request, id, Stop::Force));
-            let text =
-                format!("the vmm process did not answer within {} s; see its lines in the log", LAUNCH_LIMIT.as_secs());
-            self.fail_start(id, starter, Failure::new(Code::TimedOut, text), out);
+            let Some(vm) = self.vm(id) else { continue };
+            if let Life::Preparing(preparation) = &vm.life {
+                let missing = missing(preparation);
+                let text = format!("start took longer than {} s: {missing}", PREPARE_LIMIT.as_secs());
+                self.fail_preparation(id, Failure::new(Code::TimedOut, text), out);
+            } else if let Life::Launching { starter, .. } = vm.life {
+                out.push(Action::Terminate(request, id, Stop::Force));
+                let limit = LAUNCH_LIMIT.as_secs();
+                let text = format!("the vmm process did not answer within {limit} s; see its lines in the log");
+                self.fail_start(id, starter, Failure::new(Code::TimedOut, text), out);
+            }
         }
     }
 
@@ -218,9 +160,7 @@ impl Registry {
         let run = vm.run;
         let Some(preparation) = vm.preparation() else { return };
         let starter = preparation.starter;
-        if let Some(run) = run {
-            out.push(Action::Abandon(run));
-        }
+        out.extend(run.map(Action::Abandon));
         self.fail_start(id, starter, failure, out);
     }
 
@@ -229,10 +169,23 @@ impl Registry {
             let text = format!("failed to start vm \"{name}\": {failure}");
             out.push(Action::LogOf(name, log::Level::Error, text));
         }
-        if let Some(asked) = starter {
-            out.push(Action::Answer(asked, Reply::Failed(failure)));
-        }
+        out.extend(starter.map(|asked| Action::Answer(asked, Reply::Failed(failure))));
         self.settle(id, out);
+    }
+
+    /// After an end or a failed start: closed, and off the list if a client made it.
+    pub(super) fn settle(&mut self, id: VmId, out: &mut Vec<Action>) {
+        out.push(Action::Release(id, Keep::Nothing));
+        let Some(vm) = self.vm(id) else { return };
+        vm.life = Life::Stopped;
+        vm.run = None;
+        vm.tty = None;
+        vm.wanted = None;
+        vm.reports.clear();
+        vm.tell_waiters(out);
+        if !vm.definition.from_config {
+            self.vms.retain(|vm| vm.id != id);
+        }
     }
 
     /// Ends a VM whatever it does, for nobody in particular.
@@ -348,23 +301,4 @@ fn cmdline_of(vm: &model::Vm) -> CommandLine {
         let words = if vm.disks.is_empty() { "console=ttyS0" } else { "console=ttyS0 root=/dev/vda rw" };
         CommandLine::new(words).unwrap_or_default()
     })
-}
-
-impl Registry {
-    /// After an end or a failed start: closed, and off the list if a client made it.
-    pub(super) fn settle(&mut self, id: VmId, out: &mut Vec<Action>) {
-        out.push(Action::Release(id, Keep::Nothing));
-        let Some(vm) = self.vm(id) else { return };
-        vm.life = Life::Stopped;
-        vm.run = None;
-        vm.tty = None;
-        vm.wanted = None;
-        vm.reports.clear();
-        for asked in std::mem::take(&mut vm.waits) {
-            out.push(Action::Answer(asked, Reply::Ended { id: id.0 }));
-        }
-        if !vm.definition.from_config {
-            self.vms.retain(|vm| vm.id != id);
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use model::{List, Owner, Text, UserPath};
 use proto::opener::{self, Asker, ToOpener, What};
-use proto::probe::{self, ToProbe};
+use proto::probe::{self, KernelKind, ToProbe};
 use proto::vmm::ToVmm;
 use proto::{Code, Failure, VmId};
 use sys::logpipe::LogPipe;
@@ -19,7 +19,7 @@ use crate::parent::network::wishes;
 use crate::parent::peers::turn::Turn;
 use crate::parent::peers::{Opener, Peer, Probe, StartError};
 use crate::parent::registry::access::Who;
-use crate::parent::registry::{Event, File, Found, Keep, Launch, Run};
+use crate::parent::registry::{Event, File, Keep, Launch, Run};
 
 /// What the processes of a VM that was killed have to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -126,7 +126,7 @@ impl Edge {
         }
     }
 
-    fn probed(&mut self, run: Run, file: File, found: Result<Found, Failure>) {
+    fn probed(&mut self, run: Run, file: File, found: Result<Option<KernelKind>, Failure>) {
         self.end_probe(run, file);
         self.event(Event::Probed(run, file, found));
     }
@@ -217,10 +217,10 @@ fn asker(who: &Who) -> io::Result<Asker> {
     Ok(Asker::User { uid: who.uid, gid: who.gid, groups })
 }
 
-fn found(message: probe::ToParent) -> Result<Found, Failure> {
+fn found(message: probe::ToParent) -> Result<Option<KernelKind>, Failure> {
     match message {
-        probe::ToParent::Kernel { kind } => Ok(Found::Kernel(kind)),
-        probe::ToParent::Raw => Ok(Found::RawDisk),
+        probe::ToParent::Kernel { kind } => Ok(Some(kind)),
+        probe::ToParent::Raw => Ok(None),
         probe::ToParent::Failed(failure) => Err(failure),
     }
 }

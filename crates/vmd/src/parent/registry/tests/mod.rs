@@ -16,7 +16,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use model::{BootDevice, Disk, DiskFormat, List, MacAddr, MemorySize, Nic, VmName};
+use model::{BootDevice, Disk, DiskFormat, IfName, List, MacAddr, MemorySize, Nic, VmName};
 use proto::Code;
 use proto::client::{DiskArg, DiskOperation, Start, VmLine, VmRef, VmState};
 
@@ -195,10 +195,10 @@ pub(super) fn answers(action: &Action) -> Vec<Event> {
         Action::MakeSwitch(switch) => vec![Event::SwitchMade(switch.spec.name.clone(), Ok(()))],
         Action::Open { run, files, .. } => files.iter().map(|(file, ..)| Event::Opened(*run, *file, Ok(()))).collect(),
         Action::Probe(run, file, ToProbe::Kernel) => {
-            vec![Event::Probed(*run, *file, Ok(Found::Kernel(KernelKind::Pvh)))]
+            vec![Event::Probed(*run, *file, Ok(Some(KernelKind::Pvh)))]
         }
-        Action::Probe(run, file, ToProbe::RawDisk) => vec![Event::Probed(*run, *file, Ok(Found::RawDisk))],
-        Action::MakeTap { run, nic, .. } => vec![Event::TapMade(*run, *nic, Ok(IfName::new("tap0").unwrap()))],
+        Action::Probe(run, file, ToProbe::RawDisk) => vec![Event::Probed(*run, *file, Ok(None))],
+        Action::MakeTap { run, nic, .. } => vec![Event::TapMade(*run, *nic, Ok(()))],
         Action::MakeConsole(run, _) => vec![Event::ConsoleMade(*run, Ok(Text::cut("/dev/pts/9")))],
         _ => vec![],
     }
