@@ -22,8 +22,8 @@ use rustix::io::Errno;
 
 mod place;
 
-/// Where version 2 may be: alone, or beside version 1 (systemd's hybrid layout).
-const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+/// Where cgroups of version 2 may be: alone, or beside version 1 (systemd's hybrid layout).
+pub const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
 /// The daemon's cgroups.
 #[derive(Debug)]
@@ -122,11 +122,6 @@ impl Cgroup {
     fn open(path: PathBuf) -> io::Result<Self> {
         let dir = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { path, dir })
-    }
-
-    /// Where it is, for logs.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Sends SIGKILL to all in it and below, also those that are being cloned now.

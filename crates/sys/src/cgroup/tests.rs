@@ -39,7 +39,7 @@ fn child_is_born_in_the_vms_cgroup_and_kill_ends_it() {
         vm.kill().expect("kill");
         assert_eq!(child.wait().expect("wait"), Exit::Signal(9));
         vm.remove_within(LIMIT).expect("remove");
-        assert!(!vm.path().exists());
+        assert!(!vm.path.exists());
         assert!(vm.try_remove().expect("gone is removed"));
         tree.remove(LIMIT).expect("remove all");
     });
@@ -53,7 +53,7 @@ fn vmms_user_may_clone_from_its_leaf_into_a_vms() {
         let tree = tree("user", NOBODY);
         let vm = tree.vm(1, 100).expect("the VM's cgroup");
         let foreign = Cgroup::make(tree.base.join("foreign"), 0, 0).expect("a cgroup that is root's");
-        std::fs::write(tree.vmm().path().join("cgroup.procs"), "0").expect("move into vmm's leaf");
+        std::fs::write(tree.vmm().path.join("cgroup.procs"), "0").expect("move into vmm's leaf");
         // SAFETY: changes this thread's effective user, and back, in a process that runs only this test.
         #[allow(unsafe_code)]
         let become_user = |uid: u32| unsafe { libc::syscall(libc::SYS_setresuid, -1, uid, -1) };
@@ -82,7 +82,7 @@ fn a_daemon_finds_and_kills_what_an_earlier_one_left() {
         // The test's process is in the earlier daemon's leaf; a real one is started where that was.
         let again = Tree::make_at(earlier.home.clone(), earlier.base.clone(), 0, 0).expect("the next daemon");
         assert_eq!(child.wait().expect("wait"), Exit::Signal(9));
-        assert!(!vm.path().exists());
+        assert!(!vm.path.exists());
         again.remove(LIMIT).expect("remove all");
         assert!(!earlier.base.exists());
     });
