@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use proto::failure::plain;
 use rustix::fs::{Access, Mode, OFlags, major, minor};
+pub use sys::cgroup::MOUNTS as CGROUPS;
 
 use super::host::{Caller, Cgroups, Cpu, Module, Node, NodeKind, Seen, Value};
 
@@ -19,8 +20,6 @@ const MAX_CGROUPS: usize = 4096;
 
 /// The modules that something here needs.
 pub const MODULES: [&str; 7] = ["kvm_intel", "kvm_amd", "tun", "bridge", "vrf", "nf_tables", "nft_masq"];
-/// Where vmd looks for cgroups of version 2: alone, or beside version 1 (systemd's hybrid layout).
-pub const CGROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 /// Where distributions put firmware.
 const FIRMWARE: [&str; 6] = [
     "/usr/share/OVMF/OVMF_CODE.fd",
