@@ -10,7 +10,7 @@
 
 use std::fmt::Arguments;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub use log::Level;
@@ -35,20 +35,15 @@ struct Logger {
     dropped: AtomicU64,
 }
 
-/// How lines begin: a `Form` as its number.
-static FORM: AtomicU8 = AtomicU8::new(Form::Piped as u8);
+static FORM: OnceLock<Form> = OnceLock::new();
 
-/// Changes what stands before each line's name: for the process whose standard error is no log pipe of ours.
+/// Says once what stands before each line's name: for the process whose standard error is no log pipe of ours.
 pub fn set_form(form: Form) {
-    FORM.store(form as u8, Ordering::Relaxed);
+    let _ = FORM.set(form);
 }
 
 fn form() -> Form {
-    match FORM.load(Ordering::Relaxed) {
-        f if f == Form::Plain as u8 => Form::Plain,
-        f if f == Form::Syslog as u8 => Form::Syslog,
-        _ => Form::Piped,
-    }
+    FORM.get().copied().unwrap_or(Form::Piped)
 }
 
 static JOURNAL: OnceLock<Journal> = OnceLock::new();

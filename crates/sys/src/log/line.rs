@@ -22,7 +22,6 @@ pub fn letter(level: Level) -> char {
 
 /// What stands before a line's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Form {
     /// The level's letter, for the parent's log pipe.
     Piped,
