@@ -30,33 +30,26 @@ pub struct SpawnError {
 }
 
 /// The steps of a start, in their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Step {
     /// The request itself: a NUL in an argument, a descriptor number twice.
+    #[error("bad request")]
     Request,
     /// The pipe on which the child reports.
+    #[error("pipe for the child's report")]
     Pipe,
     /// clone3: no memory, no process id, no descriptor for the pidfd, the cgroup's pids.max.
+    #[error("clone")]
     Clone,
     /// The child: setsid, parent-death signal.
+    #[error("new session")]
     Session,
     /// The child: its descriptors put into place.
+    #[error("descriptors of the child")]
     Descriptors,
     /// The child: execveat.
+    #[error("execute")]
     Exec,
-}
-
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Step::Request => "bad request",
-            Step::Pipe => "pipe for the child's report",
-            Step::Clone => "clone",
-            Step::Session => "new session",
-            Step::Descriptors => "descriptors of the child",
-            Step::Exec => "execute",
-        })
-    }
 }
 
 impl From<SpawnError> for io::Error {

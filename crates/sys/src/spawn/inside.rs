@@ -60,7 +60,7 @@ pub unsafe fn become_child(blueprint: &mut Blueprint) -> ! {
         }
     };
     let [a, b, c, d] = errno.to_ne_bytes();
-    let report = [code(step), a, b, c, d];
+    let report = [step as u8, a, b, c, d];
     // SAFETY: `report` is REPORT_LEN bytes of our own; a write that fails has no one left to tell.
     unsafe {
         libc::write(blueprint.report, report.as_ptr().cast(), report.len());
@@ -160,17 +160,6 @@ fn ok(answer: c_int, step: Step) -> Result<c_int, Failed> {
 fn errno() -> c_int {
     // SAFETY: the address of this thread's errno is always valid.
     unsafe { *libc::__errno_location() }
-}
-
-fn code(step: Step) -> u8 {
-    match step {
-        Step::Request => 0,
-        Step::Pipe => 1,
-        Step::Clone => 2,
-        Step::Session => 3,
-        Step::Descriptors => 4,
-        Step::Exec => 5,
-    }
 }
 
 /// The parent's reading of a report.
