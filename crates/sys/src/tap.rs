@@ -9,7 +9,7 @@ use rustix::ioctl::{IntegerSetter, Opcode, Setter, ioctl, opcode};
 
 use crate::guest_io::{Extent, GuestMemory, OutsideMemory, vector};
 
-/// `struct virtio_net_hdr_v1` before each frame (virtio 1.2, 5.1.6).
+/// `struct virtio_net_hdr_v1` before each frame (virtio 1.2, 5.1.6): with num_buffers, as VIRTIO_F_VERSION_1 has it.
 pub const VNET_HEADER_LENGTH: u8 = 12;
 
 /// Vectors of one write; the kernel's UIO_MAXIOV.

@@ -2,24 +2,21 @@
 //!
 //! Called by priv with descriptors that the parent opened. Interfaces made here are never persistent: they end with the
 //! last copy of their descriptor. Frames carry the 12 byte virtio-net header before them.
-#![allow(unsafe_code)] // ioctls on the tun control device
+#![allow(unsafe_code)] // an ioctl on the tun control device
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
+use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use thiserror::Error;
 
 use crate::netlink::MAX_NAME;
-
-/// `struct virtio_net_hdr_v1`, 12 bytes (virtio 1.2, 5.1.6): with num_buffers, as VIRTIO_F_VERSION_1 has it.
-const VNET_HEADER_LENGTH: libc::c_int = 12;
+use crate::tap::{VNET_HEADER_LENGTH, set_header_length};
 
 // linux/if_tun.h
 const TUNSETIFF: Opcode = opcode::write::<libc::c_int>(b'T', 202);
-const TUNSETVNETHDRSZ: Opcode = opcode::write::<libc::c_int>(b'T', 216);
 const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
@@ -61,8 +58,7 @@ pub fn attach(fd: BorrowedFd<'_>, name: &str) -> Result<(), TunError> {
         Err(Errno::BUSY) => return Err(TunError::Busy),
         Err(error) => return Err(io::Error::from(error).into()),
     }
-    // SAFETY: TUNSETVNETHDRSZ reads one int.
-    unsafe { ioctl(fd, Setter::<TUNSETVNETHDRSZ, libc::c_int>::new(VNET_HEADER_LENGTH)) }.map_err(io::Error::from)?;
+    set_header_length(fd, VNET_HEADER_LENGTH)?;
     let flags = fcntl_getfl(fd.as_fd()).map_err(io::Error::from)?;
     fcntl_setfl(fd.as_fd(), flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
     Ok(())

@@ -47,35 +47,29 @@ pub fn group_in_files(name: &str) -> io::Result<Option<Group>> {
 
 /// A user by name, as the host knows it.
 pub fn user(name: &str, limit: Duration) -> Result<Option<User>, LookupError> {
-    if !entry::may_be_name(name) {
-        return Ok(None);
-    }
-    let found = ask("passwd", name, limit, entry::user)?;
-    Ok(found.filter(|user| user.name == name)) // a number is looked up as an id: that is another question
+    // A number is looked up as an id: that is another question.
+    Ok(ask("passwd", name, limit, entry::user)?.filter(|user| user.name == name))
 }
 
 /// A user by number.
 pub fn user_by_id(uid: u32, limit: Duration) -> Result<Option<User>, LookupError> {
-    let found = ask("passwd", &uid.to_string(), limit, entry::user)?;
-    Ok(found.filter(|user| user.uid == uid))
+    Ok(ask("passwd", &uid.to_string(), limit, entry::user)?.filter(|user| user.uid == uid))
 }
 
 /// A group by name, as the host knows it.
 pub fn group(name: &str, limit: Duration) -> Result<Option<Group>, LookupError> {
-    if !entry::may_be_name(name) {
-        return Ok(None);
-    }
-    let found = ask("group", name, limit, entry::group)?;
-    Ok(found.filter(|group| group.name == name))
+    Ok(ask("group", name, limit, entry::group)?.filter(|group| group.name == name))
 }
 
 /// A group by number.
 pub fn group_by_id(gid: u32, limit: Duration) -> Result<Option<Group>, LookupError> {
-    let found = ask("group", &gid.to_string(), limit, entry::group)?;
-    Ok(found.filter(|group| group.gid == gid))
+    Ok(ask("group", &gid.to_string(), limit, entry::group)?.filter(|group| group.gid == gid))
 }
 
 fn ask<T>(database: &str, key: &str, limit: Duration, parse: fn(&str) -> Option<T>) -> Result<Option<T>, LookupError> {
+    if !entry::may_be_name(key) {
+        return Ok(None);
+    }
     let deadline = Instant::now() + limit;
     match getent::run(Path::new("/usr/bin/getent"), &["getent", database, key], deadline)? {
         getent::Answer::Late => Err(LookupError::Late(limit)),

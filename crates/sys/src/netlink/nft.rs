@@ -213,14 +213,14 @@ impl Nft {
 /// The messages of a batch, without their sequence number.
 #[derive(Debug, Default)]
 struct Batch {
-    messages: Vec<(u16, u16, Vec<u8>)>,
+    messages: Vec<(u16, u16, Out)>,
 }
 
 impl Batch {
     fn command(&mut self, command: libc::c_int, flags: u16, family: u8, write: impl FnOnce(&mut Out)) {
         let mut out = Out(generic(family).to_vec());
         write(&mut out);
-        self.messages.push((kind_of(command), NLM_F_REQUEST | flags, out.0));
+        self.messages.push((kind_of(command), NLM_F_REQUEST | flags, out));
     }
 }
 

@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::NetlinkError;
+use super::attributes::Out;
 
 /// Bytes read at once: the kernel makes no answer longer than 32 KiB (af_netlink.c, netlink_dump).
 const MAX_DATAGRAM: usize = 64 * 1024;
@@ -62,7 +63,7 @@ impl Wire {
         each: impl FnMut(u16, &[u8]) -> Result<(), NetlinkError>,
     ) -> Result<bool, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
-        self.exchange(&encode(kind, flags, self.sequence, body)?, each)
+        self.exchange(&encode(kind, NLM_F_REQUEST | NLM_F_ACK | flags, self.sequence, body)?, each)
     }
 
     /// Sends a request and reads the payload of each answer of one type. False: the listing changed while it was made.
@@ -85,16 +86,11 @@ impl Wire {
     }
 
     /// Messages (type, flags, payload) that nftables carries out together, or none of them.
-    pub(super) fn batch(&mut self, messages: Vec<(u16, u16, Vec<u8>)>) -> Result<(), NetlinkError> {
+    pub(super) fn batch(&mut self, messages: Vec<(u16, u16, Out)>) -> Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
         for (kind, flags, payload) in framed(messages) {
-            let length = u32::try_from(NETLINK_HEADER_LEN.saturating_add(payload.len()));
-            let length = length.map_err(|_| NetlinkError::Malformed)?;
-            let mut head = [0; NETLINK_HEADER_LEN];
-            header(length, kind, flags, self.sequence).emit(&mut head);
-            bytes.extend(head);
-            bytes.extend(payload);
+            bytes.extend(encode(kind, flags, self.sequence, &payload)?);
             bytes.resize(bytes.len().next_multiple_of(usize::from(NLMSG_ALIGNTO)), 0);
         }
         // One number for all: the first error, or the acknowledgement of the last, is the answer.
@@ -170,7 +166,6 @@ impl Wire {
 fn encode(kind: u16, flags: u16, sequence: u32, body: &impl Emitable) -> Result<Vec<u8>, NetlinkError> {
     let mut bytes = vec![0; NETLINK_HEADER_LEN + body.buffer_len()];
     let length = u32::try_from(bytes.len()).map_err(|_| NetlinkError::Malformed)?;
-    let flags = NLM_F_REQUEST | NLM_F_ACK | flags;
     let header = header(length, kind, flags, sequence);
     let (head, rest) = bytes.split_at_mut(NETLINK_HEADER_LEN);
     header.emit(head);
@@ -233,13 +228,13 @@ fn malformed(_: DecodeError) -> NetlinkError {
 }
 
 /// The batch as the socket takes it: between a beginning and an end, the last message acknowledged.
-fn framed(mut messages: Vec<(u16, u16, Vec<u8>)>) -> Vec<(u16, u16, Vec<u8>)> {
+fn framed(mut messages: Vec<(u16, u16, Out)>) -> Vec<(u16, u16, Out)> {
     if let Some((_, flags, _)) = messages.last_mut() {
         *flags |= NLM_F_ACK;
     }
     let subsystem = u16::try_from(libc::NFNL_SUBSYS_NFTABLES).unwrap_or(0).to_be_bytes();
     let bound = |kind: libc::c_int| {
-        let body = [&[0, 0][..], &subsystem].concat();
+        let body = Out([&[0, 0][..], &subsystem].concat());
         (u16::try_from(kind).unwrap_or(0), NLM_F_REQUEST, body)
     };
     messages.insert(0, bound(libc::NFNL_MSG_BATCH_BEGIN));
