@@ -6,7 +6,7 @@ use std::fmt;
 
 use model::{Allow, BootDevice, Disk, Nic, Owner, Sev, Switch, Vm};
 
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{Diagnostic, Location, Severity};
 use crate::globals::{AgentX, Config, Globals, LocalInet6};
 use crate::json::Value;
 
@@ -26,22 +26,23 @@ pub fn report(configuration: Option<Value>, diagnostics: Vec<Value>) -> Value {
 
 /// An error that concerns no place of a file.
 pub fn error(message: impl fmt::Display) -> Value {
-    placeless("error", message)
+    noticed("error", None, message, None)
 }
 
 /// A warning that concerns none.
 pub fn warning(message: impl fmt::Display) -> Value {
-    placeless("warning", message)
+    noticed("warning", None, message, None)
 }
 
-fn placeless(severity: &'static str, message: impl fmt::Display) -> Value {
+fn noticed(severity: &str, place: Option<&Location>, message: impl fmt::Display, hint: Option<String>) -> Value {
+    let number = |of: Option<usize>| of.and_then(|number| u64::try_from(number).ok());
     Value::Object(vec![
         ("severity", severity.into()),
-        ("file", Value::Null),
-        ("line", Value::Null),
-        ("column", Value::Null),
+        ("file", place.map(|place| place.file.clone()).into()),
+        ("line", number(place.map(|place| place.line)).into()),
+        ("column", number(place.map(|place| place.column)).into()),
         ("message", Value::text(message)),
-        ("hint", Value::Null),
+        ("hint", hint.into()),
     ])
 }
 
@@ -164,16 +165,7 @@ impl From<&Diagnostic> for Value {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let place = diagnostic.place.as_ref();
-        let number = |of: Option<usize>| of.and_then(|number| u64::try_from(number).ok());
-        Self::Object(vec![
-            ("severity", severity.into()),
-            ("file", place.map(|place| place.file.clone()).into()),
-            ("line", number(place.map(|place| place.line)).into()),
-            ("column", number(place.map(|place| place.column)).into()),
-            ("message", Self::text(&diagnostic.fault)),
-            ("hint", diagnostic.fault.hint().into()),
-        ])
+        noticed(severity, diagnostic.place.as_ref(), &diagnostic.fault, diagnostic.fault.hint())
     }
 }
 

@@ -96,40 +96,23 @@ impl fmt::Display for Value {
     }
 }
 
-impl From<bool> for Value {
-    fn from(value: bool) -> Self {
-        Self::Bool(value)
-    }
+macro_rules! from {
+    ($($of:ty, |$value:ident| $made:expr;)*) => {
+        $(impl From<$of> for Value {
+            fn from($value: $of) -> Self {
+                $made
+            }
+        })*
+    };
 }
 
-impl From<u8> for Value {
-    fn from(value: u8) -> Self {
-        Self::Number(value.into())
-    }
-}
-
-impl From<u32> for Value {
-    fn from(value: u32) -> Self {
-        Self::Number(value.into())
-    }
-}
-
-impl From<u64> for Value {
-    fn from(value: u64) -> Self {
-        Self::Number(value)
-    }
-}
-
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
-    }
-}
-
-impl From<String> for Value {
-    fn from(text: String) -> Self {
-        Self::Text(text)
-    }
+from! {
+    bool, |value| Self::Bool(value);
+    u8, |value| Self::Number(value.into());
+    u32, |value| Self::Number(value.into());
+    u64, |value| Self::Number(value);
+    &str, |text| Self::Text(text.to_owned());
+    String, |text| Self::Text(text);
 }
 
 impl<T: Into<Value>> From<Option<T>> for Value {

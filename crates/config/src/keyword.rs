@@ -67,13 +67,7 @@ pub enum Block {
 impl Block {
     /// How messages call one of the things that stand here.
     pub(crate) fn noun(self) -> &'static str {
-        match self {
-            Self::File => "statement",
-            Self::Switch => "switch option",
-            Self::Vm => "vm option",
-            Self::Interface => "interface option",
-            Self::Allow => "instance right",
-        }
+        self.one().split_once(' ').map_or("", |(_, noun)| noun)
     }
 
     /// The same with its article.
