@@ -180,10 +180,7 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
             Packet::Empty => return Ok(Received::Empty),
             Packet::Closed => return Ok(Received::Closed),
         };
-        let (message, rest) = postcard::take_from_bytes::<Rx>(&bytes).map_err(ChannelError::Malformed)?;
-        if !rest.is_empty() {
-            return Err(ChannelError::Malformed(postcard::Error::SerdeDeCustom));
-        }
+        let message: Rx = decode(&bytes)?;
         if fds.len() != message.fds() {
             return Err(ChannelError::Descriptors { got: fds.len(), want: message.fds() });
         }
@@ -206,8 +203,7 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
 
     /// The message that the last read lost for want of descriptors, without any: so that who waits for it can be told.
     pub fn take_lost(&mut self) -> Option<Rx> {
-        let bytes = self.lost.take()?;
-        postcard::take_from_bytes::<Rx>(&bytes).ok().filter(|(_, rest)| rest.is_empty()).map(|(message, _)| message)
+        decode(&self.lost.take()?).ok()
     }
 
     /// Sends what waits, then reads one message, waiting at most `limit`: for roles with a single peer and no loop.
@@ -241,6 +237,13 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
     /// The socket itself, to hand the conversation to another process.
     pub fn into_socket(self) -> OwnedFd {
         self.socket
+    }
+}
+
+fn decode<M: Message>(bytes: &[u8]) -> Result<M, ChannelError> {
+    match postcard::take_from_bytes(bytes).map_err(ChannelError::Malformed)? {
+        (message, []) => Ok(message),
+        _ => Err(ChannelError::Malformed(postcard::Error::SerdeDeCustom)),
     }
 }
 
