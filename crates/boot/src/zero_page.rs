@@ -2,8 +2,8 @@
 
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
-use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
-use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend};
+use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::Error;
 use crate::initrd::Initrd;
@@ -22,7 +22,7 @@ pub fn write<M: GuestMemoryBackend>(
     map: &[Area],
     initrd: Option<Initrd>,
 ) -> Result<(), Error> {
-    let mut params = boot_params { hdr: header(image.header()), acpi_rsdp_addr: RSDP, ..Default::default() };
+    let mut params = boot_params { hdr: image.header(), acpi_rsdp_addr: RSDP, ..Default::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.loadflags &= !CAN_USE_HEAP;
     params.hdr.cmd_line_ptr = u32::try_from(COMMAND_LINE).map_err(|_| Error::Memory(COMMAND_LINE))?;
@@ -38,15 +38,6 @@ pub fn write<M: GuestMemoryBackend>(
     params.e820_entries = map.len().min(table.len()).try_into().unwrap_or(0);
     LinuxBootConfigurator::write_bootparams(&BootParams::new(&params, GuestAddress(ZERO_PAGE)), memory)
         .map_err(|_| Error::Memory(ZERO_PAGE))
-}
-
-/// The kernel's header, whose length it states itself: a shorter one is filled with zeros, what we don't know is left out.
-fn header(bytes: &[u8]) -> setup_header {
-    let mut header = setup_header::default();
-    for (to, from) in header.as_mut_slice().iter_mut().zip(bytes) {
-        *to = *from;
-    }
-    header
 }
 
 const ENTRIES: u64 = 512;

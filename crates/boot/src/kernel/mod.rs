@@ -18,7 +18,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, ReadVolatile};
 use crate::Error;
 
 /// A kernel whose headers were checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Kernel {
     /// Linux' own format, entered at its 64-bit entry.
     BzImage(Box<BzImage>),
@@ -51,8 +51,8 @@ impl Kernel {
         if head.starts_with(elf::MAGIC) {
             return Elf::parse(&mut head).map(Self::ElfPvh);
         }
-        if BzImage::is_one(&mut head)? {
-            return BzImage::parse(&mut head).map(|image| Self::BzImage(Box::new(image)));
+        if BzImage::is_one(&head) {
+            return BzImage::parse(&head).map(|image| Self::BzImage(Box::new(image)));
         }
         Err(Error::NotAKernel)
     }
