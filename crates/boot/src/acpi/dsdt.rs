@@ -1,13 +1,13 @@
 //! The differentiated system description table: AML (ACPI 6.5, chapter 20) for S5, PCI host bridge, serial port and clock.
 
+use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path,
-    ResourceTemplate, Scope, ZERO,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, PackageBuilder,
+    Path, ResourceTemplate, Scope, ZERO,
 };
 use acpi_tables::sdt::Sdt;
-use acpi_tables::{Aml, AmlSink};
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
 use crate::layout;
 
 const HEADER_LEN: u32 = 36;
@@ -22,96 +22,61 @@ const SLOTS: u8 = 32;
 const INTA: u8 = 0;
 
 pub(super) fn table() -> Vec<u8> {
-    let mut aml = Vec::new();
     let slp_typ = layout::S5_SLP_TYP;
-    Name::new("_S5_".into(), &Package::new(vec![&slp_typ, &slp_typ, &ZERO, &ZERO])).to_aml_bytes(&mut aml);
-    Scope::new("\\_SB_".into(), vec![&HostBridge, &Board, &SerialPort, &Clock]).to_aml_bytes(&mut aml);
+    let s5 = Name::new("_S5_".into(), &Package::new(vec![&slp_typ, &slp_typ, &ZERO, &ZERO]));
+    // Motherboard resources: a guest believes the MCFG only if its area is reserved here (PCI Firmware 3.3, 4.1.2).
+    let ecam = Memory32Fixed::new(true, low_32(layout::ECAM), low_32(layout::ECAM_LEN));
+    let pm = ports(layout::PM1A_EVENT_PORT, layout::PM_PORTS_LEN);
+    let devices = [
+        host_bridge(),
+        device("MBRD", "PNP0C02", &[&ecam, &pm]),
+        device("COM1", "PNP0501", &[&ports(layout::COM1_PORT, 8), &isa_interrupt(layout::COM1_IRQ)]),
+        device("RTC_", "PNP0B00", &[&ports(layout::RTC_PORT, 2), &isa_interrupt(layout::RTC_IRQ)]),
+    ];
     let mut dsdt = Sdt::new(*b"DSDT", HEADER_LEN, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    dsdt.append_slice(&aml);
+    dsdt.append_slice(&bytes(&s5));
+    dsdt.append_slice(&Scope::raw("\\_SB_".into(), devices.concat()));
     dsdt.as_slice().to_vec()
 }
 
 /// Bus 0, its I/O ports, its window for BARs and its functions' interrupts.
-struct HostBridge;
-
-impl Aml for HostBridge {
-    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        let bus = AddressSpace::new_bus_number(0u16, 0u16);
-        let config = IO::new(CONFIG_PORTS, CONFIG_PORTS, 1, CONFIG_PORTS_LEN);
-        let low_ports = AddressSpace::new_io(0u16, CONFIG_PORTS.saturating_sub(1), None);
-        let high_ports = AddressSpace::new_io(CONFIG_PORTS.saturating_add(CONFIG_PORTS_LEN.into()), u16::MAX, None);
-        let window = mmio32(layout::PCI_MMIO32, layout::PCI_MMIO32_LEN);
-        Device::new(
-            "PCI0".into(),
-            vec![
-                &hid("PNP0A08"),
-                &Name::new("_CID".into(), &EISAName::new("PNP0A03")),
-                &Name::new("_UID".into(), &ZERO),
-                &Name::new("_SEG".into(), &ZERO),
-                &Name::new("_BBN".into(), &ZERO),
-                &Name::new(
-                    "_CRS".into(),
-                    &ResourceTemplate::new(vec![&bus, &config, &low_ports, &high_ports, &window]),
-                ),
-                &InterruptRouting,
-            ],
-        )
-        .to_aml_bytes(sink);
-    }
+fn host_bridge() -> Vec<u8> {
+    let bus = AddressSpace::new_bus_number(0u16, 0u16);
+    let config = ports(CONFIG_PORTS, CONFIG_PORTS_LEN);
+    let low_ports = AddressSpace::new_io(0u16, CONFIG_PORTS.saturating_sub(1), None);
+    let high_ports = AddressSpace::new_io(CONFIG_PORTS.saturating_add(CONFIG_PORTS_LEN.into()), u16::MAX, None);
+    let window = mmio32(layout::PCI_MMIO32, layout::PCI_MMIO32_LEN);
+    let resources = ResourceTemplate::new(vec![&bus, &config, &low_ports, &high_ports, &window]);
+    let zero = |name: &str| Name::new(name.into(), &ZERO);
+    let names: [&dyn Aml; 7] = [
+        &hid("PNP0A08"),
+        &Name::new("_CID".into(), &EISAName::new("PNP0A03")),
+        &zero("_UID"),
+        &zero("_SEG"),
+        &zero("_BBN"),
+        &Name::new("_CRS".into(), &resources),
+        &interrupt_routing(),
+    ];
+    bytes(&Device::new("PCI0".into(), names.to_vec()))
 }
 
 /// `_PRT` (6.2.13): where INTA of each slot is wired, the same with the I/O APIC and the 8259s.
-struct InterruptRouting;
-
-impl Aml for InterruptRouting {
-    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        let routes: Vec<(u32, u8)> = (1..SLOTS).map(|slot| (any_function(slot), layout::intx_irq(slot))).collect();
-        let entry = |(address, irq)| Package::new(vec![address as &dyn Aml, &INTA, &ZERO, irq]);
-        let entries: Vec<Package<'_>> = routes.iter().map(|(address, irq)| entry((address, irq))).collect();
-        let entries = entries.iter().map(|entry| entry as &dyn Aml).collect();
-        Name::new("_PRT".into(), &Package::new(entries)).to_aml_bytes(sink);
+fn interrupt_routing() -> Name {
+    let mut routes = PackageBuilder::new();
+    for slot in 1..SLOTS {
+        let any_function = u32::from_le_bytes([0xFF, 0xFF, slot, 0]); // as in `_ADR` (6.1.1)
+        routes.add_element(&Package::new(vec![&any_function, &INTA, &ZERO, &layout::intx_irq(slot)]));
     }
+    Name::new("_PRT".into(), &routes)
 }
 
-/// `_ADR` of all functions of a slot (6.1.1).
-fn any_function(slot: u8) -> u32 {
-    u32::from_le_bytes([0xFF, 0xFF, slot, 0])
-}
-
-/// Motherboard resources: a guest believes the MCFG only if its area is reserved here (PCI Firmware 3.3, 4.1.2).
-struct Board;
-
-impl Aml for Board {
-    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        let ecam = Memory32Fixed::new(true, low_32(layout::ECAM), low_32(layout::ECAM_LEN));
-        let pm = IO::new(layout::PM1A_EVENT_PORT, layout::PM1A_EVENT_PORT, 1, layout::PM_PORTS_LEN);
-        device(sink, "MBRD", "PNP0C02", &[&ecam, &pm]);
-    }
-}
-
-/// COM1.
-struct SerialPort;
-
-impl Aml for SerialPort {
-    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        let ports = IO::new(layout::COM1_PORT, layout::COM1_PORT, 1, 8);
-        device(sink, "COM1", "PNP0501", &[&ports, &isa_interrupt(layout::COM1_IRQ)]);
-    }
-}
-
-/// The CMOS clock.
-struct Clock;
-
-impl Aml for Clock {
-    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        let ports = IO::new(layout::RTC_PORT, layout::RTC_PORT, 1, 2);
-        device(sink, "RTC_", "PNP0B00", &[&ports, &isa_interrupt(layout::RTC_IRQ)]);
-    }
-}
-
-fn device(sink: &mut dyn AmlSink, name: &str, id: &str, resources: &[&dyn Aml]) {
+fn device(name: &str, id: &str, resources: &[&dyn Aml]) -> Vec<u8> {
     let resources = Name::new("_CRS".into(), &ResourceTemplate::new(resources.to_vec()));
-    Device::new(name.into(), vec![&hid(id), &Name::new("_UID".into(), &ZERO), &resources]).to_aml_bytes(sink);
+    bytes(&Device::new(name.into(), vec![&hid(id), &Name::new("_UID".into(), &ZERO), &resources]))
+}
+
+fn ports(first: u16, len: u8) -> IO {
+    IO::new(first, first, 1, len)
 }
 
 fn hid(id: &str) -> Name {
