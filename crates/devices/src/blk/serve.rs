@@ -103,11 +103,10 @@ impl Blk {
                 self.starved = true; // kicks stay off: what completes will look here
                 return Ok(Progress::Idle);
             }
-            if on.ring.pop(on.memory, &mut self.chain)? {
-                self.begin_one(on)?;
-            } else if !on.ring.enable_kicks(on.memory)? {
+            if !on.ring.pop_or_wait(on.memory, &mut self.chain)? {
                 return Ok(Progress::Idle);
             }
+            self.begin_one(on)?;
         }
         Ok(Progress::More)
     }

@@ -77,10 +77,7 @@ impl Entropy {
             if budget == 0 {
                 break;
             }
-            if !self.ring.pop(&self.memory, &mut self.chain)? {
-                if self.ring.enable_kicks(&self.memory)? {
-                    continue;
-                }
+            if !self.ring.pop_or_wait(&self.memory, &mut self.chain)? {
                 return Ok(Progress::Idle);
             }
             let given = self.give(budget)?;

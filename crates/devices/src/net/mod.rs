@@ -43,6 +43,14 @@ const OFFLOADING: u64 = FEATURES
     + (1 << VIRTIO_NET_F_GUEST_TSO4)
     + (1 << VIRTIO_NET_F_GUEST_TSO6);
 
+/// What both halves of a card need.
+struct Link {
+    tap: Tap,
+    card: Card,
+    /// A `local interface` has one.
+    dhcp: Option<DhcpServer>,
+}
+
 /// The card, as far as frames are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Card {

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 use sys::guest_io::Extent;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::Card;
 use super::dhcp::Server;
 use super::frame::{
     Drop, ETHERNET, HEADER, Header, MAX_FRAME, NO_OFFLOAD, Offloads, check_header, check_length, may_receive,
 };
-use super::tap::Tap;
+use super::{Card, Link};
 use crate::queue::{Chain, RingFault, fill_front};
 use crate::serve_vhost::{Active, Progress};
 
@@ -74,16 +73,6 @@ impl Receive {
         !self.full && self.quiet.is_none()
     }
 
-    /// Whether the guest has buffers, as far as is known.
-    pub(super) fn has_room(&self) -> bool {
-        !self.full
-    }
-
-    /// When the tap is to be tried again.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.quiet
-    }
-
     /// The queue has stopped: what waits is lost, as on a cable that is pulled.
     pub(super) fn stop(&mut self) {
         (self.waiting, self.full, self.quiet) = (None, true, None);
@@ -92,46 +81,28 @@ impl Receive {
     /// The driver has made buffers available: goes on with the frame that waits. One that still does not fit after the
     /// driver has added to its buffers is dropped, so that it does not block the card for ever (openbsd/devices.md,
     /// N6).
-    pub(super) fn kicked(
-        &mut self,
-        card: Card,
-        tap: &Tap,
-        dhcp: Option<&mut Server>,
-        on: &mut Active<'_>,
-    ) -> Result<Progress, RingFault> {
+    pub(super) fn kicked(&mut self, link: &mut Link, on: &mut Active<'_>) -> Result<Progress, RingFault> {
         self.full = false;
         if let Some(len) = self.waiting.take() {
             if let Placed::NoRoom | Placed::TooLarge = self.place(len, on)? {
                 sys::guest_log!(Debug, "frame of {len} bytes dropped: the guest's buffers are too few");
             }
         }
-        self.serve(card, tap, dhcp, on)
+        self.serve(link, on)
     }
 
     /// Moves answers of ours and frames from the tap to the guest while there are both these and buffers.
-    pub(super) fn serve(
-        &mut self,
-        card: Card,
-        tap: &Tap,
-        dhcp: Option<&mut Server>,
-        on: &mut Active<'_>,
-    ) -> Result<Progress, RingFault> {
+    pub(super) fn serve(&mut self, link: &mut Link, on: &mut Active<'_>) -> Result<Progress, RingFault> {
         self.quiet = None;
         if self.full {
             return Ok(Progress::Idle);
         }
-        let progress = self.move_all(card, tap, dhcp, on);
+        let progress = self.move_all(link, on);
         on.notify()?;
         progress
     }
 
-    fn move_all(
-        &mut self,
-        card: Card,
-        tap: &Tap,
-        mut dhcp: Option<&mut Server>,
-        on: &mut Active<'_>,
-    ) -> Result<Progress, RingFault> {
+    fn move_all(&mut self, link: &mut Link, on: &mut Active<'_>) -> Result<Progress, RingFault> {
         on.ring.disable_kicks(on.memory)?;
         for _ in 0..MAX_BATCH {
             // A frame that finds no buffer at all stays where it is: in the tap, whose queue the host bounds.
@@ -139,10 +110,10 @@ impl Receive {
                 self.full = true;
                 return Ok(Progress::Idle);
             }
-            let answer = dhcp.as_deref_mut().and_then(Server::pop);
+            let answer = link.dhcp.as_mut().and_then(Server::pop);
             let read = match answer {
                 Some(frame) => Ok(self.own(&frame)),
-                None => tap.read(&mut self.buffer),
+                None => link.tap.read(&mut self.buffer),
             };
             let len = match read {
                 Ok(Some(len)) => len,
@@ -153,7 +124,7 @@ impl Receive {
                     return Ok(Progress::Idle);
                 }
             };
-            if let Err(why) = self.check(len, card) {
+            if let Err(why) = self.check(len, link.card) {
                 sys::guest_log!(Debug, "frame not received: {why}");
                 continue;
             }
@@ -219,12 +190,8 @@ impl Receive {
         self.used.clear();
         let mut missing = len;
         while missing > 0 && (self.mergeable || self.used.is_empty()) {
-            if !on.ring.pop(on.memory, &mut self.chain)? {
-                // Before anything is put back, so that the next buffer gives a kick.
-                if on.ring.enable_kicks(on.memory)? {
-                    continue;
-                }
-                return Ok(missing);
+            if !on.ring.pop_or_wait(on.memory, &mut self.chain)? {
+                return Ok(missing); // kicks are on before anything is put back, so that the next buffer gives one
             }
             let room = self.chain.writable_bytes();
             if self.chain.readable_bytes() > 0 {

@@ -16,7 +16,7 @@ use super::frame::Offloads;
 use super::receive::Receive;
 use super::tap::Tap;
 use super::transmit::Transmit;
-use super::{Card, FEATURES, OFFLOADING};
+use super::{Card, FEATURES, Link, OFFLOADING};
 use crate::queue::{RingFault, accepted};
 use crate::serve_vhost::{Active, Device, Progress};
 
@@ -32,33 +32,28 @@ pub struct State {
 
 /// A card that is served.
 pub struct Net {
-    tap: Tap,
-    card: Card,
+    link: Link,
     config: Config,
     state: State,
     receive: Receive,
     transmit: Transmit,
-    /// A `local interface` has one.
-    dhcp: Option<Server>,
 }
 
 impl Net {
     /// A card on a tap.
     pub fn new(tap: Tap, card: Card) -> Net {
         Net {
-            tap,
-            card,
+            link: Link { tap, card, dhcp: None },
             config: Config { mac: card.mac },
             state: State::default(),
             receive: Receive::new(),
             transmit: Transmit::default(),
-            dhcp: None,
         }
     }
 
     /// The same card, whose guest is told its address by DHCP.
     pub fn leasing(self, lease: Lease) -> Net {
-        Net { dhcp: Some(Server::new(lease)), ..self }
+        Net { link: Link { dhcp: Some(Server::new(lease)), ..self.link }, ..self }
     }
 
     /// What a successor needs to go on.
@@ -68,7 +63,7 @@ impl Net {
 
     fn stop_receiving(&mut self) {
         self.receive.stop();
-        if let Some(dhcp) = &mut self.dhcp {
+        if let Some(dhcp) = &mut self.link.dhcp {
             dhcp.clear();
         }
     }
@@ -85,7 +80,7 @@ impl Device for Net {
     }
 
     fn features(&self) -> u64 {
-        if self.tap.has_offloads() { OFFLOADING } else { FEATURES }
+        if self.link.tap.has_offloads() { OFFLOADING } else { FEATURES }
     }
 
     fn config(&self) -> &[u8] {
@@ -106,7 +101,7 @@ impl Device for Net {
         self.transmit.offloads = offloads(VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6);
         self.receive.offloads = offloads(VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6);
         self.receive.mergeable = accepted(features, VIRTIO_NET_F_MRG_RXBUF);
-        if let Err(why) = self.tap.set_offloads(self.receive.offloads) {
+        if let Err(why) = self.link.tap.set_offloads(self.receive.offloads) {
             // At each reset of the device, if the tap is gone.
             sys::guest_log!(Warn, "tap's offloads: {why}");
         }
@@ -114,13 +109,13 @@ impl Device for Net {
 
     fn kicked(&mut self, queue: usize, on: &mut Active<'_>) -> Result<Progress, RingFault> {
         match queue {
-            RECEIVE => self.receive.kicked(self.card, &self.tap, self.dhcp.as_mut(), on),
-            _ => self.transmit.serve(self.card, &mut self.tap, self.dhcp.as_mut(), on),
+            RECEIVE => self.receive.kicked(&mut self.link, on),
+            _ => self.transmit.serve(&mut self.link, on),
         }
     }
 
     fn source(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        self.receive.wants_tap().then(|| (self.tap.as_fd(), PollFlags::IN))
+        self.receive.wants_tap().then(|| (self.link.tap.as_fd(), PollFlags::IN))
     }
 
     fn ready(&mut self, on: Option<&mut Active<'_>>) -> Result<Progress, RingFault> {
@@ -128,12 +123,12 @@ impl Device for Net {
             self.stop_receiving(); // the device is broken, and waits for a reset
             return Ok(Progress::Idle);
         };
-        self.receive.serve(self.card, &self.tap, self.dhcp.as_mut(), on)
+        self.receive.serve(&mut self.link, on)
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let answer = self.dhcp.as_ref().and_then(Server::due).filter(|_| self.receive.has_room());
-        self.receive.deadline().into_iter().chain(answer).min()
+        let answer = self.link.dhcp.as_ref().and_then(Server::due).filter(|_| !self.receive.full);
+        self.receive.quiet.into_iter().chain(answer).min()
     }
 
     fn stop(&mut self, queue: usize, _on: Option<&mut Active<'_>>) {

@@ -4,12 +4,11 @@
 use sys::tap::SendError;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::Card;
+use super::Link;
 use super::dhcp::{self, Server};
 use super::frame::{
     Drop, ETHERNET, HEADER, Header, NO_OFFLOAD, Offloads, check_header, check_length, leaves_checksum, may_send,
 };
-use super::tap::Tap;
 use crate::queue::{Chain, RingFault};
 use crate::serve_vhost::{Active, Progress};
 
@@ -23,37 +22,22 @@ pub(super) struct Transmit {
 
 impl Transmit {
     /// Sends what waits, at most as many frames as the ring has entries.
-    pub(super) fn serve(
-        &mut self,
-        card: Card,
-        tap: &mut Tap,
-        dhcp: Option<&mut Server>,
-        on: &mut Active<'_>,
-    ) -> Result<Progress, RingFault> {
-        let progress = self.send_all(card, tap, dhcp, on);
+    pub(super) fn serve(&mut self, link: &mut Link, on: &mut Active<'_>) -> Result<Progress, RingFault> {
+        let progress = self.send_all(link, on);
         on.notify()?;
         progress
     }
 
-    fn send_all(
-        &mut self,
-        card: Card,
-        tap: &mut Tap,
-        mut dhcp: Option<&mut Server>,
-        on: &mut Active<'_>,
-    ) -> Result<Progress, RingFault> {
+    fn send_all(&mut self, link: &mut Link, on: &mut Active<'_>) -> Result<Progress, RingFault> {
         on.ring.disable_kicks(on.memory)?;
         for _ in 0..on.ring.size() {
-            if !on.ring.pop(on.memory, &mut self.chain)? {
-                if on.ring.enable_kicks(on.memory)? {
-                    continue;
-                }
+            if !on.ring.pop_or_wait(on.memory, &mut self.chain)? {
                 return Ok(Progress::Idle);
             }
             if self.chain.writable_bytes() > 0 {
                 return Err(RingFault::Direction);
             }
-            if let Err(why) = self.send(card, tap, dhcp.as_deref_mut(), on)? {
+            if let Err(why) = self.send(link, on)? {
                 sys::guest_log!(Debug, "frame not sent: {why}");
             }
             on.ring.push_used(on.memory, &[(self.chain.head, 0)])?; // nothing was written to the guest
@@ -62,13 +46,7 @@ impl Transmit {
     }
 
     /// Sends one frame, or says why it is dropped.
-    fn send(
-        &mut self,
-        card: Card,
-        tap: &mut Tap,
-        dhcp: Option<&mut Server>,
-        on: &Active<'_>,
-    ) -> Result<Result<(), Drop>, RingFault> {
+    fn send(&mut self, link: &mut Link, on: &Active<'_>) -> Result<Result<(), Drop>, RingFault> {
         let mut head = [0; HEADER + ETHERNET];
         let (header, ethernet) = head.split_first_chunk_mut::<HEADER>().ok_or(RingFault::Host)?;
         self.chain.take_front(on.memory, header)?; // less than a header is a broken ring
@@ -82,19 +60,19 @@ impl Transmit {
             Ok(checked) => checked,
             Err(why) => return Ok(Err(why)),
         };
-        if card.locked {
+        if link.card.locked {
             let addresses: &[u8; ETHERNET] = (&*ethernet).try_into().map_err(|_| RingFault::Host)?;
-            if let Err(why) = may_send(addresses, &card.mac) {
+            if let Err(why) = may_send(addresses, &link.card.mac) {
                 return Ok(Err(why));
             }
         }
-        if let Some(dhcp) = dhcp {
+        if let Some(dhcp) = &mut link.dhcp {
             if self.is_request(dhcp, ethernet, len, !leaves_checksum(checked), on)? {
                 return Ok(Ok(()));
             }
         }
         header.copy_from_slice(checked.as_bytes());
-        match tap.send(&head, on.memory, &self.chain.readable) {
+        match link.tap.send(&head, on.memory, &self.chain.readable) {
             Ok(()) => Ok(Ok(())),
             Err(SendError::Outside(_)) => Err(RingFault::Outside),
             // Down, full, too many parts, or a header that the kernel refuses: frames may be lost.

@@ -147,6 +147,12 @@ impl Vring {
         }
     }
 
+    /// The same; where there is none, kicks are on.
+    #[inline]
+    pub fn pop_or_wait(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<bool, RingFault> {
+        Ok(self.pop(memory, chain)? || (self.enable_kicks(memory)? && self.pop(memory, chain)?))
+    }
+
     /// Puts the last `count` chains back: they were looked at, and nothing was done to them.
     pub fn put_back(&mut self, count: u16) {
         self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(count));
