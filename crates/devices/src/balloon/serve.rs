@@ -11,8 +11,9 @@ use model::MemorySize;
 use proto::device::{Ask, MemoryReport, REPORT_EVERY, Report, ToVmm};
 use rustix::event::PollFlags;
 use rustix::fs::FallocateFlags;
-use sys::guest_io::{Extent, GuestMemory};
+use sys::guest_io::GuestMemory;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use zerocopy::IntoBytes;
 
 use super::config::Config;
 use super::pages::{Given, PAGE, Pages, address};
@@ -132,11 +133,7 @@ impl Balloon {
         on.ring.disable_kicks(on.memory)?;
         while steps > 0 {
             if !line.busy {
-                if !on.ring.pop(on.memory, &mut line.chain)? {
-                    if on.ring.enable_kicks(on.memory)? {
-                        steps = steps.saturating_sub(1); // a ring that says one thing, then another, holds nobody up
-                        continue;
-                    }
+                if !on.ring.pop_or_wait(on.memory, &mut line.chain)? {
                     return Ok(Progress::Idle);
                 }
                 if line.chain.writable_bytes() > 0 {
@@ -177,10 +174,7 @@ impl Balloon {
     fn free_pages(&mut self, on: &mut Active<'_>) -> Result<Progress, RingFault> {
         on.ring.disable_kicks(on.memory)?;
         for _ in 0..MAX_REPORTS {
-            if !on.ring.pop(on.memory, &mut self.chain)? {
-                if on.ring.enable_kicks(on.memory)? {
-                    continue;
-                }
+            if !on.ring.pop_or_wait(on.memory, &mut self.chain)? {
                 on.notify()?;
                 return Ok(Progress::Idle);
             }
@@ -188,18 +182,14 @@ impl Balloon {
                 return Err(RingFault::Direction); // 5.5.6.7: the device may write
             }
             for extent in &self.chain.writable {
-                self.free(on.memory, *extent);
+                if let Some(run) = self.state.pages.blocks(*extent) {
+                    punch(on.memory, extent.addr, run);
+                }
             }
             on.ring.push_used(on.memory, &[(self.chain.head, 0)])?;
         }
         on.notify()?;
         Ok(Progress::More)
-    }
-
-    fn free(&self, memory: &GuestMemory, extent: Extent) {
-        if let Some(run) = self.state.pages.blocks(extent) {
-            punch(memory, extent.addr, run);
-        }
     }
 
     /// The buffer stays here until new statistics are due (virtio 1.2, 5.5.6.3).
@@ -325,7 +315,7 @@ impl Device for Balloon {
         let Ask::Memory(left) = ask;
         let pages = self.memory.bytes().saturating_sub(left.bytes()) / PAGE;
         let wanted = u32::try_from(pages).unwrap_or(u32::MAX);
-        self.answers.push(wanted != self.state.config.wanted());
+        self.answers.push(self.state.config.wanted != wanted);
         self.state.config = Config::new(wanted, u32::try_from(self.state.pages.count()).unwrap_or(u32::MAX));
         true
     }
@@ -397,7 +387,7 @@ mod tests {
         (0..10).for_each(|number| balloon.page(true, number, &memory()));
         balloon.asked(Ask::Memory(size(2)));
         assert_eq!(balloon.config(), Config::new(512, 10).as_bytes());
-        assert_eq!(u64::from(balloon.save().config.wanted()) * PAGE, 2 * MIB);
+        assert_eq!(u64::from(balloon.save().config.wanted.get()) * PAGE, 2 * MIB);
     }
 
     #[test]

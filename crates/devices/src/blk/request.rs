@@ -52,24 +52,20 @@ pub enum Request {
 
 /// The status byte at the end of a request (5.2.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Status {
     /// Done.
-    Ok,
+    Ok = VIRTIO_BLK_S_OK.to_le_bytes()[0],
     /// Not done.
-    IoErr,
+    IoErr = VIRTIO_BLK_S_IOERR.to_le_bytes()[0],
     /// Not known.
-    Unsupported,
+    Unsupported = VIRTIO_BLK_S_UNSUPP.to_le_bytes()[0],
 }
 
 impl Status {
     /// As the driver reads it.
     pub fn byte(self) -> u8 {
-        let value = match self {
-            Status::Ok => VIRTIO_BLK_S_OK,
-            Status::IoErr => VIRTIO_BLK_S_IOERR,
-            Status::Unsupported => VIRTIO_BLK_S_UNSUPP,
-        };
-        u8::try_from(value).unwrap_or(u8::MAX)
+        self as u8
     }
 }
 

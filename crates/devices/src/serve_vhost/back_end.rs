@@ -79,14 +79,6 @@ impl<D: Device> BackEnd<D> {
         self.source_pending || self.ports.iter().any(|port| port.pending && port.is_active())
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.device.deadline()
-    }
-
-    pub(super) fn source(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        self.device.source()
-    }
-
     pub(super) fn kick(&self, queue: usize) -> Option<BorrowedFd<'_>> {
         self.ports.get(queue).and_then(Port::kick_fd)
     }

@@ -7,11 +7,10 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use rustix::mm::{MapFlags, ProtFlags};
 use sys::guest_io::GuestMemory;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
-use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{FileOffset, GuestAddress, GuestRegionCollectionError, GuestRegionMmap};
+use vm_memory::mmap::FromRangesError;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionCollectionError, GuestRegionMmap};
 
 /// Why a table of regions is refused.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +23,7 @@ pub(super) enum TableError {
     File(std::io::Error),
     /// The kernel does not map it.
     #[error("map: {0}")]
-    Map(MmapRegionError),
+    Map(FromRangesError),
     /// None, or overlapping ones.
     #[error("regions: {0}")]
     Regions(GuestRegionCollectionError),
@@ -35,56 +34,36 @@ pub(super) struct Memory {
     /// Mapped here.
     pub(super) guest: Arc<GuestMemory>,
     /// Where each region lies in the front end's address space, for ring addresses.
-    views: Vec<View>,
-}
-
-struct View {
-    user: u64,
-    len: u64,
-    guest: u64,
+    views: Vec<VhostUserMemoryRegion>,
 }
 
 impl Memory {
     /// Maps a front end's table; `files` has one for each region. (The number of regions is bounded by vhost: 32.)
     pub(super) fn map(table: &[VhostUserMemoryRegion], files: Vec<File>) -> Result<Memory, TableError> {
-        let mut regions = Vec::with_capacity(table.len());
-        let mut views = Vec::with_capacity(table.len());
-        for (entry, file) in table.iter().zip(files) {
-            let (user, len, guest) = (entry.user_addr, entry.memory_size, entry.guest_phys_addr);
-            regions.push(region(guest, len, entry.mmap_offset, file)?);
-            views.push(View { user, len, guest });
-        }
-        regions.sort_by_key(|region: &GuestRegionMmap<()>| vm_memory::GuestMemoryRegion::start_addr(region));
+        let regions = table.iter().zip(files).map(|(entry, file)| region(entry, file));
+        let mut regions = regions.collect::<Result<Vec<_>, _>>()?;
+        regions.sort_by_key(GuestMemoryRegion::start_addr);
         let guest = GuestMemory::from_regions(regions).map_err(TableError::Regions)?;
-        Ok(Memory { guest: Arc::new(guest), views })
+        Ok(Memory { guest: Arc::new(guest), views: table.to_vec() })
     }
 
     /// The guest-physical address of an address in the front end's space, if that lies in shared memory.
     pub(super) fn translate(&self, user: u64) -> Option<GuestAddress> {
         self.views.iter().find_map(|view| {
-            let offset = user.checked_sub(view.user).filter(|offset| *offset < view.len)?;
-            view.guest.checked_add(offset).map(GuestAddress)
+            let offset = user.checked_sub(view.user_addr).filter(|offset| *offset < view.memory_size)?;
+            view.guest_phys_addr.checked_add(offset).map(GuestAddress)
         })
     }
 }
 
-fn region(guest: u64, len: u64, offset: u64, file: File) -> Result<GuestRegionMmap<()>, TableError> {
+fn region(entry: &VhostUserMemoryRegion, file: File) -> Result<GuestRegionMmap<()>, TableError> {
+    let (guest, len, offset) = (entry.guest_phys_addr, entry.memory_size, entry.mmap_offset);
     let end = offset.checked_add(len).ok_or(TableError::Size(guest))?;
     if file.metadata().map_err(TableError::File)?.len() < end {
         return Err(TableError::Size(guest));
     }
     let len = usize::try_from(len).map_err(|_| TableError::Size(guest))?;
-    let prot = ProtFlags::READ | ProtFlags::WRITE;
-    let flags = MapFlags::SHARED | MapFlags::NORESERVE;
-    let signed = |bits| i32::try_from(bits).map_err(|_| TableError::Size(guest));
-    let mapping = MmapRegionBuilder::<()>::new(len)
-        .with_mmap_prot(signed(prot.bits())?)
-        .with_mmap_flags(signed(flags.bits())?)
-        .with_file_offset(FileOffset::new(file, offset))
-        .build()
-        .map_err(TableError::Map)?;
-    // The guest-physical end was checked by vhost's `is_valid`, and is again.
-    GuestRegionMmap::new(mapping, GuestAddress(guest)).ok_or(TableError::Size(guest))
+    GuestRegionMmap::from_range(GuestAddress(guest), len, Some(FileOffset::new(file, offset))).map_err(TableError::Map)
 }
 
 #[cfg(test)]

@@ -199,7 +199,7 @@ impl<D: Device> Serving<'_, D> {
         let nothing = PollFd::new(&self.stream, PollFlags::empty());
         let control = self.control.as_ref().map(|control| (control.fd(), PollFlags::IN));
         let stream = self.partial.is_none().then(|| (self.stream.as_fd(), PollFlags::IN));
-        let source = back_end.source();
+        let source = back_end.device.source();
         let kicks: [_; MAX_QUEUES] = std::array::from_fn(|queue| back_end.kick(queue).map(|fd| (fd, PollFlags::IN)));
         let [a, b, c, d] = kicks;
         let wanted = [control, stream, source, a, b, c, d];
@@ -220,15 +220,10 @@ impl<D: Device> Serving<'_, D> {
     }
 
     fn timeout(&self, back_end: &BackEnd<D>) -> Option<Timespec> {
-        let wait = match back_end.deadline() {
-            _ if back_end.has_more() => Some(Duration::ZERO),
-            Some(at) => Some(at.saturating_duration_since(Instant::now())),
-            None => None,
-        };
-        let wait = match self.partial {
-            Some(_) => Some(wait.map_or(PARTIAL_STEP, |wait| wait.min(PARTIAL_STEP))),
-            None => wait,
-        };
+        let at_once = back_end.has_more().then_some(Duration::ZERO);
+        let due = || back_end.device.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let partial = self.partial.map(|_| PARTIAL_STEP);
+        let wait = at_once.or_else(due).into_iter().chain(partial).min();
         wait.and_then(|wait| Timespec::try_from(wait).ok())
     }
 

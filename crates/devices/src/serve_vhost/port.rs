@@ -27,8 +27,10 @@ pub(super) struct UserAddresses {
 }
 
 /// What a queue is doing.
+#[derive(Default)]
 pub(super) enum State {
     /// Not set up.
+    #[default]
     Stopped,
     /// Serving, while enabled.
     Running(Box<Vring>),
@@ -37,6 +39,7 @@ pub(super) enum State {
 }
 
 /// One queue.
+#[derive(Default)]
 pub(super) struct Port {
     pub(super) state: State,
     pub(super) size: u16,
@@ -84,17 +87,7 @@ impl<'a> Active<'a> {
 
 impl Port {
     pub(super) fn new() -> Self {
-        Port {
-            state: State::Stopped,
-            size: MAX_QUEUE_SIZE,
-            base: 0,
-            addresses: None,
-            kick: None,
-            call: None,
-            error: None,
-            enabled: false,
-            pending: false,
-        }
+        Port { size: MAX_QUEUE_SIZE, ..Port::default() }
     }
 
     /// The queue, if it is to be served.
