@@ -25,6 +25,13 @@ mod place;
 /// Where cgroups of version 2 may be: alone, or beside version 1 (systemd's hybrid layout).
 pub const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
+/// Where a daemon's cgroups are, or are to be.
+#[derive(Clone, Debug)]
+pub struct Place {
+    home: PathBuf,
+    base: PathBuf,
+}
+
 /// The daemon's cgroups.
 #[derive(Debug)]
 pub struct Tree {
@@ -44,19 +51,42 @@ pub struct Cgroup {
     dir: OwnedFd,
 }
 
-impl Tree {
-    /// Makes the layout for vmm's user, moves the caller into the parent's leaf, and kills what an earlier daemon left.
-    /// An error says why there are no cgroups here; the caller goes on without.
-    pub fn make(uid: u32, gid: u32) -> io::Result<Self> {
+impl Place {
+    /// Finds it. An error says why there are no cgroups here; the caller goes on without.
+    pub fn find() -> io::Result<Self> {
         let mount = MOUNTS.iter().map(Path::new).find(|path| place::is_version_2(path)).ok_or(Errno::NOENT)?;
         let own = std::fs::read_to_string("/proc/self/cgroup")?;
         let own = place::own_path(&own).ok_or(Errno::NOENT)?;
         let home = mount.join(own.trim_start_matches('/'));
         let base = if own == "/" { home.join("vmd") } else { home.clone() };
-        Self::make_at(home, base, uid, gid)
+        Ok(Self { home, base })
     }
 
-    fn make_at(home: PathBuf, base: PathBuf, uid: u32, gid: u32) -> io::Result<Self> {
+    /// The daemon that lives here, or whose leaf we were started in; 0 where it is in another name space. Other processes
+    /// of one that was killed end by themselves, and get some time for it.
+    pub fn owner(&self) -> Option<u32> {
+        // Who was started by one of a daemon's processes is in its leaf.
+        let leaf = if self.base.ends_with("parent") { self.base.clone() } else { self.base.join("parent") };
+        let begun = Instant::now();
+        loop {
+            let limit = match place::inside(&leaf) {
+                place::Inside::Nobody => return None,
+                place::Inside::Daemon(pid) if begun.elapsed() > DYING => return Some(pid),
+                place::Inside::Daemon(_) | place::Inside::Others => LEFTOVER,
+            };
+            if begun.elapsed() > limit {
+                return None;
+            }
+            std::thread::sleep(STEP);
+        }
+    }
+}
+
+impl Tree {
+    /// Makes the layout for vmm's user, moves the caller into the parent's leaf, and kills what an earlier daemon left:
+    /// nobody must own the place.
+    pub fn make(place: Place, uid: u32, gid: u32) -> io::Result<Self> {
+        let Place { home, base } = place;
         let made_base = base != home;
         let leaf = base.join("parent");
         let vms = base.join("vms");
@@ -110,6 +140,10 @@ impl Tree {
 
 /// How long what an earlier daemon left may take to die.
 const LEFTOVER: Duration = Duration::from_secs(5);
+/// How long one that was just killed may look alive: between the signal and the end of its memory.
+const DYING: Duration = Duration::from_millis(200);
+/// How often that is looked at.
+const STEP: Duration = Duration::from_millis(20);
 
 impl Cgroup {
     fn make(path: PathBuf, uid: u32, gid: u32) -> io::Result<Self> {

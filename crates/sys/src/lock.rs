@@ -45,6 +45,31 @@ pub fn holder(file: impl AsFd) -> io::Result<Option<u32>> {
     Ok(u32::try_from(in_the_way(file)?.l_pid).ok().filter(|pid| *pid != 0))
 }
 
+/// Takes an open file for us alone (flock), until its last descriptor is closed. None if it is ours now; else who has it, as
+/// /proc/locks knows: 0 where it is in another pid name space. Any descriptor will do, so whoever may read the file may take it.
+pub fn claim(file: impl AsFd) -> io::Result<Option<u32>> {
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(None),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let stat = rustix::fs::fstat(&file)?;
+            let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+            let place = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
+            Ok(Some(claimed_by(&std::fs::read_to_string("/proc/locks").unwrap_or_default(), &place).unwrap_or(0)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A line is `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF` (proc_locks(5)).
+fn claimed_by(locks: &str, place: &str) -> Option<u32> {
+    let lines = locks.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let mut found = lines.filter_map(|words| match words.as_slice() {
+        [_, "FLOCK", _, _, pid, at, ..] if *at == place => pid.parse().ok(),
+        _ => None,
+    });
+    found.next()
+}
+
 fn in_the_way(file: impl AsFd) -> io::Result<libc::flock> {
     let mut found = whole_file(libc::F_WRLCK);
     // SAFETY: the kernel reads and writes `found`, which lives until the call returns.
@@ -106,6 +131,24 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("temporary file");
         let reader = File::open(file.path()).expect("open");
         assert!(try_lock(&reader, Kind::Exclusive).is_err());
+    }
+
+    #[test]
+    fn what_is_claimed_is_ours_alone_and_its_holder_is_named() {
+        let (a, b) = opened_twice();
+        assert_eq!(claim(&a).expect("free"), None);
+        assert_eq!(claim(&b).expect("held"), Some(std::process::id()));
+        drop(a);
+        assert_eq!(claim(&b).expect("free again"), None);
+    }
+
+    #[test]
+    fn the_holder_is_that_of_this_file_by_this_kind_of_lock() {
+        let locks = "1: POSIX  ADVISORY  WRITE 7 fe:00:131 0 EOF\n2: FLOCK  ADVISORY  WRITE 8 fe:00:13 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 9 fe:00:131 0 EOF\n3: -> FLOCK  ADVISORY  WRITE 10 fe:00:131 0 EOF\n";
+        assert_eq!(claimed_by(locks, "fe:00:131"), Some(9));
+        assert_eq!(claimed_by(locks, "00:fe:131"), None);
+        assert_eq!(claimed_by("", ""), None);
     }
 
     #[test]

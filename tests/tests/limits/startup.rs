@@ -1,13 +1,17 @@
 //! What vmd can't start with: one line, in the background too, exit status 1, and a host as it was.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::apart::{apart, mount, unmount};
 use testkit::artefacts;
-use testkit::daemon::Daemon;
+use testkit::daemon::{Daemon, Reply};
+use testkit::machine::Machine;
+use testkit::process::Process;
 
 use crate::world::{as_nobody, ends, gone, in_run, run, text, vmd};
 
@@ -87,6 +91,110 @@ fn two_vmds_are_one_and_the_second_names_the_first() {
         let pid = Pid::from_raw(pid.trim().parse().expect("a pid")).expect("a pid");
         kill_process(pid, Signal::TERM).expect("it is ours");
         gone();
+    });
+}
+
+/// Runs vmd in name spaces of its own where everything named is another's: `net`, or a directory.
+fn elsewhere(others: &[&str]) -> Reply {
+    let conf = tempfile::NamedTempFile::new().expect("a file");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]);
+    let mut script = "true".to_owned();
+    for other in others {
+        match *other {
+            "net" => drop(command.arg("--net")),
+            directory => script += &format!(" && mount -t tmpfs tmpfs {directory}"),
+        }
+    }
+    script += " && exec timeout 30 \"$@\"";
+    command.args(["--", "/bin/sh", "-c", &script, "sh"]).arg(artefacts::vmd()).args(["-d", "-f", text(conf.path())]);
+    run(&mut command)
+}
+
+/// The first is named, and goes on.
+#[track_caller]
+fn is_second(first: &Daemon, others: &[&str]) {
+    let reply = elsewhere(others);
+    let said = format!("vmd: vmd already runs (pid {}): stop it first\n", first.process().pid);
+    assert_eq!((reply.status, reply.stderr), (Some(1), said), "with {others:?} of its own");
+    let processes: Vec<_> = Process::of_vmd().iter().map(|process| process.pid).collect();
+    assert_eq!(first.row("web").state, "stopped", "with {others:?} of its own: {processes:?}");
+}
+
+/// Ends a daemon without a chance to tidy up.
+fn kill(daemon: Daemon) {
+    daemon.signal(Signal::KILL);
+    drop(daemon);
+}
+
+const WEB: &str = "vm \"web\" {\n\tdisable\n\tboot \"/etc/passwd\"\n}\n";
+
+#[test]
+fn whatever_two_vmds_share_shows_the_second_that_the_first_lives() {
+    apart("startup::whatever_two_vmds_share_shows_the_second_that_the_first_lives", || {
+        let first = Daemon::start(WEB);
+        fs::remove_file("/run/vmd.pid").expect("it is there");
+        is_second(&first, &[]); // all that a pid file does not tell
+        is_second(&first, &["net", "/var/lib"]); // the control socket alone
+        is_second(&first, &["/run", "net"]); // the state directory alone
+        is_second(&first, &["/run", "/var/lib"]); // the network alone
+        // With nothing in common there is no second, until its time is up.
+        let other = elsewhere(&["/run", "/var/lib", "net"]);
+        assert_eq!((other.status, other.stderr.contains("already runs")), (Some(124), false), "{other:?}");
+        assert_eq!(first.row("web").state, "stopped");
+        // No lock that a user may take stops a daemon.
+        kill(first);
+        let mut user = Command::new("setpriv");
+        user.args([
+            "--reuid",
+            "65534",
+            "--clear-groups",
+            "flock",
+            "/proc/self/ns/net",
+            "sh",
+            "-c",
+            "echo; exec sleep 1000",
+        ]);
+        let mut user = user.stdout(Stdio::piped()).spawn().expect("a user");
+        user.stdout.take().expect("its output").read_exact(&mut [0]).expect("it has the lock");
+        let second = Daemon::start(WEB);
+        assert_eq!(second.row("web").state, "stopped", "after a kill the next one starts");
+        user.kill().and_then(|()| user.wait()).expect("it is ours");
+        assert_eq!(fs::metadata("/var/lib/vmd/lock").expect("a lock").mode() & 0o7777, 0o600);
+        ends(second);
+    });
+}
+
+#[test]
+fn a_second_vmd_in_the_same_cgroup_touches_none_of_the_first() {
+    Machine::default().run("startup::a_second_vmd_in_the_same_cgroup_touches_none_of_the_first", || {
+        let first = Daemon::start(WEB);
+        fs::remove_file("/run/vmd.pid").expect("it is there");
+        is_second(&first, &["/run", "/var/lib", "net"]);
+        let roles = |daemon: &Daemon| daemon.in_role("control").len() + daemon.in_role("vmm").len();
+        assert_eq!(roles(&first), 2, "nobody killed them");
+        kill(first);
+        let second = Daemon::start(WEB);
+        assert_eq!(second.row("web").state, "stopped", "after a kill the next one starts");
+        ends(second);
+    });
+}
+
+#[test]
+fn state_is_written_over_no_link_and_what_was_left_half_written_goes() {
+    apart("startup::state_is_written_over_no_link_and_what_was_left_half_written_goes", || {
+        fs::create_dir("/var/lib/vmd").expect("it is ours");
+        fs::write("/mnt/precious", "precious").expect("it is ours");
+        for name in ["ids.new", "ids"] {
+            symlink("/mnt/precious", Path::new("/var/lib/vmd").join(name)).expect("it is ours");
+        }
+        let first = Daemon::start(WEB);
+        assert!(first.log().contains("/var/lib/vmd/ids: Too many levels of symbolic links; VMs get new numbers"));
+        ends(first);
+        assert_eq!(fs::read_to_string("/mnt/precious").expect("it is there"), "precious");
+        let ids = fs::symlink_metadata("/var/lib/vmd/ids").expect("it was written");
+        assert_eq!((ids.is_file(), ids.mode() & 0o7777), (true, 0o600));
+        assert!(!Path::new("/var/lib/vmd/ids.new").exists());
     });
 }
 

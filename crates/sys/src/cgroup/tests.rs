@@ -15,7 +15,7 @@ fn tree(name: &str, uid: u32) -> Tree {
     let own = std::fs::read_to_string("/proc/self/cgroup").expect("own cgroups");
     let home = mount.join(place::own_path(&own).expect("a place in them").trim_start_matches('/'));
     let base = home.join(format!("vmd-test-{name}-{}", std::process::id()));
-    Tree::make_at(home, base, uid, uid).expect("root may make cgroups")
+    Tree::make(Place { home, base }, uid, uid).expect("root may make cgroups")
 }
 
 fn endless(cgroup: Option<BorrowedFd<'_>>) -> Child {
@@ -80,7 +80,8 @@ fn a_daemon_finds_and_kills_what_an_earlier_one_left() {
         let vm = earlier.vm(1, 100).expect("the VM's cgroup");
         let mut child = endless(Some(vm.as_fd()));
         // The test's process is in the earlier daemon's leaf; a real one is started where that was.
-        let again = Tree::make_at(earlier.home.clone(), earlier.base.clone(), 0, 0).expect("the next daemon");
+        let again = Tree::make(Place { home: earlier.home.clone(), base: earlier.base.clone() }, 0, 0)
+            .expect("the next daemon");
         assert_eq!(child.wait().expect("wait"), Exit::Signal(9));
         assert!(!vm.path.exists());
         again.remove(LIMIT).expect("remove all");
@@ -106,5 +107,7 @@ fn a_process_that_will_not_go_is_an_error_at_the_deadline() {
 #[test]
 fn where_nothing_can_be_made_it_is_an_error() {
     let nowhere = PathBuf::from("/proc/nowhere");
-    assert!(Tree::make_at(nowhere.clone(), nowhere.join("vmd"), 0, 0).is_err());
+    let place = Place { base: nowhere.join("vmd"), home: nowhere };
+    assert_eq!(place.owner(), None);
+    assert!(Tree::make(place, 0, 0).is_err());
 }

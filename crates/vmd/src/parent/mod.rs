@@ -39,9 +39,9 @@ pub enum Fatal {
     /// No account for its processes.
     #[error("unknown user _vmd: make it with \"useradd --system --no-create-home --shell /usr/sbin/nologin _vmd\"")]
     NoUser,
-    /// Another one runs.
-    #[error("vmd already runs (pid {0}): stop it first")]
-    Second(String),
+    /// Another one runs; 0 where its number is not known here.
+    #[error("vmd already runs{pid}: stop it first", pid = if *.0 == 0 { String::new() } else { format!(" (pid {0})", .0) })]
+    Second(u32),
     /// No KVM.
     #[error("/dev/kvm: {why}; is kvm_intel or kvm_amd loaded, and virtualization enabled in the firmware?", why = plain(.0))]
     Kvm(io::Error),

@@ -9,5 +9,6 @@ pub mod places;
 pub mod pulse;
 pub mod say;
 pub mod snmp;
+mod sole;
 pub mod startup;
 pub mod state;

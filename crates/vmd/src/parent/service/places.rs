@@ -1,5 +1,5 @@
 //! The two names in /run that a daemon has: its locked pid file and its control socket. Both go when it ends, also when it
-//! fails before it serves; a second daemon touches neither.
+//! fails before it serves; a second daemon touches neither (`sole.rs`).
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ const LOCK_PATH: &str = "/run/vmd.pid";
 /// Clients that wait to be accepted; more wait in the kernel's own time.
 const BACKLOG: i32 = 64;
 
-/// The right to be the only daemon.
+/// Who runs, for those who ask by its name.
 #[derive(Debug)]
 pub struct PidFile {
     /// The lock ends with it.
@@ -33,7 +33,7 @@ impl PidFile {
         let file = rustix::fs::open(LOCK_PATH, flags, Mode::from_raw_mode(0o644)).map_err(pid_file)?;
         if !sys::lock::try_lock(&file, sys::lock::Kind::Exclusive).map_err(pid_file)? {
             let pid = std::fs::read_to_string(LOCK_PATH).unwrap_or_default();
-            return Err(Fatal::Second(pid.trim().to_owned()));
+            return Err(Fatal::Second(pid.trim().parse().unwrap_or(0)));
         }
         let name = Name(LOCK_PATH);
         rustix::fs::ftruncate(&file, 0).map_err(pid_file)?;

@@ -21,6 +21,7 @@ use super::notify;
 use super::options::{Options, USAGE};
 use super::places::{PidFile, listen};
 use super::pulse::Pulse;
+use super::sole::Sole;
 use crate::parent::Fatal;
 use crate::parent::accounts::HostAccounts;
 use crate::parent::conf::settings;
@@ -110,12 +111,14 @@ fn fit(options: &Options) -> Result<(sys::users::User, Source, Config), Fatal> {
 fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     let (user, source, config) = fit(options)?;
     let kvm = Host::open_kvm().map_err(Fatal::Kvm)?;
+    let cgroups = sys::cgroup::Place::find();
+    let _sole = Sole::take(cgroups.as_ref().ok())?;
     let _pid_file = PidFile::take()?;
     sys::limits::raise_descriptors(DESCRIPTORS);
     let signals = [Signal::Terminate, Signal::Interrupt, Signal::Hangup, Signal::Child, Signal::Pipe, Signal::User1];
     let signals = Signals::block(&signals)?;
     let (listener, _socket_name) = listen(&config)?;
-    let tree = sys::cgroup::Tree::make(user.uid, user.gid);
+    let tree = cgroups.and_then(|place| sys::cgroup::Tree::make(place, user.uid, user.gid));
     if let Err(error) = &tree {
         log::info!("no cgroups of version 2 ({error}); processes of VMs are tracked by their pidfds alone");
     }

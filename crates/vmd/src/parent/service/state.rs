@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use model::VmName;
 use proto::VmId;
 use proto::failure::plain;
+use rustix::fs::OFlags;
 
 use crate::parent::registry::Ids;
 
@@ -16,13 +17,17 @@ const PLACE: &str = "/var/lib/vmd";
 const IDS: &str = "/var/lib/vmd/ids";
 /// The same while it is written.
 const NEW_IDS: &str = "/var/lib/vmd/ids.new";
+/// Locked by the daemon that uses the place.
+const LOCK: &str = "/var/lib/vmd/lock";
 /// Bytes of it that are read: some 100,000 names.
 const MAX_IDS: u64 = 8 << 20;
 
 /// The numbers of names that an earlier daemon gave. What can't be read is as if it had never been.
 pub fn ids() -> Ids {
     let mut text = String::new();
-    let read = File::open(IDS).and_then(|file| file.take(MAX_IDS).read_to_string(&mut text));
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(IDS);
+    let read = file.and_then(|file| file.take(MAX_IDS).read_to_string(&mut text));
     match read {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -31,19 +36,33 @@ pub fn ids() -> Ids {
     ids_of(&text)
 }
 
-/// Keeps them. A daemon that can't does without.
-pub fn keep_ids(ids: &Ids) {
-    let made = match DirBuilder::new().mode(0o755).create(PLACE) {
+fn make_place() -> io::Result<()> {
+    match DirBuilder::new().mode(0o755).create(PLACE) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
-    };
-    if let Err(error) = made.and_then(|()| replace(&text_of(ids))) {
+    }
+}
+
+/// What a daemon locks. Only root may open it, so nobody else may lock it.
+pub fn lock_file() -> io::Result<File> {
+    make_place()?;
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(LOCK)
+}
+
+/// Keeps them. A daemon that can't does without.
+pub fn keep_ids(ids: &Ids) {
+    if let Err(error) = make_place().and_then(|()| replace(&text_of(ids))) {
         log::warn!("{IDS}: {}; VMs may have other numbers when vmd is started again", plain(&error));
     }
 }
 
 fn replace(text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(NEW_IDS)?;
+    match fs::remove_file(NEW_IDS) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {} // a daemon was killed while it wrote
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(NEW_IDS)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(NEW_IDS, IDS)?;
