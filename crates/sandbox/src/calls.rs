@@ -490,8 +490,9 @@ pub const START: Group = group("start")
         any(libc::SYS_set_robust_list),
         any(libc::SYS_rseq),
         any(libc::SYS_sched_getaffinity),
-        refused(libc::SYS_readlink), // /proc/self/exe, the origin of a library path
-        refused(libc::SYS_openat),   // /proc/self/maps, the stack's bounds
+        refused(libc::SYS_readlink),   // /proc/self/exe, the origin of a library path
+        refused(libc::SYS_readlinkat), // the same, as glibc 2.41 asks
+        refused(libc::SYS_openat),     // /proc/self/maps, the stack's bounds
         any(libc::SYS_close_range),
         any(libc::SYS_umask),
     ]);
