@@ -5,26 +5,7 @@
 //!    '---End--> over
 //! ```
 
-use model::UserPath;
-use proto::opener::{Asker, ToOpener, What};
-
-/// What to do next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Take the rights of this user, for good.
-    Become(Asker),
-    /// Open it as `asker`, and answer.
-    Open {
-        /// The request's.
-        index: u8,
-        /// What it is to be.
-        what: What,
-        /// Where.
-        path: UserPath,
-    },
-    /// End.
-    End,
-}
+use proto::opener::ToOpener;
 
 /// The parent's messages came in an order that has no meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,17 +29,14 @@ pub enum Conversation {
 }
 
 impl Conversation {
-    /// Takes the parent's next message.
-    pub fn handle(&mut self, message: ToOpener) -> Result<Action, OutOfTurn> {
-        match (*self, message) {
-            (_, ToOpener::End) => Ok(Action::End),
-            (Conversation::Unnamed, ToOpener::Become(asker)) => {
-                *self = Conversation::Named;
-                Ok(Action::Become(asker))
-            }
-            (Conversation::Named, ToOpener::Open { index, what, path }) => Ok(Action::Open { index, what, path }),
-            (Conversation::Unnamed, ToOpener::Open { .. }) => Err(OutOfTurn::Unnamed),
-            (Conversation::Named, ToOpener::Become(_)) => Err(OutOfTurn::SecondAsker),
+    /// Takes the parent's next message, and gives it back if it is in turn.
+    pub fn handle(&mut self, message: ToOpener) -> Result<ToOpener, OutOfTurn> {
+        match (*self, &message) {
+            (Conversation::Unnamed, ToOpener::Become(_)) => *self = Conversation::Named,
+            (Conversation::Unnamed, ToOpener::Open { .. }) => return Err(OutOfTurn::Unnamed),
+            (Conversation::Named, ToOpener::Become(_)) => return Err(OutOfTurn::SecondAsker),
+            (Conversation::Named, ToOpener::Open { .. }) | (_, ToOpener::End) => {}
         }
+        Ok(message)
     }
 }

@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::Fatal;
-use super::conversation::{Action, Conversation};
+use super::conversation::Conversation;
 use super::judge::{self, Opened, Refusal};
 
 /// How long the parent may be silent: it says everything at once, so this is for one that has hung.
@@ -26,15 +26,15 @@ pub fn serve(mut parent: Parent, assume: impl Fn(&sandbox::Asker) -> Result<(), 
     loop {
         let Received::Message(message, _) = parent.recv_within(SILENCE)? else { return Ok(()) };
         match conversation.handle(message)? {
-            Action::Become(asker) => {
+            ToOpener::Become(asker) => {
                 assume(&rights(&asker))?;
                 asked_by = asker;
             }
-            Action::Open { index, what, path } => {
+            ToOpener::Open { index, what, path } => {
                 let (answer, files) = answer(index, what, &path, &asked_by);
                 parent.send(&answer, files)?;
             }
-            Action::End => return finish(&mut parent),
+            ToOpener::End => return finish(&mut parent),
         }
     }
 }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use tempfile::TempDir;
 
 use super::Fatal;
-use super::conversation::{Action, Conversation, OutOfTurn};
+use super::conversation::{Conversation, OutOfTurn};
 use super::edge::{self, open};
 use super::judge::{self, Refusal};
 
@@ -53,16 +53,16 @@ fn nothing_is_opened_before_it_is_said_for_whom() {
 #[test]
 fn an_opener_is_for_one_user() {
     let mut conversation = Conversation::default();
-    assert_eq!(conversation.handle(ToOpener::Become(user())), Ok(Action::Become(user())));
+    assert_eq!(conversation.handle(ToOpener::Become(user())), Ok(ToOpener::Become(user())));
     assert_eq!(conversation.handle(ToOpener::Become(Asker::Root)), Err(OutOfTurn::SecondAsker));
 }
 
 #[test]
 fn an_opener_may_be_ended_at_any_time() {
     let mut conversation = Conversation::default();
-    assert_eq!(conversation.handle(ToOpener::End), Ok(Action::End));
+    assert_eq!(conversation.handle(ToOpener::End), Ok(ToOpener::End));
     conversation.handle(ToOpener::Become(Asker::Root)).expect("in turn");
-    assert_eq!(conversation.handle(ToOpener::End), Ok(Action::End));
+    assert_eq!(conversation.handle(ToOpener::End), Ok(ToOpener::End));
 }
 
 // --- what is opened, and how
