@@ -11,7 +11,7 @@ use sys::netlink::{KERNEL_DEADLINE, Link, LinkKind, NetlinkError, Route};
 use sys::tun::{self, TunError};
 
 use super::Fatal;
-use super::outside::Outside;
+use super::outside::{Outside, or_gone};
 use super::switches::{self, GROUP, Make, Step, Switches, Undo};
 use crate::ending;
 
@@ -156,12 +156,8 @@ impl Edge {
             let done = self.undo(&undo);
             first = first.and(done);
         }
-        let closed = self
-            .outside
-            .leave(&mut self.route)
-            .map_err(|error| refused(format_args!("NAT of local interfaces"), &error));
-        first = first.and(closed);
-        first
+        let closed = self.outside.leave(&mut self.route);
+        first.and(closed.map_err(|error| refused(format_args!("NAT of local interfaces"), &error)))
     }
 
     fn undo(&mut self, undo: &Undo) -> Result<(), Failure> {
@@ -176,38 +172,32 @@ impl Edge {
                 return Ok(());
             }
         };
-        match done {
-            Err(error) if !error.is_missing() => Err(refused(format_args!("\"{name}\" stays"), &error)),
-            _ => Ok(()),
-        }
+        or_gone(done).map_err(|error| refused(format_args!("\"{name}\" stays"), &error))
     }
 
     fn make_tap(&mut self, wanted: &TapSpec, fds: Vec<OwnedFd>) -> Result<(IfName, MacAddr, OwnedFd), Failure> {
         let no_fd = || Failure::new(Code::Invalid, "a request for a tap came without /dev/net/tun");
         let fd = fds.into_iter().next().ok_or_else(no_fd)?;
         let master = match &wanted.bridge {
-            Some(bridge) => self.master(Some(bridge))?,
+            Some(bridge) => Some(self.master(bridge)?),
             None => self.vrf(wanted.rdomain)?,
         };
         let name = attach(&fd, wanted.name.as_ref())?;
         let refused = |error| refused(format_args!("tap \"{name}\""), &error);
         let gone = || Failure::new(Code::Io, format!("tap \"{name}\" vanished"));
         let tap = self.route.link(name.as_str()).map_err(refused)?.ok_or_else(gone)?;
-        let steps =
-            switches::tap_steps(&wanted.alias, &tap, master.as_ref(), wanted.up, wanted.group, wanted.local.as_ref());
+        let reached =
+            |error| self::refused(format_args!("NAT of tap \"{name}\" (\"local nat no\" switches it off)"), &error);
+        let made = switches::tap_steps(wanted, &tap, master.as_ref())
+            .and_then(|steps| self.set(tap.index, &steps).map_err(refused))
+            .and_then(|()| match wanted.local.filter(|local| local.nat) {
+                Some(local) => self.outside.reach(&mut self.route, tap.index, local.inet6.is_some()).map_err(reached),
+                None => Ok(()),
+            });
         // A step that fails ends the tap: it goes with its descriptor, and here should another hold that too.
-        if let Err(failure) = steps.and_then(|steps| self.set(tap.index, &steps).map_err(refused)) {
+        if let Err(failure) = made {
             self.abandon(Some(tap.index));
             return Err(failure);
-        }
-        if let Some(local) = wanted.local.filter(|local| local.nat) {
-            if let Err(error) = self.outside.reach(&mut self.route, tap.index, local.inet6.is_some()) {
-                self.abandon(Some(tap.index));
-                return Err(self::refused(
-                    format_args!("NAT of tap \"{name}\" (\"local nat no\" switches it off)"),
-                    &error,
-                ));
-            }
         }
         let port = wanted.bridge.as_ref().map(|bridge| format!(", port of \"{bridge}\"")).unwrap_or_default();
         let local = wanted.local.map(|local| format!(", {}", local.inet)).unwrap_or_default();
@@ -234,11 +224,10 @@ impl Edge {
         Ok(Some(made))
     }
 
-    fn master(&mut self, bridge: Option<&IfName>) -> Result<Option<Link>, Failure> {
-        let Some(bridge) = bridge else { return Ok(None) };
+    fn master(&mut self, bridge: &IfName) -> Result<Link, Failure> {
         let found = self.route.link(bridge.as_str());
         let found = found.map_err(|error| refused(format_args!("bridge \"{bridge}\""), &error))?;
-        switches::master(bridge, found.as_ref()).cloned().map(Some)
+        switches::master(bridge, found.as_ref()).cloned()
     }
 
     fn set(&mut self, index: u32, steps: &[Step]) -> Result<(), NetlinkError> {
@@ -259,9 +248,8 @@ impl Edge {
     /// Removes what a request made that then failed.
     fn abandon(&mut self, made: Option<u32>) {
         let Some(index) = made else { return };
-        match self.route.delete(index) {
-            Err(error) if !error.is_missing() => log::warn!("interface {index} stays: {error}"),
-            _ => {}
+        if let Err(error) = or_gone(self.route.delete(index)) {
+            log::warn!("interface {index} stays: {error}");
         }
     }
 }

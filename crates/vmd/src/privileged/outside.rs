@@ -45,10 +45,7 @@ impl Outside {
         memory.inet6.extend(changes.iter().cloned());
         self.filter()?.replace(&nat::table(&memory, &links))?;
         for link in idle {
-            match route.set_forwarding(link.index, true) {
-                Err(error) if !error.is_missing() => return Err(error),
-                _ => {}
-            }
+            or_gone(route.set_forwarding(link.index, true))?;
             log::info!(
                 "\"{}\" now forwards IPv4 packets for local interfaces; packets from it for others are dropped",
                 link.name
@@ -78,20 +75,18 @@ impl Outside {
 
     fn forward_inet6(&self, changes: &[Change]) {
         let Some(settings) = &self.settings else { return };
-        for Change { setting, interface, .. } in changes {
-            let after = Change { setting: *setting, interface: interface.clone(), before: 0 }.after();
-            if !after.is_some_and(|after| set(settings, interface, *setting, after)) {
+        for change in changes {
+            let Change { setting, interface, .. } = change;
+            if !change.after().is_some_and(|after| set(settings, interface, *setting, after)) {
                 continue;
             }
             match setting {
                 Setting::ForceForwarding => log::info!(
                     "\"{interface}\" now forwards IPv6 packets for local interfaces; packets from it for others are dropped"
                 ),
-                Setting::Forwarding => {
-                    log::info!(
-                        "the host now forwards IPv6 packets for local interfaces; packets for others are dropped"
-                    );
-                }
+                Setting::Forwarding => log::info!(
+                    "the host now forwards IPv6 packets for local interfaces; packets for others are dropped"
+                ),
                 Setting::AcceptRa => {
                     log::info!("\"{interface}\" still accepts router advertisements, though the host forwards IPv6")
                 }
@@ -149,10 +144,8 @@ impl Outside {
         let memory = Memory::of(&chains);
         for name in &memory.forwards {
             let Some(link) = route.link(name)? else { continue };
-            match route.set_forwarding(link.index, false) {
-                Err(error) if !error.is_missing() => return Err(error),
-                _ => log::info!("\"{name}\" no longer forwards"),
-            }
+            or_gone(route.set_forwarding(link.index, false))?;
+            log::info!("\"{name}\" no longer forwards");
         }
         if !self.undo(&memory.inet6) {
             log::error!("the nftables table \"inet {}\" stays, as the host still forwards IPv6", nat::TABLE);
@@ -194,6 +187,11 @@ impl Outside {
         };
         Ok(self.filter.insert(open))
     }
+}
+
+/// An interface that is gone needs no change.
+pub(super) fn or_gone(done: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    done.or_else(|error| if error.is_missing() { Ok(()) } else { Err(error) })
 }
 
 /// Puts these rules of ours, and no other, into a chain whose tool may be changing it at the moment.

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 pub use proto::privileged::{GROUP, LOCAL_GROUP};
 
 use model::IfName;
-use proto::privileged::{LocalEnd, MARK};
+use proto::privileged::{MARK, TapSpec};
 use proto::{Code, Failure};
 use sys::netlink::{Link, LinkKind};
 
@@ -132,9 +132,9 @@ impl Switches {
         }
         if link.up != up {
             steps.push(Step::Up(up));
-        }
-        if !ours && link.up != up {
-            self.changed.entry(link.index).or_insert(link.up);
+            if !ours {
+                self.changed.entry(link.index).or_insert(link.up);
+            }
         }
         Ok(Make::Set { index: link.index, steps, ours })
     }
@@ -183,29 +183,24 @@ pub fn vrf(rdomain: Option<u8>) -> Option<(String, u32)> {
 }
 
 /// What to set of a new tap, in the order of the spec (daemon 3.14).
-pub fn tap_steps(
-    alias: &str,
-    tap: &Link,
-    master: Option<&Link>,
-    up: bool,
-    group: Option<u32>,
-    local: Option<&LocalEnd>,
-) -> Result<Vec<Step>, Failure> {
+pub fn tap_steps(wanted: &TapSpec, tap: &Link, master: Option<&Link>) -> Result<Vec<Step>, Failure> {
+    let TapSpec { alias, up, local, .. } = wanted;
     if !is_tap_alias(alias) {
         return Err(Failure::new(Code::Invalid, format!("\"{alias}\" is no description of a tap")));
     }
+    let group = others(wanted.group);
     let ours = if local.is_some_and(|local| local.nat) { LOCAL_GROUP } else { GROUP };
     // Named first, so that it is known as ours at every moment.
-    let name = others(group).map(|_| Step::Name(format!("{MARK}{}", tap.name)));
+    let name = group.map(|_| Step::Name(format!("{MARK}{}", tap.name)));
     let mut steps: Vec<_> = name.into_iter().collect();
-    steps.push(Step::Mark(alias.to_owned(), others(group).unwrap_or(ours)));
+    steps.push(Step::Mark(alias.to_string(), group.unwrap_or(ours)));
     if let Some(bridge) = master {
         if bridge.kind == LinkKind::Bridge && bridge.mtu != tap.mtu {
             steps.push(Step::Mtu(bridge.mtu));
         }
         steps.push(Step::Master(bridge.index));
     }
-    steps.push(Step::Up(up));
+    steps.push(Step::Up(*up));
     if let Some(local) = local {
         if let Some(bridge) = master.filter(|master| master.kind == LinkKind::Bridge) {
             let text = format!("a port of \"{}\" can't have addresses of its own", bridge.name);

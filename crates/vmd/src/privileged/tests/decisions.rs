@@ -1,5 +1,6 @@
 //! Rules of `switches.rs`: no kernel is asked.
 
+use proto::privileged::{Alias, TapSpec};
 use proto::{Code, Failure};
 use sys::netlink::{Link, LinkKind};
 
@@ -27,6 +28,12 @@ fn our_tap(index: u32, master: u32) -> Link {
 
 fn make(switches: &mut Switches, up: bool, found: Option<&Link>) -> Result<Make, Failure> {
     switches.make(&name("br0"), "switch1-lan", up, None, found)
+}
+
+/// A tap of this group, up.
+fn tap_spec(alias: &str, group: Option<u32>) -> TapSpec {
+    let (name, alias) = (None, Alias::cut(alias));
+    TapSpec { name, alias, bridge: None, up: true, rdomain: None, group, local: None }
 }
 
 fn steps(made: Make) -> Vec<Step> {
@@ -102,7 +109,7 @@ fn a_description_by_which_we_would_not_know_our_own_is_refused() {
         assert_eq!(refused.code, Code::Invalid, "{alias:?}");
     }
     for alias in ["", "web", "vm", "vm1", "vm1-if", "vm1-if0", "vm-if0-web", "vm1-ifx-web", "switch1-lan"] {
-        let refused = switches::tap_steps(alias, &link(3, "tap0", LinkKind::Tun), None, true, None, None).unwrap_err();
+        let refused = switches::tap_steps(&tap_spec(alias, None), &link(3, "tap0", LinkKind::Tun), None).unwrap_err();
         assert_eq!(refused.code, Code::Invalid, "{alias:?}");
     }
 }
@@ -111,23 +118,24 @@ fn a_description_by_which_we_would_not_know_our_own_is_refused() {
 fn a_tap_gets_description_then_bridge_then_state() {
     let tap = link(3, "tap0", LinkKind::Tun);
     let mark = Step::Mark("vm1-if0-web".into(), GROUP);
-    let steps = switches::tap_steps("vm1-if0-web", &tap, Some(&bridge(7, "br0")), false, None, None).unwrap();
+    let web = tap_spec("vm1-if0-web", None);
+    let steps = switches::tap_steps(&TapSpec { up: false, ..web.clone() }, &tap, Some(&bridge(7, "br0"))).unwrap();
     assert_eq!(steps, [mark.clone(), Step::Master(7), Step::Up(false)]);
-    assert_eq!(switches::tap_steps("vm1-if0-web", &tap, None, true, None, None).unwrap(), [mark, Step::Up(true)]);
+    assert_eq!(switches::tap_steps(&web, &tap, None).unwrap(), [mark, Step::Up(true)]);
 }
 
 #[test]
 fn a_tap_takes_its_bridges_frame_length_first() {
     let jumbo = Link { mtu: 9000, ..bridge(7, "br0") };
     let steps =
-        switches::tap_steps("vm1-if0-web", &link(3, "tap0", LinkKind::Tun), Some(&jumbo), true, None, None).unwrap();
+        switches::tap_steps(&tap_spec("vm1-if0-web", None), &link(3, "tap0", LinkKind::Tun), Some(&jumbo)).unwrap();
     assert_eq!(steps.get(1..3), Some(&[Step::Mtu(9000), Step::Master(7)][..]));
 }
 
 #[test]
 fn a_tap_of_another_group_is_named_before_it_is_in_it() {
     let tap = link(3, "tap0", LinkKind::Tun);
-    let steps = |group| switches::tap_steps("vm1-if0-web", &tap, None, true, group, None).unwrap();
+    let steps = |group| switches::tap_steps(&tap_spec("vm1-if0-web", group), &tap, None).unwrap();
     let mark = |group| Step::Mark("vm1-if0-web".into(), group);
     assert_eq!(steps(Some(1000)), [Step::Name("vmd-tap0".into()), mark(1000), Step::Up(true)]);
     for ours in [GROUP, switches::LOCAL_GROUP] {
@@ -192,7 +200,7 @@ fn a_routing_domain_is_a_vrf_of_its_number_and_0_is_none() {
 fn a_tap_without_a_bridge_joins_the_vrf_and_keeps_its_frame_length() {
     let vrf = Link { mtu: 65575, ..domain(3) };
     let steps =
-        switches::tap_steps("vm1-if0-web", &link(3, "tap0", LinkKind::Tun), Some(&vrf), true, None, None).unwrap();
+        switches::tap_steps(&tap_spec("vm1-if0-web", None), &link(3, "tap0", LinkKind::Tun), Some(&vrf)).unwrap();
     let mark = Step::Mark("vm1-if0-web".into(), GROUP);
     assert_eq!(steps, [mark, Step::Master(vrf.index), Step::Up(true)]);
 }
