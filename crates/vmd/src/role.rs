@@ -13,10 +13,7 @@ use sys::inherited;
 pub fn run(arguments: &[OsString]) -> ExitCode {
     let role = arguments.first().and_then(|role| role.to_str()).unwrap_or_default();
     if role == "background" {
-        return match inherited::take(CHANNEL) {
-            Ok(ready) => crate::parent::background(arguments.get(1..).unwrap_or_default(), ready),
-            Err(error) => failed(&format!("descriptor {CHANNEL}: {error}; only vmd starts its roles")),
-        };
+        return with(CHANNEL, |ready| crate::parent::background(arguments.get(1..).unwrap_or_default(), ready));
     }
     if role == "doctor" {
         return doctor();
@@ -31,7 +28,8 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         "priv" => with_channel(crate::privileged::run),
         "agentx" => with_channel(crate::agentx::run),
         "vmm" => with_both(crate::vmm::run),
-        "vm" => vm_process(debug),
+        // The one role whose exit status says more than success or not (`proto::exit`).
+        "vm" => with(CHANNEL, |channel| ExitCode::from(vm::run(channel, u8::from(debug)))),
         "vioblk" => with_channel(devices::blk::run),
         "vionet" => with_channel(devices::net::run),
         "vioballoon" => with_channel(devices::balloon::run),
@@ -65,24 +63,17 @@ fn name_in_lists(role: &str) {
 }
 
 fn with_channel<E: Display>(run: impl FnOnce(OwnedFd) -> Result<(), E>) -> ExitCode {
-    match inherited::take(CHANNEL) {
-        Ok(channel) => ended(run(channel)),
-        Err(error) => failed(&format!("descriptor {CHANNEL}: {error}; only vmd starts its roles")),
-    }
+    with(CHANNEL, |channel| ended(run(channel)))
 }
 
 fn with_both<E: Display>(run: impl FnOnce(OwnedFd, OwnedFd) -> Result<(), E>) -> ExitCode {
-    match (inherited::take(CHANNEL), inherited::take(EXTRA)) {
-        (Ok(channel), Ok(extra)) => ended(run(channel, extra)),
-        (Err(error), _) | (_, Err(error)) => failed(&format!("descriptor: {error}; only vmd starts its roles")),
-    }
+    with(CHANNEL, |channel| with(EXTRA, |extra| ended(run(channel, extra))))
 }
 
-/// The one role whose exit status says more than success or not (`proto::exit`).
-fn vm_process(debug: bool) -> ExitCode {
-    match inherited::take(CHANNEL) {
-        Ok(channel) => ExitCode::from(vm::run(channel, u8::from(debug))),
-        Err(error) => failed(&format!("descriptor {CHANNEL}: {error}; only vmd starts its roles")),
+fn with(descriptor: u8, run: impl FnOnce(OwnedFd) -> ExitCode) -> ExitCode {
+    match inherited::take(descriptor) {
+        Ok(fd) => run(fd),
+        Err(error) => failed(&format!("descriptor {descriptor}: {error}; only vmd starts its roles")),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The two names in /run that a daemon has: its locked pid file and its control socket. Both go when it ends, also when it
 //! fails before it serves; a second daemon touches neither (`sole.rs`).
 
-use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -43,6 +42,7 @@ impl PidFile {
 }
 
 /// A name that is removed when it is dropped.
+#[derive(Debug)]
 pub struct Name(&'static str);
 
 impl Drop for Name {
@@ -53,18 +53,12 @@ impl Drop for Name {
     }
 }
 
-impl fmt::Debug for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 /// The control socket, and its name. Its holder is the parent, so that it outlives a control that dies.
 pub fn listen(config: &Config) -> Result<(OwnedFd, Name), Fatal> {
-    match std::fs::remove_file(SOCKET_PATH) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(control_socket(error)),
+    if let Err(error) = std::fs::remove_file(SOCKET_PATH) {
+        if error.kind() != io::ErrorKind::NotFound {
+            return Err(control_socket(error));
+        }
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -74,8 +68,7 @@ pub fn listen(config: &Config) -> Result<(OwnedFd, Name), Fatal> {
     rustix::process::umask(mask);
     bound.map_err(control_socket)?;
     let name = Name(SOCKET_PATH);
-    let owner = config.globals.socket_owner;
-    give_socket(Owner { uid: owner.uid, gid: owner.gid }).map_err(control_socket)?;
+    give_socket(config.globals.socket_owner).map_err(control_socket)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok((socket, name))
 }
