@@ -21,7 +21,7 @@ use super::registry::access::Who;
 use super::registry::{Event, File, Registry, Run};
 use super::service::notify::{self, Watchdog};
 use super::service::pulse::{Beat, Pulse};
-use super::service::snmp::Snmp;
+use super::service::snmp::Master;
 use super::start::Errand;
 use super::start::holdings::Holdings;
 use super::start::host::Host;
@@ -52,7 +52,7 @@ pub(super) struct Edge {
     pub(super) privileged: Option<Privileged>,
     pub(super) vmm: Option<Vmm>,
     pub(super) agentx: Option<AgentX>,
-    pub(super) snmp: Snmp,
+    pub(super) snmp: Option<Master>,
     pub(super) restarts: Restarts,
     pub(super) openers: BTreeMap<Errand, (Opener, Vec<File>)>,
     pub(super) probes: BTreeMap<(Run, File), Probe>,

@@ -236,19 +236,8 @@ pub struct Device {
     /// What it is. What the host alone knows of a card's network, the edge fills in: name servers, and the address of the
     /// host's side of its tap.
     pub spec: Spec,
-    /// Which of the descriptors that the edge holds it serves.
-    pub serves: Option<Serves>,
     /// The guest reaches the outside by it, and is told the host's name servers.
     pub outside: bool,
-}
-
-/// What a device serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serves {
-    /// An open file.
-    File(File),
-    /// The tap of this card.
-    Tap(u8),
 }
 
 /// A switch of vm.conf.

@@ -13,7 +13,7 @@ use super::cards;
 use super::definition::Definition;
 use super::life::{Asked, Life, Preparation, Vm};
 use super::plan::ThisBoot;
-use super::{Action, Device, File, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run, Serves};
+use super::{Action, Device, File, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};
 
 impl Registry {
     /// Begins a start of a VM that does not run. `starter` gets the one answer.
@@ -273,7 +273,6 @@ fn nic_of(vm: &Vm, number: u8, card: &cards::Card) -> Device {
     });
     Device {
         spec: Spec { number, told: Told::Net(device::Net { mac: card.mac, locked: card.locked, local }) },
-        serves: Some(Serves::Tap(number)),
         outside: pair.is_some_and(|pair| pair.host.nat),
     }
 }
@@ -281,7 +280,7 @@ fn nic_of(vm: &Vm, number: u8, card: &cards::Card) -> Device {
 /// The last of the devices: `memory.rs` finds it there.
 fn balloon_of(vm: &Vm) -> Option<Device> {
     let told = Told::Balloon(device::Balloon { memory: vm.definition.memory });
-    vm.definition.balloon.map(|_| Device { spec: Spec { number: 0, told }, serves: None, outside: false })
+    vm.definition.balloon.map(|_| Device { spec: Spec { number: 0, told }, outside: false })
 }
 
 fn disk_of(vm: &Vm, number: u8, disk: &Disk) -> Device {
@@ -289,7 +288,6 @@ fn disk_of(vm: &Vm, number: u8, disk: &Disk) -> Device {
     let serial = Text::cut(&format!("disk{number}-{}", vm.definition.name));
     Device {
         spec: Spec { number, told: Told::Blk(device::Blk { format: disk.format.kind, read_only: false, serial }) },
-        serves: Some(Serves::File(File::Disk(number))),
         outside: false,
     }
 }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::Signal;
 
-use super::snmp::{Do, Master};
+use super::snmp::{self, Do, Master};
 use crate::parent::edge::{Edge, Token};
 use crate::parent::peers::restarts::Lasting;
 use crate::parent::peers::turn::Turn;
@@ -19,7 +19,9 @@ use crate::parent::peers::{Peer, StartError};
 impl Edge {
     /// vm.conf says this of the SNMP master now.
     pub(in crate::parent) fn serve_snmp(&mut self, master: Option<Master>) {
-        for step in self.snmp.serve(master) {
+        let steps = snmp::steps(self.snmp.as_ref(), master.as_ref());
+        self.snmp = master;
+        for step in steps {
             match step {
                 Do::End => self.end_agentx(),
                 Do::Start => self.start_again(Lasting::AgentX),
@@ -65,12 +67,12 @@ impl Edge {
     }
 
     fn tell_agentx_context(&mut self) {
-        let context = self.snmp.master().and_then(|master| master.context.clone());
+        let context = self.snmp.as_ref().and_then(|master| master.context.clone());
         self.tell_agentx(&ToAgentX::Serve { context }, vec![]);
     }
 
     fn connect_agentx(&mut self) {
-        let Some(master) = self.snmp.master() else { return };
+        let Some(master) = &self.snmp else { return };
         match connect_to(&master.path) {
             Ok(socket) => self.tell_agentx(&ToAgentX::Connected, vec![socket]),
             Err(failure) => self.tell_agentx(&ToAgentX::NotConnected { failure }, vec![]),

@@ -26,29 +26,15 @@ pub enum Do {
     Tell,
 }
 
-/// The master, as long as there is one.
-#[derive(Debug, Default)]
-pub struct Snmp {
-    master: Option<Master>,
-}
-
-impl Snmp {
-    /// What vm.conf says of the master.
-    pub fn master(&self) -> Option<&Master> {
-        self.master.as_ref()
-    }
-
-    /// vm.conf says this now.
-    pub fn serve(&mut self, master: Option<Master>) -> &'static [Do] {
-        let before = std::mem::replace(&mut self.master, master);
-        match (before, &self.master) {
-            (None, None) => &[],
-            (Some(_), None) => &[Do::End],
-            (None, Some(_)) => &[Do::Start],
-            (Some(before), Some(now)) if before == *now => &[],
-            (Some(before), Some(now)) if before.path == now.path => &[Do::Tell], // in the same session
-            (Some(_), Some(_)) => &[Do::End, Do::Start],
-        }
+/// What follows when vm.conf says this of the master now, and said that before.
+pub fn steps(before: Option<&Master>, now: Option<&Master>) -> &'static [Do] {
+    match (before, now) {
+        (None, None) => &[],
+        (Some(_), None) => &[Do::End],
+        (None, Some(_)) => &[Do::Start],
+        (Some(before), Some(now)) if before == now => &[],
+        (Some(before), Some(now)) if before.path == now.path => &[Do::Tell], // in the same session
+        (Some(_), Some(_)) => &[Do::End, Do::Start],
     }
 }
 
@@ -56,26 +42,23 @@ impl Snmp {
 mod tests {
     use super::*;
 
-    fn master(path: &str, context: Option<&str>) -> Option<Master> {
-        Some(Master { path: UserPath::new(path).unwrap(), context: context.map(|it| Context::new(it).unwrap()) })
+    fn master(path: &str, context: Option<&str>) -> Master {
+        Master { path: UserPath::new(path).unwrap(), context: context.map(|it| Context::new(it).unwrap()) }
     }
 
     #[test]
     fn it_runs_while_vm_conf_says_so_and_only_then() {
-        let mut snmp = Snmp::default();
-        assert_eq!(snmp.serve(None), []);
-        assert_eq!(snmp.serve(master("/a", None)), [Do::Start]);
-        assert_eq!(snmp.serve(None), [Do::End]);
-        assert_eq!(snmp.serve(master("/a", None)), [Do::Start]);
+        let a = master("/a", None);
+        assert_eq!(steps(None, None), []);
+        assert_eq!(steps(None, Some(&a)), [Do::Start]);
+        assert_eq!(steps(Some(&a), None), [Do::End]);
     }
 
     #[test]
     fn an_unchanged_line_does_nothing_a_context_is_told_and_a_path_needs_a_new_session() {
-        let mut snmp = Snmp::default();
-        snmp.serve(master("/a", None));
-        assert_eq!(snmp.serve(master("/a", None)), []);
-        assert_eq!(snmp.serve(master("/a", Some("lab"))), [Do::Tell]);
-        assert_eq!(snmp.serve(master("/b", Some("lab"))), [Do::End, Do::Start]);
-        assert_eq!(snmp.master().unwrap().path.as_str(), "/b");
+        let (a, lab, b) = (master("/a", None), master("/a", Some("lab")), master("/b", Some("lab")));
+        assert_eq!(steps(Some(&a), Some(&a.clone())), []);
+        assert_eq!(steps(Some(&a), Some(&lab)), [Do::Tell]);
+        assert_eq!(steps(Some(&lab), Some(&b)), [Do::End, Do::Start]);
     }
 }

@@ -170,7 +170,7 @@ impl Edge {
             privileged: None,
             vmm: None,
             agentx: None,
-            snmp: super::snmp::Snmp::default(),
+            snmp: None,
             restarts: Restarts::default(),
             openers: BTreeMap::new(),
             probes: BTreeMap::new(),

@@ -11,7 +11,7 @@ use proto::vmm::{StartVm, ToVmm};
 use sys::pty::Pty;
 
 use crate::parent::network::resolvers::NameServers;
-use crate::parent::registry::{Device, File, Launch, Serves};
+use crate::parent::registry::{Device, File, Launch};
 
 /// What one VM holds.
 #[derive(Debug, Default)]
@@ -62,19 +62,21 @@ impl Holdings {
         }
         let mut messages = vec![(ToVmm::StartVm(Box::new(start)), fds)];
         for (index, device) in (0u8..).zip(&launch.devices) {
-            let fd = device.serves.map(|serves| copy(self.of(serves))).transpose()?;
+            let fds = self.served_by(&device.spec)?;
             let spec = Box::new(self.completed(device, servers));
-            messages.push((ToVmm::StartDevice { vm, device: index, spec }, fd.into_iter().collect()));
+            messages.push((ToVmm::StartDevice { vm, device: index, spec }, fds));
         }
         let console = copy(self.console.as_ref().map(|console| &console.master))?;
         messages.push((ToVmm::StartEnd { vm }, vec![console]));
         Ok(messages)
     }
 
-    fn of(&self, serves: Serves) -> Option<&OwnedFd> {
-        match serves {
-            Serves::File(file) => self.files.get(&file),
-            Serves::Tap(nic) => self.taps.get(&nic),
+    /// What a device serves.
+    fn served_by(&self, device: &Spec) -> io::Result<Vec<OwnedFd>> {
+        match device.told {
+            Told::Blk(_) => Ok(vec![copy(self.files.get(&File::Disk(device.number)))?]),
+            Told::Net(_) => Ok(vec![copy(self.taps.get(&device.number))?]),
+            Told::Balloon(_) => Ok(vec![]),
         }
     }
 
@@ -127,7 +129,7 @@ mod tests {
             };
             let card = Net { mac: at(1), locked: false, local: Some(local.clone()) };
             let spec = Spec { number: 1, told: Told::Net(card.clone()) };
-            let told = held.completed(&Device { spec, serves: Some(Serves::Tap(1)), outside }, &servers);
+            let told = held.completed(&Device { spec, outside }, &servers);
             let name_servers = if outside { servers.clone() } else { NameServers::default() };
             let local = Some(Local { host_mac: at(9), name_servers, ..local });
             assert_eq!(told, Spec { number: 1, told: Told::Net(Net { local, ..card }) });
