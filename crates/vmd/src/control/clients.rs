@@ -227,13 +227,11 @@ impl Clients {
     }
 
     fn end(&mut self, conn: ConnId, why: Option<Why>) -> Vec<Action> {
-        match self.of.remove(&conn) {
-            None => vec![],
-            Some(_) => {
-                self.paused_until = None; // its descriptor is free now
-                vec![Action::End(conn, why)]
-            }
+        if self.of.remove(&conn).is_none() {
+            return vec![];
         }
+        self.paused_until = None; // its descriptor is free now
+        vec![Action::End(conn, why)]
     }
 }
 

@@ -140,8 +140,7 @@ fn open_sentence(errno: Errno, what: What, path: &str, asker: &Asker, user: Opti
 
 /// What the kernel's number means, as our sentences are: lower case, without the number.
 fn reason(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    let words = text.split(" (os error").next().unwrap_or_default();
+    let words = proto::failure::plain(&errno.into());
     let mut letters = words.chars();
     letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }

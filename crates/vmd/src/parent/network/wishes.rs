@@ -94,15 +94,11 @@ pub struct Wishes {
     swept: bool,
     of: BTreeMap<RequestId, Wish>,
     last: u32,
-    bridges: u32,
+    /// Bridges that were made; each takes the kernel a while to remove.
+    pub bridges: u32,
 }
 
 impl Wishes {
-    /// Bridges that were made; each takes the kernel a while to remove.
-    pub fn bridges(&self) -> u32 {
-        self.bridges
-    }
-
     /// One step.
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
         match event {

@@ -107,7 +107,8 @@ impl Registry {
             let text = format!("vm \"{name}\" is not known, and no kernel or disk was given to start it from (-b, -d)");
             return Err(Failure::new(Code::NotFound, text));
         }
-        let definition = of_request(start, name, &self.known_switches(), &mut Known::new(&self.vms, asker.random))?;
+        let definition =
+            of_request(start, name, None, &self.known_switches(), &mut Known::new(&self.vms, asker.random))?;
         self.register(definition)
     }
 

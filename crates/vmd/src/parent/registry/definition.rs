@@ -50,57 +50,34 @@ pub fn definition_of(vm: &model::Vm, config: &config::Config, names: &mut dyn Na
     })
 }
 
-/// The definition that a client's request makes (openbsd/vmctl.md, 5), beside these switches; its own limits checked
-/// again, as a client may say anything.
+/// The definition that a client's request makes beside these switches (openbsd/vmctl.md, 5), of a template as an instance
+/// for who asks; that it may be made was asked before (openbsd/daemon.md, 3.2). Its own limits are checked again, as a client
+/// may say anything.
 pub fn of_request(
     start: &Start,
     name: &VmName,
-    known: &config::Config,
-    names: &mut dyn Names,
-) -> Result<Definition, Failure> {
-    let request = request_of(start, name)?;
-    let vm = register(request, None, Requester::ROOT, |name| known.switch(name)).map_err(|why| refused(name, &why))?;
-    made_by_client(vm, start, known, names)
-}
-
-/// The definition of an instance of this template for who asks; that it may be made was asked before
-/// (openbsd/daemon.md, 3.2).
-pub fn of_instance(
-    start: &Start,
-    name: &VmName,
-    template: &model::Vm,
-    who: &Who,
+    template: Option<(&model::Vm, &Who)>,
     known: &config::Config,
     names: &mut dyn Names,
 ) -> Result<Definition, Failure> {
     let mut request = request_of(start, name)?;
-    request.vm.template = Some(template.name.clone());
-    request.vm.owner = model::Owner { uid: who.uid, gid: None };
-    let gids = who.gids();
-    let requester = Requester { uid: who.uid, gids: &gids };
-    let vm = register(request, Some(template), requester, |name| known.switch(name));
-    let vm = vm.map_err(|why| refused(name, &why))?;
-    let user = Some(who.clone()).filter(|who| !who.is_root());
-    Ok(Definition { user, ..made_by_client(vm, start, known, names)? })
-}
-
-/// The failure of a VM that can't be made.
-pub fn refused(name: &VmName, why: &Refusal) -> Failure {
-    Failure::new(code_of(why), format!("vm \"{name}\": {why}"))
-}
-
-/// A kernel came open with the request, for its first boot alone: its path is of no use afterwards, nor to others.
-fn made_by_client(
-    mut vm: model::Vm,
-    start: &Start,
-    known: &config::Config,
-    names: &mut dyn Names,
-) -> Result<Definition, Failure> {
+    let gids = template.map(|(_, who)| who.gids()).unwrap_or_default();
+    let mut requester = Requester::ROOT;
+    if let Some((template, who)) = template {
+        request.vm.template = Some(template.name.clone());
+        request.vm.owner = model::Owner { uid: who.uid, gid: None };
+        requester = Requester { uid: who.uid, gids: &gids };
+    }
+    let vm = register(request, template.map(|(template, _)| template), requester, |name| known.switch(name));
+    let refused = |why: Refusal| Failure::new(code_of(&why), format!("vm \"{name}\": {why}"));
+    let mut vm = vm.map_err(refused)?;
+    // A kernel came open with the request, for its first boot alone: its path is of no use afterwards, nor to others.
     vm.boot = vm.boot.filter(|_| start.kernel.is_none());
     if let Some(failure) = obstacle(&vm) {
         return Err(failure); // it would be forgotten right away
     }
-    Ok(Definition { from_config: false, ..definition_of(&vm, known, names)? })
+    let user = template.map(|(_, who)| who.clone()).filter(|who| !who.is_root());
+    Ok(Definition { from_config: false, user, ..definition_of(&vm, known, names)? })
 }
 
 /// A request in the words of vm.conf; what to boot from is for that boot alone, and no part of the definition.
@@ -223,7 +200,7 @@ mod tests {
             boot_device: Some(BootDevice::Net),
         };
         let name = VmName::new("new").unwrap();
-        let made = of_request(&start, &name, &config::Config::default(), &mut Nobody).unwrap();
+        let made = of_request(&start, &name, None, &config::Config::default(), &mut Nobody).unwrap();
         assert_eq!((made.enabled, made.boot_device, made.from_config), (false, None, false));
     }
 }

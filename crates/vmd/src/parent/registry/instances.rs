@@ -7,7 +7,7 @@ use proto::client::{Start, VmRef};
 use proto::{Code, Failure, VmId};
 
 use super::asking::Asker;
-use super::definition::of_instance;
+use super::definition::of_request;
 use super::known::Known;
 use super::life::Vm;
 use super::{Action, Registry};
@@ -42,7 +42,7 @@ impl Registry {
             return Err(Failure::new(Code::Exists, format!("vm \"{name}\" exists; give the instance another name")));
         }
         let mut names = Known::new(&self.vms, asker.random);
-        let definition = of_instance(start, name, &template, &asker.who, &self.known_switches(), &mut names)?;
+        let definition = of_request(start, name, Some((&template, &asker.who)), &self.known_switches(), &mut names)?;
         let (owner, unnamed) = (definition.owner, names.unnamed);
         let id = self.register(definition)?;
         out.extend(unnamed.then_some(Action::NameOwner(id, owner)));

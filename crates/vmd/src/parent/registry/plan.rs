@@ -13,7 +13,7 @@ use proto::{Code, Failure, VmId};
 use super::access::Who;
 use super::cards::Card;
 use super::definition::{Definition, obstacle};
-use super::life::{Asked, Preparation, Vm};
+use super::life::{Asked, Life, Preparation, Vm};
 use super::{Action, File, PREPARE_LIMIT, Registry, Run};
 use crate::parent::network::local::Locals;
 
@@ -102,36 +102,43 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn preparation(&self, starter: Option<Asked>, boot: ThisBoot, now: Instant) -> Preparation {
-        let mut files: BTreeSet<File> = self.files.iter().map(|(file, ..)| *file).collect();
-        files.insert(File::Kernel); // also one that a client gave is looked at by the probe
-        Preparation {
-            starter,
-            cpus: boot.cpus,
-            given: boot.kernel,
-            deadline: now + PREPARE_LIMIT,
-            files,
-            taps: self.taps.iter().map(|(nic, _)| *nic).collect(),
-            tty: None,
-            kernel: None,
-        }
-    }
-
-    pub(super) fn act(self, run: Run, vm: &Vm, kernel_given: bool, out: &mut Vec<Action>) {
+    /// Begins a VM's preparation.
+    pub(super) fn begin(
+        self,
+        run: Run,
+        vm: &mut Vm,
+        starter: Option<Asked>,
+        boot: ThisBoot,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         let name = &vm.definition.name;
         out.extend(self.warnings.into_iter().map(|text| Action::LogOf(name.clone(), log::Level::Warn, text)));
         out.push(Action::MakeConsole(run, vm.definition.owner));
+        let mut files: BTreeSet<File> = self.files.iter().map(|(file, ..)| *file).collect();
+        files.insert(File::Kernel); // also one that a client gave is looked at by the probe
         // What vm.conf names root may open; what a user named, that user.
         let user = vm.definition.user.clone().unwrap_or_default();
         let (theirs, ours) = self.files.into_iter().partition(|(file, ..)| matches!(file, File::Disk(_)));
         for (who, files) in by_opener([(Who::default(), ours), (user, theirs)]) {
             out.push(Action::Open { run, who, files });
         }
-        if kernel_given {
+        if boot.kernel.is_some() {
             out.push(Action::HoldKernel(run));
             out.push(Action::Probe(run, File::Kernel, ToProbe::Kernel));
         }
+        let taps = self.taps.iter().map(|(nic, _)| *nic).collect();
         out.extend(self.taps.into_iter().map(|(nic, tap)| Action::MakeTap { run, nic, tap }));
+        vm.life = Life::Preparing(Box::new(Preparation {
+            starter,
+            cpus: boot.cpus,
+            given: boot.kernel,
+            deadline: now + PREPARE_LIMIT,
+            files,
+            taps,
+            tty: None,
+            kernel: None,
+        }));
     }
 }
 

@@ -33,11 +33,7 @@ impl Registry {
         vm.cpus = boot.cpus.unwrap_or(vm.definition.cpus);
         vm.boot_device = boot.device.or(vm.definition.boot_device);
         match planned {
-            Ok(plan) => {
-                let given = boot.kernel.is_some();
-                vm.life = Life::Preparing(Box::new(plan.preparation(starter, boot, now)));
-                plan.act(run, vm, given, out);
-            }
+            Ok(plan) => plan.begin(run, vm, starter, boot, now, out),
             Err(failure) => self.fail_start(id, starter, failure, out),
         }
     }

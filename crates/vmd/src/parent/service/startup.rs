@@ -240,7 +240,7 @@ impl Edge {
     /// Whether it has removed what was made.
     fn end_privileged(&mut self) -> bool {
         let privileged = self.privileged.take();
-        self.end_role(privileged, END_LIMIT + BRIDGE_LIMIT * self.wishes.bridges())
+        self.end_role(privileged, END_LIMIT + BRIDGE_LIMIT * self.wishes.bridges)
     }
 
     /// Whether it was there, and ended within this time as it was asked.

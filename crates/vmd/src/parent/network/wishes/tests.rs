@@ -97,7 +97,7 @@ fn a_bridge_is_asked_for_by_number_and_name_and_told_when_it_is_there() {
     assert_eq!(wishes.handle(Event::Switch(switch(3))), [asked]);
     let made = Action::Switch(switch(3).spec.name, Ok(()));
     assert_eq!(wishes.handle(switch_made(2, true)), [Action::IgnoreRouters(name("bridge3")), made]);
-    assert_eq!(wishes.bridges(), 1);
+    assert_eq!(wishes.bridges, 1);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_bridge_of_somebody_else_is_left_as_it_is_and_not_counted() {
     let mut wishes = wishes();
     wishes.handle(Event::Switch(switch(1)));
     assert_eq!(wishes.handle(switch_made(2, false)), [Action::Switch(switch(1).spec.name, Ok(()))]);
-    assert_eq!(wishes.bridges(), 0);
+    assert_eq!(wishes.bridges, 0);
 }
 
 #[test]
