@@ -5,7 +5,7 @@ use std::io::{Read, Seek};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, ReadVolatile};
 
 use crate::initrd::{self, Initrd};
-use crate::kernel::{EntryPoint, Kernel};
+use crate::kernel::Kernel;
 use crate::layout::{self, COMMAND_LINE, GDT, Ram};
 use crate::registers::Registers;
 use crate::{Error, acpi, start_info, zero_page};
@@ -32,27 +32,9 @@ where
     M: GuestMemoryBackend,
     F: Read + Seek + ReadVolatile,
 {
-    match entry {
-        Entry::Kernel { kernel, initrd, command_line } => {
-            fill_with_kernel(memory, ram, vcpus, kernel, initrd, &command_line)
-        }
-    }
-}
-
-fn fill_with_kernel<M, F>(
-    memory: &M,
-    ram: &[Ram],
-    vcpus: u16,
-    mut kernel: F,
-    initrd: Option<F>,
-    command_line: &[u8],
-) -> Result<Registers, Failed>
-where
-    M: GuestMemoryBackend,
-    F: Read + Seek + ReadVolatile,
-{
+    let Entry::Kernel { mut kernel, initrd, command_line } = entry;
     let image = Kernel::probe(&mut kernel).map_err(Failed::Kernel)?;
-    check_command_line(&image, command_line).map_err(Failed::CommandLine)?;
+    check_command_line(&image, &command_line).map_err(Failed::CommandLine)?;
     let low_ram_end = layout::low_ram_end(ram);
     let loaded = image.load(memory, &mut kernel, low_ram_end).map_err(Failed::Kernel)?;
     let initrd = match initrd {
@@ -62,13 +44,9 @@ where
         }
         None => None,
     };
-    write_tables(memory, ram, vcpus, &image, initrd, command_line).map_err(Failed::Tables)?;
-    let registers = match loaded.entry {
-        EntryPoint::Linux64(entry) => Registers::linux_64(entry),
-        EntryPoint::Pvh(entry) => Registers::pvh(entry),
-    };
-    write_gdt(memory, &registers).map_err(Failed::Tables)?;
-    Ok(registers)
+    write_tables(memory, ram, vcpus, &image, initrd, &command_line).map_err(Failed::Tables)?;
+    write_gdt(memory, &loaded.registers).map_err(Failed::Tables)?;
+    Ok(loaded.registers)
 }
 
 /// Which of the user's inputs was at fault, so that the message can name its file.

@@ -4,7 +4,8 @@ use linux_loader::loader::bootparam::setup_header;
 use vm_memory::ByteValued;
 
 use super::elf::MAX_COMMAND_LINE;
-use super::{EntryPoint, Fields, Head, Loaded};
+use super::{Fields, Head, Loaded};
+use crate::registers::Registers;
 use crate::{Error, layout};
 
 /// `HdrS`, at 0x202.
@@ -80,7 +81,7 @@ impl BzImage {
 
     pub(super) fn loaded_at(&self, start: u64) -> Loaded {
         Loaded {
-            entry: EntryPoint::Linux64(start.saturating_add(ENTRY_64)),
+            registers: Registers::linux_64(start.saturating_add(ENTRY_64)),
             end: start.saturating_add(self.memory_len()),
         }
     }

@@ -3,7 +3,8 @@
 use std::io::{Read, Seek};
 use std::ops::Range;
 
-use super::{EntryPoint, Fields, Head, Loaded};
+use super::{Fields, Head, Loaded};
+use crate::registers::Registers;
 use crate::{Error, layout};
 
 pub(super) const MAGIC: &[u8] = b"\x7FELF";
@@ -69,7 +70,7 @@ impl Elf {
 
     pub(super) fn loaded(&self) -> Loaded {
         let end = self.segments.iter().map(|range| range.end).max().unwrap_or(layout::KERNEL_MIN);
-        Loaded { entry: EntryPoint::Pvh(self.entry), end }
+        Loaded { registers: Registers::pvh(self.entry), end }
     }
 }
 

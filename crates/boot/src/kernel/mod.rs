@@ -16,6 +16,7 @@ use linux_loader::loader::KernelLoader;
 use vm_memory::{GuestAddress, GuestMemoryBackend, ReadVolatile};
 
 use crate::Error;
+use crate::registers::Registers;
 
 /// A kernel whose headers were checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,22 +27,13 @@ pub enum Kernel {
     ElfPvh(Elf),
 }
 
-/// Where a kernel lies once loaded.
+/// A kernel in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loaded {
-    /// Where the first vCPU starts.
-    pub entry: EntryPoint,
+    /// What the first vCPU starts with.
+    pub registers: Registers,
     /// First byte that the kernel doesn't need while it starts.
     pub end: u64,
-}
-
-/// By which protocol a kernel is entered, and where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryPoint {
-    /// Linux' 64-bit entry.
-    Linux64(u64),
-    /// Xen's PVH entry.
-    Pvh(u32),
 }
 
 impl Kernel {

@@ -124,21 +124,21 @@ fn field(error: Result<Loaded, Error>) -> &'static str {
 #[test]
 fn an_elf_kernel_is_entered_by_pvh() {
     let loaded = load(&elf()).unwrap();
-    assert_eq!(loaded, Loaded { entry: EntryPoint::Pvh(KERNEL as u32 + 0x10), end: KERNEL + 0x3000 });
+    assert_eq!(loaded, Loaded { registers: Registers::pvh(KERNEL as u32 + 0x10), end: KERNEL + 0x3000 });
 }
 
 #[test]
 fn a_bzimage_is_loaded_where_it_prefers() {
     let (memory, file) = (memory(), bzimage());
     let loaded = probe(&file).unwrap().load(&memory, &mut Cursor::new(&file), RAM).unwrap();
-    assert_eq!(loaded, Loaded { entry: EntryPoint::Linux64(KERNEL + 0x200), end: KERNEL + 0x20_0000 });
+    assert_eq!(loaded, Loaded { registers: Registers::linux_64(KERNEL + 0x200), end: KERNEL + 0x20_0000 });
     assert_eq!(memory.read_obj::<u8>(GuestAddress(KERNEL)).unwrap(), 0xCC);
 }
 
 #[test]
 fn a_bzimage_that_does_not_fit_where_it_prefers_goes_lower() {
     let file = bzimage_with(0x260, &(60u32 << 20).to_le_bytes());
-    assert_eq!(load(&file).unwrap().entry, EntryPoint::Linux64(0x20_0200));
+    assert_eq!(load(&file).unwrap().registers, Registers::linux_64(0x20_0200));
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn senseless_bzimage_fields_are_refused() {
         assert_eq!(field(load(&bzimage_with(0x258, &address.to_le_bytes()))), "pref_address");
     }
     let wrapping = bzimage_with(0x258, &(u64::MAX - 0xFFF).to_le_bytes());
-    assert_eq!(load(&wrapping).unwrap().entry, EntryPoint::Linux64(0x20_0200));
+    assert_eq!(load(&wrapping).unwrap().registers, Registers::linux_64(0x20_0200));
 }
 
 #[test]
@@ -355,8 +355,8 @@ fn an_entry_outside_the_loaded_bytes_is_refused() {
 fn an_entry_has_4_or_8_bytes_and_fits_32_bits() {
     let entry = (KERNEL as u32 + 0x20).to_le_bytes();
     assert_eq!(
-        load(&elf_with_notes(&note(b"Xen\0", 18, &entry))).unwrap().entry,
-        EntryPoint::Pvh(KERNEL as u32 + 0x20)
+        load(&elf_with_notes(&note(b"Xen\0", 18, &entry))).unwrap().registers,
+        Registers::pvh(KERNEL as u32 + 0x20)
     );
     assert_eq!(field(load(&elf_with_notes(&xen_note(1 << 32 | KERNEL)))), "PHYS32_ENTRY");
     for descriptor in [&[][..], &[0; 3], &[0; 5], &[0; 16]] {
@@ -367,7 +367,7 @@ fn an_entry_has_4_or_8_bytes_and_fits_32_bits() {
 #[test]
 fn of_two_notes_the_first_counts() {
     let notes = [note(b"GNU\0", 3, &[1; 20]), xen_note(KERNEL + 0x30), xen_note(KERNEL + 0x40)].concat();
-    assert_eq!(load(&elf_with_notes(&notes)).unwrap().entry, EntryPoint::Pvh(KERNEL as u32 + 0x30));
+    assert_eq!(load(&elf_with_notes(&notes)).unwrap().registers, Registers::pvh(KERNEL as u32 + 0x30));
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn of_two_note_segments_the_first_that_has_an_entry_counts() {
         at += notes.len() as u64;
     }
     let file = elf_with(&headers, &[gnu, first, second].concat());
-    assert_eq!(load(&file).unwrap().entry, EntryPoint::Pvh(KERNEL as u32 + 0x30));
+    assert_eq!(load(&file).unwrap().registers, Registers::pvh(KERNEL as u32 + 0x30));
 }
 
 #[test]
