@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::access;
 use crate::chip::Chip;
-use crate::effect::{Edge, Effect, Effects, Now, Slot, Timer, World};
+use crate::effect::{DeviceEffect, Edge, Effect, Effects, Now, Slot, Timer, World};
 use crate::i8042::I8042;
 use crate::pci::address::{self, SLOTS};
-use crate::pci::bus::{Bus, Means};
+use crate::pci::bars::Bars;
 use crate::pci::config_address::{ConfigAddress, DATA_PORTS};
 use crate::pci::host_bridge::HostBridge;
 use crate::pci::lines::Lines;
@@ -20,7 +20,7 @@ use crate::saved::{self, SavedChip, SavedChipset};
 use crate::setup::{RestoreError, Setup, SetupError};
 use crate::table::{Answer, Table};
 use crate::uart::Uart;
-use crate::virtio::Function;
+use crate::virtio::{Function, layout};
 
 type Shared<T> = Arc<Mutex<T>>;
 
@@ -29,7 +29,10 @@ type Shared<T> = Arc<Mutex<T>>;
 pub struct Chipset {
     chips: Vec<Shared<dyn Chip>>,
     table: Table,
-    bus: Bus,
+    bars: Mutex<Bars>,
+    /// Where BARs may be, and the first byte of the configuration space.
+    window: Range<u64>,
+    ecam: u64,
     lines: Mutex<Lines>,
     /// The guest has reset the machine or switched it off: no second time.
     ended: AtomicBool,
@@ -80,7 +83,9 @@ impl Chipset {
         Ok(Self {
             table: Table::new(chips.iter().map(|chip| lock(chip).places())),
             chips,
-            bus: Bus::new(setup.mmio, setup.ecam),
+            bars: Mutex::new(Bars::new(setup.mmio.clone())),
+            window: setup.mmio,
+            ecam: setup.ecam,
             lines: Mutex::default(),
             ended: AtomicBool::new(false),
             ahead_ns: 0,
@@ -115,7 +120,7 @@ impl Chipset {
             taken.map_err(|flaw| RestoreError::Chip { chip: name, flaw })?;
         }
         for (slot, function) in (1..SLOTS).zip(&chipset.functions) {
-            chipset.bus.move_bar(Slot(slot), lock(function).bar0(), |effect| edge.perform(effect));
+            chipset.move_bar(Slot(slot), lock(function).bar0(), edge);
         }
         fx.into_iter().for_each(|effect| chipset.perform(effect, edge));
         Ok(chipset)
@@ -206,10 +211,11 @@ impl Chipset {
     }
 
     fn at_address(&self, gpa: u64, len: usize) -> Option<Answer> {
-        match self.bus.find(gpa, len)? {
-            Means::Bar0(slot, offset) => self.table.bar0(slot, offset),
-            Means::Config(register) => self.table.config(register),
+        if self.window.contains(&gpa) {
+            let (slot, offset) = lock(&self.bars).find(gpa, len)?;
+            return self.table.bar0(slot, u16::try_from(offset).ok()?);
         }
+        self.table.config(address::ecam(gpa.checked_sub(self.ecam)?, len)?)
     }
 
     fn read(&self, answer: Option<Answer>, data: &mut [u8], edge: &dyn Edge) {
@@ -226,9 +232,20 @@ impl Chipset {
             let before = config.and_then(|_| chip.bar0());
             chip.write(at, data, world, fx);
             if let Some((slot, after)) = config.map(|slot| (slot, chip.bar0())).filter(|(_, after)| *after != before) {
-                self.bus.move_bar(slot, after, |effect| edge.perform(effect));
+                self.move_bar(slot, after, edge);
             }
         });
+    }
+
+    /// A function's BAR 0 asks for these addresses now. All that changes by it is performed with the bars held, since one
+    /// function's move can uncover another's BAR.
+    fn move_bar(&self, slot: Slot, bar: Option<Range<u64>>, edge: &dyn Edge) {
+        let mut bars = lock(&self.bars);
+        let (gone, come): (Vec<_>, Vec<_>) = bars.change(slot, bar).into_iter().partition(|(_, base)| base.is_none());
+        for (slot, base) in gone.into_iter().chain(come) {
+            let base = base.map(|base| base.saturating_add(u64::from(layout::NOTIFY)));
+            edge.perform(Effect::Device(slot, DeviceEffect::NotifyBase(base)));
+        }
     }
 
     fn with_function(&self, slot: Slot, edge: &dyn Edge, act: impl FnOnce(&mut Function, &mut Effects)) {

@@ -23,10 +23,8 @@ pub mod offset {
     pub const BAR0: usize = 0x10;
     /// Pointer to the first capability.
     pub const CAPABILITIES: usize = 0x34;
-    /// Interrupt line: storage for the guest's use.
+    /// Interrupt line, storage for the guest's use; then the interrupt pin: 0 none, 1 INTA.
     pub const INTERRUPT_LINE: usize = 0x3C;
-    /// Interrupt pin: 0 none, 1 INTA.
-    pub const INTERRUPT_PIN: usize = 0x3D;
 }
 
 /// Command register: memory accesses are decoded.

@@ -4,7 +4,6 @@
 
 pub mod address;
 pub mod bars;
-pub mod bus;
 pub mod config_address;
 pub mod config_space;
 pub mod host_bridge;
