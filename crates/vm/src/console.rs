@@ -43,9 +43,9 @@ impl Piece {
         self.left().is_empty()
     }
 
-    fn fill(&mut self, fill: impl FnOnce(&mut [u8]) -> usize) {
-        self.start = 0;
-        self.end = fill(&mut self.bytes).min(PIECE);
+    /// So many bytes were put in.
+    fn holds(&mut self, len: usize) {
+        (self.start, self.end) = (0, len.min(PIECE));
     }
 
     fn advance(&mut self, by: usize) {
@@ -103,7 +103,8 @@ impl Console {
     fn pump_out(&mut self, serial: &dyn Serial) -> Result<(), Errno> {
         for _ in 0..MAX_PIECES {
             if self.to_pty.is_empty() {
-                self.to_pty.fill(|room| serial.output(room));
+                let len = serial.output(&mut self.to_pty.bytes);
+                self.to_pty.holds(len);
             }
             if self.to_pty.is_empty() {
                 self.full = false;
@@ -132,16 +133,10 @@ impl Console {
             if !self.to_guest.is_empty() {
                 return Ok(());
             }
-            let mut bytes = [0; PIECE];
-            match rustix::io::read(&self.pty, &mut bytes) {
+            match rustix::io::read(&self.pty, &mut self.to_guest.bytes) {
                 // A pty has no end of file; a pipe in its place has.
                 Ok(0) => return Err(Errno::IO),
-                Ok(read) => {
-                    self.to_guest.fill(|room| {
-                        room.copy_from_slice(&bytes);
-                        read
-                    });
-                }
+                Ok(read) => self.to_guest.holds(read),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(error) => return Err(error),

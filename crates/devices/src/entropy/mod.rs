@@ -16,9 +16,6 @@ use crate::serve_vhost::Progress;
 /// Entries that the queue has at most (openbsd/devices.md, 1.5).
 pub const QUEUE_SIZE: u16 = 64;
 
-/// How many queues.
-pub const QUEUES: u16 = 1;
-
 /// Offered feature bits.
 pub const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
 

@@ -49,8 +49,7 @@ impl FrontEnds {
             ports.push(Port::new(Slot(slot), *count, gsi)?);
             gsi = gsi.saturating_add(u32::try_from(*count).unwrap_or(u32::MAX));
         }
-        let routes = Mutex::new(Routes::new(queues.iter().sum()));
-        Ok(Self { wiring, routes, ports, jobs: Mutex::default(), wake: Signal::new()? })
+        Ok(Self { wiring, routes: Mutex::default(), ports, jobs: Mutex::default(), wake: Signal::new()? })
     }
 
     /// The device in a slot.
