@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Resource, getegid, geteuid, getgroups, ge
 use sys::netlink::nft::Nft;
 use sys::netlink::{LinkKind, NetlinkError, Route};
 
-use super::host::{Host, Marked, Program, Ran, Seen, Socket};
+use super::host::{Host, Marked, Program, Ran, Seen, Socket, Unseen};
 use super::look::Root;
 use crate::conversation::{Conversation, TalkError};
 
@@ -64,7 +64,7 @@ pub fn host(socket: &Path) -> Host {
         values: root.values(),
         marked: Marked {
             links: links(),
-            cgroups: root.marked_cgroups(cgroups.get().map(Vec::as_slice).unwrap_or_default()),
+            cgroups: root.marked_cgroups(cgroups.as_deref().unwrap_or_default()),
             processes: root.marked_processes(),
             files: root.half_written(),
         },
@@ -85,11 +85,10 @@ pub fn host(socket: &Path) -> Host {
 }
 
 fn asked<T>(answer: Result<T, NetlinkError>) -> Seen<T> {
-    match answer {
-        Ok(value) => Seen::Is(value),
-        Err(error) if error.errno() == Some(Errno::PERM) => Seen::Denied,
-        Err(error) => Seen::Failed(error.to_string()),
-    }
+    answer.map_err(|error| match error.errno() {
+        Some(Errno::PERM) => Unseen::Denied,
+        _ => Unseen::Failed(error.to_string()),
+    })
 }
 
 /// Names of the interfaces that have a group of vmd's, or, in a group of the administrator's, its other name.
@@ -105,9 +104,9 @@ fn links() -> Seen<Vec<String>> {
 /// What is behind the control socket.
 fn behind(root: &Root, socket: &Path) -> Socket {
     match root.is_socket(&socket.to_string_lossy()) {
-        Seen::Missing => return Socket::Missing,
-        Seen::Is(Err(word)) => return Socket::OtherFile(word),
-        Seen::Is(Ok(())) | Seen::Denied | Seen::Failed(_) => {}
+        Err(Unseen::Missing) => return Socket::Missing,
+        Ok(Err(word)) => return Socket::OtherFile(word),
+        Ok(Ok(())) | Err(Unseen::Denied | Unseen::Failed(_)) => {}
     }
     match Conversation::open(socket) {
         Ok(_) => Socket::Answers,

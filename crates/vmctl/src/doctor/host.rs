@@ -5,36 +5,17 @@ use std::collections::BTreeMap;
 use sys::netlink::nft::Listed;
 
 /// What came of looking at one thing.
+pub type Seen<T> = Result<T, Unseen>;
+
+/// Why a thing was not seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen<T> {
-    /// It.
-    Is(T),
+pub enum Unseen {
     /// It is not there.
     Missing,
     /// The caller may not look.
     Denied,
     /// It can't be looked at: the system's words.
     Failed(String),
-}
-
-impl<T> Seen<T> {
-    /// What was seen, if anything.
-    pub fn get(&self) -> Option<&T> {
-        match self {
-            Self::Is(value) => Some(value),
-            Self::Missing | Self::Denied | Self::Failed(_) => None,
-        }
-    }
-
-    /// The same look at a part or a meaning of it.
-    pub fn map<U>(self, part: impl FnOnce(T) -> U) -> Seen<U> {
-        match self {
-            Self::Is(value) => Seen::Is(part(value)),
-            Self::Missing => Seen::Missing,
-            Self::Denied => Seen::Denied,
-            Self::Failed(why) => Seen::Failed(why),
-        }
-    }
 }
 
 /// The host, as far as the caller sees it.

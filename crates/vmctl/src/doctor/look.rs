@@ -11,7 +11,7 @@ use proto::failure::plain;
 use rustix::fs::{Access, Mode, OFlags, major, minor};
 pub use sys::cgroup::MOUNTS as CGROUPS;
 
-use super::host::{Caller, Cgroups, Cpu, Module, Node, NodeKind, Seen, Value};
+use super::host::{Caller, Cgroups, Cpu, Module, Node, NodeKind, Seen, Unseen, Value};
 
 /// Bytes of one file that are read; the longest is /proc/cpuinfo of a host with hundreds of processors.
 const MAX_TEXT: u64 = 8 << 20;
@@ -32,14 +32,11 @@ const FIRMWARE: [&str; 6] = [
 
 /// What a read or an open came to.
 pub fn seen<T>(result: io::Result<T>) -> Seen<T> {
-    match result {
-        Ok(value) => Seen::Is(value),
-        Err(error) => match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => Seen::Missing,
-            ErrorKind::PermissionDenied => Seen::Denied,
-            _ => Seen::Failed(plain(&error)),
-        },
-    }
+    result.map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => Unseen::Missing,
+        ErrorKind::PermissionDenied => Unseen::Denied,
+        _ => Unseen::Failed(plain(&error)),
+    })
 }
 
 /// A directory that is taken for the host's root.
@@ -79,7 +76,7 @@ impl Root {
 
     /// Names by number: of users, or of groups.
     fn names(&self, file: &str) -> BTreeMap<u32, String> {
-        let text = self.text(file).get().cloned().unwrap_or_default();
+        let text = self.text(file).unwrap_or_default();
         let entry = |line: &str| {
             let mut fields = line.split(':');
             let name = fields.next()?.to_owned();
@@ -91,7 +88,7 @@ impl Root {
     /// Who has these ids.
     pub fn caller(&self, uid: u32, gids: &[u32]) -> Caller {
         let groups = self.names("/etc/group");
-        let bits = self.text("/proc/self/status").get().and_then(|text| {
+        let bits = self.text("/proc/self/status").ok().and_then(|text| {
             let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
             u64::from_str_radix(line.trim(), 16).ok()
         });
@@ -136,7 +133,7 @@ impl Root {
 
     /// How the kernel of this release has each of [`MODULES`].
     pub fn modules(&self, release: &str) -> BTreeMap<&'static str, Module> {
-        let list = |file: &str| self.text(&format!("/lib/modules/{release}/{file}")).get().map(|text| modules_of(text));
+        let list = |file: &str| self.text(&format!("/lib/modules/{release}/{file}")).ok().map(|text| modules_of(&text));
         let (built_in, loadable) = (list("modules.builtin"), list("modules.dep"));
         let has =
             |list: &Option<Vec<String>>, name: &str| list.as_ref().is_some_and(|list| list.iter().any(|it| it == name));
@@ -163,7 +160,7 @@ impl Root {
             let kind = kind_of(&found);
             let opens = match kind {
                 NodeKind::Character(major, minor) if try_open && (major, minor) == wanted => open(&at),
-                _ => Seen::Is(()),
+                _ => Ok(()),
             };
             let names = |file, id| named(&self.names(file), id);
             let owner = (names("/etc/passwd", found.uid()), names("/etc/group", found.gid()));
@@ -188,12 +185,12 @@ impl Root {
             let fields: Vec<&str> = before.split(' ').collect();
             let (place, options) = (fields.get(4)?, fields.get(5)?);
             let controllers = self.text(&format!("{place}/cgroup.controllers"));
-            let own = self.own_cgroup().get().cloned().unwrap_or_default();
+            let own = self.own_cgroup().unwrap_or_default();
             Some(Cgroups {
                 place: (*place).to_owned(),
                 read_only: options.split(',').any(|it| it == "ro"),
                 home: self.writable(&format!("{place}{own}")),
-                controllers: controllers.get()?.split_whitespace().map(str::to_owned).collect(),
+                controllers: controllers.ok()?.split_whitespace().map(str::to_owned).collect(),
             })
             .filter(|_| after.starts_with("cgroup2 "))
         };
@@ -202,13 +199,8 @@ impl Root {
 
     /// The cgroup of version 2 that the caller is in.
     pub fn own_cgroup(&self) -> Seen<String> {
-        let own = |text: String| text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned));
-        match self.text("/proc/self/cgroup").map(own) {
-            Seen::Is(Some(own)) => Seen::Is(own),
-            Seen::Is(None) | Seen::Missing => Seen::Missing,
-            Seen::Denied => Seen::Denied,
-            Seen::Failed(why) => Seen::Failed(why),
-        }
+        let text = self.text("/proc/self/cgroup")?;
+        text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned).ok_or(Unseen::Missing)
     }
 
     /// Whether names can be made in a directory.
@@ -245,8 +237,8 @@ impl Root {
         let entries = fs::read_dir(self.at("/proc")).into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         let title = |pid| {
-            let text = self.text(&format!("/proc/{pid}/cmdline"));
-            let words: Vec<&str> = text.get()?.split('\0').collect();
+            let text = self.text(&format!("/proc/{pid}/cmdline")).ok()?;
+            let words: Vec<&str> = text.split('\0').collect();
             let first = words.first()?.strip_prefix("vmd: ")?;
             words.contains(&"-x").then(|| (pid, first.to_owned()))
         };
@@ -303,12 +295,12 @@ impl Root {
         let installed = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(|folder| self.at(folder));
         let near = beside.into_iter().flat_map(|folder| [folder.to_path_buf(), folder.with_file_name("sbin")]);
         let places = near.chain(installed).map(|folder| folder.join("vmd"));
-        let mut none = Seen::Missing;
+        let mut none = Err(Unseen::Missing);
         for path in places {
             match seen(fs::metadata(&path)) {
-                Seen::Is(found) if found.is_file() => return Seen::Is(path),
-                Seen::Denied => none = Seen::Denied,
-                Seen::Is(_) | Seen::Missing | Seen::Failed(_) => {}
+                Ok(found) if found.is_file() => return Ok(path),
+                Err(Unseen::Denied) => none = Err(Unseen::Denied),
+                Ok(_) | Err(Unseen::Missing | Unseen::Failed(_)) => {}
             }
         }
         none

@@ -6,7 +6,7 @@ use proto::privileged::TABLE;
 
 use super::{Judged, Verdict, fault, hidden, known, note, ok, unread, warning, with};
 use crate::doctor::ask::{CONFIGURATION, PID_FILE};
-use crate::doctor::host::{Host, Ran, Seen, Socket};
+use crate::doctor::host::{Host, Ran, Socket, Unseen};
 
 /// NFPROTO_INET (linux/netfilter.h).
 const INET: u8 = 1;
@@ -14,15 +14,15 @@ const INET: u8 = 1;
 /// Whether vmd is there, runs, and is of our release.
 pub fn program(host: &Host) -> Judged {
     let program = match &host.program {
-        Seen::Is(program) => program,
-        Seen::Missing => {
+        Ok(program) => program,
+        Err(Unseen::Missing) => {
             return fault(
                 "no vmd beside vmctl, nor in ../sbin, /usr/local/sbin, /usr/sbin, /sbin",
                 "install vmd, of the same release as vmctl",
             );
         }
-        Seen::Denied => return hidden(host, "vmd beside vmctl"),
-        Seen::Failed(why) => return unread("vmd", why),
+        Err(Unseen::Denied) => return hidden(host, "vmd beside vmctl"),
+        Err(Unseen::Failed(why)) => return unread("vmd", why),
     };
     let path = &program.path;
     match &program.probe {
@@ -70,14 +70,14 @@ pub fn account(host: &Host) -> Judged {
 /// Whether vmd would start with its configuration.
 pub fn configuration(host: &Host) -> Judged {
     match &host.configuration {
-        Seen::Missing => {
+        Err(Unseen::Missing) => {
             return note(format!("no {CONFIGURATION}"), "write one (vm.conf(5)), or make VMs with vmctl start");
         }
-        Seen::Denied => return hidden(host, CONFIGURATION),
-        Seen::Failed(why) => return fault(format!("{CONFIGURATION}: {why}"), "make it a readable file"),
-        Seen::Is(()) => {}
+        Err(Unseen::Denied) => return hidden(host, CONFIGURATION),
+        Err(Unseen::Failed(why)) => return fault(format!("{CONFIGURATION}: {why}"), "make it a readable file"),
+        Ok(()) => {}
     }
-    let Some(program) = host.program.get() else { return note("not checked: no vmd to ask", "see vmd") };
+    let Ok(program) = &host.program else { return note("not checked: no vmd to ask", "see vmd") };
     match &program.check {
         Ran::NotStarted(why) => note(format!("not checked: {}: {why}", program.path), "see vmd"),
         Ran::Late(seconds) => warning(
@@ -112,7 +112,7 @@ fn lines(err: &str) -> Vec<&str> {
 
 /// Whether a daemon is there, however well.
 fn runs(host: &Host) -> bool {
-    let locked = matches!(&host.pid_file, Seen::Is((_, true)));
+    let locked = matches!(&host.pid_file, Ok((_, true)));
     locked || matches!(host.socket, Socket::Answers | Socket::Version { .. } | Socket::Odd(_))
 }
 
@@ -120,7 +120,7 @@ fn runs(host: &Host) -> bool {
 pub fn daemon(host: &Host) -> Judged {
     let restart = "restart it; its log says what it was doing";
     let who = match &host.pid_file {
-        Seen::Is((pid, true)) => format!("vmd runs (pid {pid})"),
+        Ok((pid, true)) => format!("vmd runs (pid {pid})"),
         _ => "a vmd runs".to_owned(),
     };
     match &host.socket {
@@ -148,11 +148,11 @@ pub fn socket(host: &Host) -> Judged {
         Socket::Missing if runs(host) => {
             fault(format!("{path}: not there, though vmd runs"), "restart vmd: it creates it again")
         }
-        Socket::Missing if host.caller.uid == 0 && host.run != Seen::Is(()) => {
+        Socket::Missing if host.caller.uid == 0 && host.run != Ok(()) => {
             let why = match &host.run {
-                Seen::Failed(why) => why.as_str(),
-                Seen::Missing => "not there",
-                Seen::Denied | Seen::Is(()) => "root may not write to it",
+                Err(Unseen::Failed(why)) => why.as_str(),
+                Err(Unseen::Missing) => "not there",
+                Err(Unseen::Denied) | Ok(()) => "root may not write to it",
             };
             fault(format!("/run: {why}; vmd can't make its socket there"), "mount a tmpfs on /run")
         }
@@ -183,11 +183,11 @@ pub fn leftovers(host: &Host) -> Judged {
         left.push(format!("process {pid} (vmd: {title})"));
         by_hand.push(format!("kill {pid}"));
     }
-    for name in marked.links.get().into_iter().flatten() {
+    for name in marked.links.iter().flatten() {
         left.push(format!("interface {name}"));
         by_hand.push(format!("ip link delete {name}"));
     }
-    let chains = host.chains.get().into_iter().flatten();
+    let chains = host.chains.iter().flatten();
     let ours: Vec<_> = chains.filter(|chain| chain.family == INET && chain.table == TABLE).collect();
     if !ours.is_empty() {
         left.push(format!("nftables table inet {TABLE}"));
@@ -200,7 +200,7 @@ pub fn leftovers(host: &Host) -> Judged {
     if host.socket == Socket::Stale {
         left.push(format!("socket {}", proto::client::SOCKET_PATH));
     }
-    if let Seen::Is((pid, false)) = &host.pid_file {
+    if let Ok((pid, false)) = &host.pid_file {
         left.push(format!("{PID_FILE} of pid {pid}"));
     }
     left.extend(marked.files.iter().map(|file| format!("file {file}")));

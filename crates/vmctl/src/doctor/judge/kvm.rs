@@ -5,7 +5,7 @@ use proto::doctor;
 
 use super::{Judged, fault, has_driver, hidden, known, module_of, note, ok, other_device, rights, unread, warning};
 use crate::doctor::ask::KVM;
-use crate::doctor::host::{Cpu, Host, Module, Ran, Seen};
+use crate::doctor::host::{Cpu, Host, Module, Ran, Unseen};
 
 /// The oldest kernel with all that vmd calls: epoll_pwait2 (README).
 const OLDEST: (u32, u32) = (5, 11);
@@ -45,7 +45,7 @@ pub fn cpu(host: &Host) -> Judged {
 
 /// The driver behind /dev/kvm.
 pub fn module(host: &Host) -> Judged {
-    let module = wanted(host.cpu.get());
+    let module = wanted(host.cpu.as_ref().ok());
     let present: Vec<&str> =
         ["kvm_intel", "kvm_amd"].into_iter().filter(|name| module_of(host, name) == Module::Present).collect();
     let by = if present.is_empty() { String::new() } else { format!(" ({})", present.join(", ")) };
@@ -78,13 +78,13 @@ fn wanted(cpu: Option<&Cpu>) -> &'static str {
 pub fn device(host: &Host) -> Judged {
     let make = "\"mknod /dev/kvm c 10 232\", or restart udev; a container must be given the device";
     match &host.kvm {
-        Seen::Missing if has_driver(host, "kvm") == Some(true) => {
+        Err(Unseen::Missing) if has_driver(host, "kvm") == Some(true) => {
             fault("/dev/kvm: not there, though the kernel has kvm", make)
         }
-        Seen::Missing => fault("/dev/kvm: not there", "load KVM (see kvm-module); udev then makes it"),
-        Seen::Denied => hidden(host, "/dev/kvm"),
-        Seen::Failed(why) => unread("/dev/kvm", why),
-        Seen::Is(node) => match other_device(node, KVM) {
+        Err(Unseen::Missing) => fault("/dev/kvm: not there", "load KVM (see kvm-module); udev then makes it"),
+        Err(Unseen::Denied) => hidden(host, "/dev/kvm"),
+        Err(Unseen::Failed(why)) => unread("/dev/kvm", why),
+        Ok(node) => match other_device(node, KVM) {
             Some(wrong) => fault(format!("/dev/kvm: {wrong}"), format!("remove it, then {make}")),
             None => ok(format!("/dev/kvm: device 10:232, {}", rights(node))),
         },
@@ -94,32 +94,32 @@ pub fn device(host: &Host) -> Judged {
 /// Whether the caller can open it. vmd does so as root, so a user's own rights decide nothing.
 pub fn access(host: &Host) -> Judged {
     let name = &host.caller.name;
-    let Some(node) = host.kvm.get().filter(|node| other_device(node, KVM).is_none()) else {
+    let Some(node) = host.kvm.as_ref().ok().filter(|node| other_device(node, KVM).is_none()) else {
         return note("not tried", "see kvm-device");
     };
     let is_root = host.caller.uid == 0;
     match &node.opens {
-        Seen::Is(()) => ok(format!("user \"{name}\" can open /dev/kvm")),
-        Seen::Denied if is_root => fault(
+        Ok(()) => ok(format!("user \"{name}\" can open /dev/kvm")),
+        Err(Unseen::Denied) if is_root => fault(
             "root may not open /dev/kvm",
             "let the container's or the service's rules for devices have \"c 10:232 rw\"",
         ),
-        Seen::Denied => note(
+        Err(Unseen::Denied) => note(
             format!("user \"{name}\" may not open /dev/kvm ({})", rights(node)),
             "nothing: vmd opens it as root. Only other programs of this user would need rights on it (group kvm)",
         ),
-        Seen::Missing => fault("/dev/kvm: no driver behind it", "see kvm-module"),
-        Seen::Failed(why) => fault(format!("/dev/kvm: {why}"), "see kvm-module"),
+        Err(Unseen::Missing) => fault("/dev/kvm: no driver behind it", "see kvm-module"),
+        Err(Unseen::Failed(why)) => fault(format!("/dev/kvm: {why}"), "see kvm-module"),
     }
 }
 
 /// Whether a guest ran that does what every stock kernel does first.
 pub fn guest(host: &Host) -> Judged {
-    let Some(program) = host.program.get() else { return note("not tried: no vmd to run it", "see vmd") };
-    let opens = host.kvm.get().filter(|node| other_device(node, KVM).is_none()).map(|node| &node.opens);
+    let Ok(program) = &host.program else { return note("not tried: no vmd to run it", "see vmd") };
+    let opens = host.kvm.as_ref().ok().filter(|node| other_device(node, KVM).is_none()).map(|node| &node.opens);
     match opens {
-        Some(Seen::Is(())) => {}
-        Some(Seen::Denied) if host.caller.uid != 0 => return hidden(host, "the probe guest"),
+        Some(Ok(())) => {}
+        Some(Err(Unseen::Denied)) if host.caller.uid != 0 => return hidden(host, "the probe guest"),
         _ => return note("not tried: /dev/kvm can't be opened", "see kvm-device and kvm-access"),
     }
     let elsewhere = "use hardware whose KVM runs stock kernels, or another machine; a KVM in software often can't";

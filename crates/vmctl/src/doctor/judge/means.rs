@@ -2,7 +2,7 @@
 
 use super::{Judged, SYS_RESOURCE, fault, hidden, known, note, ok, other_device, unread, value, warning};
 use crate::doctor::ask::PTMX;
-use crate::doctor::host::{Host, Seen, Value};
+use crate::doctor::host::{Host, Unseen, Value};
 
 /// Memory of a VM that says nothing about it (vm.conf(5)).
 const DEFAULT_MEMORY: u64 = 512 << 20;
@@ -17,10 +17,10 @@ const PROCESSES: u64 = 8192;
 pub fn terminals(host: &Host) -> Judged {
     let mount = "\"mount -t devpts devpts /dev/pts\", and make /dev/ptmx a link to pts/ptmx";
     match &host.ptmx {
-        Seen::Missing => fault("/dev/ptmx: not there; a VM gets no console, and does not start", mount),
-        Seen::Denied => hidden(host, "/dev/ptmx"),
-        Seen::Failed(why) => unread("/dev/ptmx", why),
-        Seen::Is(node) => match other_device(node, PTMX) {
+        Err(Unseen::Missing) => fault("/dev/ptmx: not there; a VM gets no console, and does not start", mount),
+        Err(Unseen::Denied) => hidden(host, "/dev/ptmx"),
+        Err(Unseen::Failed(why)) => unread("/dev/ptmx", why),
+        Ok(node) => match other_device(node, PTMX) {
             Some(wrong) => fault(format!("/dev/ptmx: {wrong}"), mount),
             None => ok("/dev/ptmx: device 5:2"),
         },
@@ -43,11 +43,11 @@ pub fn memory(host: &Host) -> Judged {
 /// Whether guests get huge pages; they come from a tmpfs of the daemon's own.
 pub fn huge_pages(host: &Host) -> Judged {
     let small = "guests run with small pages, a little slower";
-    if host.file_systems.get().is_some_and(|kinds| !kinds.iter().any(|kind| kind == "tmpfs")) {
+    if host.file_systems.as_ref().is_ok_and(|kinds| !kinds.iter().any(|kind| kind == "tmpfs")) {
         return note(format!("the kernel has no tmpfs: {small}"), "boot a kernel with CONFIG_TMPFS");
     }
     let what = "/sys/kernel/mm/transparent_hugepage/enabled";
-    if host.values.get(&Value::HugePages) == Some(&Seen::Missing) {
+    if host.values.get(&Value::HugePages) == Some(&Err(Unseen::Missing)) {
         return note(format!("{what}: not there; {small}"), "boot a kernel with CONFIG_TRANSPARENT_HUGEPAGE");
     }
     let words = value(host, what, Value::HugePages)?;

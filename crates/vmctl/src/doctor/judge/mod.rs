@@ -16,7 +16,7 @@ mod network;
 mod tests;
 mod walls;
 
-use super::host::{Host, Module, Node, NodeKind, Seen, Value};
+use super::host::{Host, Module, Node, NodeKind, Seen, Unseen, Value};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -169,17 +169,17 @@ fn unread(what: &str, why: &str) -> Judged {
 /// A thing that was seen, or the judgement that it was not.
 fn known<'h, T>(host: &Host, what: &str, seen: &'h Seen<T>) -> Result<&'h T, Judgement> {
     let unseen = match seen {
-        Seen::Is(value) => return Ok(value),
-        Seen::Missing => note(format!("{what}: not there"), "mount /proc and /sys where vmctl runs"),
-        Seen::Denied => hidden(host, what),
-        Seen::Failed(why) => unread(what, why),
+        Ok(value) => return Ok(value),
+        Err(Unseen::Missing) => note(format!("{what}: not there"), "mount /proc and /sys where vmctl runs"),
+        Err(Unseen::Denied) => hidden(host, what),
+        Err(Unseen::Failed(why)) => unread(what, why),
     };
     unseen.and_then(Err)
 }
 
 /// A file of one value, or the judgement that it was not seen.
 fn value<'h>(host: &'h Host, what: &str, of: Value) -> Result<&'h str, Judgement> {
-    known(host, what, host.values.get(&of).unwrap_or(&Seen::Missing)).map(String::as_str)
+    known(host, what, host.values.get(&of).unwrap_or(&Err(Unseen::Missing))).map(String::as_str)
 }
 
 fn module_of(host: &Host, name: &str) -> Module {
@@ -187,7 +187,7 @@ fn module_of(host: &Host, name: &str) -> Module {
 }
 
 fn has_driver(host: &Host, name: &str) -> Option<bool> {
-    host.drivers.get().map(|all| all.iter().any(|driver| driver == name))
+    host.drivers.as_ref().ok().map(|all| all.iter().any(|driver| driver == name))
 }
 
 /// Mode and owner of a file, as ls(1) has them.

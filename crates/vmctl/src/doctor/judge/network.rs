@@ -5,7 +5,7 @@ use sys::netlink::nft::{Hook, Listed};
 
 use super::{Judged, has_driver, hidden, known, module_of, note, ok, other_device, rights, unread, value, warning};
 use crate::doctor::ask::TUN;
-use crate::doctor::host::{Host, Module, Seen, Value};
+use crate::doctor::host::{Host, Module, Unseen, Value};
 
 /// NFPROTO_* of linux/netfilter.h: families whose chains see what guests send.
 const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
@@ -15,24 +15,24 @@ pub fn tun(host: &Host) -> Judged {
     let without = "VMs with network cards do not start";
     let load = "\"modprobe tun\"; in a container, let it have the device 10:200";
     match &host.tun {
-        Seen::Missing => warning(format!("/dev/net/tun: not there; {without}"), load),
-        Seen::Denied => hidden(host, "/dev/net/tun"),
-        Seen::Failed(why) => unread("/dev/net/tun", why),
-        Seen::Is(node) => match (other_device(node, TUN), &node.opens) {
+        Err(Unseen::Missing) => warning(format!("/dev/net/tun: not there; {without}"), load),
+        Err(Unseen::Denied) => hidden(host, "/dev/net/tun"),
+        Err(Unseen::Failed(why)) => unread("/dev/net/tun", why),
+        Ok(node) => match (other_device(node, TUN), &node.opens) {
             (Some(wrong), _) => warning(format!("/dev/net/tun: {wrong}; {without}"), format!("remove it, then {load}")),
-            (None, Seen::Is(())) => ok(format!("/dev/net/tun: device 10:200, {}", rights(node))),
-            (None, Seen::Denied) if host.caller.uid != 0 => {
+            (None, Ok(())) => ok(format!("/dev/net/tun: device 10:200, {}", rights(node))),
+            (None, Err(Unseen::Denied)) if host.caller.uid != 0 => {
                 let seen = format!("user \"{}\" may not open /dev/net/tun ({})", host.caller.name, rights(node));
                 note(seen, "nothing: vmd opens it as root")
             }
-            (None, Seen::Denied) => warning(format!("root may not open /dev/net/tun; {without}"), load),
-            (None, Seen::Missing) => warning(format!("/dev/net/tun: no driver behind it; {without}"), load),
-            (None, Seen::Failed(_))
+            (None, Err(Unseen::Denied)) => warning(format!("root may not open /dev/net/tun; {without}"), load),
+            (None, Err(Unseen::Missing)) => warning(format!("/dev/net/tun: no driver behind it; {without}"), load),
+            (None, Err(Unseen::Failed(_)))
                 if has_driver(host, "tun") == Some(false) && module_of(host, "tun") == Module::Loadable =>
             {
                 ok("/dev/net/tun: its module is loaded when it is needed")
             }
-            (None, Seen::Failed(why)) => warning(format!("/dev/net/tun: {why}; {without}"), load),
+            (None, Err(Unseen::Failed(why))) => warning(format!("/dev/net/tun: {why}; {without}"), load),
         },
     }
 }
@@ -58,14 +58,14 @@ pub fn module(host: &Host, name: &str, needed_by: &str) -> Judged {
 pub fn nftables(host: &Host) -> Judged {
     let without = "local interfaces reach nothing but the host";
     match &host.chains {
-        Seen::Is(chains) if module_of(host, "nft_masq") == Module::Absent => warning(
+        Ok(chains) if module_of(host, "nft_masq") == Module::Absent => warning(
             format!("{} chains, but no module nft_masq: {without}", chains.len()),
             "install a kernel with CONFIG_NFT_MASQ, or write \"local nat no\"",
         ),
-        Seen::Is(chains) => ok(format!("they answer; {} chains", chains.len())),
-        Seen::Denied => hidden(host, "tables of nftables"),
-        Seen::Missing => warning(format!("none: {without}"), "install a kernel with CONFIG_NF_TABLES"),
-        Seen::Failed(why) => warning(
+        Ok(chains) => ok(format!("they answer; {} chains", chains.len())),
+        Err(Unseen::Denied) => hidden(host, "tables of nftables"),
+        Err(Unseen::Missing) => warning(format!("none: {without}"), "install a kernel with CONFIG_NF_TABLES"),
+        Err(Unseen::Failed(why)) => warning(
             format!("none: {why}; {without}"),
             "install a kernel with CONFIG_NF_TABLES, or write \"local nat no\"",
         ),
@@ -76,7 +76,7 @@ pub fn nftables(host: &Host) -> Judged {
 pub fn forwarding(host: &Host, of: Value) -> Judged {
     let ipv6 = of == Value::ForwardIpv6;
     let name = if ipv6 { "net.ipv6.conf.all.forwarding" } else { "net.ipv4.ip_forward" };
-    if ipv6 && matches!(host.values.get(&of), Some(Seen::Missing)) {
+    if ipv6 && matches!(host.values.get(&of), Some(Err(Unseen::Missing))) {
         return note("the host has no IPv6", "nothing, unless guests are to use it");
     }
     match value(host, name, of)? {

@@ -11,12 +11,12 @@ fn ended(success: bool, out: &str, err: &str) -> Ran {
 
 fn device(major: u32, minor: u32) -> Seen<Node> {
     let owner = ("root".to_owned(), "kvm".to_owned());
-    Seen::Is(Node { kind: NodeKind::Character(major, minor), mode: 0o660, owner, opens: Seen::Is(()) })
+    Ok(Node { kind: NodeKind::Character(major, minor), mode: 0o660, owner, opens: Ok(()) })
 }
 
 fn cgroups(place: &str, read_only: bool, controller: &str) -> Cgroups {
     let controllers = vec!["memory".to_owned(), controller.to_owned()];
-    Cgroups { place: place.to_owned(), read_only, home: Seen::Is(()), controllers }
+    Cgroups { place: place.to_owned(), read_only, home: Ok(()), controllers }
 }
 
 /// A host on which all is well.
@@ -41,8 +41,8 @@ fn sound() -> Host {
         caller: Caller { uid: 0, name: "root".to_owned(), groups: vec!["root".to_owned()], capabilities: u64::MAX },
         release: "6.1.0-40-amd64".to_owned(),
         machine: "x86_64".to_owned(),
-        cpu: Seen::Is(Cpu { vendor: "GenuineIntel".to_owned(), virtualization: Some("vmx"), is_guest: false }),
-        drivers: Seen::Is(["tun", "kvm"].map(str::to_owned).to_vec()),
+        cpu: Ok(Cpu { vendor: "GenuineIntel".to_owned(), virtualization: Some("vmx"), is_guest: false }),
+        drivers: Ok(["tun", "kvm"].map(str::to_owned).to_vec()),
         modules: crate::doctor::look::MODULES.into_iter().map(|name| (name, Module::Loadable)).collect(),
         kvm: device(10, 232),
         tun: device(10, 200),
@@ -50,21 +50,21 @@ fn sound() -> Host {
         landlock: Ok(4),
         seccomp: Ok(()),
         io_uring: Ok(()),
-        values: values.into_iter().map(|(value, text)| (value, Seen::Is(text.to_owned()))).collect(),
-        cgroups: Seen::Is(vec![cgroups("/sys/fs/cgroup", false, "pids")]),
-        own_cgroup: Seen::Is("/system.slice/x".to_owned()),
-        run: Seen::Is(()),
-        account: Seen::Is(Some((990, 990))),
-        file_systems: Seen::Is(vec!["tmpfs".to_owned()]),
-        memory: Seen::Is((16 << 30, 8 << 30)),
+        values: values.into_iter().map(|(value, text)| (value, Ok(text.to_owned()))).collect(),
+        cgroups: Ok(vec![cgroups("/sys/fs/cgroup", false, "pids")]),
+        own_cgroup: Ok("/system.slice/x".to_owned()),
+        run: Ok(()),
+        account: Ok(Some((990, 990))),
+        file_systems: Ok(vec!["tmpfs".to_owned()]),
+        memory: Ok((16 << 30, 8 << 30)),
         descriptors: (1024, 524_288),
         firmware: vec!["/usr/share/OVMF/OVMF_CODE.fd"],
-        chains: Seen::Is(vec![]),
-        program: Seen::Is(program),
+        chains: Ok(vec![]),
+        program: Ok(program),
         socket: Socket::Answers,
-        pid_file: Seen::Is(("7".to_owned(), true)),
-        marked: Marked { links: Seen::Is(vec![]), cgroups: vec![], processes: vec![], files: vec![] },
-        configuration: Seen::Is(()),
+        pid_file: Ok(("7".to_owned(), true)),
+        marked: Marked { links: Ok(vec![]), cgroups: vec![], processes: vec![], files: vec![] },
+        configuration: Ok(()),
     }
 }
 
@@ -98,7 +98,7 @@ use Verdict::{Fault, Note, Ok as Fine, Warning};
 
 fn other_kvm(change: impl FnOnce(&mut Node)) -> impl FnOnce(&mut Host) {
     |host| {
-        if let Seen::Is(node) = &mut host.kvm {
+        if let Ok(node) = &mut host.kvm {
             change(node);
         }
     }
@@ -106,7 +106,7 @@ fn other_kvm(change: impl FnOnce(&mut Node)) -> impl FnOnce(&mut Host) {
 
 fn probe(ran: Ran) -> impl FnOnce(&mut Host) {
     |host| {
-        if let Seen::Is(program) = &mut host.program {
+        if let Ok(program) = &mut host.program {
             program.probe = ran;
         }
     }
@@ -114,7 +114,7 @@ fn probe(ran: Ran) -> impl FnOnce(&mut Host) {
 
 fn check(ran: Ran) -> impl FnOnce(&mut Host) {
     |host| {
-        if let Seen::Is(program) = &mut host.program {
+        if let Ok(program) = &mut host.program {
             program.check = ran;
         }
     }
@@ -122,7 +122,7 @@ fn check(ran: Ran) -> impl FnOnce(&mut Host) {
 
 fn set(value: Value, text: &str) -> impl FnOnce(&mut Host) {
     move |host| {
-        host.values.insert(value, Seen::Is(text.to_owned()));
+        host.values.insert(value, Ok(text.to_owned()));
     }
 }
 
@@ -156,13 +156,13 @@ fn kernels_before_5_11_and_other_machines_run_nothing() {
 #[test]
 fn a_processor_without_virtualization_is_a_fault_unless_kvm_does_without() {
     let cpu = |virtualization, is_guest| {
-        move |host: &mut Host| host.cpu = Seen::Is(Cpu { vendor: "AuthenticAMD".to_owned(), virtualization, is_guest })
+        move |host: &mut Host| host.cpu = Ok(Cpu { vendor: "AuthenticAMD".to_owned(), virtualization, is_guest })
     };
     finds(&[("cpu", Fine, "AuthenticAMD with svm")], cpu(Some("svm"), false));
     finds(&[("cpu", Note, "works in software")], cpu(None, true));
     finds(&[("cpu", Fault, "neither vmx nor svm"), ("kvm-module", Fault, "no driver kvm yet")], |host| {
         cpu(None, false)(host);
-        host.drivers = Seen::Is(vec![]);
+        host.drivers = Ok(vec![]);
     });
 }
 
@@ -176,7 +176,7 @@ fn a_kernel_without_kvm_is_told_with_the_module_that_lacks() {
         (Module::Unknown, "no driver kvm"),
     ] {
         finds(&[("kvm-module", Fault, words)], |host| {
-            host.drivers = Seen::Is(vec!["tun".to_owned()]);
+            host.drivers = Ok(vec!["tun".to_owned()]);
             host.modules.insert("kvm_intel", state);
         });
     }
@@ -186,15 +186,15 @@ fn a_kernel_without_kvm_is_told_with_the_module_that_lacks() {
 fn what_is_wrong_with_dev_kvm_is_told() {
     let skipped = [("kvm-access", Note, "not tried"), ("kvm-guest", Note, "not tried")];
     let with = |fault| [vec![fault], skipped.to_vec()].concat();
-    finds(&with(("kvm-device", Fault, "not there, though")), |host| host.kvm = Seen::Missing);
+    finds(&with(("kvm-device", Fault, "not there, though")), |host| host.kvm = Err(Unseen::Missing));
     let mode = other_kvm(|node| node.kind = NodeKind::Other("a plain file"));
     finds(&with(("kvm-device", Fault, "it is a plain file")), mode);
     let null = other_kvm(|node| node.kind = NodeKind::Character(1, 3));
     finds(&with(("kvm-device", Fault, "device 1:3, not 10:232")), null);
     let guest = ("kvm-guest", Note, "not tried");
-    finds(&[("kvm-access", Fault, "root may not"), guest], other_kvm(|node| node.opens = Seen::Denied));
-    finds(&[("kvm-access", Fault, "no driver"), guest], other_kvm(|node| node.opens = Seen::Missing));
-    let busy = other_kvm(|node| node.opens = Seen::Failed("No such device".to_owned()));
+    finds(&[("kvm-access", Fault, "root may not"), guest], other_kvm(|node| node.opens = Err(Unseen::Denied)));
+    finds(&[("kvm-access", Fault, "no driver"), guest], other_kvm(|node| node.opens = Err(Unseen::Missing)));
+    let busy = other_kvm(|node| node.opens = Err(Unseen::Failed("No such device".to_owned())));
     finds(&[("kvm-access", Fault, "No such device"), guest], busy);
     finds(&[("kvm-device", Fine, "mode 0666")], other_kvm(|node| node.mode = 0o666));
 }
@@ -211,7 +211,7 @@ fn a_probe_guest_that_did_not_run_is_a_fault_of_kvm() {
 fn a_vmd_that_is_missing_broken_or_of_another_release_is_told() {
     let gone =
         [("vmd", Fault, "no vmd beside vmctl"), ("kvm-guest", Note, "no vmd"), ("configuration", Note, "no vmd")];
-    finds(&gone, |host| host.program = Seen::Missing);
+    finds(&gone, |host| host.program = Err(Unseen::Missing));
     let untried = ("kvm-guest", Note, "not tried");
     finds(
         &[("vmd", Fault, "can't be run: Exec format error"), untried],
@@ -227,9 +227,9 @@ fn a_vmd_that_is_missing_broken_or_of_another_release_is_told() {
 
 #[test]
 fn no_account_or_roots_ids_for_it_are_a_fault() {
-    finds(&[("account", Fault, "no user _vmd")], |host| host.account = Seen::Is(None));
-    finds(&[("account", Fault, "uid 0")], |host| host.account = Seen::Is(Some((0, 990))));
-    finds(&[("account", Fault, "gid 0")], |host| host.account = Seen::Is(Some((990, 0))));
+    finds(&[("account", Fault, "no user _vmd")], |host| host.account = Ok(None));
+    finds(&[("account", Fault, "uid 0")], |host| host.account = Ok(Some((0, 990))));
+    finds(&[("account", Fault, "gid 0")], |host| host.account = Ok(Some((990, 0))));
 }
 
 #[test]
@@ -239,27 +239,28 @@ fn an_erroneous_configuration_stops_the_next_start_alone() {
     let said = "/etc/vm.conf:1:1: unknown keyword \"vn\" (and 1 more)";
     finds(&[("configuration", Warning, said)], check(ended(false, "", err)));
     let stopped = |host: &mut Host| {
-        (host.socket, host.pid_file) = (Socket::Missing, Seen::Missing);
+        (host.socket, host.pid_file) = (Socket::Missing, Err(Unseen::Missing));
         check(ended(false, "", err))(host);
     };
     let found = differs(stopped);
     assert_eq!((found[0].id, found[0].verdict), ("configuration", Fault));
     let warned = ended(true, "", "/etc/vm.conf:1:1: warning: no effect\nconfiguration OK\n");
     finds(&[("configuration", Note, "warning: no effect")], check(warned));
-    finds(&[("configuration", Note, "no /etc/vm.conf")], |host| host.configuration = Seen::Missing);
+    finds(&[("configuration", Note, "no /etc/vm.conf")], |host| host.configuration = Err(Unseen::Missing));
     finds(&[("configuration", Warning, "within 30 s")], check(Ran::Late(30)));
 }
 
 /// As on a host where no daemon runs.
 fn stopped(host: &mut Host) {
-    (host.socket, host.pid_file) = (Socket::Missing, Seen::Missing);
+    (host.socket, host.pid_file) = (Socket::Missing, Err(Unseen::Missing));
 }
 
 #[test]
 fn a_daemon_that_does_not_answer_is_told_from_one_that_does_not_run() {
     let none = [("daemon", Note, "no vmd runs"), ("socket", Fine, "no vmd runs"), ("leftovers", Fine, "nothing")];
     finds(&none, stopped);
-    for (run, words) in [(Seen::Failed("Read-only file system".to_owned()), "Read-only"), (Seen::Missing, "not there")]
+    for (run, words) in
+        [(Err(Unseen::Failed("Read-only file system".to_owned())), "Read-only"), (Err(Unseen::Missing), "not there")]
     {
         let found = differs(|host| {
             stopped(host);
@@ -274,21 +275,21 @@ fn a_daemon_that_does_not_answer_is_told_from_one_that_does_not_run() {
     finds(&[("daemon", Fault, "nobody listens"), ("socket", Fault, "though vmd runs")], of(Socket::Missing));
     finds(&[("daemon", Note, "may not talk"), ("socket", Note, "may not connect")], of(Socket::Denied));
     finds(&[("daemon", Fault, "nobody"), ("socket", Fault, "a directory")], of(Socket::OtherFile("a directory")));
-    finds(&[("daemon", Fine, "a vmd runs")], |host| host.pid_file = Seen::Missing);
+    finds(&[("daemon", Fine, "a vmd runs")], |host| host.pid_file = Err(Unseen::Missing));
 }
 
 #[test]
 fn what_a_dead_daemon_left_is_told_with_how_it_goes() {
     let found = differs(|host| {
         host.socket = Socket::Stale;
-        host.pid_file = Seen::Is(("7".to_owned(), false));
+        host.pid_file = Ok(("7".to_owned(), false));
         host.marked = Marked {
-            links: Seen::Is(vec!["bridge0".to_owned()]),
+            links: Ok(vec!["bridge0".to_owned()]),
             cgroups: vec!["/sys/fs/cgroup/vmd".to_owned()],
             processes: vec![(9, "vm web".to_owned())],
             files: vec!["/var/lib/vmd/ids.new".to_owned()],
         };
-        host.chains = Seen::Is(vec![chain(1, "vmd", "forward", false)]);
+        host.chains = Ok(vec![chain(1, "vmd", "forward", false)]);
     });
     let left = found.iter().find(|finding| finding.id == "leftovers").expect("it is told");
     assert_eq!(left.verdict, Warning);
@@ -302,11 +303,11 @@ fn what_a_dead_daemon_left_is_told_with_how_it_goes() {
     let found = differs(|host| {
         stopped(host);
         let change = Listed { hook: None, ..chain(1, "vmd", "inet6-forwarding-0-all", false) };
-        host.chains = Seen::Is(vec![chain(1, "vmd", "forward", false), change]);
+        host.chains = Ok(vec![chain(1, "vmd", "forward", false), change]);
     });
     let left = found.iter().find(|finding| finding.id == "leftovers").expect("it is told");
     assert_eq!(left.advice.as_deref(), Some("start vmd: it removes them"), "the table guards a host that forwards");
-    finds(&[], |host| host.marked.links = Seen::Is(vec!["bridge0".to_owned()]));
+    finds(&[], |host| host.marked.links = Ok(vec!["bridge0".to_owned()]));
 }
 
 #[test]
@@ -324,7 +325,7 @@ fn fewer_walls_are_told_and_none_is_a_fault() {
 fn cgroups_are_looked_for_where_vmd_does() {
     let at = |mounts: &[Cgroups]| {
         let mounts = mounts.to_vec();
-        move |host: &mut Host| host.cgroups = Seen::Is(mounts)
+        move |host: &mut Host| host.cgroups = Ok(mounts)
     };
     finds(&[("cgroups", Warning, "no cgroups of version 2 are mounted")], at(&[]));
     finds(&[("cgroups", Warning, "are at /cg, not where")], at(&[cgroups("/cg", false, "pids")]));
@@ -339,7 +340,7 @@ fn cgroups_are_looked_for_where_vmd_does() {
 
 #[test]
 fn what_network_cards_lack_is_told() {
-    finds(&[("tun", Warning, "not there; VMs with network cards")], |host| host.tun = Seen::Missing);
+    finds(&[("tun", Warning, "not there; VMs with network cards")], |host| host.tun = Err(Unseen::Missing));
     finds(&[("tun", Warning, "device 1:3")], |host| host.tun = device(1, 3));
     for name in ["bridge", "vrf"] {
         let state = |state| move |host: &mut Host| _ = host.modules.insert(name, state);
@@ -348,11 +349,13 @@ fn what_network_cards_lack_is_told() {
         finds(&[(name, Fine, "built in")], state(Module::BuiltIn));
     }
     let none = [("nftables", Warning, "none"), ("firewall", Note, "gone")];
-    finds(&none, |host| host.chains = Seen::Failed("gone".into()));
+    finds(&none, |host| host.chains = Err(Unseen::Failed("gone".into())));
     finds(&[("nftables", Warning, "nft_masq")], |host| _ = host.modules.insert("nft_masq", Module::Absent));
     finds(&[("forwarding-ipv4", Fine, "is 1")], set(Value::ForwardIpv4, "1"));
     finds(&[("forwarding-ipv6", Fine, "is 0; vmd has the host forward")], set(Value::ForwardIpv6, "0"));
-    finds(&[("forwarding-ipv6", Note, "no IPv6")], |host| drop(host.values.insert(Value::ForwardIpv6, Seen::Missing)));
+    finds(&[("forwarding-ipv6", Note, "no IPv6")], |host| {
+        drop(host.values.insert(Value::ForwardIpv6, Err(Unseen::Missing)))
+    });
 }
 
 fn chain(family: u8, table: &str, name: &str, drops: bool) -> Listed {
@@ -364,7 +367,7 @@ use sys::netlink::nft::Hook;
 
 #[test]
 fn the_chain_that_drops_is_named_unless_there_is_a_way_through() {
-    let chains = |all: Vec<Listed>| move |host: &mut Host| host.chains = Seen::Is(all);
+    let chains = |all: Vec<Listed>| move |host: &mut Host| host.chains = Ok(all);
     let nftables = |count| ("nftables", Fine, count);
     let mine = chain(2, "filter", "FORWARD", true);
     finds(
@@ -394,10 +397,10 @@ fn the_chain_that_drops_is_named_unless_there_is_a_way_through() {
 
 #[test]
 fn scarce_means_are_told_with_their_values() {
-    finds(&[("terminals", Fault, "no console")], |host| host.ptmx = Seen::Missing);
-    finds(&[("memory", Warning, "256M of 16.0G")], |host| host.memory = Seen::Is((16 << 30, 256 << 20)));
+    finds(&[("terminals", Fault, "no console")], |host| host.ptmx = Err(Unseen::Missing));
+    finds(&[("memory", Warning, "256M of 16.0G")], |host| host.memory = Ok((16 << 30, 256 << 20)));
     finds(&[("huge-pages", Note, "never")], set(Value::HugePages, "always madvise [never]"));
-    finds(&[("huge-pages", Note, "no tmpfs")], |host| host.file_systems = Seen::Is(vec![]));
+    finds(&[("huge-pages", Note, "no tmpfs")], |host| host.file_systems = Ok(vec![]));
     finds(&[("processes", Warning, "pid_max is 4096")], set(Value::MostPids, "4096"));
     finds(&[("clock", Note, "hpet")], set(Value::ClockSource, "hpet"));
     finds(&[("firmware", Note, "none")], |host| host.firmware.clear());
@@ -431,8 +434,8 @@ fn a_root_without_capabilities_is_told_what_it_lacks() {
 fn what_a_user_may_not_see_is_told_and_is_no_fault() {
     let found = differs(|host| {
         host.caller = Caller { uid: 1000, name: "ann".to_owned(), groups: vec!["ann".to_owned()], capabilities: 0 };
-        other_kvm(|node| node.opens = Seen::Denied)(host);
-        (host.chains, host.configuration, host.socket) = (Seen::Denied, Seen::Denied, Socket::Denied);
+        other_kvm(|node| node.opens = Err(Unseen::Denied))(host);
+        (host.chains, host.configuration, host.socket) = (Err(Unseen::Denied), Err(Unseen::Denied), Socket::Denied);
         host.descriptors = (16, 16);
     });
     assert!(found.iter().all(|finding| finding.verdict <= Note), "{found:#?}");

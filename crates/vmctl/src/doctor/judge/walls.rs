@@ -1,7 +1,7 @@
 //! What keeps a guest, and each process that serves it, from everything else; and rings, which some hosts forbid.
 
 use super::{Judged, fault, known, note, ok, value, warning};
-use crate::doctor::host::{Host, Seen, Value};
+use crate::doctor::host::{Host, Unseen, Value};
 use crate::doctor::look::CGROUPS;
 
 /// Filters of system calls: every process of vmd has one, and does not start without it.
@@ -43,18 +43,18 @@ pub fn cgroups(host: &Host) -> Judged {
         let seen = format!("{place} is mounted for reading only: {without}");
         return warning(seen, "let the container have cgroups of its own, for writing");
     }
-    let own = host.own_cgroup.get().map_or("/", String::as_str);
+    let own = host.own_cgroup.as_deref().unwrap_or("/");
     match &mount.home {
         _ if host.caller.uid != 0 => {} // root starts vmd, elsewhere
-        Seen::Is(()) => {}
-        Seen::Missing => {
+        Ok(()) => {}
+        Err(Unseen::Missing) => {
             let seen = format!("{place} does not have the caller's own cgroup {own}: {without} if vmd is started here");
             return warning(
                 seen,
                 "start vmd where its cgroup can be seen: in the container's own namespace of cgroups",
             );
         }
-        Seen::Denied | Seen::Failed(_) => {
+        Err(Unseen::Denied | Unseen::Failed(_)) => {
             let seen = format!("no cgroup can be made in the caller's own, {own}: {without} if vmd is started here");
             return warning(
                 seen,

@@ -25,11 +25,11 @@ fn the_processor_is_read() {
         );
         host(&[("/proc/cpuinfo", &text)]).1.cpu()
     };
-    let of = |virtualization, is_guest| Seen::Is(Cpu { vendor: "GenuineIntel".into(), virtualization, is_guest });
+    let of = |virtualization, is_guest| Ok(Cpu { vendor: "GenuineIntel".into(), virtualization, is_guest });
     assert_eq!(cpu("vmx sse"), of(Some("vmx"), false));
     assert_eq!(cpu("svm hypervisor"), of(Some("svm"), true));
     assert_eq!(cpu("vmx_like"), of(None, false));
-    assert_eq!(host(&[]).1.cpu(), Seen::Missing);
+    assert_eq!(host(&[]).1.cpu(), Err(Unseen::Missing));
 }
 
 #[test]
@@ -61,12 +61,12 @@ fn a_file_of_dev_is_told_by_kind_and_another_device_is_not_opened() {
     let (_folder, root) = host(&[("/dev/kvm", ""), ("/etc/passwd", "root:x:0:0::/:\n"), ("/etc/group", "")]);
     let node = |root: &Root| root.node("/dev/kvm", (10, 232), true);
     fs::set_permissions(root.at("/dev/kvm"), fs::Permissions::from_mode(0o640)).expect("it is ours");
-    let plain = node(&root).get().cloned().expect("it is there");
-    assert_eq!((plain.kind, plain.mode, plain.opens), (NodeKind::Other("a plain file"), 0o640, Seen::Is(())));
+    let plain = node(&root).expect("it is there");
+    assert_eq!((plain.kind, plain.mode, plain.opens), (NodeKind::Other("a plain file"), 0o640, Ok(())));
     fs::remove_file(root.at("/dev/kvm")).expect("it is ours");
-    assert_eq!(node(&root), Seen::Missing);
+    assert_eq!(node(&root), Err(Unseen::Missing));
     symlink("/dev/full", root.at("/dev/kvm")).expect("it is ours");
-    assert_eq!(node(&root).get().map(|node| node.kind), Some(NodeKind::Character(1, 7)));
+    assert_eq!(node(&root).map(|node| node.kind), Ok(NodeKind::Character(1, 7)));
 }
 
 #[test]
@@ -81,8 +81,8 @@ fn who_asks_and_vmds_account_are_read_from_the_files() {
         (caller.name.as_str(), caller.groups, caller.capabilities),
         ("ann", vec!["1000".into(), "kvm".into()], 0x20_1000)
     );
-    assert_eq!(root.account(), Seen::Is(Some((990, 991))));
-    assert_eq!(host(&[("/etc/passwd", "vmd:x:1:1:::\n")]).1.account(), Seen::Is(None));
+    assert_eq!(root.account(), Ok(Some((990, 991))));
+    assert_eq!(host(&[("/etc/passwd", "vmd:x:1:1:::\n")]).1.account(), Ok(None));
 }
 
 #[test]
@@ -104,9 +104,9 @@ fn mounts_of_version_2_are_found_and_cgroups_of_vmd_below_them() {
         Cgroups { place: place.to_owned(), read_only, home, controllers }
     };
     let mounts =
-        [mount("/sys/fs/cgroup", false, Seen::Is(()), &["cpu", "pids"]), mount("/ro", true, Seen::Missing, &[])];
-    assert_eq!(root.own_cgroup(), Seen::Is("/system.slice".to_owned()));
-    assert_eq!(root.cgroups(), Seen::Is(mounts.to_vec()));
+        [mount("/sys/fs/cgroup", false, Ok(()), &["cpu", "pids"]), mount("/ro", true, Err(Unseen::Missing), &[])];
+    assert_eq!(root.own_cgroup(), Ok("/system.slice".to_owned()));
+    assert_eq!(root.cgroups(), Ok(mounts.to_vec()));
     assert_eq!(root.marked_cgroups(&mounts), ["/sys/fs/cgroup/system.slice/vmd.service"]);
 }
 
@@ -127,21 +127,21 @@ fn a_name_of_run_is_a_socket_or_something_else() {
     let (_folder, root) = host(&[("/run/file", "")]);
     let _listener = UnixListener::bind(root.at("/run/vmd.sock")).expect("bound");
     symlink("vmd.sock", root.at("/run/link")).expect("it is ours");
-    assert_eq!(root.is_socket("/run/vmd.sock"), Seen::Is(Ok(())));
-    assert_eq!(root.is_socket("/run/file"), Seen::Is(Err("a plain file")));
-    assert_eq!(root.is_socket("/run"), Seen::Is(Err("a directory")));
-    assert_eq!(root.is_socket("/run/link"), Seen::Is(Err("a link")));
-    assert_eq!(root.is_socket("/run/none"), Seen::Missing);
+    assert_eq!(root.is_socket("/run/vmd.sock"), Ok(Ok(())));
+    assert_eq!(root.is_socket("/run/file"), Ok(Err("a plain file")));
+    assert_eq!(root.is_socket("/run"), Ok(Err("a directory")));
+    assert_eq!(root.is_socket("/run/link"), Ok(Err("a link")));
+    assert_eq!(root.is_socket("/run/none"), Err(Unseen::Missing));
 }
 
 #[test]
 fn a_pid_file_is_told_with_its_lock() {
     let (_folder, root) = host(&[("/run/vmd.pid", "123\n")]);
-    assert_eq!(root.pid_file("/run/vmd.pid"), Seen::Is(("123".to_owned(), false)));
+    assert_eq!(root.pid_file("/run/vmd.pid"), Ok(("123".to_owned(), false)));
     let file = fs::File::options().read(true).write(true).open(root.at("/run/vmd.pid")).expect("it is ours");
     assert!(sys::lock::try_lock(&file, sys::lock::Kind::Exclusive).expect("locked"));
-    assert_eq!(root.pid_file("/run/vmd.pid"), Seen::Is(("123".to_owned(), true)));
-    assert_eq!(root.pid_file("/run/none"), Seen::Missing);
+    assert_eq!(root.pid_file("/run/vmd.pid"), Ok(("123".to_owned(), true)));
+    assert_eq!(root.pid_file("/run/none"), Err(Unseen::Missing));
 }
 
 #[test]
@@ -154,12 +154,12 @@ fn values_memory_and_file_systems_are_read() {
         ("/usr/share/OVMF/OVMF_CODE.fd", ""),
         ("/var/lib/vmd/ids.new", ""),
     ]);
-    assert_eq!(root.memory(), Seen::Is((16000 << 10, 8000 << 10)));
-    assert_eq!(root.file_systems(), Seen::Is(["sysfs", "tmpfs", "ext4"].map(str::to_owned).to_vec()));
-    assert_eq!(root.drivers(), Seen::Is(["kvm", "tun"].map(str::to_owned).to_vec()));
+    assert_eq!(root.memory(), Ok((16000 << 10, 8000 << 10)));
+    assert_eq!(root.file_systems(), Ok(["sysfs", "tmpfs", "ext4"].map(str::to_owned).to_vec()));
+    assert_eq!(root.drivers(), Ok(["kvm", "tun"].map(str::to_owned).to_vec()));
     let values = root.values();
-    assert_eq!(values.get(&Value::ForwardIpv4), Some(&Seen::Is("1".to_owned())));
-    assert_eq!(values.get(&Value::ForwardIpv6), Some(&Seen::Missing));
+    assert_eq!(values.get(&Value::ForwardIpv4), Some(&Ok("1".to_owned())));
+    assert_eq!(values.get(&Value::ForwardIpv6), Some(&Err(Unseen::Missing)));
     assert_eq!(root.firmware(), ["/usr/share/OVMF/OVMF_CODE.fd"]);
     assert_eq!(root.half_written(), ["/var/lib/vmd/ids.new"]);
 }
@@ -168,8 +168,8 @@ fn values_memory_and_file_systems_are_read() {
 fn vmd_is_looked_for_beside_vmctl_first() {
     let files = ["/usr/sbin/vmd", "/opt/vmd", "/opt/own/sbin/vmd", "/usr/local/sbin/other"].map(|path| (path, ""));
     let (folder, root) = host(&files);
-    assert_eq!(root.program(Some(&folder.path().join("opt"))), Seen::Is(root.at("/opt/vmd")));
-    assert_eq!(root.program(Some(&folder.path().join("opt/own/bin"))), Seen::Is(root.at("/opt/own/sbin/vmd")));
-    assert_eq!(root.program(Some(&folder.path().join("none"))), Seen::Is(root.at("/usr/sbin/vmd")));
-    assert_eq!(host(&[]).1.program(None), Seen::Missing);
+    assert_eq!(root.program(Some(&folder.path().join("opt"))), Ok(root.at("/opt/vmd")));
+    assert_eq!(root.program(Some(&folder.path().join("opt/own/bin"))), Ok(root.at("/opt/own/sbin/vmd")));
+    assert_eq!(root.program(Some(&folder.path().join("none"))), Ok(root.at("/usr/sbin/vmd")));
+    assert_eq!(host(&[]).1.program(None), Err(Unseen::Missing));
 }
