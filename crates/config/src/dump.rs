@@ -50,7 +50,7 @@ impl From<&Config> for Value {
     fn from(config: &Config) -> Self {
         Self::Object(vec![
             ("globals", (&config.globals).into()),
-            ("switches", Self::list(&config.switches)),
+            ("switches", Self::list(config.switches.iter())),
             ("vms", Self::list(&config.vms)),
         ])
     }

@@ -44,15 +44,6 @@ impl FromIterator<Switch> for Switches {
     }
 }
 
-impl<'a> IntoIterator for &'a Switches {
-    type Item = &'a Switch;
-    type IntoIter = std::slice::Iter<'a, Switch>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.list.iter()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use model::IfName;
@@ -77,7 +68,6 @@ mod tests {
             [switch("a", "br0", false), switch("a", "br1", true), switch("b", "br2", true), switch("a", "br3", true)];
         let switches: Switches = all.iter().cloned().collect();
         assert_eq!(&switches[..], &all[..]);
-        assert!(switches.into_iter().eq(&all));
         let named = |name: &str| switches.named(&SwitchName::new(name.as_bytes()).expect("a name")).cloned();
         assert_eq!((named("a"), named("b"), named("c")), (Some(all[1].clone()), Some(all[2].clone()), None));
     }
