@@ -36,9 +36,8 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Tree {
     home: PathBuf,
+    /// `home`, or what was made in it and goes at the end.
     base: PathBuf,
-    /// `base` was made here and goes at the end.
-    made_base: bool,
     vmm: Cgroup,
     uid: u32,
     gid: u32,
@@ -87,10 +86,9 @@ impl Tree {
     /// nobody must own the place.
     pub fn make(place: Place, uid: u32, gid: u32) -> io::Result<Self> {
         let Place { home, base } = place;
-        let made_base = base != home;
         let leaf = base.join("parent");
         let vms = base.join("vms");
-        if made_base {
+        if base != home {
             make_dir(&base)?;
         }
         make_dir(&leaf)?;
@@ -103,7 +101,7 @@ impl Tree {
             let _ = std::fs::write(dir.join("cgroup.subtree_control"), "+pids");
         }
         let vmm = Cgroup::make(vms.join("vmm"), uid, gid)?;
-        Ok(Self { home, base, made_base, vmm, uid, gid })
+        Ok(Self { home, base, vmm, uid, gid })
     }
 
     /// The cgroup that vmm is started in.
@@ -131,7 +129,7 @@ impl Tree {
         vms.remove_within(limit)?;
         Cgroup::open(self.base.join("parent"))?.wait_empty(limit)?;
         std::fs::remove_dir(self.base.join("parent"))?;
-        if self.made_base {
+        if self.base != self.home {
             std::fs::remove_dir(&self.base)?;
         }
         Ok(())

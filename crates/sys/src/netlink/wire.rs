@@ -4,6 +4,7 @@
 
 use std::io;
 use std::num::NonZeroI32;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
@@ -30,12 +31,6 @@ pub(super) struct Wire {
     socket: Socket,
     sequence: u32,
     deadline: Duration,
-}
-
-/// What one answer means for the request.
-enum Step {
-    More,
-    Done,
 }
 
 impl Wire {
@@ -117,7 +112,7 @@ impl Wire {
                     continue;
                 }
                 whole &= message.flags() & NLM_F_DUMP_INTR == 0;
-                if let Step::Done = step(&message, &mut each)? {
+                if step(&message, &mut each)?.is_break() {
                     return Ok(whole);
                 }
             }
@@ -190,13 +185,14 @@ fn split(datagram: &[u8]) -> Result<(NetlinkBuffer<&[u8]>, &[u8]), NetlinkError>
     Ok((message, datagram.get(next..).unwrap_or_default()))
 }
 
+/// What one answer means: whether it is the last.
 fn step(
     message: &NetlinkBuffer<&[u8]>,
     each: &mut impl FnMut(u16, &[u8]) -> Result<(), NetlinkError>,
-) -> Result<Step, NetlinkError> {
+) -> Result<ControlFlow<()>, NetlinkError> {
     let payload = message.payload();
     match message.message_type() {
-        NLMSG_NOOP => Ok(Step::More),
+        NLMSG_NOOP => Ok(ControlFlow::Continue(())),
         NLMSG_OVERRUN => Err(NetlinkError::Malformed),
         NLMSG_ERROR => {
             let answer = ErrorBuffer::new_checked(payload).map_err(malformed)?;
@@ -206,14 +202,14 @@ fn step(
             let answer = DoneBuffer::new_checked(payload).map_err(malformed)?;
             done(answer.code(), Some(answer.extended_ack()))
         }
-        kind => each(kind, payload).map(|()| Step::More),
+        kind => each(kind, payload).map(ControlFlow::Continue),
     }
 }
 
 /// The end of a request: `code` is 0 or a negative errno, `words` the attributes of an extended acknowledgement.
-fn done(code: i32, words: Option<&[u8]>) -> Result<Step, NetlinkError> {
+fn done(code: i32, words: Option<&[u8]>) -> Result<ControlFlow<()>, NetlinkError> {
     if code == 0 {
-        return Ok(Step::Done);
+        return Ok(ControlFlow::Break(()));
     }
     let errno = code.checked_neg().filter(|errno| (1..4096).contains(errno)).ok_or(NetlinkError::Malformed)?;
     let reason = NlasIterator::new(words.unwrap_or_default())
