@@ -1,7 +1,7 @@
 //! What a terminal shows: while a command waits its line again and again, with the seconds, of which nothing else gets any; and
 //! texts from elsewhere.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use proto::client::Reply;
@@ -28,13 +28,8 @@ pub fn reply(
     let reply = conversation.reply_within(TICK, || {
         let _ = write!(err, "{ERASE}{line}{} s", began.elapsed().as_secs()).and_then(|()| err.flush());
     });
-    let _ = again(err);
+    let _ = write!(err, "{ERASE}").and_then(|()| err.flush());
     reply
-}
-
-fn again(err: &mut dyn Write) -> io::Result<()> {
-    write!(err, "{ERASE}")?;
-    err.flush()
 }
 
 /// A failure's first word, in red where colours are seen.

@@ -3,7 +3,7 @@
 
 use proto::doctor;
 
-use super::{Judged, fault, has_driver, hidden, known, module_of, note, ok, other_device, rights, unread, warning};
+use super::{Judged, fault, has_driver, hidden, known, module_of, note, ok, other_device, rights, unknown, warning};
 use crate::doctor::ask::KVM;
 use crate::doctor::host::{Cpu, Host, Module, Ran, Unseen};
 
@@ -82,8 +82,7 @@ pub fn device(host: &Host) -> Judged {
             fault("/dev/kvm: not there, though the kernel has kvm", make)
         }
         Err(Unseen::Missing) => fault("/dev/kvm: not there", "load KVM (see kvm-module); udev then makes it"),
-        Err(Unseen::Denied) => hidden(host, "/dev/kvm"),
-        Err(Unseen::Failed(why)) => unread("/dev/kvm", why),
+        Err(unseen) => unknown(host, "/dev/kvm", unseen),
         Ok(node) => match other_device(node, KVM) {
             Some(wrong) => fault(format!("/dev/kvm: {wrong}"), format!("remove it, then {make}")),
             None => ok(format!("/dev/kvm: device 10:232, {}", rights(node))),

@@ -1,6 +1,6 @@
 //! What VMs use up: consoles, memory, descriptors, processes; and what they tell the time by and would boot from.
 
-use super::{Judged, SYS_RESOURCE, fault, hidden, known, note, ok, other_device, unread, value, warning};
+use super::{Judged, SYS_RESOURCE, fault, known, note, ok, other_device, unknown, value, warning};
 use crate::doctor::ask::PTMX;
 use crate::doctor::host::{Host, Unseen, Value};
 
@@ -18,8 +18,7 @@ pub fn terminals(host: &Host) -> Judged {
     let mount = "\"mount -t devpts devpts /dev/pts\", and make /dev/ptmx a link to pts/ptmx";
     match &host.ptmx {
         Err(Unseen::Missing) => fault("/dev/ptmx: not there; a VM gets no console, and does not start", mount),
-        Err(Unseen::Denied) => hidden(host, "/dev/ptmx"),
-        Err(Unseen::Failed(why)) => unread("/dev/ptmx", why),
+        Err(unseen) => unknown(host, "/dev/ptmx", unseen),
         Ok(node) => match other_device(node, PTMX) {
             Some(wrong) => fault(format!("/dev/ptmx: {wrong}"), mount),
             None => ok("/dev/ptmx: device 5:2"),

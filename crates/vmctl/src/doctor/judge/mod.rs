@@ -168,13 +168,16 @@ fn unread(what: &str, why: &str) -> Judged {
 
 /// A thing that was seen, or the judgement that it was not.
 fn known<'h, T>(host: &Host, what: &str, seen: &'h Seen<T>) -> Result<&'h T, Judgement> {
-    let unseen = match seen {
-        Ok(value) => return Ok(value),
-        Err(Unseen::Missing) => note(format!("{what}: not there"), "mount /proc and /sys where vmctl runs"),
-        Err(Unseen::Denied) => hidden(host, what),
-        Err(Unseen::Failed(why)) => unread(what, why),
-    };
-    unseen.and_then(Err)
+    seen.as_ref().or_else(|unseen| unknown(host, what, unseen).and_then(Err))
+}
+
+/// The judgement of a thing that was not seen.
+fn unknown(host: &Host, what: &str, unseen: &Unseen) -> Judged {
+    match unseen {
+        Unseen::Missing => note(format!("{what}: not there"), "mount /proc and /sys where vmctl runs"),
+        Unseen::Denied => hidden(host, what),
+        Unseen::Failed(why) => unread(what, why),
+    }
 }
 
 /// A file of one value, or the judgement that it was not seen.

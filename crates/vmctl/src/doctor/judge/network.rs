@@ -3,7 +3,7 @@
 use proto::privileged::{DOORS, FIREWALLD, TABLE};
 use sys::netlink::nft::{Hook, Listed};
 
-use super::{Judged, has_driver, hidden, known, module_of, note, ok, other_device, rights, unread, value, warning};
+use super::{Judged, has_driver, hidden, known, module_of, note, ok, other_device, rights, unknown, value, warning};
 use crate::doctor::ask::TUN;
 use crate::doctor::host::{Host, Module, Unseen, Value};
 
@@ -16,8 +16,7 @@ pub fn tun(host: &Host) -> Judged {
     let load = "\"modprobe tun\"; in a container, let it have the device 10:200";
     match &host.tun {
         Err(Unseen::Missing) => warning(format!("/dev/net/tun: not there; {without}"), load),
-        Err(Unseen::Denied) => hidden(host, "/dev/net/tun"),
-        Err(Unseen::Failed(why)) => unread("/dev/net/tun", why),
+        Err(unseen) => unknown(host, "/dev/net/tun", unseen),
         Ok(node) => match (other_device(node, TUN), &node.opens) {
             (Some(wrong), _) => warning(format!("/dev/net/tun: {wrong}; {without}"), format!("remove it, then {load}")),
             (None, Ok(())) => ok(format!("/dev/net/tun: device 10:200, {}", rights(node))),
