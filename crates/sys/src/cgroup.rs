@@ -117,7 +117,7 @@ impl Tree {
             Cgroup::open(path.clone())?.remove_within(LEFTOVER)?;
         }
         let cgroup = Cgroup::make(path, self.uid, self.gid)?;
-        let _ = std::fs::write(cgroup.path.join("pids.max"), max_threads.to_string()); // see `make_at`
+        let _ = std::fs::write(cgroup.path.join("pids.max"), max_threads.to_string()); // see `make`
         Ok(cgroup)
     }
 

@@ -59,34 +59,12 @@ impl From<SpawnError> for io::Error {
 }
 
 /// A child to be started.
-#[derive(Debug)]
 pub struct Spawn<'a> {
     exe: BorrowedFd<'a>,
     argv: Vec<Vec<u8>>,
-    fds: Vec<(Passed<'a>, RawFd)>,
+    fds: Vec<(Box<dyn AsFd + 'a>, RawFd)>,
     cgroup: Option<BorrowedFd<'a>>,
     die_with_parent: bool,
-}
-
-/// A descriptor for the child: given away (closed here by `spawn`, whatever its result) or lent.
-#[derive(Debug)]
-pub enum Passed<'a> {
-    /// Closed in the caller when `spawn` returns.
-    Given(OwnedFd),
-    /// Stays open in the caller.
-    Lent(BorrowedFd<'a>),
-}
-
-impl From<OwnedFd> for Passed<'_> {
-    fn from(fd: OwnedFd) -> Self {
-        Passed::Given(fd)
-    }
-}
-
-impl<'a> From<BorrowedFd<'a>> for Passed<'a> {
-    fn from(fd: BorrowedFd<'a>) -> Self {
-        Passed::Lent(fd)
-    }
 }
 
 impl<'a> Spawn<'a> {
@@ -97,10 +75,10 @@ impl<'a> Spawn<'a> {
     }
 
     /// Adds a descriptor that the child has as `number`, without close-on-exec. What is not added the child has not,
-    /// 0, 1 and 2 included.
+    /// 0, 1 and 2 included. One that is given away is closed here by `spawn`, whatever its result; a lent one stays open.
     #[must_use]
-    pub fn fd(mut self, number: u16, fd: impl Into<Passed<'a>>) -> Self {
-        self.fds.push((fd.into(), RawFd::from(number)));
+    pub fn fd(mut self, number: u16, fd: impl AsFd + 'a) -> Self {
+        self.fds.push((Box::new(fd), RawFd::from(number)));
         self
     }
 
@@ -144,19 +122,13 @@ impl<'a> Spawn<'a> {
     }
 
     fn placed(&self) -> Result<Vec<Placed>, SpawnError> {
-        let mut placed: Vec<Placed> = self.fds.iter().map(|(fd, target)| Placed::new(raw(fd), *target)).collect();
+        let places = self.fds.iter().map(|(fd, target)| Placed::new(fd.as_fd().as_raw_fd(), *target));
+        let mut placed: Vec<Placed> = places.collect();
         placed.sort_by_key(|place| place.target);
         if placed.windows(2).any(|pair| matches!(pair, [a, b] if a.target == b.target)) {
             return Err(SpawnError { step: Step::Request, errno: Errno::INVAL });
         }
         Ok(placed)
-    }
-}
-
-fn raw(fd: &Passed<'_>) -> RawFd {
-    match fd {
-        Passed::Given(fd) => fd.as_raw_fd(),
-        Passed::Lent(fd) => fd.as_raw_fd(),
     }
 }
 
