@@ -1,10 +1,12 @@
-//! A child process held by its pidfd: waited for and signalled without the races of a bare process id.
+//! A process held by its pidfd: waited for and signalled without the races of a bare process id. How it ended is told of our own
+//! children alone.
 //!
 //! `spawn` makes it. Dropping it neither kills nor reaps: whoever starts a process waits for it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 
 /// How a process ended.
@@ -14,6 +16,8 @@ pub enum Exit {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
+    /// It was another process's child, which alone hears how.
+    Unknown,
 }
 
 impl Exit {
@@ -28,6 +32,7 @@ impl std::fmt::Display for Exit {
         match self {
             Exit::Code(code) => write!(f, "exit status {code}"),
             Exit::Signal(signal) => write!(f, "signal {signal}"),
+            Exit::Unknown => f.write_str("exit status unknown"),
         }
     }
 }
@@ -77,6 +82,12 @@ impl Child {
             self.ended = match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
                 Ok(status) => status.as_ref().map(exit_of),
                 Err(rustix::io::Errno::INTR) => None,
+                Err(rustix::io::Errno::CHILD) => {
+                    let patience = options.contains(WaitIdOptions::NOHANG).then(Timespec::default);
+                    let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+                    let ended = rustix::io::retry_on_intr(|| poll(&mut fds, patience.as_ref()))?;
+                    (ended > 0).then_some(Exit::Unknown)
+                }
                 Err(error) => return Err(error.into()),
             };
         }
@@ -122,6 +133,19 @@ mod tests {
         assert_eq!(child.try_wait().expect("still running"), None);
         child.kill(Signal::KILL).expect("kill");
         assert_eq!(child.wait().expect("wait"), Exit::Signal(9));
+    }
+
+    #[test]
+    fn the_end_of_another_process_s_child_is_seen() {
+        let output =
+            std::process::Command::new("/bin/sh").args(["-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]).output();
+        let number = String::from_utf8(output.expect("run the shell").stdout).expect("a number");
+        let pid = number.trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("it runs");
+        let mut process = Child::new(pid, pidfd);
+        assert_eq!(process.try_wait().expect("still running"), None);
+        process.kill(Signal::KILL).expect("kill");
+        assert_eq!(process.wait().expect("wait"), Exit::Unknown);
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Machine {
                 u8::try_from(code).map_or_else(|_| vec![], |status| self.vm(run, FromVm::Ended { status }))
             }
             (Member::Device(_), Exit::Code(0)) => self.event(Event::Device(Process { run, member }, FromDevice::Ended)),
-            (Member::Vm | Member::Device(_), Exit::Code(_) | Exit::Signal(_)) => vec![],
+            (Member::Vm | Member::Device(_), Exit::Code(_) | Exit::Signal(_) | Exit::Unknown) => vec![],
         };
         assert_eq!(said, [], "a last word is only kept");
         self.dies(run, member, exit)
