@@ -22,6 +22,11 @@ pub fn boottime() -> Duration {
     rustix::time::clock_gettime(ClockId::Boottime).try_into().unwrap_or_default()
 }
 
+/// Time on the clock of [`Instant`].
+pub fn monotonic() -> Duration {
+    rustix::time::clock_gettime(ClockId::Monotonic).try_into().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +48,14 @@ mod tests {
     #[test]
     fn the_longest_duration_does_not_overflow() {
         assert_eq!(timespec(Duration::MAX).tv_sec, i64::MAX);
+    }
+
+    #[test]
+    fn monotonic_is_the_clock_of_instants() {
+        let (begun, before) = (Instant::now(), monotonic());
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(monotonic() - before >= Duration::from_millis(2));
+        assert!(monotonic() - before <= begun.elapsed());
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
 
 use proto::channel::ChannelError;
 use proto::vmm::{ToParent, ToVmm};
@@ -16,6 +15,7 @@ use sys::signals::{Signal, Signals};
 
 use super::held::Held;
 use super::members::{self, Heard, Living, Unsent};
+use super::moment::Moment;
 use super::running::{Action, Event, Member, Process, Run, Running, Title};
 
 /// Messages read from one process in one turn of the loop, so that a flood of one does not hold the others.
@@ -72,7 +72,7 @@ impl Edge {
     /// Serves until the parent is gone or a signal ends it, and no VM is left.
     pub fn serve(mut self) -> io::Result<()> {
         while !self.over {
-            for ready in self.events.wait(self.running.next_deadline())? {
+            for ready in self.events.wait(self.running.next_deadline().map(Moment::instant))? {
                 self.ready(&ready)?;
                 self.drain();
             }
@@ -104,7 +104,7 @@ impl Edge {
     fn happened(&mut self, event: Event, mut fds: Vec<OwnedFd>) {
         let mut next = Some(event);
         while let Some(event) = next {
-            for action in self.running.handle(event, Instant::now()) {
+            for action in self.running.handle(event, Moment::now()) {
                 self.perform(action, &mut fds);
             }
             fds.clear();

@@ -12,6 +12,7 @@
 mod edge;
 mod held;
 mod members;
+mod moment;
 mod running;
 #[cfg(test)]
 mod tests;

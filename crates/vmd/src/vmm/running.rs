@@ -13,7 +13,7 @@
 //! Every process that is asked for by `Spawn` is in `Vm::alive` until its exit, or the failure of its start, is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::Level;
 use model::VmName;
@@ -23,7 +23,10 @@ use proto::vm::{ToVm, ToVmm as FromVm};
 use proto::vmm::{End, StartVm, Stop, ToParent, ToVmm};
 use proto::{Code, Failure, RequestId, VmId};
 use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
 use sys::child::Exit;
+
+use super::moment::Moment;
 
 mod asked;
 mod devices;
@@ -47,11 +50,11 @@ pub const MAX_WISHES: u8 = 16;
 pub const SPARE_DESCRIPTORS: u64 = 128;
 
 /// One launch of one VM. Never used again, so that what comes late of an ended VM cannot hit the next of the same id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Run(pub u64);
 
 /// Which process of a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Member {
     /// The process of the device of this index.
     Device(u8),
@@ -92,7 +95,7 @@ pub enum Slot {
 }
 
 /// A descriptor of the host's that is there once for all VMs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum HostFd {
     /// /dev/kvm.
     Kvm,
@@ -170,7 +173,7 @@ pub struct Title {
 }
 
 /// All VMs that vmm knows.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Running {
     vms: BTreeMap<VmId, Vm>,
     /// Starts that were refused and answered, of which messages may still come until `StartEnd`.
@@ -183,8 +186,8 @@ pub struct Running {
     descriptors: u64,
 }
 
-/// One VM.
-#[derive(Debug)]
+/// One VM: all that is known of it, as plain data that a successor of this process could be handed.
+#[derive(Debug, Serialize, Deserialize)]
 struct Vm {
     run: Run,
     start: StartVm,
@@ -202,24 +205,24 @@ struct Vm {
 }
 
 /// Where a VM is, with what only there is known.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 enum Life {
     /// Its description is coming.
     Described,
     /// Its processes are started, one after the other; `left` is yet to be, the last of it first.
     Spawning { left: Vec<Member>, waiting: BTreeSet<Member> },
     /// All are started; these devices are not ready yet. A device that left in peace: the vm process may have failed.
-    Preparing { pid: u32, waiting: BTreeSet<Member>, deadline: Instant, left: Option<Member> },
+    Preparing { pid: u32, waiting: BTreeSet<Member>, deadline: Moment, left: Option<Member> },
     /// The vm process was told to run its guest. The same.
-    Beginning { pid: u32, deadline: Instant, left: Option<Member> },
+    Beginning { pid: u32, deadline: Moment, left: Option<Member> },
     /// The guest runs. A device that left in peace, and until when the vm process may follow it.
-    Up { pid: u32, course: Course, left: Option<(Member, Instant)> },
+    Up { pid: u32, course: Course, left: Option<(Member, Moment)> },
     /// Nothing leads back: when the last process is reaped this is told.
-    Ending { outcome: Outcome, deadline: Option<Instant> },
+    Ending { outcome: Outcome, deadline: Option<Moment> },
 }
 
 /// Where a guest that runs is going.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Course {
     /// On.
     Running,
@@ -230,18 +233,18 @@ enum Course {
 }
 
 /// How hard a VM is being stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Stage {
     /// The power button was pressed; SIGTERM follows then.
-    Asked(Instant),
+    Asked(Moment),
     /// SIGTERM was sent; SIGKILL follows then.
-    Terminated(Instant),
+    Terminated(Moment),
     /// SIGKILL was sent.
     Killed,
 }
 
 /// What is told at the end.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Outcome {
     /// The start failed.
     StartFailed(Failure),
@@ -257,7 +260,7 @@ impl Running {
     }
 
     /// What is to be done now that this happened.
-    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+    pub fn handle(&mut self, event: Event, now: Moment) -> Vec<Action> {
         let mut actions = Vec::new();
         let out = &mut actions;
         match event {
@@ -278,12 +281,12 @@ impl Running {
     }
 
     /// When [`Event::Time`] is due.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub fn next_deadline(&self) -> Option<Moment> {
         let deadlines = self.vms.values().flat_map(|vm| [vm.life.deadline(), vm.orders.deadline()]);
         deadlines.flatten().min()
     }
 
-    fn parent_said(&mut self, message: ToVmm, now: Instant, out: &mut Vec<Action>) {
+    fn parent_said(&mut self, message: ToVmm, now: Moment, out: &mut Vec<Action>) {
         match message {
             ToVmm::Kvm => self.host_fd(HostFd::Kvm, out),
             ToVmm::Psp => self.host_fd(HostFd::Psp, out),
@@ -372,7 +375,7 @@ impl Vm {
 }
 
 impl Life {
-    fn deadline(&self) -> Option<Instant> {
+    fn deadline(&self) -> Option<Moment> {
         match self {
             Life::Preparing { deadline, .. } | Life::Beginning { deadline, .. } => Some(*deadline),
             Life::Up { course, left, .. } => {
@@ -394,7 +397,7 @@ impl Life {
 }
 
 impl Course {
-    fn deadline(&self) -> Option<Instant> {
+    fn deadline(&self) -> Option<Moment> {
         match self {
             Course::Stopping(Stage::Asked(deadline) | Stage::Terminated(deadline)) => Some(*deadline),
             Course::Running | Course::Leaving | Course::Stopping(Stage::Killed) => None,

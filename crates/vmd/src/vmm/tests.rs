@@ -1,7 +1,7 @@
 //! One test per rule of openbsd/daemon.md, 2, named after its row. The machine alone; `edge.rs` beside it has real
 //! processes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use model::{MacAddr, Text, VmName};
 use proto::client::Order;
@@ -9,10 +9,11 @@ use proto::device::{Blk, Net, Spec, ToDevice, ToVmm as FromDevice, Told};
 use proto::probe::KernelKind;
 use proto::vm::{ToVm, ToVmm as FromVm};
 use proto::vmm::{Config, End, StartVm, Stop, ToParent, ToVmm};
-use proto::{Code, Failure, RequestId, VmId};
+use proto::{Code, Failure, RequestId, VmId, exit};
 use rustix::process::Signal;
 use sys::child::Exit;
 
+use super::moment::Moment;
 use super::running::*;
 
 mod devices;
@@ -23,6 +24,7 @@ mod pauses;
 mod property;
 mod starts;
 mod stops;
+mod successor;
 
 const REQUEST: RequestId = RequestId(9);
 const GRACEFUL: Stop = Stop::Graceful { seconds: 120 };
@@ -30,11 +32,11 @@ const GRACEFUL: Stop = Stop::Graceful { seconds: 120 };
 /// A machine, the time, and what it said.
 struct Machine {
     running: Running,
-    now: Instant,
+    now: Moment,
 }
 
 fn machine() -> Machine {
-    let mut machine = Machine { running: Running::new(65536, false), now: Instant::now() };
+    let mut machine = Machine { running: Running::new(65536, false), now: Moment::now() };
     machine.parent(ToVmm::Kvm);
     machine
 }
@@ -111,7 +113,7 @@ impl Machine {
 
     /// Lets time pass, with the event that its passing is.
     fn pass(&mut self, time: Duration) -> Vec<Action> {
-        self.now += time;
+        self.now = self.now + time;
         self.event(Event::Time)
     }
 

@@ -33,13 +33,13 @@ impl Running {
         }
     }
 
-    pub(super) fn terminate(&mut self, request: RequestId, id: VmId, how: Stop, now: Instant, out: &mut Vec<Action>) {
+    pub(super) fn terminate(&mut self, request: RequestId, id: VmId, how: Stop, now: Moment, out: &mut Vec<Action>) {
         let result = self.stop(id, how, now, out);
         out.push(Action::Reply(ToParent::TerminateDone { request, vm: id, result }));
     }
 
     /// openbsd/daemon.md, 2.4, its conditions in its order.
-    fn stop(&mut self, id: VmId, how: Stop, now: Instant, out: &mut Vec<Action>) -> Result<(), Failure> {
+    fn stop(&mut self, id: VmId, how: Stop, now: Moment, out: &mut Vec<Action>) -> Result<(), Failure> {
         if id == VmId(0) {
             return Err(Failure::new(Code::NotFound, "no vm has the id 0"));
         }
@@ -90,7 +90,7 @@ impl Running {
 
 /// How a VM on this course is stopped so: harder than it is already, or as it is. One that is asked twice, or shuts down by
 /// itself, is not asked again, but has a deadline.
-fn stage_of(course: Course, how: Stop, now: Instant) -> Stage {
+fn stage_of(course: Course, how: Stop, now: Moment) -> Stage {
     match (course, how) {
         (Course::Running | Course::Leaving, Stop::Graceful { seconds }) => {
             Stage::Asked(now + Duration::from_secs(seconds.into()))

@@ -5,12 +5,12 @@ use proto::device::{Ask, REPORT_EVERY, Report};
 use super::*;
 
 /// A device's side of it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Talk {
     /// Requests that it has not answered.
     asked: u32,
     /// When it last reported.
-    reported: Option<Instant>,
+    reported: Option<Moment>,
 }
 
 impl Running {
@@ -44,7 +44,7 @@ impl Vm {
         vm: VmId,
         member: Member,
         report: Report,
-        now: Instant,
+        now: Moment,
         out: &mut Vec<Action>,
     ) {
         let (Member::Device(device), Life::Up { .. }) = (member, &self.life) else { return };

@@ -5,7 +5,7 @@ use proto::exit;
 use super::*;
 
 impl Running {
-    pub(super) fn vm_said(&mut self, run: Run, message: FromVm, now: Instant, out: &mut Vec<Action>) {
+    pub(super) fn vm_said(&mut self, run: Run, message: FromVm, now: Moment, out: &mut Vec<Action>) {
         match message {
             FromVm::Started => self.started(run, out),
             FromVm::Failed(failure) => {
@@ -24,7 +24,7 @@ impl Running {
         run: Run,
         order: Order,
         result: Result<bool, Failure>,
-        now: Instant,
+        now: Moment,
         out: &mut Vec<Action>,
     ) {
         let Some((id, vm)) = self.of_run(run) else { return };
@@ -64,7 +64,7 @@ impl Running {
         }
     }
 
-    pub(super) fn exited(&mut self, process: Process, exit: Exit, now: Instant, out: &mut Vec<Action>) {
+    pub(super) fn exited(&mut self, process: Process, exit: Exit, now: Moment, out: &mut Vec<Action>) {
         let Some((_, vm)) = self.of_run(process.run) else { return };
         if vm.alive.remove(&process.member) {
             match process.member {
@@ -74,7 +74,7 @@ impl Running {
         }
     }
 
-    pub(super) fn time(&mut self, now: Instant, out: &mut Vec<Action>) {
+    pub(super) fn time(&mut self, now: Moment, out: &mut Vec<Action>) {
         for (id, vm) in &mut self.vms {
             vm.orders.late(*id, &vm.start.name, now, out);
             if vm.life.deadline().is_some_and(|deadline| deadline <= now) {
@@ -133,7 +133,7 @@ impl Vm {
 
     /// Its processes are asked to end: the vm process by SIGTERM, devices by the end of their channels, when they flush.
     /// What is left at the deadline is killed.
-    fn end_cleanly(&mut self, outcome: Outcome, now: Instant, out: &mut Vec<Action>) {
+    fn end_cleanly(&mut self, outcome: Outcome, now: Moment, out: &mut Vec<Action>) {
         if self.alive.contains(&Member::Vm) {
             out.push(Action::Kill(self.process(Member::Vm), Signal::TERM));
         }
@@ -141,7 +141,7 @@ impl Vm {
         self.life = Life::Ending { outcome, deadline: Some(now + KILL_AFTER) };
     }
 
-    fn vm_exited(&mut self, exit: Exit, now: Instant, out: &mut Vec<Action>) {
+    fn vm_exited(&mut self, exit: Exit, now: Moment, out: &mut Vec<Action>) {
         let failed = |what: &str| Failure::new(Code::Io, format!("vm process {what}: {exit}"));
         let end = match &self.life {
             Life::Up { course, .. } => match (course, self.last_words.get(&Member::Vm).copied()) {
@@ -164,7 +164,7 @@ impl Vm {
         self.end_cleanly(Outcome::Ended(end), now, out);
     }
 
-    fn device_exited(&mut self, device: Member, exit: Exit, now: Instant, out: &mut Vec<Action>) {
+    fn device_exited(&mut self, device: Member, exit: Exit, now: Moment, out: &mut Vec<Action>) {
         let (name, in_peace) = (self.called(device), self.last_words.contains_key(&device));
         match &mut self.life {
             // The vm process has failed and closed their socket; why is still to be read from it, or from its status.
@@ -197,14 +197,14 @@ impl Vm {
     }
 
     /// A guest that runs has lost a device: the VM ends, and the log says by whose fault.
-    fn device_died(&mut self, device: Member, how: &str, now: Instant, out: &mut Vec<Action>) {
+    fn device_died(&mut self, device: Member, how: &str, now: Moment, out: &mut Vec<Action>) {
         let name = self.called(device);
         out.push(self.log(Level::Error, format!("{name} ended ({how}), so the vm ends")));
         let failure = Failure::new(Code::Io, format!("{name} ended: {how}"));
         self.end_cleanly(Outcome::Ended(End::Failed(failure)), now, out);
     }
 
-    fn late(&mut self, id: VmId, now: Instant, out: &mut Vec<Action>) {
+    fn late(&mut self, id: VmId, now: Moment, out: &mut Vec<Action>) {
         match &mut self.life {
             Life::Preparing { left: Some(device), .. } | Life::Beginning { left: Some(device), .. } => {
                 let device = *device;

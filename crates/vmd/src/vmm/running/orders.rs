@@ -11,7 +11,7 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 pub const MAX_WAITING: usize = 16;
 
 /// What one VM was asked, and is to be asked.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Orders {
     /// As its vm process last said.
     paused: bool,
@@ -20,13 +20,13 @@ pub(super) struct Orders {
 }
 
 /// What the vm process has not answered yet.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Asked {
     order: Order,
     /// Who waits for it; nobody, where it is our own order or was given up.
     request: Option<RequestId>,
     /// When it is given up.
-    deadline: Option<Instant>,
+    deadline: Option<Moment>,
 }
 
 fn answer(order: Order, request: RequestId, vm: VmId, result: Result<bool, Failure>) -> Action {
@@ -34,7 +34,7 @@ fn answer(order: Order, request: RequestId, vm: VmId, result: Result<bool, Failu
 }
 
 impl Running {
-    pub(super) fn order(&mut self, request: RequestId, id: VmId, order: Order, now: Instant, out: &mut Vec<Action>) {
+    pub(super) fn order(&mut self, request: RequestId, id: VmId, order: Order, now: Moment, out: &mut Vec<Action>) {
         match self.may_order(id) {
             Ok(vm) => {
                 vm.orders.waiting.push_back((request, order));
@@ -75,7 +75,7 @@ impl Running {
 }
 
 impl Vm {
-    fn ask_next(&mut self, now: Instant, out: &mut Vec<Action>) {
+    fn ask_next(&mut self, now: Moment, out: &mut Vec<Action>) {
         if self.orders.asked.is_some() {
             return;
         }
@@ -90,7 +90,7 @@ impl Vm {
         id: VmId,
         order: Order,
         result: Result<bool, Failure>,
-        now: Instant,
+        now: Moment,
         out: &mut Vec<Action>,
     ) {
         let Some(asked) = self.orders.asked.take_if(|asked| asked.order == order) else {
@@ -124,12 +124,12 @@ impl Vm {
 }
 
 impl Orders {
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Moment> {
         self.asked.as_ref().and_then(|asked| asked.deadline)
     }
 
     /// Gives up what was not answered in time, and what waits behind it. What the vm process still says to it is heard.
-    pub(super) fn late(&mut self, id: VmId, name: &VmName, now: Instant, out: &mut Vec<Action>) {
+    pub(super) fn late(&mut self, id: VmId, name: &VmName, now: Moment, out: &mut Vec<Action>) {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             let text = format!("vm \"{name}\" (vm {id}) has not answered within {} s", ANSWER_LIMIT.as_secs());
             out.push(log_of(name, Level::Warn, text.clone()));

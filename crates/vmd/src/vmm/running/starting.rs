@@ -143,7 +143,7 @@ impl Running {
         vm.spawn_next(self.debug, out);
     }
 
-    pub(super) fn spawned(&mut self, process: Process, pid: u32, now: Instant, out: &mut Vec<Action>) {
+    pub(super) fn spawned(&mut self, process: Process, pid: u32, now: Moment, out: &mut Vec<Action>) {
         let debug = self.debug;
         let Some((_, vm)) = self.of_run(process.run) else { return };
         match &mut vm.life {
@@ -175,7 +175,7 @@ impl Running {
         }
     }
 
-    pub(super) fn device_said(&mut self, process: Process, message: FromDevice, now: Instant, out: &mut Vec<Action>) {
+    pub(super) fn device_said(&mut self, process: Process, message: FromDevice, now: Moment, out: &mut Vec<Action>) {
         let Some((id, vm)) = self.of_run(process.run) else { return };
         match message {
             FromDevice::Ready => {
@@ -245,7 +245,7 @@ impl Vm {
         out.push(Action::Release(self.run));
     }
 
-    fn perhaps_begin(&mut self, now: Instant, out: &mut Vec<Action>) {
+    fn perhaps_begin(&mut self, now: Moment, out: &mut Vec<Action>) {
         if let Life::Preparing { pid, waiting, deadline, left } = &self.life {
             if waiting.is_empty() {
                 let deadline = if left.is_some() { *deadline } else { now + BEGIN_LIMIT };

@@ -1,7 +1,5 @@
 //! Ends: openbsd/daemon.md, 2.6 and 2.8, and what a device's end means.
 
-use proto::exit;
-
 use super::*;
 
 #[test]

@@ -18,7 +18,7 @@ enum Step {
     Stop(u8, bool),
     Spawn(bool),
     SayVm(u8, u8),
-    SayDevice(u8, bool),
+    SayDevice(u8, u8),
     Break(u8),
     Exit(u8, u8),
     Lost,
@@ -35,9 +35,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..4u8).prop_map(Step::Cancel),
         2 => (0..4u8, any::<bool>()).prop_map(|(id, force)| Step::Stop(id, force)),
         12 => (0..10u8).prop_map(|n| Step::Spawn(n > 0)),
-        8 => (any::<u8>(), 0..10u8).prop_map(|(which, what)| Step::SayVm(which, what)),
+        8 => (any::<u8>(), 0..12u8).prop_map(|(which, what)| Step::SayVm(which, what)),
         3 => (0..4u8, any::<bool>()).prop_map(|(id, pause)| Step::Wish(id, pause)),
-        6 => (any::<u8>(), any::<bool>()).prop_map(|(which, ready)| Step::SayDevice(which, ready)),
+        6 => (any::<u8>(), 0..6u8).prop_map(|(which, what)| Step::SayDevice(which, what)),
         1 => any::<u8>().prop_map(Step::Break),
         6 => (any::<u8>(), 0..6u8).prop_map(|(which, how)| Step::Exit(which, how)),
         1 => Just(Step::Lost),
@@ -131,16 +131,24 @@ fn events(step: &Step, world: &mut World, vmm: &mut Machine) -> Vec<Event> {
                     6 => FromVm::Leaving { reboot: true },
                     7 => FromVm::Done(Order::Unpause, Ok(false)),
                     8 => FromVm::Done(Order::Pause, Err(Failure::new(Code::TimedOut, "a vCPU hangs"))),
+                    9 => FromVm::Ended { status: exit::POWERED_OFF },
+                    10 => FromVm::Ended { status: exit::REBOOTED },
                     _ => FromVm::Done(Order::Pause, Ok(true)),
                 },
             )]
         }
-        Step::SayDevice(which, ready) => {
+        Step::SayDevice(which, what) => {
             let Some(process) = world.pick(*which).filter(|process| process.member != Member::Vm) else {
                 return Vec::new();
             };
-            let failed = FromDevice::Failed(Failure::new(Code::Busy, "busy"));
-            vec![Event::Device(process, if *ready { FromDevice::Ready } else { failed })]
+            vec![Event::Device(
+                process,
+                match what {
+                    0 => FromDevice::Failed(Failure::new(Code::Busy, "busy")),
+                    1 => FromDevice::Ended,
+                    _ => FromDevice::Ready,
+                },
+            )]
         }
         Step::Break(which) => {
             world.pick(*which).map(|process| Event::Broken(process, "malformed".to_owned())).into_iter().collect()
@@ -160,7 +168,7 @@ fn events(step: &Step, world: &mut World, vmm: &mut Machine) -> Vec<Event> {
         }
         Step::Lost => vec![Event::Lost("lost".to_owned())],
         Step::Pass(seconds) => {
-            vmm.now += Duration::from_secs((*seconds).into());
+            vmm.now = vmm.now + Duration::from_secs((*seconds).into());
             vec![Event::Time]
         }
         Step::Wish(id, pause) => {
@@ -177,6 +185,25 @@ fn events(step: &Step, world: &mut World, vmm: &mut Machine) -> Vec<Event> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_events_of_which_a_successor_hears_each_are_answered_as_without_one(
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let (mut vmm, mut world) = (machine(), World::default());
+        for step in &steps {
+            if world.quit {
+                break;
+            }
+            for event in events(step, &mut world, &mut vmm) {
+                let mut successor = vmm.successor();
+                let actions = vmm.event(event.clone());
+                prop_assert_eq!(&successor.event(event), &actions);
+                prop_assert_eq!(successor.running.next_deadline(), vmm.running.next_deadline());
+                world.perform(actions);
+            }
+        }
+    }
 
     #[test]
     fn random_events_never_panic_never_lose_a_child_and_answer_every_start_once(steps in prop::collection::vec(step(), 1..120)) {

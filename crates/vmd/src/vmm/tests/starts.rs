@@ -98,7 +98,7 @@ fn a_start_whose_parts_did_not_all_come_is_einval() {
 
 #[test]
 fn a_start_without_dev_kvm_is_enodev() {
-    let mut vmm = Machine { running: Running::new(65536, false), now: Instant::now() };
+    let mut vmm = Machine { running: Running::new(65536, false), now: Moment::now() };
     vmm.describe(start_of(3, "web", 0));
     assert_eq!(refused(&vmm.parent(end(3)), 3), Code::NoDevice);
 }
@@ -113,7 +113,7 @@ fn a_start_given_up_before_its_end_is_forgotten_without_a_reply() {
 
 #[test]
 fn a_start_for_which_no_descriptors_are_left_is_refused_before_it_can_lose_any() {
-    let mut vmm = Machine { running: Running::new(SPARE_DESCRIPTORS + 14, false), now: Instant::now() };
+    let mut vmm = Machine { running: Running::new(SPARE_DESCRIPTORS + 14, false), now: Moment::now() };
     vmm.parent(ToVmm::Kvm);
     vmm.up(1, "one", 0);
     vmm.up(2, "two", 0);
@@ -289,7 +289,7 @@ fn row_2_3_verbose_is_set_here_sent_to_all_processes_and_given_to_later_ones() {
 
 #[test]
 fn row_2_3_kvm_descriptor_is_held_and_a_second_one_refused_while_vmm_lives() {
-    let mut vmm = Machine { running: Running::new(65536, false), now: Instant::now() };
+    let mut vmm = Machine { running: Running::new(65536, false), now: Moment::now() };
     assert_eq!(vmm.parent(ToVmm::Kvm), [Action::HoldHost(HostFd::Kvm)]);
     let actions = vmm.parent(ToVmm::Kvm);
     assert_eq!(log(&actions), "already received kvm fd");
