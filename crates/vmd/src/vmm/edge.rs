@@ -1,6 +1,6 @@
 //! vmm's edge: waits, turns what came into events of `running.rs`, and performs its actions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -14,7 +14,7 @@ use sys::limits;
 use sys::signals::{Signal, Signals};
 
 use super::held::Held;
-use super::members::{self, Heard, Living, Unsent};
+use super::members::{self, Heard, Living, Talk, Unsent};
 use super::moment::Moment;
 use super::running::{Action, Event, Member, Process, Run, Running, Title};
 
@@ -30,9 +30,8 @@ pub struct Edge {
     exe: Executable,
     events: Loop<Token>,
     signals: Signals,
-    running: Running,
-    held: Held,
-    living: BTreeMap<Process, Living>,
+    pub(super) running: Running,
+    pub(super) held: Held,
     queue: VecDeque<Event>,
     over: bool,
 }
@@ -63,7 +62,6 @@ impl Edge {
             signals,
             running: Running::new(descriptors, debug),
             held: Held::default(),
-            living: BTreeMap::new(),
             queue: VecDeque::new(),
             over: false,
         })
@@ -72,12 +70,18 @@ impl Edge {
     /// Serves until the parent is gone or a signal ends it, and no VM is left.
     pub fn serve(mut self) -> io::Result<()> {
         while !self.over {
-            for ready in self.events.wait(self.running.next_deadline().map(Moment::instant))? {
-                self.ready(&ready)?;
-                self.drain();
-            }
-            self.happened(Event::Time, Vec::new());
+            self.turn()?;
         }
+        Ok(())
+    }
+
+    /// Waits once, and does what is due then.
+    pub(super) fn turn(&mut self) -> io::Result<()> {
+        for ready in self.events.wait(self.running.next_deadline().map(Moment::instant))? {
+            self.ready(&ready)?;
+            self.drain();
+        }
+        self.happened(Event::Time, Vec::new());
         Ok(())
     }
 
@@ -133,12 +137,12 @@ impl Edge {
             Action::TellVm(run, message) => {
                 let process = Process { run, member: Member::Vm };
                 let fds = self.held.for_vm(run, &message);
-                self.told(process, |living| living.talk.as_mut().map(|talk| Ok(talk.tell_vm(&message, fds?))));
+                self.told(process, |talk| Ok(talk.tell_vm(&message, fds?)));
             }
             Action::TellDevice(process, message) => {
                 let Member::Device(device) = process.member else { return };
                 let fds = self.held.for_device(process.run, device, &message);
-                self.told(process, |living| living.talk.as_mut().map(|talk| Ok(talk.tell_device(&message, fds?))));
+                self.told(process, |talk| Ok(talk.tell_device(&message, fds?)));
             }
             Action::Release(run) => self.held.release(run),
             Action::HangUp(run) => self.say_no_more(run),
@@ -161,11 +165,11 @@ impl Edge {
             return Err(Failure::io("event loop", &error));
         }
         let pid = living.child.pid();
-        self.living.insert(process, living);
+        self.held.keep(process, living);
         Ok(pid)
     }
 
-    fn watch(&mut self, process: Process, living: &Living) -> io::Result<()> {
+    pub(super) fn watch(&mut self, process: Process, living: &Living) -> io::Result<()> {
         self.events.add(&living.child, Token::Exit(process), Interest::Read)?;
         match &living.talk {
             Some(talk) => self.events.add(talk, Token::Talk(process), Interest::Read),
@@ -174,8 +178,8 @@ impl Edge {
     }
 
     /// Sends, if the process is there, and says what came of it.
-    fn told(&mut self, process: Process, send: impl FnOnce(&mut Living) -> Option<io::Result<Result<(), Unsent>>>) {
-        match self.living.get_mut(&process).and_then(send) {
+    fn told(&mut self, process: Process, send: impl FnOnce(&mut Talk) -> io::Result<Result<(), Unsent>>) {
+        match self.held.talk(process).map(send) {
             None => {}
             Some(Err(error)) => self.queue.push_back(Event::Broken(process, error.to_string())),
             Some(Ok(sent)) => self.sent(process, sent),
@@ -195,7 +199,7 @@ impl Edge {
     }
 
     fn watch_for_room(&mut self, process: Process, takes_more: bool) {
-        let Some(talk) = self.living.get(&process).and_then(|living| living.talk.as_ref()) else { return };
+        let Some(talk) = self.held.talk(process) else { return };
         let interest = if takes_more && talk.wants_write() { Interest::ReadWrite } else { Interest::Read };
         if let Err(error) = self.events.change(talk, interest) {
             self.queue.push_back(Event::Broken(process, error.to_string()));
@@ -203,8 +207,7 @@ impl Edge {
     }
 
     fn flush(&mut self, process: Process) {
-        let flushed = self.living.get_mut(&process).and_then(|living| living.talk.as_mut()).map(members::Talk::flush);
-        if let Some(flushed) = flushed {
+        if let Some(flushed) = self.held.talk(process).map(Talk::flush) {
             self.sent(process, flushed);
         }
     }
@@ -212,8 +215,7 @@ impl Edge {
     /// True where there may be more.
     fn hear(&mut self, process: Process) -> bool {
         for _ in 0..MAX_HEARD {
-            let talk = self.living.get_mut(&process).and_then(|living| living.talk.as_mut());
-            match talk.map_or(Heard::Nothing, |talk| talk.hear(process)) {
+            match self.held.talk(process).map_or(Heard::Nothing, |talk| talk.hear(process)) {
                 Heard::Event(event) => {
                     if matches!(event, Event::Broken(..)) {
                         self.hang_up(process);
@@ -233,10 +235,10 @@ impl Edge {
     /// The end of a process. All that it had said before counts.
     fn reap(&mut self, process: Process) -> io::Result<()> {
         (0..MAX_LAST_TURNS).take_while(|_| self.hear(process)).for_each(drop);
-        let Some(living) = self.living.get_mut(&process) else { return Ok(()) };
+        let Some(living) = self.held.living(process) else { return Ok(()) };
         let Some(exit) = living.child.try_wait()? else { return Ok(()) };
         self.hang_up(process);
-        if let Some(living) = self.living.remove(&process) {
+        if let Some(living) = self.held.forget(process) {
             self.events.remove(&living.child);
         }
         self.happened(Event::Exited(process, exit), Vec::new());
@@ -244,8 +246,7 @@ impl Edge {
     }
 
     fn say_no_more(&mut self, run: Run) {
-        let of_run = self.living.iter().filter(|(process, _)| process.run == run);
-        for talk in of_run.filter_map(|(_, living)| living.talk.as_ref()) {
+        for talk in self.held.talks(run) {
             if let Err(error) = rustix::net::shutdown(talk, rustix::net::Shutdown::Write) {
                 log::debug!("channel of a process that ends: {error}");
             }
@@ -253,13 +254,13 @@ impl Edge {
     }
 
     fn hang_up(&mut self, process: Process) {
-        if let Some(talk) = self.living.get_mut(&process).and_then(|living| living.talk.take()) {
+        if let Some(talk) = self.held.living(process).and_then(|living| living.talk.take()) {
             self.events.remove(&talk);
         }
     }
 
-    fn kill(&self, process: Process, signal: Kill) {
-        if let Some(Err(error)) = self.living.get(&process).map(|living| living.child.kill(signal)) {
+    fn kill(&mut self, process: Process, signal: Kill) {
+        if let Some(Err(error)) = self.held.living(process).map(|living| living.child.kill(signal)) {
             log::error!("signal to {process:?}: {error}");
         }
     }

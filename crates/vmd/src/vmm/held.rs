@@ -1,4 +1,5 @@
-//! The descriptors that vmm holds for launches, until they are passed on, and for all VMs.
+//! The descriptors that vmm holds, each by its name: for a launch until they are passed on, of its processes until their end,
+//! and for all VMs. With what `running` knows of a VM, those of its launch are all that a successor of vmm would need.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,13 +8,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use proto::device::ToDevice;
 use proto::vm::ToVm;
 
-use super::running::{HostFd, Run, Slot};
+use super::members::{Living, Talk};
+use super::running::{HostFd, Member, Process, Run, Slot};
 
-/// What is held. Each descriptor is closed when it was taken and sent, or with its launch's `release`.
+/// What is held.
 #[derive(Debug, Default)]
 pub struct Held {
-    runs: BTreeMap<Run, BTreeMap<Slot, OwnedFd>>,
+    pub(super) runs: BTreeMap<Run, Launch>,
     hosts: BTreeMap<HostFd, OwnedFd>,
+}
+
+/// What is held of one launch.
+#[derive(Debug, Default)]
+pub struct Launch {
+    /// To be passed on: each is closed when it was taken and sent, or by `release`.
+    slots: BTreeMap<Slot, OwnedFd>,
+    /// The pidfd of each process that was not reaped yet, and the channel to it.
+    pub(super) living: BTreeMap<Member, Living>,
 }
 
 /// A message's descriptor is not here: it came too early, or twice.
@@ -24,7 +35,7 @@ pub struct Missing(pub Slot);
 impl Held {
     /// Keeps descriptors for a launch, in the order of the slots.
     pub fn hold(&mut self, run: Run, slots: Vec<Slot>, fds: Vec<OwnedFd>) {
-        self.runs.entry(run).or_default().extend(slots.into_iter().zip(fds));
+        self.runs.entry(run).or_default().slots.extend(slots.into_iter().zip(fds));
     }
 
     /// Keeps a descriptor for all VMs.
@@ -32,14 +43,46 @@ impl Held {
         self.hosts.extend(fd.map(|fd| (which, fd)));
     }
 
-    /// Closes what is left of a launch.
+    /// Closes what was to be passed on.
     pub fn release(&mut self, run: Run) {
-        self.runs.remove(&run);
+        if let Some(launch) = self.runs.get_mut(&run) {
+            launch.slots.clear();
+        }
+        self.runs.retain(|_, launch| !launch.slots.is_empty() || !launch.living.is_empty());
+    }
+
+    /// Keeps a process that was started.
+    pub fn keep(&mut self, process: Process, living: Living) {
+        self.runs.entry(process.run).or_default().living.insert(process.member, living);
+    }
+
+    /// Forgets one that was reaped.
+    pub fn forget(&mut self, process: Process) -> Option<Living> {
+        self.runs.get_mut(&process.run)?.living.remove(&process.member)
+    }
+
+    /// A process that was not reaped yet.
+    pub fn living(&mut self, process: Process) -> Option<&mut Living> {
+        self.runs.get_mut(&process.run)?.living.get_mut(&process.member)
+    }
+
+    /// The conversation with it, unless that is over.
+    pub fn talk(&mut self, process: Process) -> Option<&mut Talk> {
+        self.living(process)?.talk.as_mut()
+    }
+
+    /// All that are open with a launch.
+    pub fn talks(&self, run: Run) -> impl Iterator<Item = &Talk> {
+        self.runs
+            .get(&run)
+            .into_iter()
+            .flat_map(|launch| launch.living.values())
+            .filter_map(|living| living.talk.as_ref())
     }
 
     /// Lends one of a launch's.
     pub fn lend(&self, run: Run, slot: Slot) -> Option<BorrowedFd<'_>> {
-        self.runs.get(&run)?.get(&slot).map(AsFd::as_fd)
+        self.runs.get(&run)?.slots.get(&slot).map(AsFd::as_fd)
     }
 
     /// What goes with a message to a vm process, in its order.
@@ -75,7 +118,7 @@ impl Held {
     }
 
     fn take(&mut self, run: Run, slot: Slot) -> io::Result<OwnedFd> {
-        let held = self.runs.get_mut(&run).and_then(|slots| slots.remove(&slot));
+        let held = self.runs.get_mut(&run).and_then(|launch| launch.slots.remove(&slot));
         held.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, Missing(slot)))
     }
 }

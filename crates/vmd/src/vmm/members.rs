@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use proto::channel::ChannelError;
+use proto::channel::{CHANNEL, ChannelError};
 use proto::device::{ToDevice, ToVmm as FromDevice};
 use proto::vm::{ToVm, ToVmm as FromVm};
 use proto::{Channel, Code, Failure, Received};
@@ -85,8 +85,10 @@ fn execute(
         .fd(0, rustix::stdio::stdin()) // /dev/null, as our starter gave it
         .fd(1, rustix::stdio::stdout())
         .fd(2, log)
-        .fd(3, channel)
+        .fd(CHANNEL.into(), channel)
         .cgroup(held.lend(process.run, Slot::Cgroup))
+        // A safety net, on which no decision hangs: vmm's end closes the channels, at which all of them end by themselves, but one
+        // that hangs. Who hands VMs over to a successor lifts it.
         .die_with_parent()
         .spawn()
 }

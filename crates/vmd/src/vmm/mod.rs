@@ -7,6 +7,9 @@
 //! It holds the parent's channel, /dev/kvm, its own executable, and of each process a pidfd and a channel; what a start
 //! brings, only until it was passed on. It may execute vmd and open nothing. `running.rs` decides, `edge.rs` carries out.
 //!
+//! What it knows of a VM (`running::Vm`) is plain data, and what it holds of one (`held::Launch`) are descriptors with names: the
+//! two are the record that a successor would go on with, as `tests/successor.rs` does.
+//!
 //! What a VM or a device does wrong costs that VM alone. vmm ends when the parent does, and all VMs with it.
 
 mod edge;

@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::*;
 use crate::vmm::edge::Edge;
+use crate::vmm::held::Held;
 
 /// What no fake process takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -384,6 +385,53 @@ fn row_1_8_a_device_that_crashes_ends_its_vm_and_no_other() {
         assert!(failure.text.ends_with("ended: signal 9"), "{failure}");
         assert_eq!(vmm.running(), [1]);
         vmm.leave();
+    });
+}
+
+/// A vmm in this thread with one VM, whose guest runs: all that is left of it are what it knows, as bytes, and what it holds.
+fn predecessor() -> (Vec<u8>, Held) {
+    let (mut parent, channel) = channel::pair::<ToVmm, ToParent>().expect("channel");
+    let mut vmm = Edge::new(channel.into_socket(), perl()).expect("vmm");
+    let mut say = |message, fds| parent.send(&message, (0..fds).map(|_| null()).collect()).expect("send");
+    say(ToVmm::Kvm, 1);
+    say(ToVmm::StartVm(Box::new(start_of(1, "good", 2))), 3);
+    (0..2).for_each(|device| say(disk(1, device), 1));
+    say(end(1), 1);
+    while !matches!(parent.recv().expect("heard"), Received::Message(ToParent::StartDone { result: Ok(_), .. }, _)) {
+        vmm.turn().expect("a turn");
+    }
+    (postcard::to_stdvec(&vmm.running).expect("encode"), std::mem::take(&mut vmm.held))
+}
+
+#[test]
+fn a_successor_goes_on_with_what_vmm_knew_and_held() {
+    alone("a_successor_goes_on_with_what_vmm_knew_and_held", || {
+        for how in [GRACEFUL, Stop::Force] {
+            let before = open_descriptors();
+            let (known, held) = predecessor();
+            assert_eq!(open_descriptors() - before, 1 + 3 * 2, "/dev/kvm, and of each process a pidfd and a channel");
+            let (parent, channel) = channel::pair::<ToVmm, ToParent>().expect("channel");
+            let channel = channel.into_socket();
+            let thread = std::thread::spawn(move || {
+                let mut edge = Edge::new(channel, perl())?;
+                edge.running = postcard::from_bytes(&known).expect("decode");
+                for (run, launch) in &held.runs {
+                    for (member, living) in &launch.living {
+                        edge.watch(Process { run: *run, member: *member }, living)?;
+                    }
+                }
+                edge.held = held;
+                edge.serve()
+            });
+            let mut vmm = Vmm { parent, thread };
+            assert_eq!(vmm.running(), [1]);
+            vmm.start(2, "device-crashes", 1).expect("it starts others");
+            vmm.say(ToVmm::Verbose { debug: false }, 0);
+            assert!(matches!(vmm.end_of(2), End::Failed(_)));
+            assert_eq!(vmm.stop(1, how), End::PoweredOff);
+            vmm.leave();
+            assert_eq!(open_descriptors(), before);
+        }
     });
 }
 
