@@ -14,9 +14,11 @@ use crate::names::RequestId;
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 /// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 25,000.
 pub const MAX_LINES: usize = 100;
+/// Unkillable processes of one answer.
+pub const MAX_UNKILLABLE: usize = 32;
 /// Bytes of one error of a configuration: a message, the line, a caret and a hint.
 pub const MAX_WRONG: usize = 4096;
 
@@ -247,6 +249,8 @@ pub enum DiskOperation {
 pub enum Reply {
     /// Some VMs of a list.
     Vms(List<VmLine, MAX_LINES>),
+    /// Some processes that can't be killed, after the VMs of a list.
+    Unkillable(List<Unkillable, MAX_UNKILLABLE>),
     /// Done; nothing more comes.
     Done,
     /// The VM runs.
@@ -303,6 +307,19 @@ pub struct VmLine {
     pub macs: List<MacAddr, MAX_NICS>,
     /// Its balloon, while it runs with one.
     pub balloon: Option<Balloon>,
+}
+
+/// A process that was killed and is not gone: the kernel holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unkillable {
+    /// What it was.
+    pub what: Text<80>,
+    /// Its number.
+    pub pid: u32,
+    /// When it was killed, in seconds since 1970 began.
+    pub since: u64,
+    /// For whose VM it worked; 0 if for none.
+    pub uid: u32,
 }
 
 /// The balloon of a VM that runs.

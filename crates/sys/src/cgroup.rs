@@ -94,7 +94,7 @@ impl Tree {
         make_dir(&leaf)?;
         std::fs::write(leaf.join("cgroup.procs"), "0")?;
         make_dir(&vms)?;
-        clear(&vms)?;
+        clear(&vms, LEFTOVER)?;
         give(&vms.join("cgroup.procs"), uid, gid)?;
         // Without the controller (it is version 1's, or others sit beside us) a VM has no pids.max, and runs.
         for dir in [&base, &vms] {
@@ -109,25 +109,31 @@ impl Tree {
         &self.vmm
     }
 
-    /// Makes a VM's cgroup, for at most so many threads in all its processes. One of the same name that a daemon left
-    /// is killed and made again.
+    /// Makes a VM's cgroup, for at most so many threads in all its processes. Beside one of the same name in which
+    /// something can't be killed, it gets another.
     pub fn vm(&self, id: u32, max_threads: u32) -> io::Result<Cgroup> {
-        let path = self.base.join("vms").join(format!("vm-{id}"));
-        if path.exists() {
-            Cgroup::open(path.clone())?.remove_within(LEFTOVER)?;
-        }
-        let cgroup = Cgroup::make(path, self.uid, self.gid)?;
+        let mut names = std::iter::once(format!("vm-{id}")).chain((2..MAX_NAMES).map(|nth| format!("vm-{id}.{nth}")));
+        let free = |name: &String| {
+            let path = self.base.join("vms").join(name);
+            !path.exists()
+                || Cgroup::open(path).is_ok_and(|left| left.kill().is_ok() && left.try_remove().is_ok_and(|gone| gone))
+        };
+        let name = names.find(free).ok_or(Errno::BUSY)?;
+        let cgroup = Cgroup::make(self.base.join("vms").join(name), self.uid, self.gid)?;
         let _ = std::fs::write(cgroup.path.join("pids.max"), max_threads.to_string()); // see `make`
         Ok(cgroup)
     }
 
-    /// Kills what is left, goes back to where the daemon was started, and removes all.
+    /// Kills what is left, goes back to where the daemon was started, and removes all. What the kernel does not let go
+    /// within this time is left behind, and an error.
     pub fn remove(self, limit: Duration) -> io::Result<()> {
+        let end = Instant::now() + limit;
+        let left = || end.saturating_duration_since(Instant::now());
         let vms = Cgroup::open(self.base.join("vms"))?;
-        clear(&vms.path)?;
+        clear(&vms.path, limit)?;
         std::fs::write(self.home.join("cgroup.procs"), "0")?;
-        vms.remove_within(limit)?;
-        Cgroup::open(self.base.join("parent"))?.wait_empty(limit)?;
+        vms.remove_within(left())?;
+        Cgroup::open(self.base.join("parent"))?.wait_empty(left())?;
         std::fs::remove_dir(self.base.join("parent"))?;
         if self.base != self.home {
             std::fs::remove_dir(&self.base)?;
@@ -136,6 +142,8 @@ impl Tree {
     }
 }
 
+/// Names that one VM's cgroup may have: more of them with something in it that can't be killed are too many.
+const MAX_NAMES: u32 = 64;
 /// How long what an earlier daemon left may take to die.
 const LEFTOVER: Duration = Duration::from_secs(5);
 /// How long one that was just killed may look alive: between the signal and the end of its memory.
@@ -170,6 +178,11 @@ impl Cgroup {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL); // it may be gone already
         }
         Ok(())
+    }
+
+    /// A process in it.
+    pub fn first(&self) -> Option<u32> {
+        std::fs::read_to_string(self.path.join("cgroup.procs")).ok()?.lines().next()?.parse().ok()
     }
 
     /// Removes it if nobody is in it. False while somebody is; one that is gone is removed.
@@ -212,12 +225,22 @@ impl AsFd for Cgroup {
     }
 }
 
-/// Kills and removes every cgroup below `dir`.
-fn clear(dir: &Path) -> io::Result<()> {
+/// Kills all in every cgroup below `dir` and removes them. Those that are not empty within the limit stay: something in
+/// them can't be killed, and is in nobody's way.
+fn clear(dir: &Path, limit: Duration) -> io::Result<()> {
+    let mut left = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            Cgroup::open(entry.path())?.remove_within(LEFTOVER)?;
+            left.push(Cgroup::open(entry.path())?);
+        }
+    }
+    left.iter().try_for_each(Cgroup::kill)?;
+    let end = Instant::now() + limit;
+    for cgroup in left {
+        let waited = cgroup.remove_within(end.saturating_duration_since(Instant::now()));
+        if waited.is_err() {
+            log::warn!("{}: pid {} can't be killed", cgroup.path.display(), cgroup.first().unwrap_or(0));
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proto::channel::ChannelError;
-use proto::client::{Reply, Request, ToClient, ToControl, VERSION, VmLine};
+use proto::client::{Reply, Request, ToClient, ToControl, Unkillable, VERSION, VmLine};
 use proto::failure::plain;
 use proto::{Channel, Failure, Received, RequestId};
 use rustix::net::sockopt::Timeout;
@@ -136,14 +136,15 @@ impl Conversation {
         self.reply()
     }
 
-    /// All VMs, in the daemon's order, or the daemon's reason for telling none.
-    pub fn list(&mut self) -> Result<Result<Vec<VmLine>, Failure>, TalkError> {
+    /// All VMs, in the daemon's order, and what can't be killed; or the daemon's reason for telling none.
+    pub fn list(&mut self) -> Result<Result<(Vec<VmLine>, Vec<Unkillable>), Failure>, TalkError> {
         self.ask(Request::List, Vec::new())?;
-        let mut vms = Vec::new();
+        let (mut vms, mut unkillable) = (Vec::new(), Vec::new());
         loop {
             match self.reply()? {
                 Reply::Vms(some) => vms.extend(some),
-                Reply::Done => return Ok(Ok(vms)),
+                Reply::Unkillable(some) => unkillable.extend(some),
+                Reply::Done => return Ok(Ok((vms, unkillable))),
                 Reply::Failed(failure) => return Ok(Err(failure)),
                 Reply::Wrong(_) | Reply::Started { .. } | Reply::Accepted { .. } | Reply::Ended { .. } => {
                     return Err(TalkError::Unexpected);

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use config::size;
 use model::DiskFormat;
-use proto::client::{DiskArg, DiskOperation, Order, Reply, Request, Start as StartRequest, VmLine, VmRef};
+use proto::client::{DiskArg, DiskOperation, Order, Reply, Request, Start as StartRequest, Unkillable, VmLine, VmRef};
 use proto::failure::plain;
 use proto::{Code, Failure};
 use rustix::fs::{Mode, OFlags};
@@ -213,13 +213,16 @@ impl Run<'_> {
     }
 
     fn status(&mut self, json: bool, running: bool, wanted: Option<&VmRef>) -> Result<ExitCode, RunError> {
-        let vms = self.vms(&mut Conversation::open(self.socket)?)?;
+        let (vms, unkillable) = self.list(&mut Conversation::open(self.socket)?)?;
         let vms: Vec<&VmLine> = vms.iter().filter(|vm| !running || status::runs(vm)).collect();
         let text = match json {
-            true => format!("{}\n", status::json(&vms, wanted)),
+            true => format!("{}\n", status::json(&vms, wanted, &unkillable)),
             false => shown(&status::table(&vms, wanted)),
         };
         self.print(&text)?;
+        if !json {
+            unkillable.iter().for_each(|left| self.tell(&format!("vmctl: {}\n", status::unkillable(left))));
+        }
         // That there is a VM decides, not that the one asked for is among them: scripts rely on both.
         Ok(ExitCode::from(u8::from(vms.is_empty())))
     }
@@ -236,6 +239,10 @@ impl Run<'_> {
     }
 
     fn vms(&mut self, conversation: &mut Conversation) -> Result<Vec<VmLine>, RunError> {
+        Ok(self.list(conversation)?.0)
+    }
+
+    fn list(&mut self, conversation: &mut Conversation) -> Result<(Vec<VmLine>, Vec<Unkillable>), RunError> {
         conversation.list()?.map_err(|failure| RunError::Refused { what: "status".to_owned(), failure })
     }
 
@@ -261,7 +268,7 @@ impl Run<'_> {
             Ok(Reply::Accepted { id }) => (format!("requested to shutdown vm {id}"), ExitCode::SUCCESS),
             Ok(Reply::Ended { id }) => (format!("terminated vm {id}"), ExitCode::SUCCESS),
             Ok(Reply::Failed(failure)) => (how_it_failed(&failure), ExitCode::FAILURE),
-            Ok(Reply::Vms(_) | Reply::Done | Reply::Started { .. } | Reply::Wrong(_)) => {
+            Ok(Reply::Vms(_) | Reply::Unkillable(_) | Reply::Done | Reply::Started { .. } | Reply::Wrong(_)) => {
                 (format!("failed: {}", TalkError::Unexpected), ExitCode::FAILURE)
             }
             Err(error) => {
@@ -345,6 +352,7 @@ fn instead(what: String, reply: Reply) -> RunError {
     match reply {
         Reply::Failed(failure) => RunError::Refused { what, failure },
         Reply::Vms(_)
+        | Reply::Unkillable(_)
         | Reply::Done
         | Reply::Started { .. }
         | Reply::Accepted { .. }

@@ -3,7 +3,7 @@
 
 use config::json::Value;
 use config::size;
-use proto::client::{Balloon, VmLine, VmRef, VmState};
+use proto::client::{Balloon, Unkillable, VmLine, VmRef, VmState};
 use proto::device::STATISTICS;
 
 /// Characters of the owner's column; the only one that is cut.
@@ -20,8 +20,26 @@ pub fn table(vms: &[&VmLine], wanted: Option<&VmRef>) -> String {
 }
 
 /// The same as JSON: `docs/schema/status.json` describes it.
-pub fn json(vms: &[&VmLine], wanted: Option<&VmRef>) -> Value {
-    Value::Object(vec![("vms", Value::List(meant(vms, wanted).map(value).collect()))])
+pub fn json(vms: &[&VmLine], wanted: Option<&VmRef>, unkillable: &[Unkillable]) -> Value {
+    let left = unkillable.iter().map(|left| {
+        Value::Object(vec![
+            ("what", Value::text(&left.what)),
+            ("pid", left.pid.into()),
+            ("since", left.since.into()),
+            ("uid", left.uid.into()),
+        ])
+    });
+    Value::Object(vec![
+        ("vms", Value::List(meant(vms, wanted).map(value).collect())),
+        ("unkillable", Value::List(left.collect())),
+    ])
+}
+
+/// A process that the kernel does not let go.
+pub fn unkillable(left: &Unkillable) -> String {
+    let (hours, minutes, seconds) = (left.since / 3600 % 24, left.since / 60 % 60, left.since % 60);
+    let Unkillable { what, pid, uid, .. } = left;
+    format!("unkillable since {hours:02}:{minutes:02}:{seconds:02} UTC, pid {pid}: {what} for a VM of uid {uid}")
 }
 
 fn meant<'a>(vms: &'a [&VmLine], wanted: Option<&VmRef>) -> impl Iterator<Item = &'a VmLine> {
@@ -178,11 +196,19 @@ mod tests {
         let named = VmRef::Name(VmName::new("b").expect("a name"));
         let other = VmLine { id: 3, ..vm("b") };
         assert_eq!(table(&[&web, &other], Some(&named)), format!("{}\n{}\n", header(), line(&other)));
-        let told = |vm: &VmLine| json(&[vm], None).to_string();
+        let told = |vm: &VmLine| json(&[vm], None, &[]).to_string();
         assert!(
             told(&web).contains("\"description\": \"Ann's web server\",")
                 && told(&silent).contains("\"description\": null,")
         );
+    }
+
+    #[test]
+    fn what_can_not_be_killed_is_told_with_its_time_and_pid() {
+        let left = Unkillable { what: Text::cut("opener"), pid: 4242, since: 86400 * 365 + 3600 * 23 + 61, uid: 1000 };
+        assert_eq!(unkillable(&left), "unkillable since 23:01:01 UTC, pid 4242: opener for a VM of uid 1000");
+        let told = json(&[], None, &[left]).to_string();
+        assert!(told.contains("\"pid\": 4242") && told.contains("\"since\": 31618861"), "{told}");
     }
 
     #[test]

@@ -15,5 +15,6 @@ mod rules;
 mod socket;
 mod startup;
 mod streams;
+mod unkillable;
 mod waits;
 mod world;

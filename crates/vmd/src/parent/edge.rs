@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
+use model::Text;
+use proto::client::Unkillable;
 use proto::{Code, ConnId, Failure, VmId, vmm};
 use rustix::process::Signal as Signal9;
+use sys::cgroup::Cgroup;
 use sys::child::Child;
 use sys::event::{Loop, Ready};
 use sys::logpipe::LogPipe;
 use sys::signals::{Signal, Signals};
 
 use super::conf::source::Source;
+use super::graves::{Body, Grave, Graves};
 use super::network::wishes::Wishes;
 use super::peers::reserve::Reserve;
 use super::peers::restarts::Restarts;
@@ -56,7 +60,7 @@ pub(super) struct Edge {
     pub(super) restarts: Restarts,
     pub(super) openers: BTreeMap<Errand, (Opener, Vec<File>)>,
     pub(super) probes: BTreeMap<(Run, File), Probe>,
-    pub(super) buried: Vec<Child>,
+    pub(super) graves: Graves<Dead>,
     pub(super) holdings: BTreeMap<VmId, Holdings>,
     pub(super) clients: BTreeMap<ConnId, Who>,
     pub(super) wishes: Wishes,
@@ -78,6 +82,7 @@ impl Edge {
             self.watch();
             let alive = self.watchdog.as_ref().map(Watchdog::deadline);
             let deadlines = self.registry.next_deadline().into_iter().chain(self.pulse.deadline());
+            let deadlines = deadlines.chain(self.graves.deadline());
             let deadline = deadlines.chain(alive).chain(self.restarts.deadline()).min();
             let ready = self.events.wait(deadline)?;
             for ready in ready {
@@ -87,6 +92,7 @@ impl Edge {
                 self.event(Event::Time);
             }
             self.start_due();
+            self.look_at_graves(false);
             if self.watchdog.as_mut().is_some_and(|watchdog| watchdog.due(Instant::now())) {
                 notify::tell("WATCHDOG=1");
             }
@@ -158,7 +164,16 @@ impl Edge {
 
     /// Children that were given up are only reaped; the end of a peer its channel tells too.
     fn reap(&mut self) {
-        self.buried.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        self.look_at_graves(true);
+    }
+
+    fn look_at_graves(&mut self, all: bool) {
+        let now = Instant::now();
+        if self.graves.look(all, now) {
+            let told = self.graves.unkillable().map(|grave| (grave.vm, unkillable(grave, now)));
+            let told = told.collect();
+            self.event(Event::Unkillable(told));
+        }
     }
 
     /// The descriptor of a message, to be kept if that leaves the reserve whole; else it is closed.
@@ -172,14 +187,53 @@ impl Edge {
     }
 
     /// Ends a child that was given up or lost; it is reaped when the kernel says so.
-    pub(super) fn bury(&mut self, mut child: Child) {
+    pub(super) fn bury(&mut self, child: Child, what: &'static str, vm: Option<VmId>) {
         if let Err(error) = child.kill(Signal9::KILL) {
             log::error!("kill pid {}: {error}", child.pid());
         }
-        if !matches!(child.try_wait(), Ok(Some(_))) {
-            self.buried.push(child);
+        self.graves.put(Dead::Child(child), what, vm, Instant::now());
+    }
+
+    /// Ends all that is left in a VM's cgroup, and removes it when the kernel has let go.
+    pub(super) fn bury_vm(&mut self, vm: VmId) {
+        let Some(cgroup) = self.host.vms.remove(&vm) else { return };
+        if !cgroup.try_remove().is_ok_and(|gone| gone) {
+            if let Err(error) = cgroup.kill() {
+                log::warn!("cgroup of vm {vm}: {}", proto::failure::plain(&error));
+            }
+            self.graves.put(Dead::Cgroup(cgroup), "a process of a VM", Some(vm), Instant::now());
         }
     }
+}
+
+/// What was killed.
+#[derive(Debug)]
+pub(super) enum Dead {
+    Child(Child),
+    Cgroup(Cgroup),
+}
+
+impl Body for Dead {
+    fn is_gone(&mut self) -> bool {
+        match self {
+            Self::Child(child) => !matches!(child.try_wait(), Ok(None)),
+            Self::Cgroup(cgroup) => cgroup.try_remove().unwrap_or(true),
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        match self {
+            Self::Child(child) => child.pid(),
+            Self::Cgroup(cgroup) => cgroup.first().unwrap_or(0),
+        }
+    }
+}
+
+/// What clients are told of it.
+fn unkillable(grave: &Grave<Dead>, now: Instant) -> Unkillable {
+    let age = now.saturating_duration_since(grave.since).as_secs();
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    Unkillable { what: Text::cut(grave.what), pid: grave.pid(), since: time.saturating_sub(age), uid: 0 }
 }
 
 impl Hearer for Edge {

@@ -7,6 +7,7 @@
 mod accounts;
 mod conf;
 mod edge;
+mod graves;
 mod network;
 mod peers;
 mod perform;

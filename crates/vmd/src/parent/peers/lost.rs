@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use proto::VmId;
 use sys::event::Interest;
 use sys::logpipe::LogPipe;
 
@@ -47,7 +48,7 @@ impl Edge {
         (peer, log): (Peer<Tx, Rx>, LogPipe),
     ) -> Result<Peer<Tx, Rx>, StartError> {
         if let Err(error) = self.events.add(&peer.channel, token, Interest::Read) {
-            self.bury(peer.child);
+            self.bury(peer.child, peer.name, None);
             return Err(error.into());
         }
         self.watch_log(peer.name.to_owned(), log);
@@ -58,7 +59,15 @@ impl Edge {
     pub(in crate::parent) fn give_up<Tx, Rx>(&mut self, peer: Option<Peer<Tx, Rx>>) {
         if let Some(peer) = peer {
             self.events.remove(&peer.channel);
-            self.bury(peer.child);
+            self.bury(peer.child, peer.name, None);
+        }
+    }
+
+    /// The same of one that works for a VM alone.
+    pub(in crate::parent) fn give_up_of<Tx, Rx>(&mut self, vm: VmId, peer: Option<Peer<Tx, Rx>>) {
+        if let Some(peer) = peer {
+            self.events.remove(&peer.channel);
+            self.bury(peer.child, peer.name, Some(vm));
         }
     }
 }

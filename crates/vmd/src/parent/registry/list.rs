@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use model::{List, MacAddr};
 use proto::agentx::Row;
-use proto::client::{MAX_LINES, Reply, VmLine, VmState};
+use proto::client::{MAX_LINES, MAX_UNKILLABLE, Reply, VmLine, VmState};
 
 use super::life::{Asked, Life, Vm};
 use super::{Action, Registry};
@@ -17,6 +17,9 @@ impl Registry {
         for some in vms.chunks(MAX_LINES) {
             let lines: Vec<VmLine> = some.iter().map(|vm| line(vm, now)).collect();
             out.push(Action::Answer(asked, Reply::Vms(lines.try_into().unwrap_or_default())));
+        }
+        for some in self.unkillable.chunks(MAX_UNKILLABLE) {
+            out.push(Action::Answer(asked, Reply::Unkillable(some.to_vec().try_into().unwrap_or_default())));
         }
         out.push(Action::Answer(asked, Reply::Done));
     }

@@ -30,12 +30,13 @@ mod reload;
 mod starting;
 #[cfg(test)]
 mod tests;
+mod unkillable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use model::{Owner, SwitchName, Text, UserPath, VmName};
-use proto::client::{Order, Reply, Request};
+use proto::client::{Order, Reply, Request, Unkillable};
 use proto::device::{Ask, Report, Spec};
 use proto::opener::What;
 use proto::privileged::TapSpec;
@@ -143,6 +144,8 @@ pub enum Event {
     VmmSilent(Duration),
     /// vmm has ended, and with it all VMs.
     VmmGone,
+    /// What was killed and is not gone, and for which VM it worked; the whole list, whenever it changed.
+    Unkillable(Vec<(Option<VmId>, Unkillable)>),
     /// A deadline passed.
     Time,
     /// The daemon shall end: gracefully the first time, at once the second.
@@ -299,6 +302,8 @@ pub struct Registry {
     orders: BTreeMap<RequestId, Asked>,
     /// Clients whose reload is answered when all switches are.
     reloads: Vec<reload::Reload>,
+    /// What was killed and is not gone.
+    unkillable: Vec<Unkillable>,
     ending: bool,
     quit: bool,
 }
@@ -353,6 +358,7 @@ impl Registry {
             Event::Ended(vm, end) => self.ended(vm, end, now, out),
             Event::VmmSilent(late) => self.vmm_silent(late, out),
             Event::VmmGone => self.vmm_gone(out),
+            Event::Unkillable(found) => self.found_unkillable(found, out),
             Event::Time => self.time(now, out),
             Event::Terminate => self.terminate(out),
         }

@@ -33,6 +33,7 @@ impl Registry {
     pub(super) fn plan(&mut self, id: VmId, boot: &ThisBoot, now: Instant) -> Result<Plan, Failure> {
         self.disks_are_free(id)?;
         self.within_limits(id, boot.cpus)?;
+        self.may_leave_more(id)?;
         let vm = self.vm(id).ok_or_else(|| Failure::new(Code::NotFound, "vm not found"))?;
         if let Some(failure) = obstacle(&vm.definition) {
             return Err(failure);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use model::List;
 use proto::agentx::{MAX_ROWS, ToAgentX, ToParent};
@@ -11,7 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use rustix::process::Signal;
 
 use super::snmp::{self, Do, Master};
-use crate::parent::edge::{Edge, Token};
+use crate::parent::edge::{Dead, Edge, Token};
 use crate::parent::peers::restarts::Lasting;
 use crate::parent::peers::turn::Turn;
 use crate::parent::peers::{Peer, StartError};
@@ -44,8 +45,8 @@ impl Edge {
         let Some(peer) = self.agentx.take() else { return };
         self.events.remove(&peer.channel);
         match peer.child.kill(Signal::TERM) {
-            Ok(()) => self.buried.push(peer.child),
-            Err(_) => self.bury(peer.child),
+            Ok(()) => self.graves.put(Dead::Child(peer.child), peer.name, None, Instant::now()),
+            Err(_) => self.bury(peer.child, peer.name, None),
         }
     }
 

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use config::Config;
 use proto::vmm::{self, ToVmm};
 use rustix::fs::OFlags;
-use rustix::process::Signal as Signal9;
 use sys::event::{Interest, Loop};
 use sys::exe::Executable;
 use sys::log::Form;
@@ -27,6 +26,7 @@ use crate::parent::accounts::HostAccounts;
 use crate::parent::conf::settings;
 use crate::parent::conf::source::Source;
 use crate::parent::edge::{Edge, Token};
+use crate::parent::graves::Graves;
 use crate::parent::network::wishes::Wishes;
 use crate::parent::peers::reserve::Reserve;
 use crate::parent::peers::restarts::Restarts;
@@ -174,7 +174,7 @@ impl Edge {
             restarts: Restarts::default(),
             openers: BTreeMap::new(),
             probes: BTreeMap::new(),
-            buried: Vec::new(),
+            graves: Graves::default(),
             holdings: BTreeMap::new(),
             clients: BTreeMap::new(),
             wishes: Wishes::default(),
@@ -212,7 +212,7 @@ impl Edge {
     /// Ends the children by their channels, in the order that leaves nothing: VMs, then their taps and bridges.
     fn end(&mut self) {
         for (vm, _) in std::mem::take(&mut self.holdings) {
-            self.host.end_vm_cgroup(vm, END_LIMIT);
+            self.bury_vm(vm);
         }
         let (vmm, agentx, control) = (self.vmm.take(), self.agentx.take(), self.control.take());
         self.end_role(vmm, END_LIMIT);
@@ -228,13 +228,24 @@ impl Edge {
                 }
             }
         }
-        while let Some(mut child) = self.buried.pop() {
-            let _ = child.kill(Signal9::KILL); // an agentx that was asked to end may not have
-            let _ = child.wait(); // an error means that it was reaped
+        let limit = self.wait_for_graves();
+        if let Some(Err(error)) = self.host.tree.take().map(|tree| tree.remove(limit)) {
+            log::warn!("cgroups: {}", proto::failure::plain(&error));
         }
-        if let Some(Err(error)) = self.host.tree.take().map(|tree| tree.remove(END_LIMIT)) {
-            log::warn!("cgroups: {error}");
+    }
+
+    /// Waits until what was killed is gone, or the time is up; what is left then, and how long to wait for others.
+    fn wait_for_graves(&mut self) -> Duration {
+        let end = Instant::now() + END_LIMIT;
+        self.graves.look(true, Instant::now());
+        while let Some(look) = self.graves.deadline().filter(|_| Instant::now() < end) {
+            std::thread::sleep(look.saturating_duration_since(Instant::now()));
+            self.graves.look(false, Instant::now());
         }
+        for grave in self.graves.left() {
+            log::warn!("{}, pid {}, can't be killed and is left behind", grave.what, grave.pid());
+        }
+        if self.graves.left().is_empty() { END_LIMIT } else { Duration::ZERO }
     }
 
     /// Whether it has removed what was made.
@@ -262,7 +273,7 @@ impl Edge {
                 Ok(None) | Err(_) => {
                     log::warn!("{name} did not end, and was killed");
                     self.drain_logs();
-                    self.bury(child);
+                    self.bury(child, name, None);
                     return false;
                 }
             }

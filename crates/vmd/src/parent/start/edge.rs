@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use model::{List, Owner, Text, UserPath};
 use proto::opener::{self, Asker, ToOpener, What};
@@ -20,9 +19,6 @@ use crate::parent::peers::turn::Turn;
 use crate::parent::peers::{Opener, Peer, Probe, StartError};
 use crate::parent::registry::access::Who;
 use crate::parent::registry::{Event, File, Keep, Launch, Run};
-
-/// What the processes of a VM that was killed have to end.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 impl Edge {
     pub(in crate::parent) fn open(&mut self, run: Run, who: &Who, files: Vec<(File, What, UserPath)>) -> Vec<Event> {
@@ -87,7 +83,7 @@ impl Edge {
     /// Ends an opener; the files that it still owed.
     fn end_opener(&mut self, errand: Errand) -> Vec<File> {
         let Some((opener, files)) = self.openers.remove(&errand) else { return vec![] };
-        self.give_up(Some(opener));
+        self.give_up_of(errand.0.vm, Some(opener));
         let held = self.holdings.get(&errand.0.vm);
         files.into_iter().filter(|file| !held.is_some_and(|held| held.files.contains_key(file))).collect()
     }
@@ -133,7 +129,7 @@ impl Edge {
 
     fn end_probe(&mut self, run: Run, file: File) {
         let probe = self.probes.remove(&(run, file));
-        self.give_up(probe);
+        self.give_up_of(run.vm, probe);
     }
 
     pub(in crate::parent) fn console(&mut self, vm: VmId, owner: Owner) -> Result<Text<64>, Failure> {
@@ -205,7 +201,7 @@ impl Edge {
                 self.wish(wishes::Event::TapClosed(name));
             }
         }
-        self.host.end_vm_cgroup(vm, KILL_LIMIT);
+        self.bury_vm(vm);
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use model::{IfName, Owner};
 use proto::VmId;
@@ -118,13 +117,6 @@ impl Host {
                 log::warn!("cgroup of vm {vm}: {error}; its processes are tracked by their pidfds alone");
                 None
             }
-        }
-    }
-
-    /// Removes a VM's cgroup, with whatever should be left in it.
-    pub fn end_vm_cgroup(&mut self, vm: VmId, limit: Duration) {
-        if let Some(Err(error)) = self.vms.remove(&vm).map(|cgroup| cgroup.remove_within(limit)) {
-            log::warn!("cgroup of vm {vm}: {error}");
         }
     }
 }

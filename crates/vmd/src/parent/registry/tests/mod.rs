@@ -12,6 +12,7 @@ mod reference;
 mod reload;
 mod rules;
 mod silent;
+mod unkillable;
 mod world;
 
 use std::time::{Duration, Instant};
