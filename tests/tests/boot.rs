@@ -199,3 +199,22 @@ fn has_its_interrupts_by_intx(arguments: &str, controller: &str) {
     assert_eq!(checksum_on_host(&disk), checksum, "the image holds what the guest wrote");
     assert!(daemon.stop().success(), "vmd ends well");
 }
+
+#[test]
+fn a_guest_that_resets_by_the_reset_vector_starts_again() {
+    Machine::default().run("a_guest_that_resets_by_the_reset_vector_starts_again", || starts_again("reboot=b"));
+}
+
+#[test]
+fn a_guest_that_resets_by_efi_without_having_it_starts_again() {
+    Machine::default().run("a_guest_that_resets_by_efi_without_having_it_starts_again", || starts_again("reboot=e"));
+}
+
+fn starts_again(arguments: &str) {
+    let daemon = Daemon::start(&Vm::new("guest", Kernel::BzImage).arguments(arguments).text());
+    daemon.vmctl(&["start", "guest"]).success();
+    let guest = Guest::wait_up(daemon.console("guest"));
+    drop(reboots(&daemon, guest));
+    daemon.vmctl(&["stop", "-f", "-w", "guest"]).success();
+    assert!(daemon.stop().success(), "vmd ends well");
+}

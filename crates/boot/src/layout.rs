@@ -58,6 +58,8 @@ pub const CONVENTIONAL_END: u64 = ACPI + ACPI_LEN;
 pub const RSDP: u64 = 0xE_0000;
 /// Length of an RSDP (ACPI 6.5, 5.2.5.3).
 pub const RSDP_LEN: u64 = 36;
+/// F000:FFF0, where a processor in real mode finds its way into firmware. A guest that resets by it jumps there.
+pub const RESET_VECTOR: u64 = 0xF_FFF0;
 /// First byte that a kernel may take.
 pub const KERNEL_MIN: u64 = MIB;
 
@@ -225,6 +227,7 @@ mod tests {
             (ACPI, ACPI_LEN),
             (CONVENTIONAL_END, 0x2_0000), // VGA
             (RSDP, RSDP_LEN),
+            (RESET_VECTOR, 0x10),
             (KERNEL_MIN, 1),
         ];
         areas.sort_unstable();

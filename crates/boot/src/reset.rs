@@ -6,7 +6,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, ReadVolatile};
 
 use crate::initrd::{self, Initrd};
 use crate::kernel::Kernel;
-use crate::layout::{self, COMMAND_LINE, GDT, Ram};
+use crate::layout::{self, COMMAND_LINE, GDT, RESET_PORT, RESET_VALUE, RESET_VECTOR, Ram};
 use crate::registers::Registers;
 use crate::{Error, acpi, start_info, zero_page};
 
@@ -88,6 +88,7 @@ fn write_tables<M: GuestMemoryBackend>(
     // The memory is zeroed, so the NUL is there already.
     memory.write_slice(command_line, GuestAddress(COMMAND_LINE)).map_err(|_| Error::Memory(COMMAND_LINE))?;
     acpi::write(memory, vcpus)?;
+    memory.write_slice(&HARD_RESET, GuestAddress(RESET_VECTOR)).map_err(|_| Error::Memory(RESET_VECTOR))?;
     let map = layout::memory_map(ram);
     match kernel {
         Kernel::BzImage(image) => {
@@ -97,6 +98,13 @@ fn write_tables<M: GuestMemoryBackend>(
         Kernel::ElfPvh(_) => start_info::write(memory, &map, initrd),
     }
 }
+
+/// Real mode code for [`RESET_VECTOR`]: `mov $RESET_PORT, %dx; mov $RESET_VALUE, %al; out %al, %dx`, and `hlt; jmp .-1` since
+/// the reset comes while the processor goes on. A guest jumps there to reset (Linux with `reboot=b` or `reboot=e`, DOS).
+const HARD_RESET: [u8; 9] = {
+    let [low, high] = RESET_PORT.to_le_bytes();
+    [0xBA, low, high, 0xB0, RESET_VALUE, 0xEE, 0xF4, 0xEB, 0xFD]
+};
 
 fn write_gdt<M: GuestMemoryBackend>(memory: &M, registers: &Registers) -> Result<(), Error> {
     let bytes: Vec<u8> = registers.gdt().into_iter().flat_map(u64::to_le_bytes).collect();

@@ -155,7 +155,15 @@ fn a_guest_without_initrd_has_no_module() {
 fn what_nobody_wrote_is_zero() {
     let (memory, ram) = memory(RAM);
     fill(&memory, &ram, 64, entry(elf(), None, b"quiet")).unwrap();
-    let written = [(0x500, 40), (0x6000, 0x200), (0x2_0000, 5), (0x9_0000, 0x1_0000), (0xE_0000, 36), (KERNEL, 0x1000)];
+    let written = [
+        (0x500, 40),
+        (0x6000, 0x200),
+        (0x2_0000, 5),
+        (0x9_0000, 0x1_0000),
+        (0xE_0000, 36),
+        (0xF_FFF0, 9),
+        (KERNEL, 0x1000),
+    ];
     for region in memory.iter() {
         for gpa in (0..region.len()).step_by(4096) {
             let bytes = page(&memory, gpa);
@@ -163,6 +171,19 @@ fn what_nobody_wrote_is_zero() {
                 assert!(byte == 0 || written.iter().any(|(start, len)| (*start..start + len).contains(&at)), "{at:#x}");
             }
         }
+    }
+}
+
+#[test]
+fn the_reset_vector_resets_the_machine() {
+    for kernel in [bzimage(), elf()] {
+        let (memory, ram) = memory(RAM);
+        fill(&memory, &ram, 1, entry(kernel, None, b"")).unwrap();
+        // mov $0xCF9, %dx; mov $6, %al; out %al, %dx; hlt; jmp to the hlt
+        assert_eq!(
+            page(&memory, 0xF_F000)[0xFF0..],
+            [0xBA, 0xF9, 0x0C, 0xB0, 6, 0xEE, 0xF4, 0xEB, 0xFD, 0, 0, 0, 0, 0, 0, 0]
+        );
     }
 }
 
