@@ -133,12 +133,6 @@ const fn ioctl(request: u32) -> Call {
     when(libc::SYS_ioctl, Argument::Bits { index: 1, mask: u32::MAX, value: request })
 }
 
-/// A KVM ioctl by its number alone (linux/kvm.h, KVMIO 0xAE): sizes differ between kernels' headers.
-const fn kvm(number: u8) -> Call {
-    let request = 0xAE00 | number as u32;
-    when(libc::SYS_ioctl, Argument::Bits { index: 1, mask: 0xFFFF, value: request })
-}
-
 /// What libc and the standard library do in any process that lives, speaks and ends.
 pub const STDIO: Group = group("stdio")
     .made(Made::BySome(
@@ -441,44 +435,44 @@ pub const TAP_OFFLOAD: Group = group("tap_offload").of(&[
     ioctl(0x4004_54D8), // TUNSETVNETHDRSZ
 ]);
 
-/// A VM that is made: its vCPUs get their first state and run, its interrupts and events are wired.
+/// A VM that is made (linux/kvm.h): its vCPUs get their first state and run, its interrupts and events are wired.
 pub const KVM_RUN: Group = group("kvm_run").of(&[
-    kvm(0x80), // KVM_RUN
-    kvm(0x61), // KVM_IRQ_LINE
-    kvm(0x68), // KVM_UNREGISTER_COALESCED_MMIO
-    kvm(0xA5).rare("ioctl of KVM_SIGNAL_MSI: a device that breaks, or whose configuration changes"),
-    kvm(0x6A), // KVM_SET_GSI_ROUTING
-    kvm(0x76), // KVM_IRQFD
-    kvm(0x79), // KVM_IOEVENTFD
-    kvm(0xAD), // KVM_KVMCLOCK_CTRL: a guest that was paused
-    kvm(0x81).rare("ioctl of KVM_GET_REGS: the log of a guest that failed"),
-    kvm(0x82), // KVM_SET_REGS
-    kvm(0x83), // KVM_GET_SREGS
-    kvm(0x84), // KVM_SET_SREGS
-    kvm(0x8D), // KVM_SET_FPU
-    kvm(0x8E), // KVM_GET_LAPIC
-    kvm(0x9A), // KVM_NMI: vmctl nmi
-    kvm(0x8F), // KVM_SET_LAPIC
+    ioctl(0xAE80),      // KVM_RUN
+    ioctl(0x4008_AE61), // KVM_IRQ_LINE
+    ioctl(0x4010_AE68), // KVM_UNREGISTER_COALESCED_MMIO
+    ioctl(0x4020_AEA5).rare("ioctl of KVM_SIGNAL_MSI: a device that breaks, or whose configuration changes"),
+    ioctl(0x4008_AE6A), // KVM_SET_GSI_ROUTING
+    ioctl(0x4020_AE76), // KVM_IRQFD
+    ioctl(0x4040_AE79), // KVM_IOEVENTFD
+    ioctl(0xAEAD),      // KVM_KVMCLOCK_CTRL: a guest that was paused
+    ioctl(0x8090_AE81).rare("ioctl of KVM_GET_REGS: the log of a guest that failed"),
+    ioctl(0x4090_AE82), // KVM_SET_REGS
+    ioctl(0x8138_AE83), // KVM_GET_SREGS
+    ioctl(0x4138_AE84), // KVM_SET_SREGS
+    ioctl(0x41A0_AE8D), // KVM_SET_FPU
+    ioctl(0x8400_AE8E), // KVM_GET_LAPIC
+    ioctl(0xAE9A),      // KVM_NMI: vmctl nmi
+    ioctl(0x4400_AE8F), // KVM_SET_LAPIC
 ]);
 
 /// Making a VM on /dev/kvm: its memory slots, its chips, its vCPUs and what they can do.
 pub const KVM_CREATE: Group = group("kvm_create").of(&[
-    kvm(0x00), // KVM_GET_API_VERSION
-    kvm(0x01), // KVM_CREATE_VM
-    kvm(0x03), // KVM_CHECK_EXTENSION
-    kvm(0x04), // KVM_GET_VCPU_MMAP_SIZE
-    kvm(0x05), // KVM_GET_SUPPORTED_CPUID
-    kvm(0x41), // KVM_CREATE_VCPU
-    kvm(0x46), // KVM_SET_USER_MEMORY_REGION
-    kvm(0x47), // KVM_SET_TSS_ADDR
-    kvm(0x48), // KVM_SET_IDENTITY_MAP_ADDR
-    kvm(0x60), // KVM_CREATE_IRQCHIP
-    kvm(0x62), // KVM_GET_IRQCHIP: to set which interrupts are levels
-    kvm(0x63), // KVM_SET_IRQCHIP
-    kvm(0x67), // KVM_REGISTER_COALESCED_MMIO
-    kvm(0x77), // KVM_CREATE_PIT2
-    kvm(0x89), // KVM_SET_MSRS
-    kvm(0x90), // KVM_SET_CPUID2
+    ioctl(0xAE00),      // KVM_GET_API_VERSION
+    ioctl(0xAE01),      // KVM_CREATE_VM
+    ioctl(0xAE03),      // KVM_CHECK_EXTENSION
+    ioctl(0xAE04),      // KVM_GET_VCPU_MMAP_SIZE
+    ioctl(0xC008_AE05), // KVM_GET_SUPPORTED_CPUID
+    ioctl(0xAE41),      // KVM_CREATE_VCPU
+    ioctl(0x4020_AE46), // KVM_SET_USER_MEMORY_REGION
+    ioctl(0xAE47),      // KVM_SET_TSS_ADDR
+    ioctl(0x4008_AE48), // KVM_SET_IDENTITY_MAP_ADDR
+    ioctl(0xAE60),      // KVM_CREATE_IRQCHIP
+    ioctl(0xC208_AE62), // KVM_GET_IRQCHIP: to set which interrupts are levels
+    ioctl(0x8208_AE63), // KVM_SET_IRQCHIP
+    ioctl(0x4010_AE67), // KVM_REGISTER_COALESCED_MMIO
+    ioctl(0x4040_AE77), // KVM_CREATE_PIT2
+    ioctl(0x4008_AE89), // KVM_SET_MSRS
+    ioctl(0x4008_AE90), // KVM_SET_CPUID2
 ]);
 
 /// What every process does from exec to its own promise: libc's start and the standard library's.

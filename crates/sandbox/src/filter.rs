@@ -245,7 +245,7 @@ mod tests {
             let first = allowed(promise).into_iter().find(|call| call.number == libc::SYS_ioctl).expect("ioctls");
             assert_eq!(
                 first.when.first().copied().flatten(),
-                Some(Argument::Bits { index: 1, mask: 0xFFFF, value: 0xAE80 })
+                Some(Argument::Bits { index: 1, mask: u32::MAX, value: 0xAE80 })
             );
         }
     }

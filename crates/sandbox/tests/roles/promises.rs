@@ -126,8 +126,8 @@ fn a_vm_that_runs_makes_no_second_one() {
     for (name, step) in [
         ("KVM_CREATE_VM", call(libc::SYS_ioctl, &[0, 0xAE01, 0])),
         ("KVM_CREATE_VCPU", call(libc::SYS_ioctl, &[0, 0xAE41, 0])),
-        ("KVM_SET_MSRS", call(libc::SYS_ioctl, &[0, 0xAE89, 0])),
-        ("KVM_SET_IRQCHIP", call(libc::SYS_ioctl, &[0, 0xAE63, 0])),
+        ("KVM_SET_MSRS", call(libc::SYS_ioctl, &[0, 0x4008_AE89, 0])),
+        ("KVM_SET_IRQCHIP", call(libc::SYS_ioctl, &[0, 0x8208_AE63, 0])),
         ("seccomp", call(libc::SYS_seccomp, &[1, 0, 0])),
     ] {
         assert_ne!(run("vm", &["call", &step]), KILLED, "{name} before");
@@ -136,6 +136,24 @@ fn a_vm_that_runs_makes_no_second_one() {
     assert_eq!(run("vm", &["narrow", "live", "thread"]), Ended::Errno(0));
     let run_vcpu = call(libc::SYS_ioctl, &[0, 0xAE80, 0]);
     assert_eq!(run("vm", &["narrow", "call", &run_vcpu]), Ended::Errno(libc::ENOTTY));
+}
+
+/// KVM has calls that differ from one of ours by their direction or size alone.
+#[test]
+fn an_ioctl_is_known_by_all_its_32_bits() {
+    let ioctl = |request: i64| call(libc::SYS_ioctl, &[0, request, 0]);
+    for (name, request) in [
+        ("KVM_IRQ_LINE_STATUS, as KVM_REGISTER_COALESCED_MMIO is 0x67", 0xC008_AE67),
+        ("KVM_SET_XSAVE, as KVM_SIGNAL_MSI is 0xA5", 0x5000_AEA5),
+        ("KVM_ENABLE_CAP", 0x4068_AEA3),
+        ("KVM_RUN with a size", 0x4008_AE80),
+        ("FIONBIO of another type", 0x0004_5421),
+    ] {
+        for role in ["vmm", "vm"] {
+            assert_eq!(run(role, &["call", &ioctl(request)]), KILLED, "{role}: {name}");
+        }
+        assert_eq!(run("vm", &["narrow", "call", &ioctl(request)]), KILLED, "{name}");
+    }
 }
 
 #[test]
