@@ -249,8 +249,11 @@ pub const LISTEN: Group = group("listen").of(&[
 
 /// Other processes: made from a descriptor of their executable, watched by pidfd, ended, reaped.
 pub const SPAWN: Group = group("spawn").of(&[
-    any(libc::SYS_clone).rare("clone: where the host, or the filter of a container, refuses clone3"),
-    any(libc::SYS_clone3), // into a cgroup
+    when(libc::SYS_clone, is(0, libc::CLONE_PIDFD | libc::SIGCHLD))
+        .rare("clone: where the host, or the filter of a container, refuses clone3"),
+    // Into a cgroup, whose pids.max then holds. Its flags lie in memory, where a filter can't look: that no user namespace
+    // comes of it is seen to by the root of who has it (root.rs), and without one there is no other that it may make.
+    any(libc::SYS_clone3),
     when(libc::SYS_execveat, has(4, libc::AT_EMPTY_PATH)),
     any(libc::SYS_waitid),
     any(libc::SYS_pidfd_send_signal),
@@ -513,7 +516,7 @@ pub const ENTER: Group =
 /// What `enter` needs to make namespaces and an empty root.
 pub const EMPTY_ROOT: Group =
     group("empty_root").made(Made::BySome("the opener, which keeps the host's root, enters as the others do")).of(&[
-        any(libc::SYS_unshare),
+        when(libc::SYS_unshare, lacks(0, !(libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC))),
         any(libc::SYS_mount),
         any(libc::SYS_open_tree), // the settings of IPv6, before
         any(libc::SYS_fsopen),

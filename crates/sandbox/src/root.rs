@@ -4,14 +4,17 @@
 //! A root that can't be pivoted (the kernel's own rootfs) is covered and left by chroot instead, and one that can't be
 //! covered (a chroot that is no mount point) is only left: both hold as well, since no capability and no descriptor
 //! is left that leads out.
+//!
+//! Over the empty root lies another, which nobody is in. So its processes are not at the top of their mount namespace, and
+//! for such the kernel makes no user namespace (EPERM), whichever call asks for it.
 
 use std::os::fd::OwnedFd;
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
@@ -35,10 +38,20 @@ fn empty() -> Result<(), Errno> {
     // Nothing that happens here may show in the host's namespace.
     match mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC) {
         Ok(()) => take_the_place_of_root(&mount)?,
-        Err(Errno::INVAL) => chroot(".")?, // no mount point: then nothing is mounted at all
+        Err(Errno::INVAL) => {
+            chroot(".")?; // no mount point: then nothing is mounted at all, and nobody is at the top
+            return chdir("/");
+        }
         Err(other) => return Err(other),
     }
-    chdir("/")
+    chdir("/")?;
+    cover()
+}
+
+/// Mounts the root once more, over itself.
+fn cover() -> Result<(), Errno> {
+    let again = open_tree(CWD, "/", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    move_mount(&again, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 /// A file system without a name, whose root directory is empty and stays so.

@@ -113,6 +113,38 @@ fn a_thread_is_no_way_to_a_process() {
     assert_eq!(run("probe", &["call", &clone3]), KILLED);
 }
 
+/// Its flags are those of a plain child; of a user namespace it would be the root.
+#[test]
+fn a_process_is_made_with_the_flags_of_ours_alone() {
+    let clone = |flags: i32| call(libc::SYS_clone, &[flags.into(), 0, 0, 0, 0]);
+    for role in ["parent", "vmm"] {
+        // Ours asks for a pidfd, for which there is no place here.
+        assert_eq!(
+            run(role, &["call", &clone(libc::SIGCHLD | libc::CLONE_PIDFD)]),
+            Ended::Errno(libc::EFAULT),
+            "{role}"
+        );
+        for (name, flag) in [
+            ("CLONE_NEWUSER", libc::CLONE_NEWUSER),
+            ("CLONE_NEWPID", libc::CLONE_NEWPID),
+            ("CLONE_PARENT", libc::CLONE_PARENT),
+            ("CLONE_FS", libc::CLONE_FS),
+        ] {
+            let step = clone(libc::SIGCHLD | libc::CLONE_PIDFD | flag);
+            assert_eq!(run(role, &["call", &step]), KILLED, "{role}: {name}");
+        }
+    }
+    for (name, flag) in [("CLONE_NEWUSER", libc::CLONE_NEWUSER), ("CLONE_NEWPID", libc::CLONE_NEWPID)] {
+        assert_eq!(run("parent", &["call", &call(libc::SYS_unshare, &[flag.into()])]), KILLED, "unshare of {name}");
+    }
+}
+
+/// clone3 has its flags in memory, where a filter can't look, so the kernel itself must refuse. (In a chroot it does so anyway.)
+#[test]
+fn who_makes_processes_makes_no_user_namespace() {
+    assert_eq!(run("vmm", &["user-namespace"]), Ended::Errno(libc::EPERM));
+}
+
 #[test]
 fn vmm_executes_vmd_and_nothing_else() {
     // The fixture in vmd's place: by its descriptor, into a role of vmm's.
