@@ -191,33 +191,40 @@ fn memory_that_can_not_be_mapped_is_refused_and_the_rest_goes_on() {
     assert_eq!(ended(served, Duration::from_secs(10)), Ended::FrontEnd);
 }
 
+/// A queue with one buffer for a device that was told of both descriptors.
+fn queue(socket: &mut UnixStream, kick_and_call: BorrowedFd<'_>) -> support::Driver {
+    let mut guest = support::Driver::new(&std::sync::Arc::new(support::Guest::new()), 0, 16);
+    let regions = guest.guest.regions();
+    let memory: Vec<u64> = regions
+        .iter()
+        .flat_map(|region| [region.guest_phys_addr, region.memory_size, region.userspace_addr, region.mmap_offset])
+        .collect();
+    let mut payload = words(&[2]);
+    payload.extend(words(&memory));
+    socket.write_all(&message(SET_FEATURES, &words(&[1 << 32]))).unwrap();
+    let file = guest.guest.file();
+    send_with(socket, &message(SET_MEM_TABLE, &payload), &[file.as_fd(), file.as_fd()]);
+    socket.write_all(&message(SET_VRING_NUM, &words(&[16 << 32]))).unwrap();
+    let user = support::Guest::user;
+    let ring = [0, user(guest.desc), user(guest.used), user(guest.avail), 0];
+    socket.write_all(&message(SET_VRING_ADDR, &words(&ring))).unwrap();
+    send_with(socket, &message(SET_VRING_CALL, &words(&[0])), &[kick_and_call]);
+    guest.add(&[support::Part::In(support::BUFFERS, 1)]);
+    send_with(socket, &message(SET_VRING_KICK, &words(&[0])), &[kick_and_call]);
+    guest
+}
+
 #[test]
-fn kick_and_call_descriptors_may_be_anything() {
+fn kick_and_call_descriptors_may_be_anything_that_does_not_wait() {
     let zero = File::open("/dev/zero").unwrap();
     let full = File::options().write(true).open("/dev/full").unwrap();
     let dir = File::open("/").unwrap();
     let (stuck, _other) = rustix::pipe::pipe().unwrap();
     let (hung_up, _) = UnixStream::pair().unwrap();
     for fd in [zero.as_fd(), full.as_fd(), dir.as_fd(), stuck.as_fd(), hung_up.as_fd()] {
+        sys::waits::never(fd).unwrap();
         let (mut socket, served) = device();
-        let mut guest = support::Driver::new(&std::sync::Arc::new(support::Guest::new()), 0, 16);
-        let regions = guest.guest.regions();
-        let memory: Vec<u64> = regions
-            .iter()
-            .flat_map(|region| [region.guest_phys_addr, region.memory_size, region.userspace_addr, region.mmap_offset])
-            .collect();
-        let mut payload = words(&[2]);
-        payload.extend(words(&memory));
-        socket.write_all(&message(SET_FEATURES, &words(&[1 << 32]))).unwrap();
-        let file = guest.guest.file();
-        send_with(&socket, &message(SET_MEM_TABLE, &payload), &[file.as_fd(), file.as_fd()]);
-        socket.write_all(&message(SET_VRING_NUM, &words(&[16 << 32]))).unwrap();
-        let user = support::Guest::user;
-        let ring = [0, user(guest.desc), user(guest.used), user(guest.avail), 0];
-        socket.write_all(&message(SET_VRING_ADDR, &words(&ring))).unwrap();
-        send_with(&socket, &message(SET_VRING_CALL, &words(&[0])), &[fd]);
-        guest.add(&[support::Part::In(support::BUFFERS, 1)]);
-        send_with(&socket, &message(SET_VRING_KICK, &words(&[0])), &[fd]);
+        let mut guest = queue(&mut socket, fd);
         for _ in 0..20 {
             answers(&mut socket);
         }
@@ -225,6 +232,20 @@ fn kick_and_call_descriptors_may_be_anything() {
         drop(socket);
         assert_eq!(ended(served, Duration::from_secs(10)), Ended::FrontEnd);
     }
+}
+
+/// It is shared with the front end, which would be changed too; a device's promise has no such call.
+#[test]
+fn a_descriptor_that_waits_is_refused_and_stays_as_it_is() {
+    let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    let before = rustix::fs::fcntl_getfl(&event).unwrap();
+    let (mut socket, served) = device();
+    let guest = queue(&mut socket, event.as_fd());
+    answers(&mut socket);
+    assert_eq!(rustix::fs::fcntl_getfl(&event).unwrap(), before);
+    assert_eq!(guest.used_idx(), 0, "there is no queue without a kick");
+    drop(socket);
+    assert_eq!(ended(served, Duration::from_secs(10)), Ended::FrontEnd);
 }
 
 #[test]

@@ -152,7 +152,6 @@ pub const STDIO: Group = group("stdio")
         fcntl(F_GETFD).rare("fcntl of F_GETFD: the standard library of a debug build checks descriptors by it"),
         fcntl(F_SETFD),
         fcntl(F_GETFL),
-        fcntl(F_SETFL),
         fcntl(F_DUPFD_CLOEXEC),
         any(libc::SYS_getrandom),
         any(libc::SYS_clock_gettime), // vdso, except where the clock source forbids it
@@ -221,6 +220,9 @@ pub const WIRES: Group = group("wires").of(&[
     any(libc::SYS_timerfd_settime).rare("timerfd_settime: a guest that sets an alarm of its clock or its PM timer"),
 ]);
 
+/// Whether an open file makes its users wait. Each who shares it is meant, so nobody has this who serves guest or client.
+pub const STATUS_FLAGS: Group = group("status_flags").of(&[fcntl(F_SETFL)]);
+
 /// Messages and descriptors over sockets that are there. It makes, binds and connects none.
 pub const CHANNEL: Group =
     group("channel").made(Made::BySome("they reach no further than the sockets that a process was given")).of(&[
@@ -229,7 +231,6 @@ pub const CHANNEL: Group =
         any(libc::SYS_sendto),
         any(libc::SYS_recvfrom),
         any(libc::SYS_shutdown),
-        ioctl(libc::FIONBIO as u32), // the standard library's set_nonblocking
     ]);
 
 /// Connecting to a socket of the Unix domain that has a name.
@@ -417,6 +418,7 @@ pub const URING: Group = group("uring").of(&[any(libc::SYS_io_uring_enter)]);
 pub const NETLINK_SOCKET: Group = group("netlink_socket").of(&[
     when2(libc::SYS_socket, is(0, AF_NETLINK), is(2, libc::NETLINK_ROUTE)),
     when2(libc::SYS_socket, is(0, AF_NETLINK), is(2, libc::NETLINK_NETFILTER)),
+    ioctl(libc::FIONBIO as u32), // netlink-sys makes its sockets non-blocking so
 ]);
 
 /// What a netlink socket needs besides messages.
@@ -518,7 +520,7 @@ pub const EMPTY_ROOT: Group =
     group("empty_root").made(Made::BySome("the opener, which keeps the host's root, enters as the others do")).of(&[
         when(libc::SYS_unshare, lacks(0, !(libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC))),
         any(libc::SYS_mount),
-        any(libc::SYS_open_tree), // the settings of IPv6, before
+        any(libc::SYS_open_tree), // the settings of IPv6, before; the root once more
         any(libc::SYS_fsopen),
         any(libc::SYS_fsconfig),
         any(libc::SYS_fsmount),

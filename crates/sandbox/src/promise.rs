@@ -6,8 +6,8 @@
 
 use crate::calls::{
     ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, Group, IPV6_SETTINGS, KILL, KVM_CREATE, KVM_RUN,
-    LISTEN, LOCK, MEMFD, MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PUNCH, RESOLVE, SETIDS, SIGNALS, SPAWN, STDIO,
-    TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP, WIRES,
+    LISTEN, LOCK, MEMFD, MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PUNCH, RESOLVE, SETIDS, SIGNALS, SPAWN,
+    STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP, WIRES,
 };
 pub use rustix::thread::CapabilitySet as Capabilities;
 /// Which namespaces a role makes for itself.
@@ -125,19 +125,20 @@ pub const PARENT: Promise = Promise {
         .union(Capabilities::SYS_RESOURCE), // descriptors beyond the hard limit that vmd was started with
     root: Root::Host,
     calls: &[
-        STDIO,   // time, random, exit, log
-        MEMORY,  // the heap
-        EVENTS,  // its loop
-        CHANNEL, // messages with its children, descriptors passed
-        LISTEN,  // makes the control socket; asks a connection who its peer is
-        FILES,   // vm.conf, the state directory, cgroups, ptys, /dev/kvm and /dev/net/tun
-        CONSOLE, // the console's pty: raw mode, its slave, its window
-        SIGNALS, // its end, and vm.conf anew
-        SPAWN,   // its children, in their cgroups
-        KILL,    // all in a VM's cgroup, on a kernel that can't do it at once
-        CONNECT, // the SNMP master's socket, for agentx
-        MEMFD,   // guest memory
-        RESOLVE, // getent(1) for users and groups of vm.conf, a dynamic program
+        STDIO,        // time, random, exit, log
+        MEMORY,       // the heap
+        EVENTS,       // its loop
+        CHANNEL,      // messages with its children, descriptors passed
+        LISTEN,       // makes the control socket; asks a connection who its peer is
+        FILES,        // vm.conf, the state directory, cgroups, ptys, /dev/kvm and /dev/net/tun
+        CONSOLE,      // the console's pty: raw mode, its slave, its window
+        SIGNALS,      // its end, and vm.conf anew
+        SPAWN,        // its children, in their cgroups
+        KILL,         // all in a VM's cgroup, on a kernel that can't do it at once
+        STATUS_FLAGS, // a console that never holds its vm
+        CONNECT,      // the SNMP master's socket, for agentx
+        MEMFD,        // guest memory
+        RESOLVE,      // getent(1) for users and groups of vm.conf, a dynamic program
     ],
     starts: &[&OPENER, &PROBE, &CONTROL, &PRIV, &AGENTX, &VMM],
     files: None, // inherited by all, and its children need much
@@ -152,12 +153,13 @@ pub const OPENER: Promise = Promise {
         .union(Capabilities::SETGID) // to become the asker
         .union(Capabilities::DAC_OVERRIDE), // for what root's vm.conf names
     calls: &[
-        STDIO,   //
-        MEMORY,  //
-        CHANNEL, // the request in, the descriptors out
-        OPEN,    // the files, never to create one
-        LOCK,    // OFD locks on disks, and who holds them
-        SETIDS,  // to become the asker
+        STDIO,        //
+        MEMORY,       //
+        CHANNEL,      // the request in, the descriptors out
+        OPEN,         // the files, never to create one
+        STATUS_FLAGS, // opened without waiting, and then read with
+        LOCK,         // OFD locks on disks, and who holds them
+        SETIDS,       // to become the asker
     ],
     then: Some(&OPENER_ASKED),
     ..OPENER_ASKED
@@ -169,7 +171,7 @@ pub const OPENER_ASKED: Promise = Promise {
     user: User::Asker,
     keeps: Capabilities::DAC_OVERRIDE,
     root: Root::Host,
-    calls: &[STDIO, MEMORY, CHANNEL, OPEN, LOCK],
+    calls: &[STDIO, MEMORY, CHANNEL, OPEN, STATUS_FLAGS, LOCK],
     files: Some(&[(File::Everything, Access::ReadWrite)]),
     ..SEALED
 };

@@ -13,7 +13,6 @@ use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{IoUring, opcode};
-use rustix::fs::OFlags;
 
 use crate::guest_io::{Extent, GuestMemory, Vectors};
 
@@ -67,8 +66,7 @@ impl Ring {
         ])?;
         submitter.register_enable_rings()?;
         // A ring answers EAGAIN for a file that is marked non-blocking, where read(2) of a disk would wait.
-        let flags = rustix::fs::fcntl_getfl(file)?;
-        rustix::fs::fcntl_setfl(file, flags.difference(OFlags::NONBLOCK))?;
+        crate::waits::always(file)?;
         let slots = (0..slots).map(|_| Slot::default()).collect();
         Ok(Ring { uring, slots, in_flight: 0, unsubmitted: false })
     }

@@ -5,9 +5,8 @@
 #![allow(unsafe_code)] // an ioctl on the tun control device
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use thiserror::Error;
@@ -44,7 +43,8 @@ struct InterfaceRequest {
     rest: [u8; 22],
 }
 
-/// Makes `fd`, an open /dev/net/tun, the tap `name`: a new one, that nobody had, non-blocking.
+/// Makes `fd`, an open /dev/net/tun, the tap `name`: a new one, that nobody had. priv gets it non-blocking, and could not
+/// make it so.
 pub fn attach(fd: BorrowedFd<'_>, name: &str) -> Result<(), TunError> {
     let mut request = InterfaceRequest {
         name: name_bytes(name).ok_or(TunError::Name)?,
@@ -59,9 +59,7 @@ pub fn attach(fd: BorrowedFd<'_>, name: &str) -> Result<(), TunError> {
         Err(error) => return Err(io::Error::from(error).into()),
     }
     set_header_length(fd, VNET_HEADER_LENGTH)?;
-    let flags = fcntl_getfl(fd.as_fd()).map_err(io::Error::from)?;
-    fcntl_setfl(fd.as_fd(), flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
-    Ok(())
+    Ok(crate::waits::never(fd)?)
 }
 
 /// The name with its NUL, if it fits and is taken as it stands: of a `%d` the kernel would make a number.

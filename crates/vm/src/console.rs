@@ -65,10 +65,9 @@ pub struct Console {
 }
 
 impl Console {
-    /// Takes the master and makes it non-blocking.
+    /// Takes the master, which the parent has made non-blocking.
     pub fn new(pty: OwnedFd) -> std::io::Result<Self> {
-        let flags = rustix::fs::fcntl_getfl(&pty)?;
-        rustix::fs::fcntl_setfl(&pty, flags | rustix::fs::OFlags::NONBLOCK)?;
+        sys::waits::never(&pty)?;
         Ok(Self { pty, to_pty: Piece::EMPTY, to_guest: Piece::EMPTY, full: false, more: false, quiet_until: None })
     }
 

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::OFlags;
 use sys::guest_io::{Extent, GuestMemory};
 use sys::tap::{Scratch, SendError, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, VNET_HEADER_LENGTH};
 
@@ -17,15 +16,14 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Takes a tap, made non-blocking and with the header of 12 bytes. What is no tap has no offloads.
+    /// Takes a tap, which comes non-blocking, with the header of 12 bytes. What is no tap has no offloads.
     pub fn new(fd: OwnedFd) -> io::Result<Tap> {
         let offloads = match sys::tap::set_header_length(fd.as_fd(), VNET_HEADER_LENGTH) {
             Ok(()) => true,
             Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::NOTTY) => false,
             Err(error) => return Err(error),
         };
-        let flags = rustix::fs::fcntl_getfl(&fd)?;
-        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        sys::waits::never(&fd)?;
         Ok(Tap { fd, offloads, scratch: Scratch::default() })
     }
 

@@ -120,9 +120,9 @@ pub trait Control {
     fn tell(&mut self, news: &ToVmm) -> bool;
 }
 
-/// Serves a device on a connected socket until an end of it hangs up, then lets the device finish.
+/// Serves a device on a connected socket until an end of it hangs up, then lets the device finish. Reads of the socket must
+/// wait; they are made when a request is whole.
 pub fn serve<D: Device>(stream: UnixStream, device: D, control: Option<&mut dyn Control>) -> io::Result<Ended> {
-    stream.set_nonblocking(false)?; // requests are read only when they are whole
     let back_end = Arc::new(Mutex::new(BackEnd::new(device)));
     let handler = BackendReqHandler::from_stream(stream.try_clone()?, back_end.clone());
     let mut serving = Serving { stream, back_end: back_end.clone(), handler, control, partial: None };

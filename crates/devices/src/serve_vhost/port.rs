@@ -12,7 +12,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
-use rustix::fs::OFlags;
 use sys::guest_io::GuestMemory;
 
 use super::memory::Memory;
@@ -172,12 +171,10 @@ impl Port {
     }
 }
 
-/// A descriptor of the front end's: whatever it is, reading or writing it must not hold us.
+/// A descriptor of the front end's: whatever it is, reading or writing it must not hold us. It is shared, so one that would
+/// is refused and not changed.
 pub(super) fn non_blocking(file: Option<File>) -> std::io::Result<Option<File>> {
-    if let Some(file) = &file {
-        let flags = rustix::fs::fcntl_getfl(file)?;
-        rustix::fs::fcntl_setfl(file, flags | OFlags::NONBLOCK)?;
-    }
+    file.as_ref().map_or(Ok(()), sys::waits::refuse)?;
     Ok(file)
 }
 

@@ -145,6 +145,19 @@ fn who_makes_processes_makes_no_user_namespace() {
     assert_eq!(run("vmm", &["user-namespace"]), Ended::Errno(libc::EPERM));
 }
 
+/// They belong to the open file, and so to each who holds it: an eventfd that can be made to wait stops who reads it.
+#[test]
+fn no_role_makes_another_wait_by_the_flags_of_what_they_share() {
+    let setfl = call(libc::SYS_fcntl, &[99, libc::F_SETFL.into(), 0]);
+    let fionbio = call(libc::SYS_ioctl, &[99, libc::FIONBIO as i64, 0]);
+    for role in ALL {
+        let sets = ["parent", "opener"].contains(&role);
+        assert_eq!(run(role, &["call", &setfl]), if sets { Ended::Errno(libc::EBADF) } else { KILLED }, "{role}");
+        let netlink = ["parent", "priv"].contains(&role);
+        assert_eq!(run(role, &["call", &fionbio]), if netlink { Ended::Errno(libc::EBADF) } else { KILLED }, "{role}");
+    }
+}
+
 #[test]
 fn vmm_executes_vmd_and_nothing_else() {
     // The fixture in vmd's place: by its descriptor, into a role of vmm's.

@@ -50,7 +50,7 @@ pub struct VhostUser {
     bases: Vec<(u16, u16)>,
 }
 
-/// Asks a back end what it offers; `limit` is [`MAX_ANSWERS`] but in tests.
+/// Asks a back end what it offers, on a socket that waits; `limit` is [`MAX_ANSWERS`] but in tests.
 pub fn connect(
     limit: Duration,
     front: Front,
@@ -58,11 +58,7 @@ pub fn connect(
     memory: GuestMemory,
 ) -> Result<(Device, VhostUser), Failure> {
     let stream = UnixStream::from(stream);
-    let set_up = || {
-        stream.set_nonblocking(false)?;
-        stream.try_clone()
-    };
-    let watched: OwnedFd = set_up().map_err(gone)?.into();
+    let watched: OwnedFd = stream.try_clone().map_err(gone)?.into();
     let mut front_end = Frontend::from_stream(stream, MAX_QUEUES);
     let device = answer::within(limit, watched.as_fd(), || negotiate(&mut front_end, front)).map_err(gone)?;
     let back_end = VhostUser {

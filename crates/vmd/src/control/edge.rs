@@ -9,7 +9,6 @@ use proto::channel::ChannelError;
 use proto::client::{Reply, ToClient, ToControl as FromClient};
 use proto::control::{ToControl, ToParent};
 use proto::{Channel, ConnId, Received};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use sys::event::{Interest, Loop, Ready};
@@ -48,8 +47,7 @@ enum Token {
 impl Edge {
     pub(super) fn new(channel: OwnedFd, listener: OwnedFd) -> Result<Self, Fatal> {
         // A client that is gone before it is accepted must not make accept wait for another.
-        let flags = fcntl_getfl(&listener).map_err(io::Error::from)?;
-        fcntl_setfl(&listener, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
+        sys::waits::never(&listener)?;
         let mut events = Loop::new()?;
         let parent = Channel::new(channel).patient();
         events.add(&parent, Token::Parent, Interest::Read)?;

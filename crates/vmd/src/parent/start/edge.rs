@@ -138,6 +138,8 @@ impl Edge {
             let pty = Pty::open().map_err(|error| Failure::io("open a pty for the console", &error))?;
             let (gid, mode) = self.host.console_rights(owner);
             pty.give(owner.uid, gid, mode).map_err(|error| Failure::io("give the console to its owner", &error))?;
+            // Its vm, which shares it, can't.
+            sys::waits::never(&pty.master).map_err(|error| Failure::io("keep the console from waiting", &error))?;
             held.console = Some(pty);
         }
         let name = held.console.as_ref().map(|pty| pty.name.to_string_lossy().into_owned()).unwrap_or_default();
