@@ -10,6 +10,7 @@ use crate::promise::Limits;
 /// Sets the limits, soft and hard. Where the hard limit can't be raised, what it allows must do.
 pub fn apply(limits: Limits) -> io::Result<()> {
     set(Resource::Core, 0)?;
+    sys::signals::outlive_the_file_size_limit();
     if !limits.grows_files {
         set(Resource::Fsize, 0)?;
     }

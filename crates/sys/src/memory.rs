@@ -130,13 +130,7 @@ mod tests {
     fn beyond_the_file_size_limit_is_an_error() {
         alone("memory::tests::beyond_the_file_size_limit_is_an_error", || {
             use rustix::process::{Resource, Rlimit, setrlimit};
-            // The kernel also sends SIGXFSZ, whose default would end the process.
-            let _blocked = crate::signals::Signals::block(&[]).expect("no signals");
-            // SAFETY: ignores a signal in a process that runs only this test.
-            #[allow(unsafe_code)]
-            unsafe {
-                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-            }
+            crate::signals::outlive_the_file_size_limit();
             setrlimit(Resource::Fsize, Rlimit { current: Some(4096), maximum: Some(4096) }).expect("limit");
             for pool in pools() {
                 assert_eq!(pool.take(8192).expect_err("too big").raw_os_error(), Some(libc::EFBIG));

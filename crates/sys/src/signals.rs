@@ -40,6 +40,12 @@ impl Signal {
     ];
 }
 
+/// A write beyond RLIMIT_FSIZE is an error alone; by SIGXFSZ's default action it would end the process.
+pub fn outlive_the_file_size_limit() {
+    // SAFETY: no handler is installed, and a signal that exists has an action that can be set.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// A descriptor that is readable when one of its signals is pending.
 #[derive(Debug)]
 pub struct Signals(OwnedFd);

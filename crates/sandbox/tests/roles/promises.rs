@@ -1,6 +1,6 @@
 //! Each role in a process of its own: what it may not do kills it, what it must do works.
 
-use crate::support::{Ended, KILLED, call, run};
+use crate::support::{Ended, KILLED, call, run, run_onto};
 
 const ALL: [&str; 11] =
     ["parent", "opener", "probe", "control", "priv", "agentx", "vmm", "vm", "vioblk", "vionet", "vioballoon"];
@@ -55,7 +55,7 @@ fn a_call_outside_every_promise_kills() {
 /// Calls that some roles have, for their own reason, and that kill the others.
 #[test]
 fn a_call_of_another_role_kills() {
-    let of_some: [(&str, String, &[&str]); 18] = [
+    let of_some: [(&str, String, &[&str]); 21] = [
         ("socket", call(libc::SYS_socket, &[1, 1, 0]), &["parent"]),
         ("netlink", call(libc::SYS_socket, &[16, 3, 0]), &["parent", "priv"]),
         ("kill", call(libc::SYS_kill, &[1, 0]), &["parent"]),
@@ -66,6 +66,9 @@ fn a_call_of_another_role_kills() {
         ("ftruncate", call(libc::SYS_ftruncate, &[0, 0]), &["parent"]),
         ("fallocate of a hole", call(libc::SYS_fallocate, &[99, 3, 0, 4096]), &["parent", "vmm", "vioballoon"]),
         ("fallocate of room", call(libc::SYS_fallocate, &[99, 0, 0, 4096]), &[]),
+        ("fallocate of room beyond the end", call(libc::SYS_fallocate, &[99, 1, 0, 4096]), &[]),
+        ("fallocate of zeroes", call(libc::SYS_fallocate, &[99, 0x10, 0, 4096]), &[]),
+        ("BLKDISCARD", call(libc::SYS_ioctl, &[99, 0x1277, 0]), &[]),
         ("io_uring_setup", call(libc::SYS_io_uring_setup, &[1, 0]), &["parent", "vmm", "vioblk"]),
         ("KVM_CREATE_VM", call(libc::SYS_ioctl, &[0, 0xAE01, 0]), &["parent", "vmm", "vm"]),
         ("TUNSETIFF", call(libc::SYS_ioctl, &[0, 0x4004_54CA, 0]), &["parent", "priv"]),
@@ -155,6 +158,17 @@ fn no_role_makes_another_wait_by_the_flags_of_what_they_share() {
         assert_eq!(run(role, &["call", &setfl]), if sets { Ended::Errno(libc::EBADF) } else { KILLED }, "{role}");
         let netlink = ["parent", "priv"].contains(&role);
         assert_eq!(run(role, &["call", &fionbio]), if netlink { Ended::Errno(libc::EBADF) } else { KILLED }, "{role}");
+    }
+}
+
+/// Who writes no file of a disk can't make one longer, and lives on with the error.
+#[test]
+fn a_write_that_would_make_a_file_longer_is_an_error() {
+    let write = call(libc::SYS_write, &[1, 0, 1]); // no memory is there: beyond the limit it isn't looked at
+    for role in ALL {
+        let file = tempfile::tempfile().expect("a file");
+        let errno = if ["parent", "vmm", "vioblk"].contains(&role) { libc::EFAULT } else { libc::EFBIG };
+        assert_eq!(run_onto(role, &["call", &write], file.into()), Ended::Errno(errno), "{role}");
     }
 }
 

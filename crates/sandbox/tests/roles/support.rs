@@ -35,7 +35,12 @@ fn command(role: &str, steps: &[&str]) -> Command {
 
 /// Runs the role's steps to the end.
 pub fn run(role: &str, steps: &[&str]) -> Ended {
-    let status = command(role, steps).stdin(Stdio::null()).stdout(Stdio::null()).status().expect("the fixture starts");
+    run_onto(role, steps, Stdio::null())
+}
+
+/// The same with that as its standard output.
+pub fn run_onto(role: &str, steps: &[&str], stdout: Stdio) -> Ended {
+    let status = command(role, steps).stdin(Stdio::null()).stdout(stdout).status().expect("the fixture starts");
     match (status.code(), status.signal()) {
         (Some(code), _) if code > 128 && code < 200 => Ended::Signal(code - 128), // passed on by its starter
         (Some(code), _) => Ended::Errno(code),
