@@ -30,20 +30,22 @@ const HOLDS: [(&str, &[(&str, usize)]); 8] = [
     (
         "parent",
         &[
-            ("/dev/null", 18),   // standard input and output of children; the rest is in reserve
-            ("/", 1),            // the tmpfs that guest memory comes from
-            ("/dev/ptmx", 1),    // the console's master
-            ("/dev/pts", 1),     // and its slave, so that the master never hangs up
-            ("/dev/net/tun", 1), // the VM's tap, for a reboot
-            ("disk.img", 1),     // the VM's disk with its lock, for a reboot
-            ("epoll", 1),        //
-            ("signals", 1),      //
-            ("process", 4),      // control, priv, agentx, vmm
-            ("socket", 5),       // their channels, and the listening socket
-            ("pipe", 5),         // logs of control, priv, agentx, vmm, and of the VM
-            ("vmd", 1),          // its own executable
-            ("/run/vmd.pid", 1), // locked
-            ("cgroup", 2),       // of vmm and of the VM
+            ("/dev/null", 18),        // standard input and output of children; the rest is in reserve
+            ("/", 1),                 // the tmpfs that guest memory comes from
+            ("/dev/ptmx", 1),         // the console's master
+            ("/dev/pts", 1),          // and its slave, so that the master never hangs up
+            ("/dev/net/tun", 1),      // the VM's tap, for a reboot
+            ("disk.img", 1),          // the VM's disk with its lock, for a reboot
+            ("epoll", 1),             //
+            ("signals", 1),           //
+            ("process", 4),           // control, priv, agentx, vmm
+            ("socket", 5),            // their channels, and the listening socket
+            ("pipe", 5),              // logs of control, priv, agentx, vmm, and of the VM
+            ("vmd", 1),               // its own executable
+            ("/run/vmd.pid", 1),      // locked
+            ("/var/lib/vmd/lock", 1), // the same, against a second daemon
+            ("network", 1),           // the name space, for the same
+            ("cgroup", 2),            // of vmm and of the VM
         ],
     ),
     ("control", &[("epoll", 1), ("signals", 1), ("socket", 2)]),
@@ -178,6 +180,7 @@ fn kind(target: &str) -> String {
     let kinds = [
         ("socket:", "socket"),
         ("pipe:", "pipe"),
+        ("net:", "network"),
         ("anon_inode:[eventpoll]", "epoll"),
         ("anon_inode:[eventfd]", "eventfd"),
         ("anon_inode:[signalfd]", "signals"),
