@@ -326,6 +326,38 @@ fn n2_a_locked_guest_can_not_send_in_another_name() {
     }
 }
 
+/// An ARP reply, and a neighbour advertisement, from the card but with this address in them.
+fn claims(mac: [u8; 6]) -> [Vec<u8>; 2] {
+    let arp = [&[0xff; 6][..], &MAC, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &mac, &[10, 0, 0, 1], &OTHER, &[10, 0, 0, 2]];
+    let ip = [0x60, 0, 0, 0, 0, 32, 58, 255];
+    let advertisement = [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &[0xfe; 16], &[2, 1], &mac];
+    let nd = [&[&[0x33, 0x33, 0, 0, 0, 1][..], &MAC, &[0x86, 0xdd], &ip, &[0xfe; 32]][..], &advertisement].concat();
+    [arp.concat(), nd.concat()]
+}
+
+#[test]
+fn n2_a_locked_guest_can_not_claim_another_address_by_arp_or_neighbour_discovery() {
+    let mut fixture = Fixture::new(true, 0);
+    for cut in [vec![], vec![12], vec![26], vec![74], vec![1; 40]] {
+        for claim in claims(OTHER) {
+            let tagged = [&claim[..12], &[0x81, 0, 0, 5], &claim[12..]].concat();
+            for claim in [claim, tagged] {
+                fixture.transmit([0; 12], &claim, &cut);
+                assert_eq!(fixture.heard(), None, "{cut:?} {claim:x?}");
+            }
+        }
+        for claim in claims(MAC) {
+            fixture.transmit([0; 12], &claim, &cut);
+            assert_eq!(fixture.heard(), Some((vec![0; 12], claim)), "{cut:?}");
+        }
+    }
+    let mut open = Fixture::new(false, 0);
+    for claim in claims(OTHER) {
+        open.transmit([0; 12], &claim, &[]);
+        assert!(open.heard().is_some(), "only a locked card is held to its address");
+    }
+}
+
 #[test]
 fn n2_a_locked_guest_sees_nothing_that_is_for_others() {
     let mut fixture = Fixture::new(true, 0);

@@ -66,6 +66,9 @@ pub enum Drop {
     /// A locked card's frame from or to another address.
     #[error("address of the frame is not the card's")]
     Address,
+    /// A locked card's, which has others learn another address.
+    #[error("ARP or neighbour discovery of the frame names an address that is not the card's")]
+    Sender,
 }
 
 /// Whether a header asks for no more than was negotiated, of a frame of `len` bytes; the header that is passed on has

@@ -9,6 +9,7 @@ mod config;
 mod dhcp;
 mod frame;
 mod receive;
+mod sender;
 mod serve;
 mod start;
 mod tap;

@@ -1,5 +1,6 @@
-//! From the guest to the tap (virtio 1.2, 5.1.6.2). Header and Ethernet header are copied once and checked as copies;
-//! the rest goes from guest memory to the kernel as it is.
+//! From the guest to the tap (virtio 1.2, 5.1.6.2). Header and Ethernet header are copied once and checked as copies, of a
+//! locked card as much more as tells its sender; what was copied is what is sent, and the rest goes from guest memory to
+//! the kernel as it is.
 
 use sys::tap::SendError;
 use zerocopy::{FromBytes, IntoBytes};
@@ -7,20 +8,31 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::Link;
 use super::dhcp::{self, Server};
 use super::frame::{
-    Drop, ETHERNET, HEADER, Header, NO_OFFLOAD, Offloads, check_header, check_length, leaves_checksum, may_send,
+    Drop, ETHERNET, HEADER, Header, MAX_FRAME, NO_OFFLOAD, Offloads, check_header, check_length, leaves_checksum,
+    may_send,
 };
+use super::sender::{self, FRONT};
 use crate::queue::{Chain, RingFault};
 use crate::serve_vhost::{Active, Progress};
 
 /// The transmitting half.
-#[derive(Default)]
 pub(super) struct Transmit {
     /// What the guest may leave to the host.
     pub(super) offloads: Offloads,
     chain: Chain,
+    /// The header and the front of the frame, as they are checked and sent; of a locked card there is room for the whole.
+    copy: Vec<u8>,
 }
 
 impl Transmit {
+    /// With nothing negotiated.
+    pub(super) fn new(locked: bool) -> Self {
+        const WHOLE: usize = HEADER + MAX_FRAME;
+        const HEADERS: usize = HEADER + ETHERNET;
+        let room = if locked { WHOLE } else { HEADERS };
+        Self { offloads: Offloads::default(), chain: Chain::default(), copy: vec![0; room] }
+    }
+
     /// Sends what waits, at most as many frames as the ring has entries.
     pub(super) fn serve(&mut self, link: &mut Link, on: &mut Active<'_>) -> Result<Progress, RingFault> {
         let progress = self.send_all(link, on);
@@ -47,32 +59,46 @@ impl Transmit {
 
     /// Sends one frame, or says why it is dropped.
     fn send(&mut self, link: &mut Link, on: &Active<'_>) -> Result<Result<(), Drop>, RingFault> {
-        let mut head = [0; HEADER + ETHERNET];
-        let (header, ethernet) = head.split_first_chunk_mut::<HEADER>().ok_or(RingFault::Host)?;
+        let (header, copy) = self.copy.split_first_chunk_mut::<HEADER>().ok_or(RingFault::Host)?;
         self.chain.take_front(on.memory, header)?; // less than a header is a broken ring
-        let len = self.chain.readable_bytes();
-        if let Err(why) = check_length(len) {
+        let bytes = self.chain.readable_bytes();
+        if let Err(why) = check_length(bytes) {
             return Ok(Err(why));
         }
-        self.chain.take_front(on.memory, ethernet)?;
+        let len = usize::try_from(bytes).map_err(|_| RingFault::Host)?;
+        let mut front = if link.card.locked { FRONT.min(len) } else { ETHERNET };
+        self.chain.take_front(on.memory, copy.get_mut(..front).ok_or(RingFault::Host)?)?;
         let parsed = Header::read_from_bytes(&header[..]).unwrap_or(NO_OFFLOAD);
-        let checked = match check_header(parsed, len, self.offloads) {
+        let checked = match check_header(parsed, bytes, self.offloads) {
             Ok(checked) => checked,
             Err(why) => return Ok(Err(why)),
         };
         if link.card.locked {
-            let addresses: &[u8; ETHERNET] = (&*ethernet).try_into().map_err(|_| RingFault::Host)?;
-            if let Err(why) = may_send(addresses, &link.card.mac) {
+            let mac = &link.card.mac;
+            let seen = |copy: &[u8], front| -> Result<_, RingFault> {
+                let frame = copy.get(..front).ok_or(RingFault::Host)?;
+                let ethernet = frame.first_chunk().ok_or(RingFault::Host)?;
+                Ok(may_send(ethernet, mac).and_then(|()| sender::is_fine(frame, front == len, mac)))
+            };
+            let mut fine = seen(copy, front)?;
+            if fine == Ok(false) {
+                self.chain.take_front(on.memory, copy.get_mut(front..len).ok_or(RingFault::Host)?)?;
+                front = len;
+                fine = seen(copy, front)?;
+            }
+            if let Err(why) = fine {
                 return Ok(Err(why));
             }
         }
+        let frame = copy.get(..front).ok_or(RingFault::Host)?;
         if let Some(dhcp) = &mut link.dhcp {
-            if self.is_request(dhcp, ethernet, len, !leaves_checksum(checked), on)? {
+            if is_request(&self.chain, dhcp, frame, len, !leaves_checksum(checked), on)? {
                 return Ok(Ok(()));
             }
         }
         header.copy_from_slice(checked.as_bytes());
-        match link.tap.send(&head, on.memory, &self.chain.readable) {
+        let head = self.copy.get(..HEADER.saturating_add(front)).ok_or(RingFault::Host)?;
+        match link.tap.send(head, on.memory, &self.chain.readable) {
             Ok(()) => Ok(Ok(())),
             Err(SendError::Outside(_)) => Err(RingFault::Outside),
             // Down, full, too many parts, or a header that the kernel refuses: frames may be lost.
@@ -82,22 +108,24 @@ impl Transmit {
             }
         }
     }
+}
 
-    /// Whether the frame is a DHCP request that was taken. It is looked at as one copy.
-    fn is_request(
-        &self,
-        dhcp: &mut Server,
-        ethernet: &[u8],
-        len: u64,
-        checksum: bool,
-        on: &Active<'_>,
-    ) -> Result<bool, RingFault> {
-        let Some(len) = usize::try_from(len).ok().filter(|len| dhcp::FRAMES.contains(len)) else { return Ok(false) };
-        let mut copy = [0; *dhcp::FRAMES.end()];
-        let frame = copy.get_mut(..len).ok_or(RingFault::Host)?;
-        let (front, rest) = frame.split_at_mut_checked(ethernet.len()).ok_or(RingFault::Host)?;
-        front.copy_from_slice(ethernet);
-        self.chain.copy_front(on.memory, rest)?;
-        Ok(dhcp.take(frame, checksum))
+/// Whether the frame is a DHCP request that was taken. It is looked at as one copy, whose front there is already.
+fn is_request(
+    chain: &Chain,
+    dhcp: &mut Server,
+    front: &[u8],
+    len: usize,
+    checksum: bool,
+    on: &Active<'_>,
+) -> Result<bool, RingFault> {
+    if !dhcp::FRAMES.contains(&len) {
+        return Ok(false);
     }
+    let mut copy = [0; *dhcp::FRAMES.end()];
+    let frame = copy.get_mut(..len).ok_or(RingFault::Host)?;
+    let (first, rest) = frame.split_at_mut_checked(front.len()).ok_or(RingFault::Host)?;
+    first.copy_from_slice(front);
+    chain.copy_front(on.memory, rest)?;
+    Ok(dhcp.take(frame, checksum))
 }
