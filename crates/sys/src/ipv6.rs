@@ -25,10 +25,12 @@ pub enum Setting {
     ForceForwarding,
     /// Routers are believed: 1 unless the interface forwards, 2 always.
     AcceptRa,
+    /// The interface has no IPv6 at all.
+    DisableIpv6,
 }
 
 impl Setting {
-    /// All of them.
+    /// Those of forwarding.
     pub const ALL: [Self; 3] = [Self::Forwarding, Self::ForceForwarding, Self::AcceptRa];
 
     /// As the kernel calls it.
@@ -37,6 +39,7 @@ impl Setting {
             Self::Forwarding => "forwarding",
             Self::ForceForwarding => "force_forwarding",
             Self::AcceptRa => "accept_ra",
+            Self::DisableIpv6 => "disable_ipv6",
         }
     }
 }

@@ -18,7 +18,10 @@ use std::time::Duration;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage, Prop,
+};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
@@ -75,6 +78,14 @@ impl Route {
         self.create(name, group, vec![LinkInfo::Kind(InfoKind::Bridge)])
     }
 
+    /// Sets how many addresses a bridge learns, of all its ports together. A kernel before 6.7 takes no notice, or refuses.
+    pub fn set_max_learned(&mut self, index: u32, limit: u32) -> Result<(), NetlinkError> {
+        let mut message = at(index);
+        let data = LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::FdbMaxLearned(limit)]));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), data]));
+        self.wire.command(libc::RTM_NEWLINK, 0, &message)
+    }
+
     /// Makes a VRF with this routing table in `group`, down, and gives its link; as with a bridge.
     pub fn create_vrf(&mut self, name: &str, table: u32, group: u32) -> Result<Link, NetlinkError> {
         let data = LinkInfo::Data(InfoData::Vrf(vec![InfoVrf::TableId(table)]));
@@ -126,6 +137,12 @@ impl Route {
     /// Sets the largest frame a link carries, in bytes without the Ethernet header.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
         self.set(index, [LinkAttribute::Mtu(mtu)])
+    }
+
+    /// Has a link make no IPv6 address of its own; one that it is given later it takes.
+    pub fn set_no_inet6_address(&mut self, index: u32) -> Result<(), NetlinkError> {
+        let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        self.set(index, [LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])])])
     }
 
     fn set<const N: usize>(&mut self, index: u32, attributes: [LinkAttribute; N]) -> Result<(), NetlinkError> {

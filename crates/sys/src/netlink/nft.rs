@@ -24,6 +24,8 @@ const GENERIC: usize = 4;
 /// Where a chain looks at packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
+    /// As they come by the interface of the table, before any bridge.
+    Ingress,
     /// As they come.
     PreRouting,
     /// On their way from one interface to another.
@@ -36,6 +38,7 @@ impl Hook {
     /// As the kernel numbers it.
     pub fn number(self) -> u32 {
         let number = match self {
+            Hook::Ingress => NF_NETDEV_INGRESS,
             Hook::PreRouting => libc::NF_INET_PRE_ROUTING,
             Hook::Forward => libc::NF_INET_FORWARD,
             Hook::PostRouting => libc::NF_INET_POST_ROUTING,
@@ -44,13 +47,46 @@ impl Hook {
     }
 }
 
-/// A table of the inet family.
+/// The family of a table that looks at the packets of IPv4 and IPv6.
+pub const INET: u8 = 1;
+/// The family of a table that looks at the frames of one interface.
+pub const NETDEV: u8 = 5;
+
+/// A table: of the inet family, or of an interface's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
+    /// The interface whose frames it looks at; its family is netdev then.
+    pub device: Option<String>,
+    /// What its rules remember.
+    pub sets: Vec<Set>,
     /// In order.
     pub chains: Vec<Chain>,
+}
+
+/// What rules remember, for a time after it was last seen and up to a number: where there is no room, the rule ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Its name.
+    pub name: &'static str,
+    /// What is in it.
+    pub key: Key,
+    /// How many, at most.
+    pub size: u32,
+    /// For how long.
+    pub time: Duration,
+}
+
+/// What is in a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// IPv4 addresses.
+    Inet,
+    /// IPv6 addresses.
+    Inet6,
+    /// Ethernet addresses.
+    Ethernet,
 }
 
 /// A chain of ours; what none of its rules decides is accepted.
@@ -75,6 +111,12 @@ pub enum Expr {
     Is(Vec<u8>),
     /// Goes on if the register is anything else.
     IsNot(Vec<u8>),
+    /// Goes on if the register is this or more, byte by byte.
+    AtLeast(Vec<u8>),
+    /// Goes on if the register is in the set of this name, or finds room there.
+    Remember(&'static str),
+    /// The chain of this name decides, which is written before.
+    Goto(&'static str),
     /// The packet may go on.
     Accept,
     /// The packet ends here.
@@ -94,6 +136,16 @@ pub enum Fact {
     InIndex,
     /// Index of the interface that it leaves by.
     OutIndex,
+    /// EtherType, two bytes; behind a VLAN tag.
+    EtherType,
+    /// Protocol that an IP packet carries behind all its headers, one byte.
+    Protocol,
+    /// Bytes of the Ethernet header: from where, how many.
+    Link(u32, u32),
+    /// Bytes of the packet.
+    Network(u32, u32),
+    /// Bytes of what an IP packet carries.
+    Transport(u32, u32),
     /// Name of the interface that it came by, 16 bytes.
     InName,
     /// Name of the interface that it leaves by, 16 bytes.
@@ -141,17 +193,23 @@ impl Nft {
 
     /// Makes the table, in the place of an earlier one of the name.
     pub fn replace(&mut self, table: &Table) -> Result<(), NetlinkError> {
-        let name = text(table.name);
+        let name = text(&table.name);
+        let family = if table.device.is_some() { NETDEV } else { INET };
         let mut batch = Batch::default();
         // Made first, so that there is one to be removed.
-        batch.command(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, inet(), |out| out.put(NFTA_TABLE_NAME, &name));
-        batch.command(libc::NFT_MSG_DELTABLE, 0, inet(), |out| out.put(NFTA_TABLE_NAME, &name));
-        batch.command(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, inet(), |out| out.put(NFTA_TABLE_NAME, &name));
+        batch.command(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, family, |out| out.put(NFTA_TABLE_NAME, &name));
+        batch.command(libc::NFT_MSG_DELTABLE, 0, family, |out| out.put(NFTA_TABLE_NAME, &name));
+        batch.command(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, family, |out| out.put(NFTA_TABLE_NAME, &name));
+        for (id, set) in (1_u32..).zip(&table.sets) {
+            batch.command(libc::NFT_MSG_NEWSET, NLM_F_CREATE, family, |out| set.write(&name, id, out));
+        }
         for chain in &table.chains {
-            batch.command(libc::NFT_MSG_NEWCHAIN, NLM_F_CREATE, inet(), |out| chain.write(&name, out));
+            batch.command(libc::NFT_MSG_NEWCHAIN, NLM_F_CREATE, family, |out| {
+                chain.write(&name, table.device.as_deref(), out);
+            });
             for rule in &chain.rules {
                 let flags = NLM_F_CREATE | NLM_F_APPEND;
-                batch.command(libc::NFT_MSG_NEWRULE, flags, inet(), |out| {
+                batch.command(libc::NFT_MSG_NEWRULE, flags, family, |out| {
                     write_rule(out, &name, &text(&chain.name), rule);
                 });
             }
@@ -159,10 +217,10 @@ impl Nft {
         self.wire.batch(batch.messages)
     }
 
-    /// Removes a table of the inet family; that there is none is fine.
-    pub fn delete(&mut self, name: &str) -> Result<(), NetlinkError> {
+    /// Removes a table; that there is none is fine.
+    pub fn delete(&mut self, family: u8, name: &str) -> Result<(), NetlinkError> {
         let mut batch = Batch::default();
-        batch.command(libc::NFT_MSG_DELTABLE, 0, inet(), |out| out.put(NFTA_TABLE_NAME, &text(name)));
+        batch.command(libc::NFT_MSG_DELTABLE, 0, family, |out| out.put(NFTA_TABLE_NAME, &text(name)));
         match self.wire.batch(batch.messages) {
             Err(error) if error.errno() == Some(Errno::NOENT) => Ok(()),
             done => done,
@@ -226,10 +284,6 @@ impl Batch {
 
 fn generic(family: u8) -> [u8; GENERIC] {
     [family, 0, 0, 0]
-}
-
-fn inet() -> u8 {
-    u8::try_from(libc::NFPROTO_INET).unwrap_or(0)
 }
 
 fn kind_of(command: libc::c_int) -> u16 {

@@ -258,7 +258,9 @@ fn sample(name: &'static str) -> nft::Table {
     let out = vec![vec![Expr::Load(Fact::Family), Expr::Is(vec![2]), Expr::Masquerade]];
     let chain = |name: &str, base, rules| Chain { name: name.to_owned(), base, rules };
     Table {
-        name,
+        name: name.to_owned(),
+        device: None,
+        sets: vec![],
         chains: vec![
             chain("back", Some((Hook::PreRouting, "filter", -150)), back),
             chain("forward", Some((Hook::Forward, "filter", 0)), rules),
@@ -272,7 +274,7 @@ fn sample(name: &'static str) -> nft::Table {
 fn a_table_is_made_replaced_listed_and_removed() {
     in_namespace(|_| {
         let mut filter = nft::Nft::open(Duration::from_secs(5)).unwrap();
-        filter.delete("vmd").unwrap();
+        filter.delete(nft::INET, "vmd").unwrap();
         for _ in 0..2 {
             filter.replace(&sample("vmd")).unwrap();
             let chains = filter.chains().unwrap();
@@ -283,7 +285,7 @@ fn a_table_is_made_replaced_listed_and_removed() {
             assert!(chains.iter().all(|chain| !chain.drops));
         }
         filter.replace(&nft::Table { chains: vec![], ..sample("other") }).unwrap();
-        filter.delete("vmd").unwrap();
+        filter.delete(nft::INET, "vmd").unwrap();
         assert_eq!(filter.chains().unwrap(), []);
     });
 }

@@ -124,7 +124,14 @@ impl Edge {
             let found = self.route.link(bridge.as_str()).map_err(refused)?;
             match self.switches.make(bridge, alias, up, vrf, found.as_ref())? {
                 Make::Create => match self.route.create_bridge(bridge.as_str(), GROUP) {
-                    Ok(link) => created = Some(link.index),
+                    Ok(link) => {
+                        self.outside.without_inet6(&mut self.route, &link);
+                        // As an upper limit for all ports together, those that are not vmd's too.
+                        if let Err(error) = self.route.set_max_learned(link.index, switches::MAX_LEARNED) {
+                            log::debug!("fdb_max_learned of \"{bridge}\": {error}");
+                        }
+                        created = Some(link.index);
+                    }
                     Err(error) if error.is_taken() => {}
                     Err(error) => return Err(refused(error)),
                 },
@@ -186,6 +193,10 @@ impl Edge {
         let refused = |error| refused(format_args!("tap \"{name}\""), &error);
         let gone = || Failure::new(Code::Io, format!("tap \"{name}\" vanished"));
         let tap = self.route.link(name.as_str()).map_err(refused)?.ok_or_else(gone)?;
+        if wanted.local.is_none_or(|local| local.inet6.is_none()) {
+            self.outside.without_inet6(&mut self.route, &tap);
+        }
+        self.outside.limit(&mut self.route, &name, wanted.local.as_ref());
         let reached =
             |error| self::refused(format_args!("NAT of tap \"{name}\" (\"local nat no\" switches it off)"), &error);
         let made = switches::tap_steps(wanted, &tap, master.as_ref())

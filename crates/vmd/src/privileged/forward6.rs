@@ -49,6 +49,7 @@ impl Change {
             Setting::AcceptRa => Some(2),
             Setting::ForceForwarding => Some(1),
             Setting::Forwarding => (self.interface == ALL).then_some(1),
+            Setting::DisableIpv6 => None, // of interfaces that vmd makes, with which it goes
         }
     }
 }

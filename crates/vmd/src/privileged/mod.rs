@@ -1,4 +1,4 @@
-//! priv: makes the bridges and taps that the parent names, lets local interfaces reach the outside (`nat.rs`), and undoes
+//! priv: makes the bridges and taps that the parent names, limits what the host learns of guests there (`guard.rs`), lets local interfaces reach the outside (`nat.rs`), and undoes
 //! all of it at the end.
 //!
 //! Its one peer is the parent ([`proto::privileged`]). It runs as root with CAP_NET_ADMIN alone, in the host's network
@@ -13,6 +13,7 @@
 
 mod edge;
 mod forward6;
+mod guard;
 mod nat;
 mod outside;
 mod switches;

@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sys::netlink::nft::{Chain, Expr, Fact, Hook, Listed, Table};
+use sys::netlink::nft::{Chain, Expr, Fact, Hook, INET as NFPROTO_INET, Listed, Table};
 use sys::netlink::{Link, LinkKind};
 
 pub use proto::privileged::TABLE;
@@ -35,7 +35,6 @@ const TAP: &str = "tap-";
 const UNDER_WAY: u32 = 2 | 4;
 /// Bit of a connection's status: its destination was changed (IPS_DST_NAT).
 const REDIRECTED: u32 = 1 << 5;
-const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 
@@ -137,7 +136,7 @@ pub fn table(memory: &Memory, links: &[Link]) -> Table {
         chain("postrouting", Some((Hook::PostRouting, "nat", 100)), each(&from, Expr::Masquerade)),
     ];
     chains.extend(memory.names().map(|name| chain(&name, None, vec![])));
-    Table { name: TABLE, chains }
+    Table { name: TABLE.to_owned(), device: None, sets: vec![], chains }
 }
 
 /// A chain of somebody's that drops what guests send, and the chain for others' rules that its tool has, if any.

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use model::IfName;
+use proto::privileged::LocalEnd;
+
 use rustix::io::Errno;
 use sys::ipv6::{Setting, Settings};
-use sys::netlink::nft::{Expr, Listed, Nft};
+use sys::netlink::nft::{Expr, INET, Listed, NETDEV, Nft};
 use sys::netlink::{KERNEL_DEADLINE, Link, NetlinkError, Route};
 
 use super::forward6::{self, ALL, Change, DEFAULT, Seen};
+use super::guard;
 use super::nat::{self, Memory};
 use super::switches::LOCAL_GROUP;
 
@@ -26,6 +30,42 @@ impl Outside {
     /// Nothing is changed yet.
     pub(super) fn new(settings: Option<Settings>) -> Self {
         Self { filter: None, settings }
+    }
+
+    /// Takes IPv6 from an interface that was just made and is down: else the host would have an address there, learn
+    /// what guests say of theirs, and believe them to be routers.
+    pub(super) fn without_inet6(&self, route: &mut Route, link: &Link) {
+        let done = self.settings.as_ref().map(|settings| settings.set(&link.name, Setting::DisableIpv6, 1));
+        if let Some(Err(error)) = &done {
+            log::debug!("disable_ipv6 of \"{}\": {error}", link.name);
+        }
+        if !matches!(done, Some(Ok(_))) {
+            // The settings are not ours, as in a container: then at least there is no address.
+            if let Err(error) = route.set_no_inet6_address(link.index) {
+                log::debug!("\"{}\" keeps its IPv6 address: {error}", link.name);
+            }
+        }
+    }
+
+    /// Limits what the host learns of the guest behind a tap that is still down. A kernel that can't do it does without.
+    pub(super) fn limit(&mut self, route: &mut Route, tap: &IfName, local: Option<&LocalEnd>) {
+        if let Err(error) = self.try_limit(route, tap, local) {
+            sys::guest_log!(
+                Warn,
+                "what the guest behind tap \"{tap}\" can have the host learn is not limited: nftables: {error}"
+            );
+        }
+    }
+
+    fn try_limit(&mut self, route: &mut Route, tap: &IfName, local: Option<&LocalEnd>) -> Result<(), NetlinkError> {
+        let filter = self.filter()?;
+        filter.replace(&guard::table(tap, local))?;
+        let chains = filter.chains()?;
+        let links = route.links()?;
+        for table in guard::left(&chains, &links) {
+            filter.delete(NETDEV, table)?;
+        }
+        Ok(())
     }
 
     /// Has a local tap reach the outside: our table first, which keeps the host from being a router for others, then
@@ -90,6 +130,7 @@ impl Outside {
                 Setting::AcceptRa => {
                     log::info!("\"{interface}\" still accepts router advertisements, though the host forwards IPv6")
                 }
+                Setting::DisableIpv6 => {}
             }
         }
     }
@@ -135,6 +176,9 @@ impl Outside {
     pub(super) fn leave(&mut self, route: &mut Route) -> Result<(), NetlinkError> {
         let Ok(filter) = self.filter() else { return Ok(()) }; // a kernel without: nothing to undo
         let chains = filter.chains()?;
+        for table in guard::left(&chains, &[]) {
+            filter.delete(NETDEV, table)?;
+        }
         for door in nat::doors(&chains) {
             // Its tool may be making it anew at this moment; what follows is undone all the same.
             if let Err(error) = exchange(filter, &door, &[]) {
@@ -152,7 +196,7 @@ impl Outside {
             self.filter = None;
             return Ok(());
         }
-        let done = self.filter()?.delete(nat::TABLE);
+        let done = self.filter()?.delete(INET, nat::TABLE);
         self.filter = None;
         done
     }

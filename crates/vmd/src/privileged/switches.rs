@@ -26,6 +26,8 @@ const VRF: &str = "rdomain";
 const VRF_TABLES: u32 = 0x766d_0000;
 /// `tap0` to `tap255` are tried (openbsd/daemon.md, 2.10: MAX_TAP).
 const MAX_TAP: u32 = 256;
+/// Addresses that a bridge of vmd's learns, of all its ports together (Linux 6.7).
+pub const MAX_LEARNED: u32 = 8192;
 /// Bits of the network of a `local interface` (openbsd/daemon.md, 3.12): a pair of addresses, and 32 bits of IPv6.
 const LOCAL_BITS: (u8, u8) = (31, 96);
 

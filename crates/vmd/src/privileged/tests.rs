@@ -23,6 +23,7 @@ fn name(name: &str) -> IfName {
 
 mod decisions;
 mod inet6;
+mod neighbours;
 mod outside;
 
 /// A priv in a network namespace of its own, and this end of its channel.

@@ -2,18 +2,41 @@
 
 use super::super::attributes::{Out, text};
 use super::uapi::*;
-use super::{Chain, Expr, Fact};
+use super::{Chain, Expr, Fact, Key, Set};
 
 impl Chain {
-    pub(super) fn write(&self, table: &[u8], out: &mut Out) {
+    pub(super) fn write(&self, table: &[u8], device: Option<&str>, out: &mut Out) {
         out.put(NFTA_CHAIN_TABLE, table);
         out.put(NFTA_CHAIN_NAME, &text(&self.name));
         let Some((hook, kind, priority)) = self.base else { return };
         out.nest(NFTA_CHAIN_HOOK, |out| {
             out.put(NFTA_HOOK_HOOKNUM, &hook.number().to_be_bytes());
             out.put(NFTA_HOOK_PRIORITY, &priority.to_be_bytes());
+            if let Some(device) = device {
+                out.put(NFTA_HOOK_DEV, &text(device));
+            }
         });
         out.put(NFTA_CHAIN_TYPE, &text(kind));
+    }
+}
+
+impl Set {
+    pub(super) fn write(&self, table: &[u8], id: u32, out: &mut Out) {
+        // The kind is what nft(8) shows it as (datatype.h).
+        let (kind, length) = match self.key {
+            Key::Inet => (7_u32, 4_u32),
+            Key::Inet6 => (8, 16),
+            Key::Ethernet => (9, 6),
+        };
+        let milliseconds = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
+        out.put(NFTA_SET_TABLE, table);
+        out.put(NFTA_SET_NAME, &text(self.name));
+        out.put(NFTA_SET_FLAGS, &word(libc::NFT_SET_TIMEOUT | libc::NFT_SET_EVAL));
+        out.put(NFTA_SET_KEY_TYPE, &kind.to_be_bytes());
+        out.put(NFTA_SET_KEY_LEN, &length.to_be_bytes());
+        out.put(NFTA_SET_ID, &id.to_be_bytes());
+        out.put(NFTA_SET_TIMEOUT, &milliseconds.to_be_bytes());
+        out.nest(NFTA_SET_DESC, |out| out.put(NFTA_SET_DESC_SIZE, &self.size.to_be_bytes()));
     }
 }
 
@@ -41,8 +64,15 @@ impl Expr {
             }),
             Expr::Is(value) => compare(out, libc::NFT_CMP_EQ, value),
             Expr::IsNot(value) => compare(out, libc::NFT_CMP_NEQ, value),
-            Expr::Accept => verdict(out, libc::NF_ACCEPT),
-            Expr::Drop => verdict(out, libc::NF_DROP),
+            Expr::AtLeast(value) => compare(out, libc::NFT_CMP_GTE, value),
+            Expr::Remember(set) => named(out, "dynset", |out| {
+                out.put(NFTA_DYNSET_SET_NAME, &text(set));
+                out.put(NFTA_DYNSET_OP, &word(libc::NFT_DYNSET_OP_UPDATE));
+                out.put(NFTA_DYNSET_SREG_KEY, &register);
+            }),
+            Expr::Goto(chain) => verdict(out, libc::NFT_GOTO, Some(chain)),
+            Expr::Accept => verdict(out, libc::NF_ACCEPT, None),
+            Expr::Drop => verdict(out, libc::NF_DROP, None),
             Expr::Masquerade => named(out, "masq", |_| ()),
         }
     }
@@ -57,7 +87,20 @@ impl Fact {
                 out.put(NFTA_KEY, &word(key));
             });
         };
+        let bytes = |out: &mut Out, base: libc::c_int, at: u32, length: u32| {
+            named(out, "payload", |out| {
+                out.put(NFTA_DREG, &register);
+                out.put(NFTA_PAYLOAD_BASE, &word(base));
+                out.put(NFTA_PAYLOAD_OFFSET, &at.to_be_bytes());
+                out.put(NFTA_PAYLOAD_LEN, &length.to_be_bytes());
+            });
+        };
         match self {
+            Fact::EtherType => load(out, "meta", libc::NFT_META_PROTOCOL),
+            Fact::Protocol => load(out, "meta", libc::NFT_META_L4PROTO),
+            Fact::Link(at, length) => bytes(out, libc::NFT_PAYLOAD_LL_HEADER, at, length),
+            Fact::Network(at, length) => bytes(out, libc::NFT_PAYLOAD_NETWORK_HEADER, at, length),
+            Fact::Transport(at, length) => bytes(out, libc::NFT_PAYLOAD_TRANSPORT_HEADER, at, length),
             Fact::InGroup => load(out, "meta", libc::NFT_META_IIFGROUP),
             Fact::OutGroup => load(out, "meta", libc::NFT_META_OIFGROUP),
             Fact::InIndex => load(out, "meta", libc::NFT_META_IIF),
@@ -91,11 +134,16 @@ fn compare(out: &mut Out, how: libc::c_int, value: &[u8]) {
     });
 }
 
-fn verdict(out: &mut Out, code: libc::c_int) {
+fn verdict(out: &mut Out, code: libc::c_int, chain: Option<&str>) {
     named(out, "immediate", |out| {
         out.put(NFTA_DREG, &word(libc::NFT_REG_VERDICT));
         out.nest(NFTA_IMMEDIATE_DATA, |out| {
-            out.nest(NFTA_DATA_VERDICT, |out| out.put(NFTA_VERDICT_CODE, &word(code)));
+            out.nest(NFTA_DATA_VERDICT, |out| {
+                out.put(NFTA_VERDICT_CODE, &word(code));
+                if let Some(chain) = chain {
+                    out.put(NFTA_VERDICT_CHAIN, &text(chain));
+                }
+            });
         });
     });
 }

@@ -134,8 +134,11 @@ fn forwarding(route: &mut Route) -> BTreeMap<String, bool> {
     route.links().unwrap().into_iter().map(|link| (link.name, all[&link.index])).collect()
 }
 
+/// All that are there, but for those of each tap.
 pub(super) fn chains() -> Vec<sys::netlink::nft::Listed> {
-    sys::netlink::nft::Nft::open(SOON).unwrap().chains().unwrap()
+    let mut chains = sys::netlink::nft::Nft::open(SOON).unwrap().chains().unwrap();
+    chains.retain(|chain| chain.family != sys::netlink::nft::NETDEV);
+    chains
 }
 
 #[test]
