@@ -124,7 +124,7 @@ fn priv_is_confined_and_holds_what_its_page_says() {
     role.has_an_empty_root();
     let null = "/dev/null";
     let settings = "/"; // of IPv6: the root of a mount that has no other name
-    assert_eq!(role.descriptors(), ["", "", settings, null, null, null, "socket", "socket"]);
+    assert_eq!(role.descriptors(), ["", "", settings, null, null, null, "socket", "socket", "socket"]);
     assert_eq!(role.end(), Exit::Code(0));
     nothing_is_left();
     drop(tap);
