@@ -116,7 +116,9 @@ mod tests {
         }
     }
 
-    fn world() -> (Graves<Ghost>, Rc<Cell<bool>>, Rc<Cell<u32>>, Instant) {
+    type World = (Graves<Ghost>, Rc<Cell<bool>>, Rc<Cell<u32>>, Instant);
+
+    fn world() -> World {
         (Graves::default(), Rc::default(), Rc::default(), Instant::now())
     }
 

@@ -66,10 +66,15 @@ impl<Tx: Message, Rx: Message> Role<Tx, Rx> {
         all
     }
 
-    /// Its mounts are one empty root, which it can't change.
+    /// Its mounts are an empty root, which it can't change, and the same once more over it, so that it can make no user
+    /// namespace.
     fn has_an_empty_root(&self) {
         let mounts = std::fs::read_to_string(format!("/proc/{}/mounts", self.child.pid())).expect("mounts");
-        assert_eq!(mounts.lines().count(), 1, "{mounts}");
+        let mounts: Vec<&str> = mounts.lines().collect();
+        assert!(
+            matches!(mounts.as_slice(), [one, same] if one == same && one.starts_with("none / tmpfs ro,")),
+            "{mounts:?}"
+        );
         let entries = std::fs::read_dir(format!("/proc/{}/root", self.child.pid())).expect("root").count();
         assert_eq!(entries, 0);
     }
@@ -163,6 +168,7 @@ fn control_is_confined_and_holds_what_its_page_says() {
     let listener = socket();
     bind(&listener, &address).expect("bound");
     listen(&listener, 5).expect("listens");
+    sys::waits::never(&listener).expect("it is ours"); // as the parent makes it
     let mut role: Role<control::ToControl, control::ToParent> = Role::start("control", Some(listener));
     let stream = socket();
     connect(&stream, &address).expect("connected");
