@@ -137,7 +137,7 @@ impl Conversation {
     }
 
     /// All VMs, in the daemon's order, and what can't be killed; or the daemon's reason for telling none.
-    pub fn list(&mut self) -> Result<Result<(Vec<VmLine>, Vec<Unkillable>), Failure>, TalkError> {
+    pub fn list(&mut self) -> Result<Result<Listed, Failure>, TalkError> {
         self.ask(Request::List, Vec::new())?;
         let (mut vms, mut unkillable) = (Vec::new(), Vec::new());
         loop {
@@ -153,6 +153,9 @@ impl Conversation {
         }
     }
 }
+
+/// The daemon's VMs, and processes that can't be killed.
+pub type Listed = (Vec<VmLine>, Vec<Unkillable>);
 
 #[cfg(test)]
 mod tests {

@@ -9,14 +9,14 @@ use std::process::ExitCode;
 
 use config::size;
 use model::DiskFormat;
-use proto::client::{DiskArg, DiskOperation, Order, Reply, Request, Start as StartRequest, Unkillable, VmLine, VmRef};
+use proto::client::{DiskArg, DiskOperation, Order, Reply, Request, Start as StartRequest, VmLine, VmRef};
 use proto::failure::plain;
 use proto::{Code, Failure};
 use rustix::fs::{Mode, OFlags};
 
 use crate::command::Command;
 use crate::console::{self, ConsoleError};
-use crate::conversation::{Conversation, TalkError};
+use crate::conversation::{Conversation, Listed, TalkError};
 use crate::doctor::{self, Form};
 use crate::image::{self, ImageError};
 use crate::progress::{self, shown};
@@ -242,7 +242,7 @@ impl Run<'_> {
         Ok(self.list(conversation)?.0)
     }
 
-    fn list(&mut self, conversation: &mut Conversation) -> Result<(Vec<VmLine>, Vec<Unkillable>), RunError> {
+    fn list(&mut self, conversation: &mut Conversation) -> Result<Listed, RunError> {
         conversation.list()?.map_err(|failure| RunError::Refused { what: "status".to_owned(), failure })
     }
 
