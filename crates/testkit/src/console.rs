@@ -51,6 +51,12 @@ impl Console {
         // setsid makes it the controlling terminal, without which there is no ^C, no ^Z and no window size.
         let mut with_terminal = Command::new("setsid");
         with_terminal.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => with_terminal.env(name, value),
+                None => with_terminal.env_remove(name),
+            };
+        }
         let end = |slave: &File| slave.try_clone().expect("a descriptor can be doubled");
         with_terminal.stdin(end(&slave)).stdout(end(&slave)).stderr(slave);
         let program = with_terminal.spawn().expect("setsid can be run");

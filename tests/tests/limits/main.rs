@@ -8,6 +8,7 @@ mod command;
 mod configuration;
 mod create;
 mod disks;
+mod flood;
 mod guests;
 mod kernels;
 mod nics;

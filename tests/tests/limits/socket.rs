@@ -47,7 +47,8 @@ pub fn web() -> VmRef {
     VmRef::Name(VmName::new("web").expect("a name"))
 }
 
-fn start() -> proto::client::Start {
+/// Its start.
+pub fn start() -> proto::client::Start {
     proto::client::Start {
         vm: web(),
         instance_of: None,
