@@ -1,11 +1,11 @@
-//! priv: makes the bridges and taps that the parent names, limits what the host learns of guests there (`guard.rs`), lets local interfaces reach the outside (`nat.rs`), and undoes
-//! all of it at the end.
+//! priv: makes the bridges and taps that the parent names, limits what the host learns of guests there (`guard.rs`), lets
+//! local interfaces reach the outside (`nat.rs`), and undoes all of it at the end.
 //!
 //! Its one peer is the parent ([`proto::privileged`]). It runs as root with CAP_NET_ADMIN alone, in the host's network
 //! and an empty root: it can open no file but IPv6 settings, so that /dev/net/tun comes with each request for a tap. It
 //! knows no VM.
 //!
-//! It holds the parent's channel, a netlink socket, from the first tap on another one for nftables, the directory of the
+//! It holds the parent's channel, a netlink socket, another one for nftables, the directory of the
 //! host's IPv6 settings, and its signals; a tap's descriptor only while its request is carried out. A request that can't be
 //! carried out is answered so and leaves nothing behind; nothing the parent says ends priv. It ends when the parent does, and
 //! first removes what it made. SIGTERM and SIGINT end it too, but VMs run on then: it fails, and what it made is left to the

@@ -20,7 +20,7 @@ const MAX_TRIES: usize = 4;
 
 /// What it is made by.
 pub(super) struct Outside {
-    /// Opened when it is first needed: a kernel may lack it.
+    /// Held from the start; a kernel that lacks it is asked again when it is needed.
     filter: Option<Nft>,
     /// None where IPv6 is not there, or not ours to set.
     settings: Option<Settings>,
@@ -29,7 +29,7 @@ pub(super) struct Outside {
 impl Outside {
     /// Nothing is changed yet.
     pub(super) fn new(settings: Option<Settings>) -> Self {
-        Self { filter: None, settings }
+        Self { filter: Nft::open(KERNEL_DEADLINE).ok(), settings }
     }
 
     /// Takes IPv6 from an interface that was just made and is down: else the host would have an address there, learn
@@ -193,12 +193,9 @@ impl Outside {
         }
         if !self.undo(&memory.inet6) {
             log::error!("the nftables table \"inet {}\" stays, as the host still forwards IPv6", nat::TABLE);
-            self.filter = None;
             return Ok(());
         }
-        let done = self.filter()?.delete(INET, nat::TABLE);
-        self.filter = None;
-        done
+        self.filter()?.delete(INET, nat::TABLE)
     }
 
     /// Whether nothing is left of the changes.
