@@ -49,7 +49,7 @@ const HOLDS: [(&str, &[(&str, usize)]); 8] = [
         ],
     ),
     ("control", &[("epoll", 1), ("signals", 1), ("socket", 2)]),
-    ("priv", &[("/", 1), ("epoll", 1), ("signals", 1), ("socket", 2)]), // the first: settings of IPv6, and no more of /proc
+    ("priv", &[("/", 1), ("epoll", 1), ("signals", 1), ("socket", 3)]), // the first: settings of IPv6, and no more of /proc
     ("agentx", &[("epoll", 1), ("signals", 1), ("socket", 1)]),         // no master is there
     ("vmm", &[("epoll", 1), ("signals", 1), ("/dev/kvm", 1), ("vmd", 1), ("process", 3), ("socket", 4)]),
     (
