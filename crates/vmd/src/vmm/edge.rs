@@ -14,9 +14,10 @@ use sys::limits;
 use sys::signals::{Signal, Signals};
 
 use super::held::Held;
-use super::members::{self, Heard, Living, Talk, Unsent};
+use super::members;
 use super::moment::Moment;
 use super::running::{Action, Event, Member, Process, Run, Running, Title};
+use super::talk::{Heard, Living, Talk, Unsent};
 
 /// Messages read from one process in one turn of the loop, so that a flood of one does not hold the others.
 const MAX_HEARD: usize = 16;

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use proto::device::ToDevice;
 use proto::vm::ToVm;
 
-use super::members::{Living, Talk};
 use super::running::{HostFd, Member, Process, Run, Slot};
+use super::talk::{Living, Talk};
 
 /// What is held.
 #[derive(Debug, Default)]

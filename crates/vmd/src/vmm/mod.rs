@@ -17,6 +17,7 @@ mod held;
 mod members;
 mod moment;
 mod running;
+mod talk;
 #[cfg(test)]
 mod tests;
 
