@@ -147,9 +147,14 @@ const MAX_NAMES: u32 = 64;
 /// How long what an earlier daemon left may take to die.
 const LEFTOVER: Duration = Duration::from_secs(5);
 /// How long one that was just killed may look alive: between the signal and the end of its memory.
-const DYING: Duration = Duration::from_millis(200);
+pub const DYING: Duration = Duration::from_millis(200);
 /// How often that is looked at.
 const STEP: Duration = Duration::from_millis(20);
+
+/// Whether a process lives: one that ended and is still to be reaped does not, nor one that has SIGKILL to heed.
+pub fn lives(pid: u32) -> bool {
+    place::title(pid).is_some()
+}
 
 impl Cgroup {
     fn make(path: PathBuf, uid: u32, gid: u32) -> io::Result<Self> {

@@ -2,7 +2,7 @@
 //!
 //! The parent asks here for each new client connection; nothing else in the daemon may say who asks.
 
-#![allow(unsafe_code)] // rustix has no SO_PEERGROUPS
+#![allow(unsafe_code)] // rustix has no SO_PEERGROUPS, and no process 0, which SO_PEERCRED has of another pid name space
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -13,7 +13,7 @@ pub const MAX_GROUPS: usize = 65536;
 /// The identity of a peer at the time it connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Its process then; it may be gone, and the number another's.
+    /// Its process then; it may be gone, and the number another's. 0 if this pid name space does not show it.
     pub pid: u32,
     /// Its effective user.
     pub uid: u32,
@@ -26,14 +26,25 @@ pub struct Peer {
 impl Peer {
     /// The peer of a connected Unix socket.
     pub fn of(socket: impl AsFd) -> io::Result<Self> {
-        let credentials = rustix::net::sockopt::socket_peercred(&socket)?;
-        Ok(Self {
-            pid: credentials.pid.as_raw_nonzero().get().unsigned_abs(),
-            uid: credentials.uid.as_raw(),
-            gid: credentials.gid.as_raw(),
-            groups: peer_groups(&socket)?,
-        })
+        let libc::ucred { pid, uid, gid } = credentials(&socket)?;
+        Ok(Self { pid: pid.unsigned_abs(), uid, gid, groups: peer_groups(&socket)? })
     }
+}
+
+fn credentials(socket: &impl AsFd) -> io::Result<libc::ucred> {
+    let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut bytes = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or(0);
+    // SAFETY: the buffer is `bytes` long, and the kernel writes no more than that: three numbers, of which any value is one.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &mut bytes,
+        )
+    };
+    if answer == 0 { Ok(found) } else { Err(io::Error::last_os_error()) }
 }
 
 fn peer_groups(socket: &impl AsFd) -> io::Result<Vec<u32>> {

@@ -142,7 +142,10 @@ fn whatever_two_vmds_share_shows_the_second_that_the_first_lives() {
         let other = elsewhere(&["/run", "/var/lib", "net"]);
         assert_eq!((other.status, other.stderr.contains("already runs")), (Some(124), false), "{other:?}");
         assert_eq!(first.row("web").state, "stopped");
-        // No lock that a user may take stops a daemon.
+        // No lock that a user may take stops a daemon, nor a role of a dead one that has its listening socket.
+        let control = first.in_role("control").pop().expect("control");
+        let control = Pid::from_raw(i32::try_from(control.pid).expect("a pid")).expect("a pid");
+        kill_process(control, Signal::STOP).expect("it is ours");
         kill(first);
         let mut user = Command::new("setpriv");
         user.args([
@@ -160,6 +163,7 @@ fn whatever_two_vmds_share_shows_the_second_that_the_first_lives() {
         let second = Daemon::start(WEB);
         assert_eq!(second.row("web").state, "stopped", "after a kill the next one starts");
         user.kill().and_then(|()| user.wait()).expect("it is ours");
+        kill_process(control, Signal::KILL).expect("it is ours");
         assert_eq!(fs::metadata("/var/lib/vmd/lock").expect("a lock").mode() & 0o7777, 0o600);
         ends(second);
     });

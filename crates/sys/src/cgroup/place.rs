@@ -52,7 +52,7 @@ pub fn inside(leaf: &Path) -> Inside {
 
 /// Its first argument. None of one that has no memory any more, or a SIGKILL to heed: what holds it in the kernel is not its
 /// own.
-fn title(pid: u32) -> Option<Vec<u8>> {
+pub fn title(pid: u32) -> Option<Vec<u8>> {
     let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|arguments| !arguments.is_empty())?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     (!is_killed(&status)).then(|| arguments.split(|byte| *byte == 0).next().unwrap_or_default().to_vec())

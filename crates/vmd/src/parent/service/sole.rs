@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant};
 
 use proto::client::SOCKET_PATH;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -16,6 +17,9 @@ use sys::cgroup;
 use super::state;
 use crate::parent::Fatal;
 
+/// How often it is looked again.
+const STEP: Duration = Duration::from_millis(20);
+
 /// Held as long as this is the only daemon.
 #[derive(Debug)]
 pub struct Sole {
@@ -23,8 +27,19 @@ pub struct Sole {
 }
 
 impl Sole {
-    /// Makes sure of it. The lock of a state directory that can't be made or written has nothing to keep.
+    /// Makes sure of it. A daemon that was killed a moment ago may still look alive.
     pub fn take(cgroups: Option<&cgroup::Place>) -> Result<Self, Fatal> {
+        let begun = Instant::now();
+        loop {
+            match Self::look(cgroups) {
+                Err(Fatal::Second(_)) if begun.elapsed() < cgroup::DYING => std::thread::sleep(STEP),
+                result => return result,
+            }
+        }
+    }
+
+    /// The lock of a state directory that can't be made or written has nothing to keep.
+    fn look(cgroups: Option<&cgroup::Place>) -> Result<Self, Fatal> {
         let owner = listener()?.or_else(|| cgroups.and_then(cgroup::Place::owner));
         owner.map_or(Ok(()), |pid| Err(Fatal::Second(pid)))?;
         let network = File::open("/proc/self/ns/net").ok();
@@ -39,12 +54,15 @@ impl Sole {
     }
 }
 
-/// Who listens on the control socket.
+/// Who listens on the control socket, and lives: its control has the socket too, and ends a moment later.
 fn listener() -> Result<Option<u32>, Fatal> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket: OwnedFd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     match rustix::net::connect(&socket, &SocketAddrUnix::new(SOCKET_PATH)?) {
-        Ok(()) => Ok(Some(rustix::net::sockopt::socket_peercred(&socket)?.pid.as_raw_nonzero().get().unsigned_abs())),
+        Ok(()) => {
+            let pid = sys::creds::Peer::of(&socket)?.pid;
+            Ok((pid == 0 || cgroup::lives(pid)).then_some(pid))
+        }
         Err(rustix::io::Errno::AGAIN) => Ok(Some(0)), // more wait for it than it lets in
         Err(_) => Ok(None),                           // nobody, or no socket at all
     }
