@@ -62,21 +62,18 @@ impl Place {
     }
 
     /// The daemon that lives here, or whose leaf we were started in; 0 where it is in another name space. Other processes
-    /// of one that was killed end by themselves, and get some time for it.
+    /// of one that was killed end by themselves, and get some time for it. It may have been killed a moment ago ([`DYING`]).
     pub fn owner(&self) -> Option<u32> {
         // Who was started by one of a daemon's processes is in its leaf.
         let leaf = if self.base.ends_with("parent") { self.base.clone() } else { self.base.join("parent") };
         let begun = Instant::now();
         loop {
-            let limit = match place::inside(&leaf) {
+            match place::inside(&leaf) {
                 place::Inside::Nobody => return None,
-                place::Inside::Daemon(pid) if begun.elapsed() > DYING => return Some(pid),
-                place::Inside::Daemon(_) | place::Inside::Others => LEFTOVER,
-            };
-            if begun.elapsed() > limit {
-                return None;
+                place::Inside::Daemon(pid) => return Some(pid),
+                place::Inside::Others if begun.elapsed() > LEFTOVER => return None,
+                place::Inside::Others => std::thread::sleep(STEP),
             }
-            std::thread::sleep(STEP);
         }
     }
 }

@@ -195,10 +195,7 @@ impl Balloon {
     /// The buffer stays here until new statistics are due (virtio 1.2, 5.5.6.3).
     fn read_statistics(&mut self, on: &mut Active<'_>) -> Result<Progress, RingFault> {
         for _ in 0..on.ring.size() {
-            if !on.ring.pop(on.memory, &mut self.chain)? {
-                if on.ring.enable_kicks(on.memory)? {
-                    continue;
-                }
+            if !on.ring.pop_or_wait(on.memory, &mut self.chain)? {
                 return Ok(Progress::Idle);
             }
             if self.chain.writable_bytes() > 0 {

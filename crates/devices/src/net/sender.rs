@@ -287,7 +287,10 @@ mod tests {
             "the rest of which would come in the second"
         );
         assert!(passes(&fragment(0, ICMPV6, &[128; 16])) && passes(&fragment(0, 17, &[9; 16])));
-        assert!(passes(&fragment(1, ICMPV6, &nd(136, &[option(2, OTHER)]))), "is none without the first");
+        assert!(
+            passes(&fragment(1, ICMPV6, &nd(136, &[option(2, OTHER)]))),
+            "no receiver takes a later fragment alone"
+        );
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Vring {
         }
     }
 
-    /// The same; where there is none, kicks are on.
+    /// The same. If no chain is available, the driver's next one comes with a kick.
     #[inline]
     pub fn pop_or_wait(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<bool, RingFault> {
         Ok(self.pop(memory, chain)? || (self.enable_kicks(memory)? && self.pop(memory, chain)?))

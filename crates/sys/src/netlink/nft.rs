@@ -217,7 +217,7 @@ impl Nft {
         self.wire.batch(batch.messages)
     }
 
-    /// Removes a table; that there is none is fine.
+    /// Removes a table, if it is there.
     pub fn delete(&mut self, family: u8, name: &str) -> Result<(), NetlinkError> {
         let mut batch = Batch::default();
         batch.command(libc::NFT_MSG_DELTABLE, 0, family, |out| out.put(NFTA_TABLE_NAME, &text(name)));

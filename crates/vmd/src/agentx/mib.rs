@@ -87,7 +87,7 @@ impl Mib {
         }
     }
 
-    /// The first value in a range. If there is none, the answer says so, under the name that the range begins with.
+    /// The first value in a range. A range without one is answered by endOfMibView, under the name that it begins with.
     pub fn next(&self, range: &Range) -> Binding {
         let found = OBJECTS.into_iter().find_map(|(below, of)| self.first_of([&VM_MIB, below].concat(), of, range));
         match found {

@@ -18,6 +18,7 @@ use super::members;
 use super::moment::Moment;
 use super::running::{Action, Event, Member, Process, Run, Running, Title};
 use super::talk::{Heard, Living, Talk, Unsent};
+use crate::ending;
 
 /// Messages read from one process in one turn of the loop, so that a flood of one does not hold the others.
 const MAX_HEARD: usize = 16;
@@ -48,8 +49,7 @@ enum Token {
 impl Edge {
     /// With the parent at the other end of `channel`, and vmd's executable.
     pub fn new(channel: OwnedFd, exe: OwnedFd) -> io::Result<Self> {
-        let signals = [Signal::Terminate, Signal::Interrupt, Signal::Hangup, Signal::Pipe, Signal::User1];
-        let signals = Signals::block(&signals)?;
+        let signals = ending::signals()?;
         let parent = Channel::new(channel).patient();
         let mut events = Loop::new()?;
         events.add(&parent, Token::Parent, Interest::Read)?;

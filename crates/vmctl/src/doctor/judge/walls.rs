@@ -72,7 +72,7 @@ pub fn cgroups(host: &Host) -> Judged {
 /// io_uring: without, disks are served by threads.
 pub fn io_uring(host: &Host) -> Judged {
     let slower = "disks are served without it, with a system call each";
-    let setting = value(host, "kernel.io_uring_disabled", Value::IoUringDisabled).unwrap_or("0"); // before Linux 6.6 there is none
+    let setting = value(host, "kernel.io_uring_disabled", Value::IoUringDisabled).unwrap_or("0"); // Linux before 6.6 does not have the setting
     match (&host.io_uring, setting) {
         (_, "1" | "2") => note(
             format!("kernel.io_uring_disabled is {setting}: {slower}"),

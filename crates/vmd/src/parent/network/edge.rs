@@ -25,7 +25,7 @@ impl Edge {
             return;
         }
         let peer = self.privileged.take();
-        self.give_up(peer);
+        self.give_up(None, peer);
         log::error!("priv ended");
         for event in self.wish(wishes::Event::Lost) {
             self.event(event);

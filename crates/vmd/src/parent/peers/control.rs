@@ -27,7 +27,7 @@ impl Edge {
             return;
         }
         let peer = self.control.take();
-        self.give_up(peer);
+        self.give_up(None, peer);
         for (conn, _) in std::mem::take(&mut self.clients) {
             self.event(Event::Gone(conn));
         }

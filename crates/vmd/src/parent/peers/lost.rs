@@ -55,19 +55,11 @@ impl Edge {
         Ok(peer)
     }
 
-    /// One that is gone, or given up.
-    pub(in crate::parent) fn give_up<Tx, Rx>(&mut self, peer: Option<Peer<Tx, Rx>>) {
+    /// One that is gone, or given up; of one that works for a VM alone, which.
+    pub(in crate::parent) fn give_up<Tx, Rx>(&mut self, vm: Option<VmId>, peer: Option<Peer<Tx, Rx>>) {
         if let Some(peer) = peer {
             self.events.remove(&peer.channel);
-            self.bury(peer.child, peer.name, None);
-        }
-    }
-
-    /// The same of one that works for a VM alone.
-    pub(in crate::parent) fn give_up_of<Tx, Rx>(&mut self, vm: VmId, peer: Option<Peer<Tx, Rx>>) {
-        if let Some(peer) = peer {
-            self.events.remove(&peer.channel);
-            self.bury(peer.child, peer.name, Some(vm));
+            self.bury(peer.child, peer.name, vm);
         }
     }
 }

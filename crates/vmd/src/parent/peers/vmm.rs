@@ -26,7 +26,7 @@ impl Edge {
             return;
         }
         let peer = self.vmm.take();
-        self.give_up(peer);
+        self.give_up(None, peer);
         self.event(Event::VmmGone);
         self.quit = Some(Err(Fatal::VmmLost));
     }

@@ -55,7 +55,7 @@ impl Edge {
             return;
         }
         let peer = self.agentx.take();
-        self.give_up(peer);
+        self.give_up(None, peer);
         log::error!("agentx ended");
         self.again(Lasting::AgentX);
     }

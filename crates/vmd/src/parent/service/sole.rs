@@ -43,15 +43,20 @@ impl Sole {
         let owner = listener()?.or_else(|| cgroups.and_then(cgroup::Place::owner));
         owner.map_or(Ok(()), |pid| Err(Fatal::Second(pid)))?;
         let network = File::open("/proc/self/ns/net").ok();
-        if let Some(pid) = network.as_ref().map(sys::lock::claim).transpose()?.flatten().filter(|pid| is_roots(*pid)) {
+        if let Some(pid) = holder(&network)?.filter(|pid| is_roots(*pid)) {
             return Err(Fatal::Second(pid));
         }
-        let state = state::lock_file().ok();
-        match state.as_ref().map(sys::lock::claim).transpose()?.flatten() {
+        let state = state::lock_file().ok(); // made only now: a second daemon changes nothing
+        match holder(&state)? {
             Some(pid) => Err(Fatal::Second(pid)),
             None => Ok(Self { _locks: [network, state] }),
         }
     }
+}
+
+/// Who else has the lock; none if it is ours now, or there is nothing to lock.
+fn holder(file: &Option<File>) -> std::io::Result<Option<u32>> {
+    Ok(file.as_ref().map(sys::lock::claim).transpose()?.flatten())
 }
 
 /// Who listens on the control socket, and lives: its control has the socket too, and ends a moment later.

@@ -83,7 +83,7 @@ impl Edge {
     /// Ends an opener; the files that it still owed.
     fn end_opener(&mut self, errand: Errand) -> Vec<File> {
         let Some((opener, files)) = self.openers.remove(&errand) else { return vec![] };
-        self.give_up_of(errand.0.vm, Some(opener));
+        self.give_up(Some(errand.0.vm), Some(opener));
         let held = self.holdings.get(&errand.0.vm);
         files.into_iter().filter(|file| !held.is_some_and(|held| held.files.contains_key(file))).collect()
     }
@@ -129,7 +129,7 @@ impl Edge {
 
     fn end_probe(&mut self, run: Run, file: File) {
         let probe = self.probes.remove(&(run, file));
-        self.give_up_of(run.vm, probe);
+        self.give_up(Some(run.vm), probe);
     }
 
     pub(in crate::parent) fn console(&mut self, vm: VmId, owner: Owner) -> Result<Text<64>, Failure> {
