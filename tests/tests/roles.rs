@@ -31,7 +31,6 @@ const HOLDS: [(&str, &[(&str, usize)]); 8] = [
         "parent",
         &[
             ("/dev/null", 18),        // standard input and output of children; the rest is in reserve
-            ("/", 1),                 // the tmpfs that guest memory comes from
             ("/dev/ptmx", 1),         // the console's master
             ("/dev/pts", 1),          // and its slave, so that the master never hangs up
             ("/dev/net/tun", 1),      // the VM's tap, for a reboot

@@ -383,8 +383,11 @@ pub const SETIDS: Group =
         prctl(libc::PR_SET_DUMPABLE),
     ]);
 
-/// Anonymous files for guest memory.
-pub const MEMFD: Group = group("memfd").of(&[
+/// Guest memory: the one file of a tmpfs that is mounted at no path, or an anonymous file.
+pub const GUEST_MEMORY: Group = group("guest_memory").of(&[
+    any(libc::SYS_fsopen),
+    any(libc::SYS_fsconfig),
+    any(libc::SYS_fsmount),
     any(libc::SYS_memfd_create).rare("memfd_create: where no tmpfs of huge pages can be made"),
     fcntl(F_ADD_SEALS).rare("fcntl of F_ADD_SEALS: after memfd_create"),
     any(libc::SYS_ftruncate),

@@ -5,9 +5,9 @@
 //! then narrows itself. `then` is what is left of a promise after its start: see `sandbox::narrow`.
 
 use crate::calls::{
-    ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, Group, IPV6_SETTINGS, KILL, KVM_CREATE, KVM_RUN,
-    LISTEN, LOCK, MEMFD, MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PUNCH, RESOLVE, SETIDS, SIGNALS, SPAWN,
-    STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP, WIRES,
+    ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, GUEST_MEMORY, Group, IPV6_SETTINGS, KILL,
+    KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PUNCH, RESOLVE, SETIDS, SIGNALS,
+    SPAWN, STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP, WIRES,
 };
 pub use rustix::thread::CapabilitySet as Capabilities;
 /// Which namespaces a role makes for itself.
@@ -137,7 +137,7 @@ pub const PARENT: Promise = Promise {
         KILL,         // all in a VM's cgroup, on a kernel that can't do it at once
         STATUS_FLAGS, // a console that never holds its vm
         CONNECT,      // the SNMP master's socket, for agentx
-        MEMFD,        // guest memory
+        GUEST_MEMORY, // made for each start
         RESOLVE,      // getent(1) for users and groups of vm.conf, a dynamic program
     ],
     starts: &[&OPENER, &PROBE, &CONTROL, &PRIV, &AGENTX, &VMM],

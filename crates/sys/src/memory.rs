@@ -1,12 +1,13 @@
 //! Guest memory: a file without a name and of fixed size, which a vm process and its devices map.
 //!
-//! It comes from a tmpfs that is mounted at no path and gives huge pages to those who ask for them (MADV_HUGEPAGE): a
+//! It comes from a tmpfs of its own, which has room for this file and is mounted at no path: whoever has the file can't take
+//! more of the host's memory by it than the guest has. It gives huge pages to those who ask for them (MADV_HUGEPAGE): a
 //! guest then takes one fault for each 2 MiB that it touches, not 512. A memfd gives them only where the whole host is
 //! set so (/sys/kernel/mm/transparent_hugepage/shmem_enabled, `never` by default;
 //! Documentation/admin-guide/mm/transhuge.rst).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::{
     AtFlags, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create, openat, unlinkat,
@@ -20,31 +21,33 @@ const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 const NAME: &str = "guest memory";
 
 /// Where guest memory comes from.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Pool {
-    /// The root of a tmpfs.
-    HugePages(OwnedFd),
+    /// A tmpfs for each.
+    HugePages,
     /// Pages of 4 KiB: the host wants, has or gives no others.
     SmallPages,
 }
 
 impl Pool {
-    /// Mounts the tmpfs, where the host's huge pages are not switched off. The error says why there is none.
+    /// Where the host's huge pages are not switched off and such a tmpfs can be made. The error says why not.
     pub fn huge_pages() -> io::Result<Self> {
         if std::fs::read_to_string(HUGE_PAGES)?.contains("[never]") {
             return Err(io::Error::other(format!("{HUGE_PAGES} is \"never\"")));
         }
-        Ok(Self::HugePages(tmpfs()?))
+        tmpfs(0)?;
+        Ok(Self::HugePages)
     }
 
     /// A file of `bytes` zeros. No memory is taken before it is touched.
-    pub fn take(&self, bytes: u64) -> io::Result<OwnedFd> {
+    pub fn take(self, bytes: u64) -> io::Result<OwnedFd> {
         match self {
             // Its size is kept by whom it is given to: ftruncate(2) is in no promise of a vm process.
-            Self::HugePages(root) => {
+            Self::HugePages => {
+                let root = tmpfs(bytes)?;
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-                let file = openat(root, NAME, flags, Mode::RUSR | Mode::WUSR)?;
-                unlinkat(root, NAME, AtFlags::empty())?;
+                let file = openat(&root, NAME, flags, Mode::RUSR | Mode::WUSR)?;
+                unlinkat(&root, NAME, AtFlags::empty())?;
                 ftruncate(&file, bytes)?;
                 Ok(file)
             }
@@ -53,11 +56,13 @@ impl Pool {
     }
 }
 
-/// Its files are never run, and take as much memory as the guests they are for.
-fn tmpfs() -> io::Result<OwnedFd> {
+/// One with room for a file of `bytes`, which is never run. It lives as long as that file does.
+fn tmpfs(bytes: u64) -> io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // A size of 0 would be no limit. Of inodes its root is the first.
+    let size = bytes.max(1).to_string();
     for (key, value) in
-        [("source", "vmd-guests"), ("huge", "advise"), ("size", "0"), ("nr_inodes", "0"), ("mode", "700")]
+        [("source", "vmd-guest"), ("huge", "advise"), ("size", &*size), ("nr_inodes", "2"), ("mode", "700")]
     {
         fsconfig_set_string(context.as_fd(), key, value)?;
     }
@@ -87,12 +92,15 @@ fn sealable(name: &str) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::FallocateFlags;
+    use rustix::io::Errno;
+
     use crate::alone::{alone, fill_descriptors};
 
     /// Both kinds; the first where this process may mount.
     fn pools() -> Vec<Pool> {
         let mut pools = vec![Pool::SmallPages];
-        pools.extend(tmpfs().map(Pool::HugePages));
+        pools.extend(tmpfs(0).map(|_| Pool::HugePages));
         assert_eq!(pools.len() > 1, rustix::process::geteuid().is_root(), "root may mount");
         pools
     }
@@ -110,11 +118,25 @@ mod tests {
     }
 
     #[test]
-    fn memory_outlives_its_pool() {
+    fn a_write_beyond_its_size_takes_no_memory() {
+        const SIZE: u64 = 3 << 20;
         for pool in pools() {
-            let fd = pool.take(4096).expect("memory");
-            drop(pool);
-            assert_eq!(rustix::io::pwrite(&fd, b"x", 0).expect("a write"), 1);
+            let (first, second) = (pool.take(SIZE).expect("memory"), pool.take(SIZE).expect("memory"));
+            let allocate = |fd: &OwnedFd, flags, from, len| rustix::fs::fallocate(fd, flags, from, len);
+            allocate(&first, FallocateFlags::empty(), 0, SIZE).expect("all of it");
+            let refused = match pool {
+                Pool::HugePages => Errno::NOSPC,
+                Pool::SmallPages => Errno::PERM, // its seal
+            };
+            for flags in [FallocateFlags::empty(), FallocateFlags::KEEP_SIZE] {
+                assert_eq!(allocate(&first, flags, SIZE, 1 << 32), Err(refused), "{pool:?}");
+                assert_eq!(allocate(&first, flags, SIZE, 1), Err(refused), "{pool:?}");
+            }
+            assert_eq!(rustix::io::pwrite(&first, b"x", SIZE), Err(refused), "{pool:?}");
+            allocate(&second, FallocateFlags::empty(), 0, SIZE).expect("another's is its own");
+            let sectors = |fd: &OwnedFd| rustix::fs::fstat(fd).expect("stat").st_blocks;
+            let all = i64::try_from(SIZE / 512).expect("small");
+            assert_eq!((sectors(&first), sectors(&second)), (all, all), "{pool:?}");
         }
     }
 

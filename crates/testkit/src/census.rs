@@ -17,7 +17,7 @@ pub struct Census {
     pub ptys: usize,
     /// Control groups.
     pub cgroups: usize,
-    /// Memory objects (a file of the daemon's tmpfs, or a memfd) that processes of vmd hold, by name.
+    /// Memory objects (a file of a tmpfs, or a memfd) that processes of vmd hold, by name.
     pub memory_objects: usize,
 }
 

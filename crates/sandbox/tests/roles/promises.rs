@@ -55,13 +55,14 @@ fn a_call_outside_every_promise_kills() {
 /// Calls that some roles have, for their own reason, and that kill the others.
 #[test]
 fn a_call_of_another_role_kills() {
-    let of_some: [(&str, String, &[&str]); 21] = [
+    let of_some: [(&str, String, &[&str]); 22] = [
         ("socket", call(libc::SYS_socket, &[1, 1, 0]), &["parent"]),
         ("netlink", call(libc::SYS_socket, &[16, 3, 0]), &["parent", "priv"]),
         ("kill", call(libc::SYS_kill, &[1, 0]), &["parent"]),
         ("tgkill of another", call(libc::SYS_tgkill, &[1, 1, 0]), &["parent", "vmm"]),
         ("mount", call(libc::SYS_mount, &[0, 0, 0, 0, 0]), &["parent"]),
         ("setresuid", call(libc::SYS_setresuid, &[-1, -1, -1]), &["parent", "opener"]),
+        ("fsopen", call(libc::SYS_fsopen, &[0, 0]), &["parent"]),
         ("memfd_create", call(libc::SYS_memfd_create, &[0, 0]), &["parent"]),
         ("ftruncate", call(libc::SYS_ftruncate, &[0, 0]), &["parent"]),
         ("fallocate of a hole", call(libc::SYS_fallocate, &[99, 3, 0, 4096]), &["parent", "vmm", "vioballoon"]),
