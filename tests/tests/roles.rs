@@ -22,6 +22,9 @@ use testkit::process::Process;
 /// The daemon's user in the machine of a test (`scripts/test-root`).
 const USER: &str = "_vmd";
 
+/// User and group of the first VM.
+const OF_VM_1: u32 = 1_879_048_193;
+
 /// How long what a start needed for a moment may take to go.
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -45,6 +48,7 @@ const HOLDS: [(&str, &[(&str, usize)]); 8] = [
             ("/var/lib/vmd/lock", 1), // the same, against a second daemon
             ("network", 1),           // the name space, for the same
             ("cgroup", 2),            // of vmm and of the VM
+            ("user", 1),              // the name space in which VMs have users
         ],
     ),
     ("control", &[("epoll", 1), ("signals", 1), ("socket", 2)]),
@@ -85,7 +89,7 @@ fn every_process_is_what_its_promise_says() {
             is_who_it_promises(promise, *process);
             sees_what_it_promises(promise, *process, &roles);
             holds_what_is_listed(promise, *process);
-            if promise.user == User::Vmd {
+            if [User::Vmd, User::Vm].contains(&promise.user) {
                 no_process_of_its_user_looks_in(promise, *process);
             }
         }
@@ -115,12 +119,17 @@ fn now(promise: &'static Promise) -> &'static Promise {
 
 fn is_who_it_promises(promise: &'static Promise, process: Process) {
     let name = promise.name;
-    let (uid, gid) = if promise.user == User::Vmd { ids_of_vmd() } else { (0, 0) };
+    let (uid, gid) = match promise.user {
+        User::Vmd => ids_of_vmd(),
+        User::Vm => (OF_VM_1, OF_VM_1),
+        User::Root | User::Asker => (0, 0),
+    };
     let all_four = |id: u32| [id.to_string(), id.to_string(), id.to_string(), id.to_string()].join("\t");
     let field = |field: &str| process.status(field).unwrap_or_else(|| panic!("{name} has {field}"));
     let bits = |set: &str| u64::from_str_radix(&field(set), 16).expect("a set of capabilities");
     assert_eq!((field("Uid"), field("Gid")), (all_four(uid), all_four(gid)), "{name}");
-    let kept = now(promise).keeps.bits();
+    let inside = now(promise).keeps_inside.bits();
+    let kept = if inside == 0 { now(promise).keeps.bits() } else { inside };
     assert_eq!((bits("CapEff"), bits("CapPrm")), (kept, kept), "{name}");
     assert_eq!(bits("CapBnd"), if name == "parent" { kept } else { 0 }, "{name}");
     assert_eq!((bits("CapInh"), bits("CapAmb")), (0, 0), "{name}");
@@ -141,7 +150,12 @@ fn sees_what_it_promises(promise: &'static Promise, process: Process, roles: &[(
         let same = process.name_space(kind) == starter.name_space(kind);
         assert_eq!(same, !own || process == starter, "{name}: {kind}");
     }
-    for kind in ["pid", "user", "uts", "cgroup", "time"] {
+    let vmm = of("vmm").expect("vmm is there");
+    let of_vms = process == vmm || promise.user == User::Vm;
+    let place = if of_vms { vmm } else { parent };
+    assert_eq!(process.name_space("user"), place.name_space("user"), "{name}: user");
+    assert_ne!(vmm.name_space("user"), parent.name_space("user"), "vmm: user");
+    for kind in ["pid", "uts", "cgroup", "time"] {
         assert_eq!(process.name_space(kind), parent.name_space(kind), "{name}: {kind}");
     }
     let entries = process.root_entries().unwrap_or_else(|| panic!("{name} has a root"));
@@ -180,6 +194,7 @@ fn kind(target: &str) -> String {
         ("socket:", "socket"),
         ("pipe:", "pipe"),
         ("net:", "network"),
+        ("user:", "user"),
         ("anon_inode:[eventpoll]", "epoll"),
         ("anon_inode:[eventfd]", "eventfd"),
         ("anon_inode:[signalfd]", "signals"),
@@ -211,9 +226,9 @@ struct Loot {
 
 /// Another process of the user would be refused as this thread is, which has become that user and nobody else.
 fn intrude(process: Process) -> Loot {
+    let of = |field| process.status(field).and_then(|ids| ids.split('\t').next()?.parse().ok()).expect("an id");
+    let (uid, gid) = (Uid::from_raw(of("Uid")), Gid::from_raw(of("Gid")));
     std::thread::spawn(move || {
-        let (uid, gid) = ids_of_vmd();
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         rustix::thread::set_thread_groups(&[gid]).expect("root may");
         rustix::thread::set_thread_res_gid(gid, gid, gid).expect("root may");
         rustix::thread::set_thread_res_uid(uid, uid, uid).expect("root may");

@@ -119,6 +119,8 @@ pub struct StartVm {
     pub initrd: bool,
     /// The descriptor of the VM's cgroup comes along.
     pub cgroup: bool,
+    /// The user and group of its processes; none: those of vmm.
+    pub user: Option<u32>,
     /// Devices that follow.
     pub devices: u8,
 }

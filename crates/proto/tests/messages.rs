@@ -242,6 +242,7 @@ fn parent_and_vmm() {
             cmdline: CommandLine::new("console=ttyS0").unwrap(),
             initrd,
             cgroup,
+            user: cgroup.then_some(u32::MAX),
             devices: 2,
         }))
     };

@@ -105,12 +105,21 @@ const fn when2(number: i64, one: Argument, two: Argument) -> Call {
     Call { number, refused: false, when: [Some(one), Some(two), None], rare: None }
 }
 
+const fn when3(number: i64, one: Argument, two: Argument, three: Argument) -> Call {
+    Call { number, refused: false, when: [Some(one), Some(two), Some(three)], rare: None }
+}
+
 const fn refused(number: i64) -> Call {
     Call { number, refused: true, when: [None; 3], rare: None }
 }
 
 const fn is(index: u8, value: i32) -> Argument {
     Argument::Bits { index, mask: u32::MAX, value: value as u32 }
+}
+
+/// The range's first four bits are no other's.
+const fn of_a_vm(index: u8) -> Argument {
+    Argument::Bits { index, mask: 0xF000_0000, value: sys::vm_users::FIRST }
 }
 
 const fn lacks(index: u8, bits: i32) -> Argument {
@@ -264,6 +273,16 @@ pub const SPAWN: Group = group("spawn").of(&[
     any(libc::SYS_dup2),
     any(libc::SYS_close_range),
 ]);
+
+/// A user and group of its own for each VM, from the range that no account has (sys::vm_users), and no groups beside.
+pub const VM_USERS: Group = group("vm_users").of(&[
+    when(libc::SYS_setgroups, is(0, 0)),
+    when3(libc::SYS_setresgid, of_a_vm(0), of_a_vm(1), of_a_vm(2)),
+    when3(libc::SYS_setresuid, of_a_vm(0), of_a_vm(1), of_a_vm(2)),
+]);
+
+/// Whether a user of VMs has a process left.
+pub const PRIORITY: Group = group("priority").of(&[when(libc::SYS_getpriority, is(0, libc::PRIO_USER as i32))]);
 
 /// A child that ends with its starter.
 pub const TIED: Group = group("tied").of(&[prctl(libc::PR_SET_PDEATHSIG), any(libc::SYS_getppid)]);
@@ -534,6 +553,9 @@ pub const EMPTY_ROOT: Group =
         any(libc::SYS_umount2),
         any(libc::SYS_chroot).rare("chroot: where the root can't be pivoted"),
     ]);
+
+/// What `enter` needs to get into the user namespace that the parent made.
+pub const JOIN_USERS: Group = group("join_users").of(&[when(libc::SYS_setns, is(1, libc::CLONE_NEWUSER))]);
 
 /// What `enter` opens while it still has the host's root: /etc/passwd, its own executable.
 pub const LOOK_UP: Group = group("look_up")

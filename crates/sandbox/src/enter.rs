@@ -1,11 +1,14 @@
 //! How a process enters its promise: what it gives up, in the order that lets it give up the next.
 
+use std::os::fd::OwnedFd;
+
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Gid, Uid, getpid, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 
 use crate::error::at;
 use crate::filter::Filters;
+use crate::identity::Place;
 use crate::promise::{Promise, Root};
 use crate::{Error, files, identity, limits, root};
 
@@ -37,6 +40,11 @@ pub enum Asker {
 /// Gives up all that `promise` does not name. To be called by a process with one thread, before it reads anything
 /// that it did not write itself.
 pub fn enter(promise: &'static Promise) -> Result<Entered, Error> {
+    enter_in(promise, None)
+}
+
+/// The same, in a user namespace of `sys::vm_users` where there is one.
+pub fn enter_in(promise: &'static Promise, users: Option<OwnedFd>) -> Result<Entered, Error> {
     let role = promise.name;
     if promise.root == Root::Inherited && !identity::is_ordinary() {
         return Err(Error::StillRoot(role)); // what it would inherit is the host's root
@@ -47,8 +55,14 @@ pub fn enter(promise: &'static Promise) -> Result<Entered, Error> {
     let ids = identity::look_up(promise)?;
     let rules = promise.files.map(files::open_rules).transpose().map_err(at(role, "landlock: open"))?;
     limits::apply(promise.limits).map_err(at(role, "limits"))?;
+    let place = if let Some(users) = users {
+        sys::vm_users::enter(&users).map_err(at(role, "user namespace"))?;
+        Place::Inside
+    } else {
+        Place::Host
+    };
     let separated = root::separate(promise);
-    identity::drop(promise, ids)?;
+    identity::drop(promise, ids, place)?;
     // A change of ids or capabilities puts the system's default back, so only now.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at(role, "dumpable"))?;
     set_no_new_privs(true).map_err(at(role, "no_new_privs"))?;

@@ -11,7 +11,7 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use crate::calls::{Argument, Call, EMPTY_ROOT, ENTER, Group, LOOK_UP, SEAL, SETIDS, START};
+use crate::calls::{Argument, Call, EMPTY_ROOT, ENTER, Group, JOIN_USERS, LOOK_UP, SEAL, SETIDS, START};
 use crate::promise::{Promise, ROLES, Root};
 
 /// The compiled programs of one promise, in the order in which they are installed.
@@ -43,7 +43,8 @@ fn entry(child: &Promise) -> impl Iterator<Item = &'static Group> + use<> {
         Root::Inherited => &[&START, &ENTER, &SEAL],
         Root::Host | Root::Empty => &[&START, &ENTER, &SEAL, &LOOK_UP, &EMPTY_ROOT, &SETIDS],
     };
-    groups.iter().copied()
+    let joins = !child.keeps_inside.is_empty();
+    groups.iter().copied().chain(joins.then_some(&JOIN_USERS))
 }
 
 impl Filters {

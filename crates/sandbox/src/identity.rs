@@ -34,7 +34,7 @@ pub fn look_up(promise: &Promise) -> Result<Option<Ids>, Error> {
             find(&passwd, USER).map(Some).ok_or(Error::NoSuchUser)
         }
         User::Root => Ok(Some(Ids { uid: Uid::ROOT, gid: Gid::ROOT })),
-        User::Vmd | User::Asker => Ok(None),
+        User::Vmd | User::Vm | User::Asker => Ok(None),
     }
 }
 
@@ -49,11 +49,20 @@ fn find(passwd: &str, name: &str) -> Option<Ids> {
     usable.then(|| Ids { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) })
 }
 
+/// Where a process has the capabilities that it gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The user namespace that vmd was started in.
+    Host,
+    /// That of VMs, where root has no number.
+    Inside,
+}
+
 /// Gives up the bounding set, the ambient set and, for roles that are no root, the ids. A process that comes here
 /// without root has lost all of it before.
-pub fn drop(promise: &Promise, ids: Option<Ids>) -> Result<(), Error> {
+pub fn drop(promise: &Promise, ids: Option<Ids>, place: Place) -> Result<(), Error> {
     let role = promise.name;
-    if geteuid().is_root() {
+    if geteuid().is_root() || place == Place::Inside {
         let bounding =
             if promise.starts.is_empty() || ids.is_none() { CapabilitySet::empty() } else { bounding(promise) };
         restrict_bounding(bounding).map_err(at(role, "bounding set"))?;
@@ -63,7 +72,7 @@ pub fn drop(promise: &Promise, ids: Option<Ids>) -> Result<(), Error> {
             become_user(role, ids.uid, ids.gid, &[ids.gid])?;
         }
     }
-    keep(role, promise.keeps)
+    keep(role, if place == Place::Inside { promise.keeps_inside } else { promise.keeps })
 }
 
 /// Takes the ids of a user for good, in the order that needs each right before it is gone.
@@ -90,7 +99,7 @@ pub fn is_ordinary() -> bool {
 fn bounding(promise: &Promise) -> CapabilitySet {
     match promise.user {
         User::Root => promise.keeps,
-        User::Vmd | User::Asker => CapabilitySet::empty(),
+        User::Vmd | User::Vm | User::Asker => CapabilitySet::empty(),
     }
 }
 

@@ -17,7 +17,7 @@ pub mod promise;
 mod root;
 mod table;
 
-pub use enter::{Asker, Entered, become_asker, enter, narrow};
+pub use enter::{Asker, Entered, become_asker, enter, enter_in, narrow};
 pub use error::Error;
 pub use filter::{Filters, allowed, groups};
 pub use promise::Promise;

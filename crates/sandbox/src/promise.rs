@@ -6,8 +6,8 @@
 
 use crate::calls::{
     ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, GUEST_MEMORY, Group, IPV6_SETTINGS, KILL,
-    KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PUNCH, RESOLVE, SETIDS, SIGNALS,
-    SPAWN, STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP, WIRES,
+    KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PRIORITY, PUNCH, RESOLVE, SETIDS,
+    SIGNALS, SPAWN, STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP, VM_USERS, WIRES,
 };
 pub use rustix::thread::CapabilitySet as Capabilities;
 /// Which namespaces a role makes for itself.
@@ -22,6 +22,8 @@ pub struct Promise {
     pub user: User,
     /// Capabilities kept: permitted, effective and, for a role that executes others as root, bounding.
     pub keeps: Capabilities,
+    /// Kept in a user namespace beside the host's, where the role is given one: they reach what belongs to that alone.
+    pub keeps_inside: Capabilities,
     /// What `/` is.
     pub root: Root,
     /// Namespaces made by the process itself, before it drops root.
@@ -45,6 +47,8 @@ pub enum User {
     Root,
     /// The daemon's own user.
     Vmd,
+    /// The VM's own, with which its starter makes it (sys::vm_users); where there is none, the daemon's.
+    Vm,
     /// The user who asks, by `sandbox::become_asker`; root for what root's vm.conf names.
     Asker,
 }
@@ -99,6 +103,7 @@ const SEALED: Promise = Promise {
     calls: &[],
     user: User::Vmd,
     keeps: NO_CAPABILITIES,
+    keeps_inside: NO_CAPABILITIES,
     root: Root::Inherited,
     own: HOST_NAMESPACES,
     starts: &[],
@@ -138,6 +143,7 @@ pub const PARENT: Promise = Promise {
         STATUS_FLAGS, // a console that never holds its vm
         CONNECT,      // the SNMP master's socket, for agentx
         GUEST_MEMORY, // made for each start
+        PRIORITY,     // which users of VMs are free
         RESOLVE,      // getent(1) for users and groups of vm.conf, a dynamic program
     ],
     starts: &[&OPENER, &PROBE, &CONTROL, &PRIV, &AGENTX, &VMM],
@@ -250,16 +256,20 @@ pub const AGENTX: Promise = Promise {
 /// The vmm process: starts, watches and ends VMs. Disks, kernels and taps come to it open.
 pub const VMM: Promise = Promise {
     name: "vmm",
+    keeps_inside: Capabilities::SETUID
+        .union(Capabilities::SETGID) // each VM has a user and group of its own
+        .union(Capabilities::KILL), // which it ends, also by its own end
     root: Root::Empty,
     own: OWN_NAMESPACES,
     calls: &[
-        STDIO,   //
-        MEMORY,  //
-        EVENTS,  // its loop, pidfds of its VMs
-        CHANNEL, // the parent, VMs and devices
-        SIGNALS, //
-        SPAWN,   // executes the one descriptor that it holds of vmd
-        TIED,    // VMs end with it
+        STDIO,    //
+        MEMORY,   //
+        EVENTS,   // its loop, pidfds of its VMs
+        CHANNEL,  // the parent, VMs and devices
+        SIGNALS,  //
+        SPAWN,    // executes the one descriptor that it holds of vmd
+        TIED,     // VMs end with it
+        VM_USERS, // each VM has its own
     ],
     starts: &[&VM, &VIOBLK, &VIONET, &VIOBALLOON],
     files: Some(&[(File::OwnExecutable, Access::Execute)]), // nothing else has a name
@@ -286,6 +296,7 @@ pub const VM: Promise = Promise {
 /// A vm once its VM is made: no second one, no file to read.
 pub const VM_RUNNING: Promise = Promise {
     name: "vm",
+    user: User::Vm,
     calls: &[KVM_RUN, STDIO, MEMORY, EVENTS, WIRES, CHANNEL, THREADS],
     limits: Limits { descriptors: 4096, grows_files: false },
     ..SEALED
@@ -309,6 +320,7 @@ pub const VIOBLK: Promise = Promise {
 /// vioblk once its ring is restricted and enabled: no other ring, and this one stays as it is.
 pub const VIOBLK_RUNNING: Promise = Promise {
     name: "vioblk",
+    user: User::Vm,
     calls: &[STDIO, MEMORY, CHANNEL, DISK, DISK_SIZE, URING],
     limits: Limits { descriptors: 256, grows_files: true }, // an image that grows
     ..SEALED
@@ -317,6 +329,7 @@ pub const VIOBLK_RUNNING: Promise = Promise {
 /// vionet: serves the queues of one network card, on the tap that it was handed.
 pub const VIONET: Promise = Promise {
     name: "vionet",
+    user: User::Vm,
     calls: &[
         STDIO,       // the tap is read and written
         MEMORY,      // guest memory is mapped
@@ -329,6 +342,7 @@ pub const VIONET: Promise = Promise {
 /// vioballoon: gives the host back what its guest does not use, as holes in guest memory.
 pub const VIOBALLOON: Promise = Promise {
     name: "vioballoon",
+    user: User::Vm,
     calls: &[
         STDIO,   //
         MEMORY,  // guest memory is mapped

@@ -53,6 +53,7 @@ fn user(user: User) -> &'static str {
     match user {
         User::Root => "root",
         User::Vmd => "_vmd",
+        User::Vm => "the VM's own",
         User::Asker => "the asker",
     }
 }
@@ -70,6 +71,9 @@ fn capabilities(promise: &Promise) -> String {
     match promise.then {
         Some(then) if then.keeps != promise.keeps => {
             format!("{}; at first also {}", names(then.keeps), names(promise.keeps.difference(then.keeps)))
+        }
+        _ if !promise.keeps_inside.is_empty() => {
+            format!("{}; in its own user namespace {}", names(promise.keeps), names(promise.keeps_inside))
         }
         _ => names(promise.keeps),
     }

@@ -32,6 +32,7 @@ pub mod spawn;
 pub mod tap;
 pub mod tun;
 pub mod users;
+pub mod vm_users;
 pub mod waits;
 
 #[cfg(test)]

@@ -44,6 +44,9 @@ pub enum Step {
     /// The child: setsid, parent-death signal.
     #[error("new session")]
     Session,
+    /// The child: user and group.
+    #[error("user of the child")]
+    User,
     /// The child: its descriptors put into place.
     #[error("descriptors of the child")]
     Descriptors,
@@ -64,6 +67,7 @@ pub struct Spawn<'a> {
     argv: Vec<Vec<u8>>,
     fds: Vec<(Box<dyn AsFd + 'a>, RawFd)>,
     cgroup: Option<BorrowedFd<'a>>,
+    user: Option<u32>,
     die_with_parent: bool,
 }
 
@@ -71,7 +75,7 @@ impl<'a> Spawn<'a> {
     /// A child that executes `exe` with these arguments, the first of which is its title in ps(1).
     pub fn new(exe: &'a impl AsFd, argv: &[&str]) -> Self {
         let argv = argv.iter().map(|arg| arg.as_bytes().to_vec()).collect();
-        Self { exe: exe.as_fd(), argv, fds: Vec::new(), cgroup: None, die_with_parent: false }
+        Self { exe: exe.as_fd(), argv, fds: Vec::new(), cgroup: None, user: None, die_with_parent: false }
     }
 
     /// Adds a descriptor that the child has as `number`, without close-on-exec. What is not added the child has not,
@@ -89,7 +93,15 @@ impl<'a> Spawn<'a> {
         self
     }
 
-    /// The kernel kills the child when the calling *thread* ends. Undone when the child changes its user.
+    /// The number of its user and of its only group. The caller needs CAP_SETUID and CAP_SETGID; the child keeps neither.
+    #[must_use]
+    pub fn user(mut self, user: Option<u32>) -> Self {
+        self.user = user;
+        self
+    }
+
+    /// The kernel kills the child when the calling *thread* ends; under another user only where that has CAP_KILL. Undone when
+    /// the child changes its user later.
     #[must_use]
     pub fn die_with_parent(mut self) -> Self {
         self.die_with_parent = true;
@@ -103,6 +115,7 @@ impl<'a> Spawn<'a> {
         let (report, child_report) =
             rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| SpawnError { step: Step::Pipe, errno })?;
         let mut blueprint = Blueprint::new(&argv, placed, self.exe.as_raw_fd(), child_report.as_raw_fd());
+        blueprint.user = self.user;
         blueprint.die_with = self.die_with_parent.then(rustix::process::getpid);
         let mut child = start(&mut blueprint, self.cgroup.map(|fd| fd.as_raw_fd()))?;
         drop(child_report);

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use proto::channel::{CHANNEL, EXTRA};
+use proto::channel::{CHANNEL, EXTRA, USERS};
 use sys::inherited;
 
 /// Runs the role that the arguments after `-x` name.
@@ -27,7 +27,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         "control" => with_both(crate::control::run),
         "priv" => with_channel(crate::privileged::run),
         "agentx" => with_channel(crate::agentx::run),
-        "vmm" => with_both(crate::vmm::run),
+        "vmm" => with_both(|channel, exe| crate::vmm::run(channel, exe, inherited::take(USERS).ok())),
         // The one role whose exit status says more than success or not (`proto::exit`).
         "vm" => with(CHANNEL, |channel| ExitCode::from(vm::run(channel, u8::from(debug)))),
         "vioblk" => with_channel(devices::blk::run),

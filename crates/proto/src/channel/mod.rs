@@ -26,6 +26,8 @@ pub const MAX_PATIENT_QUEUE: usize = 1 << 18;
 pub const CHANNEL: u8 = 3;
 /// That of what a role has beside its channel: control its listening socket, vmm vmd's executable.
 pub const EXTRA: u8 = 4;
+/// vmm's: the user namespace in which each VM has a user of its own. Not there where none could be made.
+pub const USERS: u8 = 5;
 
 /// What may travel on a channel.
 pub trait Message: Serialize + DeserializeOwned {

@@ -5,6 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use crate::support::{Ended, Idle, KILLED, call, run};
 use sandbox::promise::{Capabilities, Promise, ROLES, Root, User};
 
+/// The user of the VM whose roles the fixture is.
+const OF_VM_7: &str = "1879048199";
+
 /// The bits of a capability set as /proc writes them.
 fn bits(text: &str) -> u64 {
     u64::from_str_radix(text, 16).expect("hexadecimal")
@@ -34,15 +37,22 @@ fn every_role_is_what_its_promise_says() {
 
 fn check_identity(promise: &Promise, role: &Idle) {
     let name = promise.name;
-    let (uid, gid) = if promise.user == User::Vmd { ids_of_vmd() } else { ("0".to_owned(), "0".to_owned()) };
+    let (uid, gid) = match promise.user {
+        User::Vmd => ids_of_vmd(),
+        User::Vm => (OF_VM_7.to_owned(), OF_VM_7.to_owned()),
+        User::Root | User::Asker => ("0".to_owned(), "0".to_owned()),
+    };
     let all_four = |id: &str| [id; 4].join(" ");
     assert_eq!(role.status("Uid"), all_four(&uid), "{name}");
     assert_eq!(role.status("Gid"), all_four(&gid), "{name}");
-    if promise.user != User::Asker {
-        assert_eq!(role.status("Groups"), gid, "{name}");
+    match promise.user {
+        User::Root | User::Vmd => assert_eq!(role.status("Groups"), gid, "{name}"),
+        User::Vm => assert_eq!(role.status("Groups"), "", "{name}"),
+        User::Asker => {}
     }
     // A container's root may have been born without some.
-    let kept = promise.keeps.bits() & capabilities_of_root();
+    let of_host = promise.keeps.bits() & capabilities_of_root();
+    let kept = if promise.keeps_inside.is_empty() { of_host } else { promise.keeps_inside.bits() };
     assert_eq!(bits(&role.status("CapEff")), kept, "{name}");
     assert_eq!(bits(&role.status("CapPrm")), kept, "{name}");
     let regained_by_exec = if name == "parent" { kept } else { 0 };
@@ -67,9 +77,54 @@ fn check_limits(promise: &Promise, role: &Idle) {
     let descriptors = promise.limits.descriptors.min(most).to_string();
     assert_eq!(both("Max open files"), (descriptors.clone(), descriptors), "{}", promise.name);
     assert_eq!(both("Max core file size"), ("0".to_owned(), "0".to_owned()), "{}", promise.name);
+    if promise.user == User::Vm {
+        for (what, most) in [("Max processes", "512"), ("Max pending signals", "256"), ("Max msgqueue size", "0")] {
+            assert_eq!(both(what), (most.to_owned(), most.to_owned()), "{}", promise.name);
+        }
+    }
     if !promise.limits.grows_files {
         assert_eq!(both("Max file size"), ("0".to_owned(), "0".to_owned()), "{}", promise.name);
     }
+}
+
+/// With the host's numbers, in a user namespace that has root's by none.
+#[test]
+fn each_vm_has_a_user_of_its_own() {
+    let users = |vm| {
+        let role = Idle::start_of(vm, "vm");
+        (role.status("Uid"), role.status("Gid"), role.namespace("user"))
+    };
+    let (seven, eight, none) = (users(Some(7)), users(Some(8)), users(None));
+    assert_eq!(seven.0, [OF_VM_7; 4].join(" "));
+    assert_eq!(seven.1, [OF_VM_7; 4].join(" "));
+    assert_eq!(eight.0, ["1879048200"; 4].join(" "));
+    assert_eq!(none.0, [ids_of_vmd().0.as_str(); 4].join(" "));
+    let host = std::fs::read_link("/proc/self/ns/user").expect("namespace");
+    assert!(![seven.2, eight.2, none.2].contains(&host));
+}
+
+#[test]
+fn vmm_has_users_to_give_and_takes_no_other() {
+    for number in [libc::SYS_setresuid, libc::SYS_setresgid] {
+        let outside = call(number, &[0, 0, 0]);
+        assert_eq!(run("vmm", &["call", &outside]), KILLED);
+        let beyond = call(number, &[0x7FFE_0000, 0x7FFE_0000, 0x7FFE_0000]);
+        assert_eq!(run("vmm", &["call", &beyond]), Ended::Errno(libc::EINVAL), "the namespace does not have it");
+        assert_eq!(run("vmm", &["call", &call(number, &[0x7000_0001, 0x7000_0001, 0x7000_0001])]), Ended::Errno(0));
+        assert_eq!(run("vm", &["call", &call(number, &[0x7000_0001, 0x7000_0001, 0x7000_0001])]), KILLED);
+    }
+}
+
+/// Across users the kernel asks whether who ends may kill.
+#[test]
+fn a_vm_of_another_user_ends_with_vmm() {
+    let role = Idle::start_of(Some(7), "vm");
+    let pid = |id: u32| rustix::process::Pid::from_raw(i32::try_from(id).expect("a pid")).expect("a pid");
+    let process = rustix::process::pidfd_open(pid(role.pid), rustix::process::PidfdFlags::empty()).expect("it lives");
+    rustix::process::kill_process(pid(role.starter()), rustix::process::Signal::KILL).expect("vmm is killed");
+    let mut ended = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+    let limit = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut ended, Some(&limit)), Ok(1));
 }
 
 #[test]

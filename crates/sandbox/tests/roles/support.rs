@@ -20,7 +20,7 @@ pub enum Ended {
 /// The whole command line for `role`: the children of vmm are started by a vmm that the parent started.
 fn command_line<'a>(role: &'a str, steps: &[&'a str]) -> Vec<&'a str> {
     let chain: &[&str] = match role {
-        "vm" | "vioblk" | "vionet" | "vioballoon" => &["parent", "start", "vmm", "start"],
+        "vm" | "vioblk" | "vionet" | "vioballoon" => &["parent", "start", "vmm", "as-vm", "7", "start"],
         "opener" | "probe" | "control" | "priv" | "agentx" | "vmm" => &["parent", "start"],
         _ => &[],
     };
@@ -61,6 +61,20 @@ impl Idle {
         Self::run(role, command(role, &[steps, &["idle"]].concat()))
     }
 
+    /// The same as a role of the VM of this number; of none, as one of the daemon's user.
+    pub fn start_of(vm: Option<u32>, role: &str) -> Self {
+        let number = vm.unwrap_or_default().to_string();
+        let own: &[&str] = if vm.is_some() { &["as-vm", &number] } else { &[] };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sandbox-fixture"));
+        command.args(["parent", "start", "vmm"]).args(own).args(["start", role, "idle"]).stderr(Stdio::null());
+        Self::run(role, command)
+    }
+
+    /// Its starter.
+    pub fn starter(&self) -> u32 {
+        self.status("PPid").parse().expect("a pid")
+    }
+
     /// The same with `dir` as the root, which is no mount point.
     pub fn start_in_chroot(dir: &Path, role: &str) -> Self {
         std::fs::copy(env!("CARGO_BIN_EXE_sandbox-fixture"), dir.join("fixture")).expect("a copy");
@@ -71,7 +85,9 @@ impl Idle {
         std::fs::write(dir.join("etc/passwd"), users).expect("a file");
         let mut command = Command::new("unshare");
         let script = "mount --rbind /proc \"$0/proc\" && exec chroot \"$0\" /fixture \"$@\"";
-        command.args(["--mount", "sh", "-c", script]).arg(dir).args(command_line(role, &["idle"]));
+        // In a chroot there is no user namespace, so VMs have no users of their own.
+        let line = command_line(role, &["idle"]).into_iter().filter(|step| !["as-vm", "7"].contains(step));
+        command.args(["--mount", "sh", "-c", script]).arg(dir).args(line);
         Self::run(role, command)
     }
 

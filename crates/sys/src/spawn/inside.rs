@@ -35,6 +35,8 @@ pub struct Blueprint {
     placed: Vec<Placed>,
     exe: RawFd,
     report: RawFd,
+    /// User and group.
+    pub user: Option<u32>,
     /// The process whose end shall end the child.
     pub die_with: Option<Pid>,
 }
@@ -43,7 +45,7 @@ impl Blueprint {
     /// `argv` must outlive what is made here: only its pointers are kept. `placed` is ordered by target.
     pub fn new(argv: &[CString], placed: Vec<Placed>, exe: RawFd, report: RawFd) -> Self {
         let argv = argv.iter().map(|arg| arg.as_ptr()).chain([std::ptr::null()]).collect();
-        Self { argv, envp: [std::ptr::null()], placed, exe, report, die_with: None }
+        Self { argv, envp: [std::ptr::null()], placed, exe, report, user: None, die_with: None }
     }
 }
 
@@ -74,6 +76,10 @@ unsafe fn prepare(blueprint: &mut Blueprint) -> Result<(), Failed> {
     // SAFETY: raw calls on numbers of our own; the caller holds the preconditions.
     unsafe {
         libc::setsid(); // fails only for a group's leader, and a process just cloned is none
+        if let Some(user) = blueprint.user {
+            change_user(user)?;
+        }
+        // After that, which clears it.
         if let Some(parent) = blueprint.die_with {
             ok(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), Step::Session)?;
             if libc::getppid() != parent.as_raw_nonzero().get() {
@@ -83,6 +89,18 @@ unsafe fn prepare(blueprint: &mut Blueprint) -> Result<(), Failed> {
         default_signals();
         place_descriptors(blueprint)
     }
+}
+
+/// Groups first, while the right to is there. By raw calls: libc's functions would ask all threads of the copied process.
+unsafe fn change_user(id: u32) -> Result<(), Failed> {
+    let done = |answer| ok(if answer == 0 { 0 } else { -1 }, Step::User);
+    // SAFETY: numbers, and a list of no groups.
+    unsafe {
+        done(libc::syscall(libc::SYS_setgroups, 0usize, 0usize))?;
+        done(libc::syscall(libc::SYS_setresgid, id, id, id))?;
+        done(libc::syscall(libc::SYS_setresuid, id, id, id))?;
+    }
+    Ok(())
 }
 
 /// The kernel's sigaction on x86-64: handler, flags, restorer, mask. All zero is the default action.
@@ -166,7 +184,8 @@ fn errno() -> c_int {
 pub fn decode([step, a, b, c, d]: [u8; REPORT_LEN]) -> SpawnError {
     let step = match step {
         3 => Step::Session,
-        4 => Step::Descriptors,
+        4 => Step::User,
+        5 => Step::Descriptors,
         _ => Step::Exec,
     };
     SpawnError { step, errno: Errno::from_raw_os_error(i32::from_ne_bytes([a, b, c, d])) }

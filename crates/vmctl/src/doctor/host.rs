@@ -172,6 +172,10 @@ pub enum Value {
     HugePages,
     /// What the kernel tells the time by.
     ClockSource,
+    /// User namespaces that may be made.
+    MostUserNamespaces,
+    /// The users that the caller's own has (user_namespaces(7)).
+    UserMap,
 }
 
 /// The daemon's program, and what it said when it was run.

@@ -62,6 +62,8 @@ impl Root {
     pub fn values(&self) -> BTreeMap<Value, Seen<String>> {
         let files = [
             (Value::IoUringDisabled, "/proc/sys/kernel/io_uring_disabled"),
+            (Value::MostUserNamespaces, "/proc/sys/user/max_user_namespaces"),
+            (Value::UserMap, "/proc/self/uid_map"),
             (Value::ForwardIpv4, "/proc/sys/net/ipv4/ip_forward"),
             (Value::ForwardIpv6, "/proc/sys/net/ipv6/conf/all/forwarding"),
             (Value::LegacyTables, "/proc/net/ip_tables_names"),

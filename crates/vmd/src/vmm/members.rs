@@ -49,6 +49,7 @@ fn execute(
         .fd(2, log)
         .fd(CHANNEL.into(), channel)
         .cgroup(held.lend(process.run, Slot::Cgroup))
+        .user(title.user)
         // A safety net, on which no decision hangs: vmm's end closes the channels, at which all of them end by themselves, but one
         // that hangs. Who hands VMs over to a successor lifts it.
         .die_with_parent()

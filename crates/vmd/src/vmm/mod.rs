@@ -25,8 +25,9 @@ use std::os::fd::OwnedFd;
 
 use crate::ending::Fatal;
 
-/// Serves the parent at the other end of `channel` until it is gone; `exe` is vmd, to execute.
-pub fn run(channel: OwnedFd, exe: OwnedFd) -> Result<(), Fatal> {
-    sandbox::enter(&sandbox::promise::VMM)?;
+/// Serves the parent at the other end of `channel` until it is gone; `exe` is vmd, to execute, and `users` where VMs have
+/// users of their own.
+pub fn run(channel: OwnedFd, exe: OwnedFd, users: Option<OwnedFd>) -> Result<(), Fatal> {
+    sandbox::enter_in(&sandbox::promise::VMM, users)?;
     Ok(edge::Edge::new(channel, exe)?.serve()?)
 }

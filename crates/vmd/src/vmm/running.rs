@@ -168,6 +168,8 @@ pub struct Title {
     pub title: String,
     /// Its role.
     pub role: &'static str,
+    /// Its user and group, where they are not vmm's.
+    pub user: Option<u32>,
     /// Debug lines too.
     pub debug: bool,
 }

@@ -55,6 +55,7 @@ fn start_of(id: u32, name: &str, devices: u8) -> StartVm {
         cmdline: model::CommandLine::default(),
         initrd: false,
         cgroup: false,
+        user: None,
         devices,
     }
 }

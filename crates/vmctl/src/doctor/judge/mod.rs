@@ -85,6 +85,7 @@ pub fn findings(host: &Host) -> Vec<Finding> {
         ("seccomp", walls::seccomp(host)),
         ("landlock", walls::landlock(host)),
         ("cgroups", walls::cgroups(host)),
+        ("users", walls::users(host)),
         ("io-uring", walls::io_uring(host)),
         ("tun", network::tun(host)),
         ("bridge", network::module(host, "bridge", "switches whose bridge vmd makes")),

@@ -36,6 +36,8 @@ fn sound() -> Host {
         (Value::HugePages, "always [madvise] never"),
         (Value::ClockSource, "tsc"),
         (Value::IoUringDisabled, "0"),
+        (Value::MostUserNamespaces, "96365"),
+        (Value::UserMap, "0          0 4294967295"),
     ];
     Host {
         caller: Caller { uid: 0, name: "root".to_owned(), groups: vec!["root".to_owned()], capabilities: u64::MAX },
@@ -319,6 +321,12 @@ fn fewer_walls_are_told_and_none_is_a_fault() {
     });
     finds(&[("io-uring", Note, "io_uring_disabled is 2")], set(Value::IoUringDisabled, "2"));
     finds(&[], |host| drop(host.values.remove(&Value::IoUringDisabled)));
+    finds(&[("users", Warning, "namespaces is 0")], set(Value::MostUserNamespaces, "0"));
+    finds(&[("users", Warning, "no user namespaces")], |host| drop(host.values.remove(&Value::MostUserNamespaces)));
+    finds(&[("users", Warning, "1879048192 to 2147352575")], set(Value::UserMap, "0 100000 65536"));
+    finds(&[("users", Warning, "not the container's")], set(Value::UserMap, "0 0 1000\n1879048192 5 268304383"));
+    finds(&[("users", Warning, "not the container's")], set(Value::UserMap, "1 2 18446744073709551615\nx"));
+    finds(&[], set(Value::UserMap, "0 0 1000\n1879048192 5 268304384"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What keeps a guest, and each process that serves it, from everything else; and rings, which some hosts forbid.
 
+use sys::vm_users;
+
 use super::{Judged, fault, known, note, ok, value, warning};
 use crate::doctor::host::{Host, Unseen, Value};
 use crate::doctor::look::CGROUPS;
@@ -67,6 +69,34 @@ pub fn cgroups(host: &Host) -> Judged {
     }
     let seen = format!("version 2 at {place}, without the controller pids: a VM's threads are not limited");
     note(seen, "use version 2 alone (systemd.unified_cgroup_hierarchy=1), with cgroup.controllers that name pids")
+}
+
+/// User namespaces: without, all VMs share what the kernel counts by user.
+pub fn users(host: &Host) -> Judged {
+    let shared = "VMs share the user _vmd, and one can use up what is counted by user";
+    let most = "user.max_user_namespaces";
+    match value(host, most, Value::MostUserNamespaces) {
+        Ok("0") => return warning(format!("{most} is 0: {shared}"), format!("\"sysctl {most}=1000\"")),
+        Ok(_) => {}
+        Err(_) => {
+            let seen = format!("the kernel has no user namespaces: {shared}");
+            return warning(seen, "boot a kernel with CONFIG_USER_NS");
+        }
+    }
+    let (first, end) = (vm_users::FIRST, vm_users::FIRST + vm_users::COUNT);
+    if has(value(host, "/proc/self/uid_map", Value::UserMap)?, first.into()..end.into()) {
+        return ok(format!("each VM has one, {first} and its number"));
+    }
+    let seen = format!("the ids {first} to {} are not the container's: {shared}", end - 1);
+    warning(seen, "let the container have these ids, or run vmd outside")
+}
+
+/// Whether a map of users has all of these in one piece.
+fn has(map: &str, wanted: std::ops::Range<u64>) -> bool {
+    let lines =
+        map.lines().map(|line| line.split_whitespace().map_while(|word| word.parse().ok()).collect::<Vec<u64>>());
+    let pieces = lines.filter_map(|line| Some(*line.first()?..line.first()?.checked_add(*line.get(2)?)?));
+    pieces.into_iter().any(|piece| piece.start <= wanted.start && piece.end >= wanted.end)
 }
 
 /// io_uring: without, disks are served by threads.

@@ -14,7 +14,7 @@ use crate::parent::registry::Event;
 
 impl Edge {
     pub(in crate::parent) fn start_privileged(&mut self) -> Result<(), StartError> {
-        let started = self.starter.start("priv", None, None)?;
+        let started = self.starter.start("priv", &[], None)?;
         self.privileged = Some(self.kept(Token::Privileged, started)?);
         self.wish(wishes::Event::Started);
         Ok(())

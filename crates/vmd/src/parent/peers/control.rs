@@ -16,7 +16,7 @@ use crate::parent::registry::{Asked, Event};
 
 impl Edge {
     pub(in crate::parent) fn start_control(&mut self) -> Result<(), StartError> {
-        let started = self.starter.start("control", Some(self.listener.as_fd()), None)?;
+        let started = self.starter.start("control", &[self.listener.as_fd()], None)?;
         self.control = Some(self.kept(Token::Control, started)?.asking());
         Ok(())
     }

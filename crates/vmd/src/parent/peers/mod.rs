@@ -84,11 +84,11 @@ impl<Tx: Message, Rx: Message> Peer<Tx, Rx> {
 }
 
 impl Starter {
-    /// Starts a role; `extra` is its descriptor 4. What it logs comes out of the pipe.
+    /// Starts a role; `extras` are its descriptors from 4 on. What it logs comes out of the pipe.
     pub fn start<Tx: Message, Rx: Message>(
         &self,
         role: &'static str,
-        extra: Option<BorrowedFd<'_>>,
+        extras: &[BorrowedFd<'_>],
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<(Peer<Tx, Rx>, LogPipe), StartError> {
         let (ours, theirs) = channel::pair::<Tx, Rx>()?;
@@ -102,8 +102,8 @@ impl Starter {
             .fd(2, log_end)
             .fd(u16::from(CHANNEL), theirs.into_socket())
             .cgroup(cgroup);
-        if let Some(extra) = extra {
-            spawn = spawn.fd(u16::from(EXTRA), extra);
+        for (number, extra) in (u16::from(EXTRA)..).zip(extras) {
+            spawn = spawn.fd(number, extra);
         }
         let (child, channel) = (spawn.spawn()?, ours.patient());
         let peer = Peer { name: role, child, channel, asks: false, watched: Interest::Read };

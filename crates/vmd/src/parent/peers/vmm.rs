@@ -1,6 +1,6 @@
 //! vmm, as the parent speaks with it. Its loss is the end of the daemon: without it there is no VM, and nothing to start one with.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use proto::RequestId;
@@ -14,8 +14,9 @@ use crate::parent::registry::Event;
 
 impl Edge {
     pub(in crate::parent) fn start_vmm(&mut self) -> Result<(), StartError> {
-        let exe = self.starter.exe.as_fd();
-        let started = self.starter.start("vmm", Some(exe), self.host.vmm_cgroup())?;
+        let extras: Vec<BorrowedFd<'_>> =
+            [self.starter.exe.as_fd()].into_iter().chain(self.host.users.as_ref().map(AsFd::as_fd)).collect();
+        let started = self.starter.start("vmm", &extras, self.host.vmm_cgroup())?;
         self.vmm = Some(self.kept(Token::Vmm, started)?);
         Ok(())
     }

@@ -252,6 +252,7 @@ fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
             cmdline: cmdline_of(definition),
             initrd: definition.initrd.is_some(),
             cgroup: false,
+            user: None,
             devices: u8::try_from(devices.len()).unwrap_or(u8::MAX),
         },
         devices,

@@ -33,7 +33,7 @@ impl Edge {
     }
 
     pub(in crate::parent) fn start_agentx(&mut self) -> Result<(), StartError> {
-        let started = self.starter.start("agentx", None, None)?;
+        let started = self.starter.start("agentx", &[], None)?;
         self.agentx = Some(self.kept(Token::AgentX, started)?.asking());
         self.tell_agentx_context();
         Ok(())

@@ -127,7 +127,11 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
         log::info!("no huge pages for guests ({error}): they run with small ones");
         Pool::SmallPages
     });
-    let host = Host { memory, tree: tree.ok(), vms: BTreeMap::new(), tty_gid };
+    let users = sys::vm_users::namespace((user.uid, user.gid));
+    if let Err(error) = &users {
+        log::info!("no users of their own for VMs ({error}): they share {USER}'s limits");
+    }
+    let host = Host { memory, tree: tree.ok(), vms: BTreeMap::new(), users: users.ok(), tty_gid };
     let starter = Starter {
         exe: Executable::own()?,
         null: open_device("/dev/null", OFlags::empty())?,

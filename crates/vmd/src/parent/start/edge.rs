@@ -40,7 +40,7 @@ impl Edge {
         let errand = (run, who.uid);
         let opens = (0u8..).zip(files).map(|(index, (_, what, path))| ToOpener::Open { index, what, path });
         let messages = [ToOpener::Become(asker(who)?)].into_iter().chain(opens).chain([ToOpener::End]);
-        let started = self.starter.start("opener", None, None)?;
+        let started = self.starter.start("opener", &[], None)?;
         let mut opener: Opener = self.kept(Token::Opener(errand), started)?;
         let sent = messages.into_iter().try_for_each(|message| opener.channel.send(&message, vec![]));
         self.openers.insert(errand, (opener, names));
@@ -98,7 +98,7 @@ impl Edge {
         let missing = || io::Error::new(io::ErrorKind::NotFound, "there is nothing to look at");
         let held = self.holdings.get(&run.vm).and_then(|held| held.files.get(&file)).ok_or_else(missing)?;
         let copy = held.try_clone()?;
-        let started = self.starter.start("probe", None, None)?;
+        let started = self.starter.start("probe", &[], None)?;
         let mut probe: Probe = self.kept(Token::Probe(run, file), started)?;
         let sent = probe.channel.send(&question, vec![copy]);
         self.probes.insert((run, file), probe);
@@ -155,6 +155,7 @@ impl Edge {
     fn send_start(&mut self, run: Run, launch: &Launch) -> Result<(), Failure> {
         let (log, log_end) = LogPipe::new().map_err(|error| Failure::io("log pipe", &error))?;
         let cgroup = self.host.vm_cgroup(run.vm, launch);
+        let user = self.host.vm_user(launch);
         let memory = self
             .host
             .memory
@@ -165,6 +166,7 @@ impl Edge {
         held.log = Some(log_end);
         held.memory = Some(memory);
         held.cgroup = cgroup;
+        held.user = user;
         let messages =
             held.messages(launch, &servers).map_err(|error| Failure::io("descriptors of the start", &error))?;
         held.keep_for_reboot();

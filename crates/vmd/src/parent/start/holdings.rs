@@ -30,6 +30,8 @@ pub struct Holdings {
     pub memory: Option<OwnedFd>,
     /// Directory of its cgroup, where there are cgroups.
     pub cgroup: Option<OwnedFd>,
+    /// The user of the processes of the run that starts, where it has one of its own.
+    pub user: Option<u32>,
     /// Write end of its log pipe.
     pub log: Option<OwnedFd>,
 }
@@ -52,7 +54,7 @@ impl Holdings {
     /// Guests that reach the outside are told these name servers.
     pub fn messages(&self, launch: &Launch, servers: &NameServers) -> io::Result<Vec<(ToVmm, Vec<OwnedFd>)>> {
         let vm = launch.vm.vm;
-        let start = StartVm { cgroup: self.cgroup.is_some(), ..launch.vm.clone() };
+        let start = StartVm { cgroup: self.cgroup.is_some(), user: self.user, ..launch.vm.clone() };
         let mut fds = vec![copy(self.log.as_ref())?, copy(self.memory.as_ref())?, copy(self.files.get(&File::Kernel))?];
         if start.initrd {
             fds.push(copy(self.files.get(&File::Initrd))?);

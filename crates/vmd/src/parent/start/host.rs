@@ -26,6 +26,8 @@ pub struct Host {
     pub tree: Option<Tree>,
     /// Those of VMs.
     pub vms: BTreeMap<VmId, Cgroup>,
+    /// The user namespace in which each VM has a user of its own, where one could be made.
+    pub users: Option<OwnedFd>,
     /// Group of terminals, where there is one.
     pub tty_gid: Option<u32>,
 }
@@ -102,6 +104,15 @@ impl Host {
         self.tree.as_ref().map(|tree| tree.vmm().as_fd())
     }
 
+    /// The user of a VM that starts.
+    pub fn vm_user(&self, launch: &Launch) -> Option<u32> {
+        let user = self.users.as_ref().and_then(|_| sys::vm_users::free_one(launch.vm.vm.0));
+        if user.is_none() && self.users.is_some() {
+            log::warn!("vm \"{}\": processes have all users that it may have: it runs as vmd's", launch.vm.name);
+        }
+        user
+    }
+
     /// A cgroup for a VM that starts. Without one it starts all the same.
     pub fn vm_cgroup(&mut self, vm: VmId, launch: &Launch) -> Option<OwnedFd> {
         let tree = self.tree.as_ref()?;
@@ -132,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_console_is_its_owners_and_of_the_owner_group_or_for_writing_of_tty() {
-        let host = |tty_gid| Host { memory: Pool::SmallPages, tree: None, vms: BTreeMap::new(), tty_gid };
+        let host = |tty_gid| Host { memory: Pool::SmallPages, tree: None, vms: BTreeMap::new(), users: None, tty_gid };
         let owner = |gid| Owner { uid: 1000, gid };
         assert_eq!(host(Some(5)).console_rights(owner(Some(7))), (7, 0o660));
         assert_eq!(host(Some(5)).console_rights(owner(None)), (5, 0o620));

@@ -221,7 +221,8 @@ impl Vm {
             },
         };
         self.alive.insert(member);
-        let title = Title { title: format!("vmd: {} {}", self.called(member), self.start.name), role, debug };
+        let title = format!("vmd: {} {}", self.called(member), self.start.name);
+        let title = Title { title, role, user: self.start.user, debug };
         out.push(Action::Spawn(self.process(member), title));
     }
 
