@@ -17,10 +17,19 @@ pub enum Ended {
     Signal(i32),
 }
 
+/// Whether VMs have users of their own here: in a chroot no user namespace can be made, and some containers forbid it.
+pub fn vms_have_users() -> bool {
+    let made = Command::new("unshare").args(["--user", "true"]).stderr(Stdio::null()).status();
+    made.expect("unshare(1) can be run").success()
+}
+
 /// The whole command line for `role`: the children of vmm are started by a vmm that the parent started.
 fn command_line<'a>(role: &'a str, steps: &[&'a str]) -> Vec<&'a str> {
     let chain: &[&str] = match role {
-        "vm" | "vioblk" | "vionet" | "vioballoon" => &["parent", "start", "vmm", "as-vm", "7", "start"],
+        "vm" | "vioblk" | "vionet" | "vioballoon" if vms_have_users() => {
+            &["parent", "start", "vmm", "as-vm", "7", "start"]
+        }
+        "vm" | "vioblk" | "vionet" | "vioballoon" => &["parent", "start", "vmm", "start"],
         "opener" | "probe" | "control" | "priv" | "agentx" | "vmm" => &["parent", "start"],
         _ => &[],
     };
@@ -61,10 +70,10 @@ impl Idle {
         Self::run(role, command(role, &[steps, &["idle"]].concat()))
     }
 
-    /// The same as a role of the VM of this number; of none, as one of the daemon's user.
+    /// The same as a role of the VM of this number; of none, or where VMs have no users, as one of the daemon's user.
     pub fn start_of(vm: Option<u32>, role: &str) -> Self {
         let number = vm.unwrap_or_default().to_string();
-        let own: &[&str] = if vm.is_some() { &["as-vm", &number] } else { &[] };
+        let own: &[&str] = if vm.is_some() && vms_have_users() { &["as-vm", &number] } else { &[] };
         let mut command = Command::new(env!("CARGO_BIN_EXE_sandbox-fixture"));
         command.args(["parent", "start", "vmm"]).args(own).args(["start", role, "idle"]).stderr(Stdio::null());
         Self::run(role, command)
