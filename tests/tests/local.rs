@@ -221,6 +221,83 @@ fn two_guests_on_one_switch_reach_each_other_but_not_under_a_false_address() {
     });
 }
 
+/// What came from a guest by its tap, whatever its bridge does with it then: UDP from port 67 and to it, router
+/// advertisements and solicitations.
+struct Heard(String);
+
+impl Heard {
+    const KINDS: [&str; 4] =
+        ["udp sport 67", "udp dport 67", "icmpv6 type nd-router-advert", "icmpv6 type nd-router-solicit"];
+
+    fn by(tap: &str) -> Self {
+        let rules = Self::KINDS.map(|kind| format!("{kind} counter;")).join(" ");
+        let chain = format!("type filter hook ingress device \"{tap}\" priority 0; {rules}");
+        run(&format!("nft 'table netdev heard-{tap} {{ chain from {{ {chain} }}; }}'"));
+        Self(tap.to_owned())
+    }
+
+    /// Which of the kinds came.
+    fn kinds(&self) -> [bool; 4] {
+        let listed = run(&format!("nft list table netdev heard-{}", self.0));
+        Self::KINDS.map(|kind| {
+            let (_, counted) = listed.split_once(&format!("{kind} counter packets ")).expect("a rule of ours");
+            !counted.starts_with('0')
+        })
+    }
+}
+
+const CLIENTS: [bool; 4] = [false, true, false, true];
+
+#[test]
+fn guests_of_a_guarded_and_isolated_switch_are_clients_of_the_host_and_reach_no_other() {
+    on_kvm("guests_of_a_guarded_and_isolated_switch_are_clients_of_the_host_and_reach_no_other", || {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let program = dir.path().join("program");
+        fs::copy(env!("CARGO_BIN_EXE_as-server"), &program).expect("a program");
+        let whole = fs::metadata(&program).expect("it is there").len().next_multiple_of(4096);
+        fs::File::options().write(true).open(&program).and_then(|file| file.set_len(whole)).expect("it can grow");
+        let lan = "switch \"lan\" {\n\tinterface bridge0\n\tguarded\n\tisolated\n}\n".to_owned();
+        let one = Vm::new("one", Kernel::BzImage).size(1, "192M").card("lan", LLADDR).card("dmz", "fe:e1:bb:d1:00:09");
+        let two = Vm::new("two", Kernel::BzImage).size(1, "128M").card("lan", SECOND);
+        let conf = lan + &switch("dmz", "bridge1") + &one.disk(&program).text() + &two.text();
+        let daemon = Daemon::start(&conf);
+        let mut up = ["one", "two"].map(|name| {
+            daemon.vmctl(&["start", name]).success();
+            Guest::wait_up(daemon.console(name))
+        });
+        bridge::ip("addr add 10.9.0.254/24 dev bridge0");
+        bridge::ip("addr add 10.8.0.254/24 dev bridge1");
+        for (guest, number) in up.iter_mut().zip(1..) {
+            guest.check(&format!("ip addr add 10.9.0.{number}/24 dev eth0 && ip link set eth0 up"));
+            guest.check("ping -c 3 -W 10 10.9.0.254");
+            assert!(bridge::ping(&format!("10.9.0.{number}")), "the host reaches {number}");
+        }
+        let [one, two] = &mut up;
+        one.check("! ping -c 3 -W 2 10.9.0.2");
+        two.check("! ping -c 3 -W 2 10.9.0.1");
+
+        one.check("dd if=/dev/vda of=/as-server bs=1M && chmod 755 /as-server");
+        one.check("ip addr add 10.8.0.1/24 dev eth1 && ip link set eth1 up");
+        for (bridge, interface, host, kinds) in
+            [("bridge0", "eth0", "10.9.0.254", CLIENTS), ("bridge1", "eth1", "10.8.0.254", [true; 4])]
+        {
+            let alias = |tap: &String| run(&format!("cat /sys/class/net/{tap}/ifalias"));
+            let tap = bridge::members(bridge).into_iter().find(|tap| alias(tap).ends_with("-one")).expect("a tap");
+            let heard = Heard::by(&tap);
+            one.check(&format!("until /as-server {interface} {host}; do sleep 1; done"));
+            deadline::until("what clients say comes", DAEMON, || {
+                heard.kinds().iter().zip(CLIENTS).all(|(came, clients)| *came || !clients).then_some(())
+            });
+            assert_eq!(heard.kinds(), kinds, "by {bridge}");
+        }
+        drop(up);
+        for name in ["one", "two"] {
+            daemon.vmctl(&["stop", "-f", "-w", name]).success();
+        }
+        assert!(daemon.stop().success(), "vmd ends well");
+    });
+}
+
 #[test]
 fn routing_domains_are_vrfs_of_bridges_and_taps_and_go_at_the_end() {
     on_kvm("routing_domains_are_vrfs_of_bridges_and_taps_and_go_at_the_end", || {

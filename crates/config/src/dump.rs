@@ -97,6 +97,8 @@ impl From<&Switch> for Value {
             ("enabled", switch.enabled.into()),
             ("interface", Self::text(&switch.interface)),
             ("locked_lladdr", switch.locked_lladdr.into()),
+            ("guarded", switch.guarded.into()),
+            ("isolated", switch.isolated.into()),
             ("group", switch.group.as_ref().map(|group| Self::text(&group.name)).into()),
             ("rdomain", switch.rdomain.into()),
             ("up", switch.up.into()),

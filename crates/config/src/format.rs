@@ -177,6 +177,12 @@ impl Writer<'_> {
         if switch.locked_lladdr {
             self.line("\tlocked lladdr");
         }
+        if switch.guarded {
+            self.line("\tguarded");
+        }
+        if switch.isolated {
+            self.line("\tisolated");
+        }
         if let Some(group) = &switch.group {
             self.string("\tgroup", group.name.as_str().as_bytes());
         }

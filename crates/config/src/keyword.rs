@@ -49,6 +49,11 @@ pub(crate) const INET: &str = "inet";
 /// `local nat yes|no`.
 pub(crate) const NAT: &str = "nat";
 
+/// A switch whose guests are no DHCP servers and no routers.
+pub(crate) const GUARDED: &str = "guarded";
+/// A switch whose guests do not reach each other.
+pub(crate) const ISOLATED: &str = "isolated";
+
 /// Where a word stands: what may begin there, for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Block {
@@ -85,7 +90,9 @@ impl Block {
     pub fn words(self) -> &'static [&'static str] {
         match self {
             Self::File => &["agentx", "include", "local", "socket", "staggered", "switch", "vm"],
-            Self::Switch => &["disable", "down", "enable", "group", "interface", "locked", "rdomain", "up"],
+            Self::Switch => {
+                &["disable", "down", "enable", "group", GUARDED, "interface", ISOLATED, "locked", "rdomain", "up"]
+            }
             Self::Vm => &[
                 "allow",
                 BALLOON,

@@ -56,6 +56,8 @@ mod tests {
             enabled,
             interface: IfName::new(bridge.as_bytes()).expect("a name"),
             locked_lladdr: false,
+            guarded: false,
+            isolated: false,
             group: None,
             rdomain: None,
             up: true,

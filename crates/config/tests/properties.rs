@@ -59,6 +59,8 @@ const PIECES: &[&str] = &[
     "allow ",
     "instance ",
     "locked ",
+    "guarded ",
+    "isolated ",
     "lladdr ",
     "2:0:0:0:0:1 ",
     "group ",

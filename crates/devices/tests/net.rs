@@ -37,7 +37,7 @@ impl Fixture {
     }
 
     fn with(locked: bool, features: u64, size: u16) -> Fixture {
-        Fixture::of(locked, features, size, |net| net)
+        Fixture::of(Card { mac: MAC, locked, guarded: false }, features, size, |net| net)
     }
 
     /// A card whose guest is told its address.
@@ -51,14 +51,15 @@ impl Fixture {
             name: None,
             net_boot: false,
         };
-        Fixture::of(true, features, 64, |net| net.leasing(lease))
+        let card = Card { mac: MAC, locked: true, guarded: false };
+        Fixture::of(card, features, 64, |net| net.leasing(lease))
     }
 
-    fn of(locked: bool, features: u64, size: u16, change: impl FnOnce(Net) -> Net) -> Fixture {
+    fn of(card: Card, features: u64, size: u16, change: impl FnOnce(Net) -> Net) -> Fixture {
         let (tap, wire) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         rustix::net::sockopt::set_socket_send_buffer_size(&tap, 1 << 20).unwrap();
         rustix::net::sockopt::set_socket_send_buffer_size(&wire, 1 << 20).unwrap();
-        let net = change(Net::new(Tap::new(tap).unwrap(), Card { mac: MAC, locked }));
+        let net = change(Net::new(Tap::new(tap).unwrap(), card));
         let mut vmm = Vmm::new(net, features | VERSION_1 | F_MAC);
         let (rx, tx) = (Driver::new(&vmm.guest, 0, size), Driver::new(&vmm.guest, 1, size));
         vmm.start(RX, &rx, 0);
@@ -355,6 +356,47 @@ fn n2_a_locked_guest_can_not_claim_another_address_by_arp_or_neighbour_discovery
     for claim in claims(OTHER) {
         open.transmit([0; 12], &claim, &[]);
         assert!(open.heard().is_some(), "only a locked card is held to its address");
+    }
+}
+
+/// An offer of a DHCP server, and a router advertisement, from the card; and what its clients say in the same way.
+fn servers_and_clients() -> [[Vec<u8>; 2]; 2] {
+    let udp = |from: u8, to: u8| {
+        let ip = [0x45, 0, 0, 36, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        [&[0xff; 6][..], &MAC, &[8, 0], &ip, &[0, from, 0, to, 0, 16, 0, 0], &[2; 8]].concat()
+    };
+    let router = |kind: u8| {
+        let message = [&[kind, 0, 0, 0, 64, 0, 7, 8, 1, 1][..], &MAC].concat();
+        let ip = [&[0x60, 0, 0, 0, 0, 16, 58, 255][..], &[0xfe; 32]].concat();
+        [&[0x33, 0x33, 0, 0, 0, 1][..], &MAC, &[0x86, 0xdd], &ip, &message].concat()
+    };
+    [[udp(67, 68), router(134)], [udp(68, 67), router(133)]]
+}
+
+#[test]
+fn a_guarded_guest_is_heard_as_a_client_and_not_as_a_server_or_router() {
+    for locked in [false, true] {
+        let card = Card { mac: MAC, locked, guarded: true };
+        let mut fixture = Fixture::of(card, 0, 64, |net| net);
+        let [servers, clients] = servers_and_clients();
+        for cut in [vec![], vec![12], vec![26], vec![46, 1], vec![66], vec![1; 40]] {
+            for frame in &servers {
+                let tagged = [&frame[..12], &[0x81, 0, 0, 5], &frame[12..]].concat();
+                for frame in [frame, &tagged] {
+                    fixture.transmit([0; 12], frame, &cut);
+                    assert_eq!(fixture.heard(), None, "{cut:?} {frame:x?}");
+                }
+            }
+            for frame in &clients {
+                fixture.transmit([0; 12], frame, &cut);
+                assert_eq!(fixture.heard(), Some((vec![0; 12], frame.clone())), "{cut:?}");
+            }
+        }
+    }
+    let mut open = Fixture::new(true, 0);
+    for frame in servers_and_clients().concat() {
+        open.transmit([0; 12], &frame, &[]);
+        assert!(open.heard().is_some(), "only a guarded card's is looked at for it");
     }
 }
 

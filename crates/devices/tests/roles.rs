@@ -96,7 +96,7 @@ fn blk_description(format: DiskFormat, read_only: bool) -> ToDevice {
 }
 
 fn net_description() -> ToDevice {
-    start(1, Told::Net(Net { mac: MacAddr([0xfe, 0xe1, 0xbb, 0xd1, 2, 3]), locked: true, local: None }))
+    start(1, Told::Net(Net { mac: MacAddr([0xfe, 0xe1, 0xbb, 0xd1, 2, 3]), locked: true, guarded: false, local: None }))
 }
 
 /// A vioblk on a file of so many bytes.

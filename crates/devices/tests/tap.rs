@@ -60,7 +60,8 @@ impl Host {
         let index = links.link("tap0").unwrap().unwrap().index;
         links.add_address(index, HOST.into(), 24).unwrap();
         links.set_up(index, true).unwrap();
-        let net = Net::new(Tap::new(tap.try_clone().unwrap()).unwrap(), Card { mac: MAC, locked: true });
+        let net =
+            Net::new(Tap::new(tap.try_clone().unwrap()).unwrap(), Card { mac: MAC, locked: true, guarded: false });
         let mut vmm = Vmm::new(net, features | VERSION_1 | F_MAC);
         let (mut rx, tx) = (Driver::new(&vmm.guest, 0, 128), Driver::new(&vmm.guest, 1, 128));
         vmm.start(0, &rx, 0);

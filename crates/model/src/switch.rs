@@ -16,6 +16,10 @@ pub struct Switch {
     pub interface: IfName,
     /// Interfaces on it drop frames with a foreign source address.
     pub locked_lladdr: bool,
+    /// Interfaces on it drop their guests' frames of DHCP servers and routers.
+    pub guarded: bool,
+    /// Interfaces on it do not reach each other.
+    pub isolated: bool,
     /// Group of the interfaces attached to it that name none.
     pub group: Option<InterfaceGroup>,
     /// Routing domain of the bridge and of interfaces that name none of their own.

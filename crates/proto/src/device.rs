@@ -124,6 +124,8 @@ pub struct Net {
     pub mac: MacAddr,
     /// Frames from or to other addresses are dropped.
     pub locked: bool,
+    /// Frames from its guest that only DHCP servers and routers send are dropped.
+    pub guarded: bool,
     /// What its guest is told by DHCP, on a `local interface`.
     pub local: Option<Local>,
 }

@@ -78,6 +78,8 @@ pub struct TapSpec {
     pub alias: Alias,
     /// The bridge to join.
     pub bridge: Option<IfName>,
+    /// Reaches no other such port of the bridge.
+    pub isolated: bool,
     /// Up, else down.
     pub up: bool,
     /// The routing domain that it is in, without a bridge; 0 as none.

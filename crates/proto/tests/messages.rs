@@ -181,7 +181,16 @@ fn parent_and_priv() {
     let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6: Some([0xfd, 0, 0, 0, 0, 0, 0, 1].into()), nat: true };
     let tap = |name, bridge, rdomain, local| ToPriv::MakeTap {
         request,
-        tap: TapSpec { name, alias: alias(), bridge, up: true, rdomain, group: rdomain.map(u32::from), local },
+        tap: TapSpec {
+            name,
+            alias: alias(),
+            bridge,
+            isolated: false,
+            up: true,
+            rdomain,
+            group: rdomain.map(u32::from),
+            local,
+        },
     };
     travel(1, vec![tap(None, None, None, None), tap(Some(name()), Some(name()), Some(1), Some(local))]);
     let plain = vec![
@@ -211,7 +220,7 @@ fn devices() -> Vec<device::Spec> {
         net_boot: true,
     };
     let blk = Blk { format: DiskFormat::Raw, read_only: true, serial: Text::cut("web-1-disk0") };
-    let net = Net { mac: MacAddr([1; 6]), locked: true, local: Some(local) };
+    let net = Net { mac: MacAddr([1; 6]), locked: true, guarded: false, local: Some(local) };
     let balloon = Told::Balloon(device::Balloon { memory: memory() });
     let told = [Told::Blk(blk), Told::Net(net), balloon];
     (0..).zip(told).map(|(number, told)| Spec { number, told }).collect()

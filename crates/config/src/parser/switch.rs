@@ -7,7 +7,7 @@ use model::{GroupName, IfName, InterfaceGroup, MAX_RDOMAIN, NameError, Switch, S
 use super::{Parser, Read, SwitchUse, Text};
 use crate::fault::Fault;
 use crate::input::Span;
-use crate::keyword::{Block, Keyword};
+use crate::keyword::{Block, GUARDED, ISOLATED, Keyword};
 use crate::lexer::Kind;
 
 /// What a block has said so far.
@@ -17,6 +17,8 @@ struct Draft {
     attached: bool,
     interface: Option<IfName>,
     locked_lladdr: bool,
+    guarded: bool,
+    isolated: bool,
     group: Option<InterfaceGroup>,
     rdomain: Option<u8>,
     up: bool,
@@ -32,6 +34,8 @@ impl Parser<'_> {
             attached: false,
             interface: None,
             locked_lladdr: false,
+            guarded: false,
+            isolated: false,
             group: None,
             rdomain: None,
             up: true,
@@ -41,14 +45,25 @@ impl Parser<'_> {
             self.error(Fault::SwitchWithoutInterface { switch: name.shown() }, closed);
         }
         if let (Some(switch), Some(interface)) = (checked, draft.interface) {
-            let Draft { enabled, locked_lladdr, group, rdomain, up, .. } = draft;
-            self.add_switch(Switch { name: switch, enabled, interface, locked_lladdr, group, rdomain, up }, name.span);
+            let Draft { enabled, locked_lladdr, guarded, isolated, group, rdomain, up, .. } = draft;
+            let switch =
+                Switch { name: switch, enabled, interface, locked_lladdr, guarded, isolated, group, rdomain, up };
+            self.add_switch(switch, name.span);
         }
         Ok(())
     }
 
     fn switch_option(&mut self, draft: &mut Draft) -> Read<()> {
-        let Kind::Word(keyword) = self.token.kind else { return self.misplaced(Block::Switch) };
+        let Kind::Word(keyword) = self.token.kind else {
+            // The options that OpenBSD does not have; their words are not reserved.
+            match self.plain_word() {
+                Some(word) if word == GUARDED.as_bytes() => draft.guarded = true,
+                Some(word) if word == ISOLATED.as_bytes() => draft.isolated = true,
+                _ => return self.misplaced(Block::Switch),
+            }
+            self.advance();
+            return Ok(());
+        };
         match keyword {
             Keyword::Enable => draft.enabled = true,
             Keyword::Disable => draft.enabled = false,

@@ -226,7 +226,8 @@ fn every_keyword_is_reserved_and_free_in_quotes() {
 
 #[test]
 fn words_of_other_versions_and_of_ours_are_not_reserved() {
-    for word in ["kernel", "nifs", "user", "firmware", "initrd", "cmdline", "inet", "nat", "yes", "no"] {
+    let words = "kernel nifs user firmware initrd cmdline inet nat yes no guarded isolated";
+    for word in words.split(' ') {
         assert_eq!(config(&format!("vm {word} {{ disk {word} }}\n")).vms[0].name.as_str(), word);
     }
     option_refused("kernel \"/bsd\"", "syntax error: unknown vm option \"kernel\"");

@@ -69,6 +69,12 @@ pub enum Drop {
     /// A locked card's, which has others learn another address.
     #[error("ARP or neighbour discovery of the frame names an address that is not the card's")]
     Sender,
+    /// A locked or guarded card's, of which headers are missing that tell what it is.
+    #[error("headers of the frame are cut short")]
+    Cut,
+    /// A guarded card's, as only a DHCP server or a router sends it.
+    #[error("frame is one of a DHCP server or of a router")]
+    Server,
 }
 
 /// Whether a header asks for no more than was negotiated, of a frame of `len` bytes; the header that is passed on has
@@ -122,6 +128,12 @@ pub fn check_length(len: u64) -> Result<(), Drop> {
         len if len > MAX_FRAME as u64 => Err(Drop::Long(len)),
         _ => Ok(()),
     }
+}
+
+/// Where the other side writes the checksum that a checked header leaves to it.
+pub fn checksum_at(header: Header) -> Option<usize> {
+    let at = usize::from(header.csum_start.get()).saturating_add(usize::from(header.csum_offset.get()));
+    leaves_checksum(header).then_some(at)
 }
 
 /// Whether a guest on a locked card may send this: only in its own name, whatever follows the addresses.

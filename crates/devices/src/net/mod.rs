@@ -44,6 +44,13 @@ const OFFLOADING: u64 = FEATURES
     + (1 << VIRTIO_NET_F_GUEST_TSO4)
     + (1 << VIRTIO_NET_F_GUEST_TSO6);
 
+impl Card {
+    /// Whether what the guest sends is looked at.
+    fn judges(&self) -> bool {
+        self.locked || self.guarded
+    }
+}
+
 /// What both halves of a card need.
 struct Link {
     tap: Tap,
@@ -59,4 +66,6 @@ pub struct Card {
     pub mac: [u8; 6],
     /// Frames from another address, or to another, are dropped.
     pub locked: bool,
+    /// Frames that only DHCP servers and routers send are dropped.
+    pub guarded: bool,
 }

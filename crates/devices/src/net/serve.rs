@@ -47,7 +47,7 @@ impl Net {
             config: Config { mac: card.mac },
             state: State::default(),
             receive: Receive::new(),
-            transmit: Transmit::new(card.locked),
+            transmit: Transmit::new(card),
         }
     }
 

@@ -20,7 +20,7 @@ pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
         Ok(tap) => tap,
         Err(error) => return Err(vmm.failed(Failure::io("tap", &error))),
     };
-    let card = Card { mac: told.mac.0, locked: told.locked };
+    let card = Card { mac: told.mac.0, locked: told.locked, guarded: told.guarded };
     let net = match told.local {
         None => Net::new(tap, card),
         Some(local) => Net::new(tap, card).leasing(Lease {

@@ -1,17 +1,17 @@
 //! From the guest to the tap (virtio 1.2, 5.1.6.2). Header and Ethernet header are copied once and checked as copies, of a
-//! locked card as much more as tells its sender; what was copied is what is sent, and the rest goes from guest memory to
+//! locked or guarded card as much more as tells what it is; what was copied is what is sent, and the rest goes from guest memory to
 //! the kernel as it is.
 
 use sys::tap::SendError;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::Link;
 use super::dhcp::{self, Server};
 use super::frame::{
-    Drop, ETHERNET, HEADER, Header, MAX_FRAME, NO_OFFLOAD, Offloads, check_header, check_length, leaves_checksum,
-    may_send,
+    Drop, ETHERNET, HEADER, Header, MAX_FRAME, NO_OFFLOAD, Offloads, check_header, check_length, checksum_at,
+    leaves_checksum,
 };
-use super::sender::{self, FRONT};
+use super::sender::{FRONT, Frame};
+use super::{Card, Link};
 use crate::queue::{Chain, RingFault};
 use crate::serve_vhost::{Active, Progress};
 
@@ -20,16 +20,16 @@ pub(super) struct Transmit {
     /// What the guest may leave to the host.
     pub(super) offloads: Offloads,
     chain: Chain,
-    /// The header and the front of the frame, as they are checked and sent; of a locked card there is room for the whole.
+    /// The header and the front of the frame, as they are checked and sent; of a card that judges, there is room for the whole.
     copy: Vec<u8>,
 }
 
 impl Transmit {
     /// With nothing negotiated.
-    pub(super) fn new(locked: bool) -> Self {
+    pub(super) fn new(card: Card) -> Self {
         const WHOLE: usize = HEADER + MAX_FRAME;
         const HEADERS: usize = HEADER + ETHERNET;
-        let room = if locked { WHOLE } else { HEADERS };
+        let room = if card.judges() { WHOLE } else { HEADERS };
         Self { offloads: Offloads::default(), chain: Chain::default(), copy: vec![0; room] }
     }
 
@@ -66,19 +66,18 @@ impl Transmit {
             return Ok(Err(why));
         }
         let len = usize::try_from(bytes).map_err(|_| RingFault::Host)?;
-        let mut front = if link.card.locked { FRONT.min(len) } else { ETHERNET };
+        let mut front = if link.card.judges() { FRONT.min(len) } else { ETHERNET };
         self.chain.take_front(on.memory, copy.get_mut(..front).ok_or(RingFault::Host)?)?;
         let parsed = Header::read_from_bytes(&header[..]).unwrap_or(NO_OFFLOAD);
         let checked = match check_header(parsed, bytes, self.offloads) {
             Ok(checked) => checked,
             Err(why) => return Ok(Err(why)),
         };
-        if link.card.locked {
-            let mac = &link.card.mac;
+        if link.card.judges() {
             let seen = |copy: &[u8], front| -> Result<_, RingFault> {
-                let frame = copy.get(..front).ok_or(RingFault::Host)?;
-                let ethernet = frame.first_chunk().ok_or(RingFault::Host)?;
-                Ok(may_send(ethernet, mac).and_then(|()| sender::is_fine(frame, front == len, mac)))
+                let bytes = copy.get(..front).ok_or(RingFault::Host)?;
+                let frame = Frame { bytes, whole: front == len, written: checksum_at(checked) };
+                Ok(frame.is_fine(link.card))
             };
             let mut fine = seen(copy, front)?;
             if fine == Ok(false) {

@@ -19,8 +19,8 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage, Prop,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
 };
 
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -80,9 +80,13 @@ impl Route {
 
     /// Sets how many addresses a bridge learns, of all its ports together. A kernel before 6.7 takes no notice, or refuses.
     pub fn set_max_learned(&mut self, index: u32, limit: u32) -> Result<(), NetlinkError> {
-        let mut message = at(index);
         let data = LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::FdbMaxLearned(limit)]));
-        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), data]));
+        self.change(index, vec![LinkInfo::Kind(InfoKind::Bridge), data])
+    }
+
+    fn change(&mut self, index: u32, info: Vec<LinkInfo>) -> Result<(), NetlinkError> {
+        let mut message = at(index);
+        message.attributes.push(LinkAttribute::LinkInfo(info));
         self.wire.command(libc::RTM_NEWLINK, 0, &message)
     }
 
@@ -115,6 +119,12 @@ impl Route {
     /// Makes a link a port of `master`, or of none.
     pub fn set_master(&mut self, index: u32, master: Option<u32>) -> Result<(), NetlinkError> {
         self.set(index, [LinkAttribute::Controller(master.unwrap_or(0))])
+    }
+
+    /// Has a port of a bridge exchange no frames with other ports that are set so (Linux 4.18).
+    pub fn set_isolated(&mut self, index: u32) -> Result<(), NetlinkError> {
+        let port = InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)]);
+        self.change(index, vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(port)])
     }
 
     /// Gives a link its description and its group in one request.

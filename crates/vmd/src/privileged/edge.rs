@@ -249,6 +249,7 @@ impl Edge {
                 Step::Mac(mac) => self.route.set_mac(index, *mac)?,
                 Step::Mtu(mtu) => self.route.set_mtu(index, *mtu)?,
                 Step::Master(bridge) => self.route.set_master(index, Some(*bridge))?,
+                Step::Isolated => self.route.set_isolated(index)?,
                 Step::Up(up) => self.route.set_up(index, *up)?,
                 Step::Address(address, bits) => self.route.add_address(index, *address, *bits)?,
             }

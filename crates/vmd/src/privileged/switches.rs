@@ -44,6 +44,8 @@ pub enum Step {
     Mtu(u32),
     /// Port of this bridge, or in this VRF.
     Master(u32),
+    /// Reaches no other such port of its bridge.
+    Isolated,
     /// Switched on or off.
     Up(bool),
     /// An address of the host, and the bits of its network.
@@ -186,7 +188,7 @@ pub fn vrf(rdomain: Option<u8>) -> Option<(String, u32)> {
 
 /// What to set of a new tap, in the order of the spec (daemon 3.14).
 pub fn tap_steps(wanted: &TapSpec, tap: &Link, master: Option<&Link>) -> Result<Vec<Step>, Failure> {
-    let TapSpec { alias, up, local, .. } = wanted;
+    let TapSpec { alias, isolated, up, local, .. } = wanted;
     if !is_tap_alias(alias) {
         return Err(Failure::new(Code::Invalid, format!("\"{alias}\" is no description of a tap")));
     }
@@ -201,6 +203,9 @@ pub fn tap_steps(wanted: &TapSpec, tap: &Link, master: Option<&Link>) -> Result<
             steps.push(Step::Mtu(bridge.mtu));
         }
         steps.push(Step::Master(bridge.index));
+        if *isolated {
+            steps.push(Step::Isolated); // before the first frame
+        }
     }
     steps.push(Step::Up(*up));
     if let Some(local) = local {

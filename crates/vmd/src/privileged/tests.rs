@@ -23,6 +23,7 @@ fn name(name: &str) -> IfName {
 
 mod decisions;
 mod inet6;
+mod isolated;
 mod neighbours;
 mod outside;
 
@@ -76,7 +77,16 @@ impl Priv {
         let (tap, bridge) = (tap.map(name), bridge.map(name));
         let message = |request| ToPriv::MakeTap {
             request,
-            tap: TapSpec { name: tap, alias, bridge, up: true, rdomain: None, group: None, local: None },
+            tap: TapSpec {
+                name: tap,
+                alias,
+                bridge,
+                isolated: false,
+                up: true,
+                rdomain: None,
+                group: None,
+                local: None,
+            },
         };
         self.ask(message, vec![control_device()])
     }
@@ -230,7 +240,16 @@ fn a_descriptor_that_is_no_tun_fails_the_request() {
     let alias = Alias::new("vm1-if0-web").unwrap();
     let message = |request| ToPriv::MakeTap {
         request,
-        tap: TapSpec { name: None, alias, bridge: None, up: true, rdomain: None, group: None, local: None },
+        tap: TapSpec {
+            name: None,
+            alias,
+            bridge: None,
+            isolated: false,
+            up: true,
+            rdomain: None,
+            group: None,
+            local: None,
+        },
     };
     let (answer, fds) = privileged.ask(message, vec![null]);
     assert!(matches!(answer, ToParent::Failed { .. }));
@@ -246,7 +265,16 @@ fn a_step_that_fails_takes_the_tap_with_it_even_if_another_holds_its_descriptor(
     let alias = Alias::new("no description of ours").unwrap();
     let message = |request| ToPriv::MakeTap {
         request,
-        tap: TapSpec { name: None, alias, bridge: None, up: true, rdomain: None, group: None, local: None },
+        tap: TapSpec {
+            name: None,
+            alias,
+            bridge: None,
+            isolated: false,
+            up: true,
+            rdomain: None,
+            group: None,
+            local: None,
+        },
     };
     let (answer, _) = privileged.ask(message, vec![device]);
     assert_eq!((code(&answer), privileged.links()), (Code::Invalid, 1));
@@ -360,7 +388,16 @@ fn a_tap_in_a_group_of_the_administrators_is_found_by_it_and_goes_all_the_same()
         let alias = Alias::new("vm1-if0-web").unwrap();
         let message = |request| ToPriv::MakeTap {
             request,
-            tap: TapSpec { name: None, alias, bridge: None, up: true, rdomain: None, group, local: None },
+            tap: TapSpec {
+                name: None,
+                alias,
+                bridge: None,
+                isolated: false,
+                up: true,
+                rdomain: None,
+                group,
+                local: None,
+            },
         };
         privileged.ask(message, vec![control_device()])
     };
@@ -397,7 +434,16 @@ fn local_tap(privileged: &mut Priv, bridge: Option<&str>) -> (ToParent, Vec<Owne
     let (alias, bridge) = (Alias::new("vm1-if0-web").unwrap(), bridge.map(name));
     let message = |request| ToPriv::MakeTap {
         request,
-        tap: TapSpec { name: None, alias, bridge, up: true, rdomain: None, group: None, local: Some(local) },
+        tap: TapSpec {
+            name: None,
+            alias,
+            bridge,
+            isolated: false,
+            up: true,
+            rdomain: None,
+            group: None,
+            local: Some(local),
+        },
     };
     privileged.ask(message, vec![control_device()])
 }

@@ -69,7 +69,7 @@ fn disk(id: u32, device: u8) -> ToVmm {
 
 /// The device of this index, which is a card.
 fn nic(id: u32, device: u8) -> ToVmm {
-    let told = Told::Net(Net { mac: MacAddr([2, 0, 0, 0, 0, device]), locked: false, local: None });
+    let told = Told::Net(Net { mac: MacAddr([2, 0, 0, 0, 0, device]), locked: false, guarded: false, local: None });
     ToVmm::StartDevice { vm: VmId(id), device, spec: Box::new(Spec { number: device, told }) }
 }
 

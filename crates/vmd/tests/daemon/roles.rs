@@ -104,7 +104,7 @@ fn make_tap(request: u32, local: Option<LocalEnd>) -> (ToPriv, Vec<OwnedFd>) {
     let bridge = local.is_none().then(|| IfName::new("bridge0").expect("a name"));
     let tun = File::options().read(true).write(true).open("/dev/net/tun").expect("/dev/net/tun");
     sys::waits::never(&tun).expect("it is ours"); // as the parent opens it
-    let tap = TapSpec { name: None, alias, bridge, up: true, rdomain: None, group: None, local };
+    let tap = TapSpec { name: None, alias, bridge, isolated: false, up: true, rdomain: None, group: None, local };
     (ToPriv::MakeTap { request: RequestId(request), tap }, vec![tun.into()])
 }
 

@@ -32,7 +32,7 @@ struct Fixture {
 impl Fixture {
     fn new(size: u16) -> Fixture {
         let (tap, wire) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        let net = Net::new(Tap::new(tap).unwrap(), Card { mac: MAC, locked: false });
+        let net = Net::new(Tap::new(tap).unwrap(), Card { mac: MAC, locked: false, guarded: false });
         let driver = || Driver::new(RingSetup { size, ..SETUP });
         Fixture { net, rx: driver(), tx: driver(), wire }
     }

@@ -44,6 +44,8 @@ pub struct Vm {
     pub tty: Option<Text<64>>,
     /// The ends of its local interfaces, by index: those of the start that made its taps.
     pub locals: BTreeMap<u8, Pair>,
+    /// Which of its cards may send no frames of DHCP servers and routers, as that start found their switches.
+    pub guarded: BTreeSet<u8>,
     /// What its guest was asked to get along with, since it was started.
     pub wanted: Option<MemorySize>,
     /// What its devices last said of its guest, by index, and when.
@@ -121,6 +123,7 @@ impl Vm {
             rate: Rate::default(),
             tty: None,
             locals: BTreeMap::new(),
+            guarded: BTreeSet::new(),
             wanted: None,
             reports: BTreeMap::new(),
             started: 0,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use model::{BootDevice, IfName, SwitchName, UserPath};
+use model::{BootDevice, SwitchName, UserPath};
 use proto::opener::What;
 use proto::privileged::{Alias, TapSpec};
 use proto::probe::ToProbe;
@@ -49,11 +49,11 @@ impl Registry {
         if rebooting {
             return Ok(plan); // its taps are held, whatever has become of their switches
         }
-        let mut pairs = BTreeMap::new();
+        let (mut pairs, mut guarded) = (BTreeMap::new(), BTreeSet::new());
         for (index, (nic, card)) in (0..).zip(definition.nics.iter().zip(&definition.cards)) {
-            let bridge = match nic.switch.as_ref().map(|switch| (switch, self.bridge(switch))) {
+            let switch = match nic.switch.as_ref().map(|switch| (switch, self.switch(switch))) {
                 None => None,
-                Some((_, Some(bridge))) => Some(bridge),
+                Some((_, Some(switch))) => Some(switch),
                 Some((switch, None)) if self.unmade.contains(switch) => {
                     let text = format!(
                         "switch \"{switch}\" of vm \"{name}\" could not be set up; the log says why, and a reload tries again"
@@ -69,19 +69,22 @@ impl Registry {
             let pair = nic.local.then(|| self.locals_of(card).pair(id, index)).transpose()?;
             pairs.extend(pair.map(|pair| (index, pair)));
             let local = pair.map(|pair| pair.host);
+            guarded.extend(switch.filter(|switch| switch.guarded).map(|_| index));
+            let (bridge, isolated) =
+                (switch.map(|switch| switch.interface.clone()), switch.is_some_and(|switch| switch.isolated));
             let (name, alias) = (nic.tap.clone(), Alias::cut(&format!("vm{id}-if{index}-{name}")));
             let (up, rdomain, group) = (nic.up, card.rdomain, card.group);
-            plan.taps.push((index, TapSpec { name, alias, bridge, up, rdomain, group, local }));
+            plan.taps.push((index, TapSpec { name, alias, bridge, isolated, up, rdomain, group, local }));
         }
         if let Some(vm) = self.vm(id) {
             vm.locals = pairs;
+            vm.guarded = guarded;
         }
         Ok(plan)
     }
 
-    fn bridge(&self, wanted: &SwitchName) -> Option<IfName> {
-        let found = self.switches.iter().find(|(switch, _)| switch.spec.name == *wanted);
-        found.map(|(switch, _)| switch.spec.interface.clone())
+    fn switch(&self, wanted: &SwitchName) -> Option<&model::Switch> {
+        self.switches.iter().map(|(switch, _)| &switch.spec).find(|switch| switch.name == *wanted)
     }
 
     /// There is no NAT in a routing domain (docs/conformance.md, switches and taps).

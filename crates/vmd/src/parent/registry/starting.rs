@@ -268,10 +268,9 @@ fn nic_of(vm: &Vm, number: u8, card: &cards::Card) -> Device {
         name_servers: List::default(),
         net_boot: number == 0 && vm.boot_device == Some(BootDevice::Net),
     });
-    Device {
-        spec: Spec { number, told: Told::Net(device::Net { mac: card.mac, locked: card.locked, local }) },
-        outside: pair.is_some_and(|pair| pair.host.nat),
-    }
+    let guarded = vm.guarded.contains(&number);
+    let told = device::Net { mac: card.mac, locked: card.locked, guarded, local };
+    Device { spec: Spec { number, told: Told::Net(told) }, outside: pair.is_some_and(|pair| pair.host.nat) }
 }
 
 /// The last of the devices: `memory.rs` finds it there.

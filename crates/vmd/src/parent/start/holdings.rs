@@ -129,7 +129,7 @@ mod tests {
                 name_servers: NameServers::default(),
                 net_boot: false,
             };
-            let card = Net { mac: at(1), locked: false, local: Some(local.clone()) };
+            let card = Net { mac: at(1), locked: false, guarded: false, local: Some(local.clone()) };
             let spec = Spec { number: 1, told: Told::Net(card.clone()) };
             let told = held.completed(&Device { spec, outside }, &servers);
             let name_servers = if outside { servers.clone() } else { NameServers::default() };

@@ -33,7 +33,7 @@ fn make(switches: &mut Switches, up: bool, found: Option<&Link>) -> Result<Make,
 /// A tap of this group, up.
 fn tap_spec(alias: &str, group: Option<u32>) -> TapSpec {
     let (name, alias) = (None, Alias::cut(alias));
-    TapSpec { name, alias, bridge: None, up: true, rdomain: None, group, local: None }
+    TapSpec { name, alias, bridge: None, isolated: false, up: true, rdomain: None, group, local: None }
 }
 
 fn steps(made: Make) -> Vec<Step> {
@@ -121,6 +121,9 @@ fn a_tap_gets_description_then_bridge_then_state() {
     let web = tap_spec("vm1-if0-web", None);
     let steps = switches::tap_steps(&TapSpec { up: false, ..web.clone() }, &tap, Some(&bridge(7, "br0"))).unwrap();
     assert_eq!(steps, [mark.clone(), Step::Master(7), Step::Up(false)]);
+    let apart = TapSpec { isolated: true, ..web.clone() };
+    let steps = switches::tap_steps(&apart, &tap, Some(&bridge(7, "br0"))).unwrap();
+    assert_eq!(steps, [mark.clone(), Step::Master(7), Step::Isolated, Step::Up(true)], "before the first frame");
     assert_eq!(switches::tap_steps(&web, &tap, None).unwrap(), [mark, Step::Up(true)]);
 }
 

@@ -103,7 +103,16 @@ pub(super) fn guest_of(privileged: &mut Priv, nat: bool, inet6: Option<Ipv6Addr>
     let alias = Alias::new("vm1-if0-web").unwrap();
     let message = |request| ToPriv::MakeTap {
         request,
-        tap: TapSpec { name: None, alias, bridge: None, up: true, rdomain: None, group, local: Some(local) },
+        tap: TapSpec {
+            name: None,
+            alias,
+            bridge: None,
+            isolated: false,
+            up: true,
+            rdomain: None,
+            group,
+            local: Some(local),
+        },
     };
     match privileged.ask(message, vec![control_device()]) {
         (ToParent::TapMade { mac, .. }, mut fds) => {

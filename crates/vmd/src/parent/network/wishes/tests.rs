@@ -18,6 +18,8 @@ fn switch(id: u32) -> Switch {
         enabled: true,
         interface: name(&format!("bridge{id}")),
         locked_lladdr: false,
+        guarded: false,
+        isolated: false,
         group: None,
         rdomain: Some(7),
         up: true,
@@ -31,7 +33,16 @@ fn run(nth: u64) -> Run {
 
 fn tap(nat: bool) -> TapSpec {
     let local = Some(LocalEnd { inet: Ipv4Addr::new(100, 64, 1, 2), inet6: None, nat });
-    TapSpec { name: None, alias: Alias::default(), bridge: None, up: true, rdomain: None, group: None, local }
+    TapSpec {
+        name: None,
+        alias: Alias::default(),
+        bridge: None,
+        isolated: false,
+        up: true,
+        rdomain: None,
+        group: None,
+        local,
+    }
 }
 
 /// priv runs, and has swept: its first request was number 1.

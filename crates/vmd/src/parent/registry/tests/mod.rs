@@ -69,6 +69,8 @@ pub(super) fn switch(name: &str, bridge: &str) -> Switch {
         enabled: true,
         interface: IfName::new(bridge).unwrap(),
         locked_lladdr: false,
+        guarded: false,
+        isolated: false,
         group: None,
         rdomain: None,
         up: true,

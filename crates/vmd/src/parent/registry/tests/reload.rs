@@ -322,6 +322,45 @@ fn a_reboot_does_not_ask_for_a_switch_that_is_forgotten() {
     assert_eq!(launched(&f.prepare(actions)), Some(id));
 }
 
+/// Also of a definition that is older than the switch, or than what it says now.
+#[test]
+fn what_a_switch_says_when_a_tap_is_made_holds_as_long_as_the_tap() {
+    let mut f = Fixture::new(vec![with_card(definition("web"), on("lan"))]);
+    let say = |f: &mut Fixture, guarded, isolated| {
+        let mut lan = lan("br0");
+        (lan.spec.guarded, lan.spec.isolated) = (guarded, isolated);
+        let settings = Settings { switches: vec![lan], ..settings(vec![]) };
+        let reading = Reading { load: UserPath::new("/more").ok(), ..reading(None) };
+        f.on(Event::ConfigRead(reading, Ok(Box::new(settings))));
+        f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Ok(())));
+    };
+    let isolated = |all: &[Action]| {
+        all.iter().find_map(|action| if let Action::MakeTap { tap, .. } = action { Some(tap.isolated) } else { None })
+    };
+    let guarded = |all: &[Action]| {
+        all.iter().find_map(|action| match action {
+            Action::Launch(_, launch) => nics_of(launch).first().map(|card| card.guarded),
+            _ => None,
+        })
+    };
+    for said in [(true, true), (true, false), (false, true), (false, false)] {
+        say(&mut f, said.0, said.1);
+        let actions = f.start("web");
+        let all = f.prepare(actions);
+        assert_eq!((guarded(&all), isolated(&all)), (Some(said.0), Some(said.1)));
+        let id = launched(&all).expect("a launch");
+        f.on(Event::StartDone(id, Ok(42)));
+
+        say(&mut f, !said.0, !said.1);
+        f.now += Duration::from_secs(60);
+        let actions = f.on(Event::Ended(id, End::Rebooted));
+        let all = f.prepare(actions);
+        assert_eq!((guarded(&all), isolated(&all)), (Some(said.0), None), "over a reboot, whose taps are held");
+        f.on(Event::StartDone(id, Ok(43)));
+        f.on(Event::Ended(id, End::PoweredOff));
+    }
+}
+
 #[test]
 fn any_reset_brings_the_default_networks_back_until_the_next_reload() {
     let locals = Locals { inet6: Some(std::net::Ipv6Addr::LOCALHOST), nat: false, ..Locals::default() };
