@@ -12,6 +12,7 @@ use vmd_fuzz::Script;
 
 const WINDOW: std::ops::Range<u64> = 0xC000_0000..0xE000_0000;
 const ECAM: u64 = 0xE000_0000;
+const APICS: u64 = 0xFEC0_0000;
 const RAM: u64 = 0x1000_0000;
 /// Most effects of one access: a message and a change of delivery for each queue, and a few.
 const MAX_EFFECTS: usize = 16;
@@ -193,7 +194,9 @@ fn check(effect: &Effect, lines: &mut BTreeMap<u32, bool>, active: &mut [bool; 4
         Effect::Device(slot, DeviceEffect::Reset) => {
             assert!(std::mem::replace(&mut active[usize::from(slot.0)], false), "stopped without a start");
         }
-        Effect::Device(_, DeviceEffect::NotifyBase(Some(base))) => assert!(WINDOW.contains(base)),
+        Effect::Device(_, DeviceEffect::NotifyBase(Some(base))) => {
+            assert!((RAM..APICS).contains(base) && !(ECAM..ECAM + (1 << 20)).contains(base), "{base:x}");
+        }
         _ => {}
     }
 }

@@ -164,18 +164,36 @@ fn stops_gracefully(daemon: &Daemon) {
 #[test]
 fn a_guest_without_msi_has_its_interrupts_by_intx() {
     Machine::default().run("a_guest_without_msi_has_its_interrupts_by_intx", || {
-        has_its_interrupts_by_intx("pci=nomsi", "IO-APIC");
+        has_its_interrupts_by("pci=nomsi", "IO-APIC");
     });
 }
 
 #[test]
 fn a_guest_without_io_apic_has_its_interrupts_by_the_8259s() {
     Machine::default().run("a_guest_without_io_apic_has_its_interrupts_by_the_8259s", || {
-        has_its_interrupts_by_intx("pci=nomsi noapic", "XT-PIC");
+        has_its_interrupts_by("pci=nomsi noapic", "XT-PIC");
     });
 }
 
-fn has_its_interrupts_by_intx(arguments: &str, controller: &str) {
+/// Without ACPI Linux looks for a keyboard controller, port access by port access: seconds, and in the lab minutes.
+const NO_KEYBOARD: &str = "initcall_blacklist=i8042_init";
+
+#[test]
+fn a_guest_without_acpi_has_what_firmware_leaves_behind() {
+    Machine::default().run("a_guest_without_acpi_has_what_firmware_leaves_behind", || {
+        has_its_interrupts_by(&format!("acpi=off {NO_KEYBOARD}"), "XT-PIC");
+    });
+}
+
+/// It takes the window in which firmware put the BARs for a device of ACPI's, and puts them elsewhere.
+#[test]
+fn a_guest_that_takes_no_pci_from_acpi_has_disk_and_card() {
+    Machine::default().run("a_guest_that_takes_no_pci_from_acpi_has_disk_and_card", || {
+        has_its_interrupts_by("pci=noacpi", "XT-PIC");
+    });
+}
+
+fn has_its_interrupts_by(arguments: &str, controller: &str) {
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     let disk = dir.path().join("disk.img");
     File::create(&disk).and_then(|file| file.set_len(DISK)).expect("an image can be made");

@@ -9,7 +9,7 @@ use crate::chip::Chip;
 use crate::effect::{DeviceEffect, Edge, Effect, Effects, Now, Slot, Timer, World};
 use crate::i8042::I8042;
 use crate::pci::address::{self, SLOTS};
-use crate::pci::bars::Bars;
+use crate::pci::bars::{Bars, firmware_base};
 use crate::pci::config_address::{ConfigAddress, DATA_PORTS};
 use crate::pci::host_bridge::HostBridge;
 use crate::pci::lines::Lines;
@@ -22,6 +22,9 @@ use crate::table::{Answer, Table};
 use crate::uart::Uart;
 use crate::virtio::{Function, layout};
 
+/// The I/O APIC's first byte, where no BAR can be any more: local APICs and firmware follow.
+const APICS: u64 = 0xFEC0_0000;
+
 type Shared<T> = Arc<Mutex<T>>;
 
 /// All chips of a machine that are not in the kernel.
@@ -30,8 +33,7 @@ pub struct Chipset {
     chips: Vec<Shared<dyn Chip>>,
     table: Table,
     bars: Mutex<Bars>,
-    /// Where BARs may be, and the first byte of the configuration space.
-    window: Range<u64>,
+    /// First byte of the configuration space.
     ecam: u64,
     lines: Mutex<Lines>,
     /// The guest has reset the machine or switched it off: no second time.
@@ -60,8 +62,11 @@ impl Chipset {
             return Err(SetupError::TooManyDevices { count });
         }
         let ram: Arc<[Range<u64>]> = setup.ram.into();
+        let low_ram = ram.iter().filter(|piece| piece.start < APICS).map(|piece| piece.end).max();
+        let ecam = setup.ecam..setup.ecam.saturating_add(address::ECAM_LEN);
+        let bars = Bars::new(low_ram.unwrap_or(setup.mmio.start)..APICS, ecam);
         let functions = (1..SLOTS).zip(setup.devices).map(|(slot, device)| {
-            let function = Function::new(Slot(slot), device, Arc::clone(&ram));
+            let function = Function::new(Slot(slot), device, firmware_base(&setup.mmio, Slot(slot)), Arc::clone(&ram));
             function.map(shared).map_err(|error| SetupError::Layout { slot, error })
         });
         let functions = functions.collect::<Result<Vec<_>, _>>()?;
@@ -83,8 +88,7 @@ impl Chipset {
         Ok(Self {
             table: Table::new(chips.iter().map(|chip| lock(chip).places())),
             chips,
-            bars: Mutex::new(Bars::new(setup.mmio.clone())),
-            window: setup.mmio,
+            bars: Mutex::new(bars),
             ecam: setup.ecam,
             lines: Mutex::default(),
             ended: AtomicBool::new(false),
@@ -211,10 +215,12 @@ impl Chipset {
     }
 
     fn at_address(&self, gpa: u64, len: usize) -> Option<Answer> {
-        if self.window.contains(&gpa) {
-            let (slot, offset) = lock(&self.bars).find(gpa, len)?;
+        let bars = lock(&self.bars);
+        if bars.may_be_at(gpa) {
+            let (slot, offset) = bars.find(gpa, len)?;
             return self.table.bar0(slot, u16::try_from(offset).ok()?);
         }
+        drop(bars);
         self.table.config(address::ecam(gpa.checked_sub(self.ecam)?, len)?)
     }
 

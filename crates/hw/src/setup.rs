@@ -16,7 +16,7 @@ pub struct Setup {
     pub ram: Vec<Range<u64>>,
     /// Number of vCPUs.
     pub vcpus: u16,
-    /// Where BARs may be.
+    /// Where firmware puts BARs. The guest may put them anywhere between RAM and the APICs, but for the ECAM.
     pub mmio: Range<u64>,
     /// First byte of bus 0's ECAM, 1 MiB long.
     pub ecam: u64,

@@ -6,6 +6,8 @@ use crate::effect::Slot;
 pub const SLOTS: u8 = 32;
 /// Bytes of configuration space of a function in the ECAM.
 pub const ECAM_PAGE_LEN: u16 = 4096;
+/// Bytes of bus 0's ECAM: a page for each function.
+pub const ECAM_LEN: u64 = SLOTS as u64 * 8 * ECAM_PAGE_LEN as u64;
 const ENABLE: u32 = 1 << 31;
 
 /// A register of an existing address: bus 0, function 0.

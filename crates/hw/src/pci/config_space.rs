@@ -100,9 +100,11 @@ impl ConfigSpace {
         self.allow(offset::INTERRUPT_LINE, &[0xFF]);
     }
 
-    /// Gives the function BAR 0: 32-bit memory of `1 << bits` bytes, not prefetchable.
-    pub fn add_bar0(&mut self, bits: u32) {
+    /// Gives the function BAR 0: 32-bit memory of `1 << bits` bytes, not prefetchable, with the base that firmware would
+    /// have written.
+    pub fn add_bar0(&mut self, bits: u32, base: u32) {
         let mask = u32::MAX.checked_shl(bits).unwrap_or(0) & 0xFFFF_FFF0;
+        self.put(offset::BAR0, &(base & mask).to_le_bytes());
         self.allow(offset::BAR0, &mask.to_le_bytes());
     }
 

@@ -53,9 +53,9 @@ pub struct Function {
 }
 
 impl Function {
-    /// A device after reset. Queues beyond [`layout::MAX_QUEUES`] and configuration beyond
+    /// A device after reset, its BAR 0 at `base` but not decoded. Queues beyond [`layout::MAX_QUEUES`] and configuration beyond
     /// [`layout::MAX_CONFIG_LEN`] are left out.
-    pub fn new(slot: Slot, mut device: Device, ram: Arc<[Range<u64>]>) -> Result<Self, LayoutError> {
+    pub fn new(slot: Slot, mut device: Device, base: u32, ram: Arc<[Range<u64>]>) -> Result<Self, LayoutError> {
         device.queues.truncate(usize::from(layout::MAX_QUEUES));
         device.config.truncate(layout::MAX_CONFIG_LEN);
         let queues = u16::try_from(device.queues.len()).unwrap_or(layout::MAX_QUEUES);
@@ -64,7 +64,7 @@ impl Function {
 
         let mut space = ConfigSpace::new(device.kind.identity());
         space.allow_commands();
-        space.add_bar0(layout::BAR_BITS);
+        space.add_bar0(layout::BAR_BITS, base);
         if let Some(line) = device.irq_line {
             space.set_interrupt(line);
         }

@@ -99,6 +99,20 @@ fn v16_a_bar_is_sized_with_its_decoder_on_or_off() {
 }
 
 #[test]
+fn a_function_leaves_reset_with_its_bar_in_the_window_and_its_line_told() {
+    let machine = Machine::new();
+    for (slot, base) in [(Slot(1), BAR), (NET, BAR + 0x1_0000), (BLK, BAR + 0x2_0000)] {
+        assert_eq!(machine.read(machine.config(slot, 0x10), 4), base);
+        assert_eq!(machine.read(base, 4), 0xFFFF_FFFF, "its decoder is off");
+        machine.write(machine.config(slot, 0x04), 2, 2);
+        let notify = DeviceEffect::NotifyBase(Some(base + NOTIFY));
+        assert_eq!(machine.edge.take(), vec![Effect::Device(slot, notify)]);
+        assert_eq!(machine.read(base + 0x14, 1), 0, "device status");
+    }
+    assert_eq!(machine.read(machine.config(NET, 0x3C), 2), 0x010B, "INTA, by line 11");
+}
+
+#[test]
 fn a_bar_answers_only_while_memory_is_enabled_and_where_its_register_says() {
     let machine = Machine::new();
     machine.write(machine.config(NET, 0x10), 4, BAR);
@@ -131,10 +145,21 @@ fn v16_two_bars_on_one_address_give_consistent_notify_addresses() {
     assert_eq!(machine.edge.take(), moved);
 }
 
+/// Linux with `pci=noacpi` takes the window of ACPI for another device's, and puts them behind RAM or the ECAM.
+#[test]
+fn a_bar_answers_wherever_nothing_else_does() {
+    let machine = Machine::new();
+    for base in [0x1000_0000, 0xBFFF_8000, 0xE010_0000, 0xFEBF_0000] {
+        machine.map(NET, base);
+        assert_eq!(machine.read(base + 0x14, 1), 0, "device status at {base:x}");
+        assert_eq!(machine.read(base + 0x1_0000, 4), 0xFFFF_FFFF, "behind it");
+    }
+}
+
 #[test]
 fn v15_a_bar_over_ram_or_apic_takes_nothing_away() {
     let machine = Machine::new();
-    for base in [0, 0x0FFF_0000, 0xBFFF_0000, 0xE000_0000, 0xFEC0_0000, 0xFEE0_0000, 0xFFFF_0000] {
+    for base in [0, 0x0FFF_0000, 0xE000_0000, 0xE00F_0000, 0xFEC0_0000, 0xFEE0_0000, 0xFFFF_0000] {
         machine.map(NET, base);
         assert!(machine.edge.take().is_empty(), "{base:x}");
     }

@@ -298,9 +298,9 @@ fn the_form_of_each_version_stays() {
         "reset-control 1: 1 0",
         "pci-address 1: 1 0",
         "host-bridge 1: 0 0",
-        "virtio-1 1: 302 1475571548",
+        "virtio-1 1: 302 2549313372",
         "virtio-2 1: 335 3532511111",
-        "virtio-3 1: 310 2011745152",
+        "virtio-3 1: 310 2011745024",
     ];
     assert_eq!(forms, expected);
 }
