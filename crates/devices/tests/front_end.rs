@@ -108,7 +108,9 @@ fn a_hang_up_in_the_middle_ends_at_once() {
     let (mut socket, served) = device();
     socket.write_all(&message(SET_FEATURES, &words(&[1]))[..7]).unwrap();
     drop(socket);
+    let hung_up = Instant::now();
     assert_eq!(ended(served, Duration::from_secs(10)), Ended::Protocol);
+    assert!(hung_up.elapsed() < Duration::from_millis(900), "the rest was waited for");
 }
 
 #[test]

@@ -232,6 +232,7 @@ impl<D: Device> Serving<'_, D> {
         match wire::arrived(self.stream.as_fd())? {
             Arrived::Whole => self.partial = None,
             Arrived::Closed => return Ok(Some(Ended::FrontEnd)),
+            Arrived::Cut => return Ok(Some(self.cut_off(&"half a request"))),
             Arrived::Malformed => return Ok(Some(self.cut_off(&"malformed request"))),
             Arrived::Nothing => {
                 self.partial = None;

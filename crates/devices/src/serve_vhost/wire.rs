@@ -22,6 +22,8 @@ pub(super) enum Arrived {
     Whole,
     /// The beginning of one.
     Partial,
+    /// The beginning of one, and its rest will not come.
+    Cut,
     /// Nothing.
     Nothing,
     /// Nothing, and nothing will come.
@@ -32,6 +34,15 @@ pub(super) enum Arrived {
 
 /// Looks at the queue without taking from it.
 pub(super) fn arrived(socket: BorrowedFd<'_>) -> io::Result<Arrived> {
+    let found = look(socket)?;
+    if found != Arrived::Partial || !has_ended(socket)? {
+        return Ok(found);
+    }
+    let last = look(socket)?; // with what came between the two looks
+    Ok(if last == Arrived::Partial { Arrived::Cut } else { last })
+}
+
+fn look(socket: BorrowedFd<'_>) -> io::Result<Arrived> {
     let mut bytes = [0u8; HEADER + MAX_PAYLOAD];
     match recv(socket, &mut bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
         Ok((count, _)) => Ok(judge(bytes.get(..count).unwrap_or(&bytes))),
@@ -47,6 +58,12 @@ pub(super) fn takes_reply(socket: BorrowedFd<'_>, wait: Duration) -> io::Result<
     let timeout = Timespec::try_from(wait).map_err(io::Error::other)?;
     let mut set = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
     Ok(rustix::io::retry_on_intr(|| rustix::event::poll(&mut set, Some(&timeout)))? > 0)
+}
+
+/// Whether the other end says nothing any more, beside what it has said.
+fn has_ended(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut set = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+    Ok(rustix::io::retry_on_intr(|| rustix::event::poll(&mut set, Some(&Timespec::default())))? > 0)
 }
 
 /// Pure: what `bytes`, all there is up to one whole request, amount to.
@@ -66,6 +83,11 @@ fn judge(bytes: &[u8]) -> Arrived {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::net::Shutdown;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn request(size: u32, payload: usize) -> Vec<u8> {
@@ -85,5 +107,17 @@ mod tests {
         assert_eq!(judge(&request(0x1000, 0x1000)), Arrived::Whole);
         assert_eq!(judge(&request(0x1001, 0)), Arrived::Malformed);
         assert_eq!(judge(&request(u32::MAX, 0)), Arrived::Malformed);
+    }
+
+    #[test]
+    fn half_a_request_of_who_is_gone_is_not_waited_for() {
+        let (mut front_end, ours) = UnixStream::pair().unwrap();
+        front_end.write_all(&request(0, 0)).unwrap();
+        front_end.write_all(&request(8, 7)).unwrap();
+        assert_eq!(arrived(ours.as_fd()).unwrap(), Arrived::Whole);
+        rustix::io::read(&ours, &mut [0; HEADER][..]).unwrap();
+        assert_eq!(arrived(ours.as_fd()).unwrap(), Arrived::Partial);
+        front_end.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(arrived(ours.as_fd()).unwrap(), Arrived::Cut);
     }
 }
