@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod front_end;
+pub mod guest;
 
 /// The rest of a script.
 pub struct Script<'a>(pub &'a [u8]);
