@@ -25,6 +25,9 @@ pub const MAX_BYTES: usize = 64 << 10;
 /// Bytes fetched from the host at once.
 const STEP: usize = 256;
 
+/// Where bytes come from: fills the front of a buffer and says how much of it, never nothing.
+pub type Source<'a> = dyn FnMut(&mut [u8]) -> Result<usize, RingFault> + 'a;
+
 /// The device with its ring set up; a reset drops it.
 pub struct Entropy {
     memory: Arc<GuestMemory>,
@@ -63,11 +66,16 @@ impl Entropy {
 
     /// Fills the buffers that wait, as far as one call goes. After a fault the device must be reset.
     pub fn serve(&mut self) -> Result<Served, RingFault> {
-        let progress = self.fill()?;
+        self.serve_from(&mut random)
+    }
+
+    /// The same with bytes from elsewhere.
+    pub fn serve_from(&mut self, source: &mut Source<'_>) -> Result<Served, RingFault> {
+        let progress = self.fill(source)?;
         Ok(Served { progress, interrupt: self.ring.needs_interrupt(&self.memory)? })
     }
 
-    fn fill(&mut self) -> Result<Progress, RingFault> {
+    fn fill(&mut self, source: &mut Source<'_>) -> Result<Progress, RingFault> {
         let mut budget = MAX_BYTES;
         self.ring.disable_kicks(&self.memory)?;
         for _ in 0..self.ring.size() {
@@ -77,7 +85,7 @@ impl Entropy {
             if !self.ring.pop_or_wait(&self.memory, &mut self.chain)? {
                 return Ok(Progress::Idle);
             }
-            let given = self.give(budget)?;
+            let given = self.give(budget, source)?;
             budget = budget.saturating_sub(given);
             let given = u32::try_from(given).map_err(|_| RingFault::Host)?;
             self.ring.push_used(&self.memory, &[(self.chain.head, given)])?;
@@ -86,7 +94,7 @@ impl Entropy {
     }
 
     /// Fills one chain, or its front where it is longer than the budget. How many bytes.
-    fn give(&self, budget: usize) -> Result<usize, RingFault> {
+    fn give(&self, budget: usize, source: &mut Source<'_>) -> Result<usize, RingFault> {
         if self.chain.readable_bytes() > 0 {
             return Err(RingFault::Direction); // 5.4.6.1: the device only writes
         }
@@ -96,7 +104,7 @@ impl Entropy {
             while extent.len > 0 && left > 0 {
                 let mut bytes = [0u8; STEP];
                 let want = STEP.min(left).min(usize::try_from(extent.len).unwrap_or(STEP));
-                let got = random(bytes.get_mut(..want).unwrap_or(&mut []))?;
+                let got = source(bytes.get_mut(..want).unwrap_or(&mut []))?;
                 let done = fill_front(&self.memory, &[extent], bytes.get(..got).unwrap_or(&[]))?;
                 extent = extent.after(done).ok_or(RingFault::Outside)?;
                 left = left.saturating_sub(done);

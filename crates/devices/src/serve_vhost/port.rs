@@ -69,9 +69,8 @@ pub struct Active<'a> {
 }
 
 impl<'a> Active<'a> {
-    /// For the tests of a device by itself.
-    #[cfg(test)]
-    pub(crate) fn new(memory: &'a Arc<GuestMemory>, ring: &'a mut Vring, call: &'a File) -> Self {
+    /// A ring that is served without a front end, as where a device is tried by itself; `call` is an eventfd.
+    pub fn new(memory: &'a Arc<GuestMemory>, ring: &'a mut Vring, call: &'a File) -> Self {
         Active { memory, ring, call: Some(call) }
     }
 
