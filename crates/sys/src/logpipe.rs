@@ -61,6 +61,18 @@ pub struct Line {
     pub text: String,
 }
 
+impl Line {
+    /// Of whom it is, and what it says. What does not name itself as it should is named by its reader, by `prefix`: a child
+    /// can't speak as another.
+    pub fn origin<'a>(&'a self, prefix: &'a str) -> (&'a str, &'a str) {
+        let named = self.text.split_once(": ").filter(|(origin, _)| {
+            let rest = origin.strip_prefix(prefix);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        named.unwrap_or((prefix, &self.text))
+    }
+}
+
 /// Splits a stream into lines. Pure.
 #[derive(Debug, Default)]
 pub struct Splitter {
@@ -188,6 +200,20 @@ mod tests {
             (Level::Trace, "t: z"),
         ];
         assert_eq!(got, want.map(|(level, text)| (level, text.to_owned())));
+    }
+
+    #[test]
+    fn a_writer_speaks_as_itself_and_as_what_is_below_it() {
+        let of = |text: &str| Line { level: Level::Info, text: text.to_owned() };
+        for (text, origin, rest) in [
+            ("vm/web: up", "vm/web", "up"),
+            ("vm/web/vioblk0: a: b", "vm/web/vioblk0", "a: b"),
+            ("vm/web2: up", "vm/web", "vm/web2: up"),
+            ("vmd: up", "vm/web", "vmd: up"),
+            ("panicked", "vm/web", "panicked"),
+        ] {
+            assert_eq!(of(text).origin("vm/web"), (origin, rest));
+        }
     }
 
     #[test]

@@ -242,7 +242,8 @@ impl<Tx: Message, Rx: Message> Channel<Tx, Rx> {
     }
 }
 
-fn decode<M: Message>(bytes: &[u8]) -> Result<M, ChannelError> {
+/// What a packet says, beside its descriptors and without the version that the first has.
+pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, ChannelError> {
     match postcard::take_from_bytes(bytes).map_err(ChannelError::Malformed)? {
         (message, []) => Ok(message),
         _ => Err(ChannelError::Malformed(postcard::Error::SerdeDeCustom)),

@@ -13,6 +13,7 @@ mod tests;
 mod wire;
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
@@ -48,6 +49,11 @@ impl Route {
     /// Opens the socket. `deadline` holds for each request, from its sending to the last byte of its answer.
     pub fn open(deadline: Duration) -> Result<Self, NetlinkError> {
         Ok(Self { wire: Wire::open(NETLINK_ROUTE, deadline)? })
+    }
+
+    /// The same with a socket of datagrams that is open already and does not block: whoever has its other end answers.
+    pub fn over(socket: OwnedFd, deadline: Duration) -> Self {
+        Self { wire: Wire::over(socket, deadline) }
     }
 
     /// The link of that name, or none.

@@ -6,6 +6,7 @@
 mod rule;
 mod uapi;
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
@@ -189,6 +190,11 @@ impl Nft {
     /// Opens the socket. `deadline` holds for each request.
     pub fn open(deadline: Duration) -> Result<Self, NetlinkError> {
         Ok(Self { wire: Wire::open(NETLINK_NETFILTER, deadline)? })
+    }
+
+    /// As [`super::Route::over`].
+    pub fn over(socket: OwnedFd, deadline: Duration) -> Self {
+        Self { wire: Wire::over(socket, deadline) }
     }
 
     /// Makes the table, in the place of an earlier one of the name.

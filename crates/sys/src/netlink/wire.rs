@@ -5,6 +5,7 @@
 use std::io;
 use std::num::NonZeroI32;
 use std::ops::ControlFlow;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
@@ -42,6 +43,15 @@ impl Wire {
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         Ok(Self { socket, sequence: 0, deadline })
+    }
+
+    /// The same with a socket that is open already and does not block; where another than the kernel is to answer, any that
+    /// carries datagrams.
+    #[allow(unsafe_code)] // netlink-sys takes no descriptor but by its number
+    pub(super) fn over(socket: OwnedFd, deadline: Duration) -> Self {
+        // SAFETY: the descriptor was just given up by its only owner.
+        let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
+        Self { socket, sequence: 0, deadline }
     }
 
     /// A request whose only answer is that it was done.
@@ -239,9 +249,7 @@ fn framed(mut messages: Vec<(u16, u16, Out)>) -> Vec<(u16, u16, Out)> {
 }
 
 #[cfg(test)]
-#[allow(unsafe_code)] // a socket pair in the netlink socket's place
 mod tests {
-    use std::os::fd::{FromRawFd, IntoRawFd};
     use std::os::unix::net::UnixDatagram;
 
     use netlink_packet_route::link::LinkMessage;
@@ -267,13 +275,11 @@ mod tests {
     fn ask(datagrams: &[Vec<u8>]) -> Result<usize, NetlinkError> {
         let (kernel, ours) = UnixDatagram::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        // SAFETY: the descriptor was just given up by its only owner.
-        let socket = unsafe { Socket::from_raw_fd(ours.into_raw_fd()) };
         for datagram in datagrams {
             kernel.send(datagram).unwrap();
         }
         let mut answers = 0;
-        let mut wire = Wire { socket, sequence: 0, deadline: SHORT };
+        let mut wire = Wire::over(ours.into(), SHORT);
         wire.request(libc::RTM_GETLINK, 0, &LinkMessage::default(), |_, _| {
             answers += 1;
             Ok(())

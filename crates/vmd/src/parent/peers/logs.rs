@@ -31,12 +31,7 @@ impl Edge {
     }
 }
 
-/// A line of a child. What does not name itself as it should is named by us: a child can't speak as another.
 fn print_line(prefix: &str, line: &sys::logpipe::Line) {
-    let named = line.text.split_once(": ").filter(|(origin, _)| {
-        let rest = origin.strip_prefix(prefix);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    });
-    let (origin, text) = named.unwrap_or((prefix, &line.text));
+    let (origin, text) = line.origin(prefix);
     sys::log::relay(line.level, origin, format_args!("{text}"));
 }
