@@ -10,6 +10,7 @@
 //!                                                        vcpus (threads) ──────────────exits─────────────┘
 //! ```
 #![deny(unsafe_code)]
+#![allow(unexpected_cfgs)] // `fuzzing`, as scripts/fuzz and cargo-fuzz set it
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))] // a new message is shown where it is missing
 
 mod console;
@@ -35,6 +36,8 @@ use proto::{Channel, exit};
 use sandbox::promise;
 
 pub use error::Error;
+#[cfg(fuzzing)]
+pub use virtio::fuzzing;
 
 /// The whole life of the process; `socket` is its channel to vmm. Gives the exit status.
 #[must_use]

@@ -15,6 +15,9 @@ const STACK: usize = 128 << 10;
 
 /// Asks, over `socket`; whatever is waited for on it ends after `limit`.
 pub fn within<T>(limit: Duration, socket: BorrowedFd<'_>, ask: impl FnOnce() -> T) -> io::Result<T> {
+    if cfg!(fuzzing) {
+        return Ok(ask()); // of a peer that has said all already, and there is no time for a thread
+    }
     let (asking, answered) = channel::<()>();
     thread::scope(|scope| {
         let watch = move || {

@@ -13,6 +13,8 @@
 mod answer;
 mod entropy;
 mod front_ends;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod port;
 mod routes;
 mod vhost_user;
