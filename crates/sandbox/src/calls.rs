@@ -314,6 +314,7 @@ pub const FILES: Group = group("files").of(&[
     any(libc::SYS_newfstatat),
     any(libc::SYS_statx),
     any(libc::SYS_statfs),
+    any(libc::SYS_fstatfs),
     any(libc::SYS_access),
     any(libc::SYS_readlink),
     any(libc::SYS_getdents64),

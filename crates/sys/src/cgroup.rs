@@ -11,7 +11,7 @@
 //! Only the parent calls this, and no start fails for lack of it: where it cannot be had, a VM's processes are known by
 //! their pidfds alone.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,6 +21,12 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 mod place;
+mod shortage;
+
+pub use shortage::Shortage;
+
+/// Those that limit what a VM takes. The kernel has each in one hierarchy alone, which may be version 1's.
+pub const CONTROLLERS: [&str; 2] = ["pids", "memory"];
 
 /// Where cgroups of version 2 may be: alone, or beside version 1 (systemd's hybrid layout).
 pub const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
@@ -39,8 +45,20 @@ pub struct Tree {
     /// `home`, or what was made in it and goes at the end.
     base: PathBuf,
     vmm: Cgroup,
+    missing: Vec<&'static str>,
     uid: u32,
     gid: u32,
+}
+
+/// What all processes of a VM may have together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Threads.
+    pub threads: u32,
+    /// Bytes of memory, page cache and the kernel's included. Who needs more is ended with all others of the VM.
+    pub memory: u64,
+    /// Bytes beside it that may be swapped out.
+    pub swap: u64,
 }
 
 /// One cgroup.
@@ -93,12 +111,17 @@ impl Tree {
         make_dir(&vms)?;
         clear(&vms, LEFTOVER)?;
         give(&vms.join("cgroup.procs"), uid, gid)?;
-        // Without the controller (it is version 1's, or others sit beside us) a VM has no pids.max, and runs.
-        for dir in [&base, &vms] {
-            let _ = std::fs::write(dir.join("cgroup.subtree_control"), "+pids");
-        }
+        // Without a controller (it is version 1's, or others sit beside us) a VM has not its limits, and runs.
+        let enable = |dir: &Path, name: &str| set(&dir.join("cgroup.subtree_control"), &format!("+{name}"));
+        let missing = |name: &&str| enable(&base, name).and_then(|()| enable(&vms, name)).is_err();
+        let missing = CONTROLLERS.into_iter().filter(missing).collect();
         let vmm = Cgroup::make(vms.join("vmm"), uid, gid)?;
-        Ok(Self { home, base, vmm, uid, gid })
+        Ok(Self { home, base, vmm, missing, uid, gid })
+    }
+
+    /// Controllers that can't be had here: their limits do not hold.
+    pub fn missing(&self) -> &[&'static str] {
+        &self.missing
     }
 
     /// The cgroup that vmm is started in.
@@ -106,9 +129,9 @@ impl Tree {
         &self.vmm
     }
 
-    /// Makes a VM's cgroup, for at most so many threads in all its processes. Beside one of the same name in which
+    /// Makes a VM's cgroup, with these limits as far as there are controllers. Beside one of the same name in which
     /// something can't be killed, it gets another.
-    pub fn vm(&self, id: u32, max_threads: u32) -> io::Result<Cgroup> {
+    pub fn vm(&self, id: u32, limits: Limits) -> io::Result<Cgroup> {
         let mut names = std::iter::once(format!("vm-{id}")).chain((2..MAX_NAMES).map(|nth| format!("vm-{id}.{nth}")));
         let free = |name: &String| {
             let path = self.base.join("vms").join(name);
@@ -117,7 +140,7 @@ impl Tree {
         };
         let name = names.find(free).ok_or(Errno::BUSY)?;
         let cgroup = Cgroup::make(self.base.join("vms").join(name), self.uid, self.gid)?;
-        let _ = std::fs::write(cgroup.path.join("pids.max"), max_threads.to_string()); // see `make`
+        cgroup.limit(limits).inspect_err(|_| drop(cgroup.try_remove()))?;
         Ok(cgroup)
     }
 
@@ -128,8 +151,12 @@ impl Tree {
         let left = || end.saturating_duration_since(Instant::now());
         let vms = Cgroup::open(self.base.join("vms"))?;
         clear(&vms.path, limit)?;
-        std::fs::write(self.home.join("cgroup.procs"), "0")?;
         vms.remove_within(left())?;
+        for name in CONTROLLERS {
+            // A cgroup that gives controllers to those below has no process of its own.
+            let _ = set(&self.base.join("cgroup.subtree_control"), &format!("-{name}"));
+        }
+        std::fs::write(self.home.join("cgroup.procs"), "0")?;
         Cgroup::open(self.base.join("parent"))?.wait_empty(left())?;
         std::fs::remove_dir(self.base.join("parent"))?;
         if self.base != self.home {
@@ -158,6 +185,29 @@ impl Cgroup {
         make_dir(&path)?;
         give(&path.join("cgroup.procs"), uid, gid)?;
         Self::open(path)
+    }
+
+    /// What has no file has no controller.
+    fn limit(&self, Limits { threads, memory, swap }: Limits) -> io::Result<()> {
+        let limits = [
+            ("pids.max", threads.to_string()),
+            ("memory.max", memory.to_string()),
+            ("memory.swap.max", swap.to_string()),
+            ("memory.oom.group", "1".to_owned()),
+        ];
+        for (file, limit) in limits {
+            match set(&self.path.join(file), &limit) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel ended processes in it for want of memory, and whose.
+    pub fn shortage(&self) -> Option<Shortage> {
+        let read = |file| std::fs::read_to_string(self.path.join(file)).ok();
+        Shortage::of(&read("memory.events")?, &read("memory.max")?)
     }
 
     /// O_PATH is enough to clone into it, and good for nothing else once its holder has no paths.
@@ -246,6 +296,11 @@ fn clear(dir: &Path, limit: Duration) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes to a file that the kernel has there; one that it does not have is not made.
+fn set(path: &Path, text: &str) -> io::Result<()> {
+    std::fs::File::options().write(true).open(path)?.write_all(text.as_bytes())
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {

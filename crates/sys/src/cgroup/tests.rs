@@ -9,6 +9,8 @@ use crate::spawn::Spawn;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
+const MANY: Limits = Limits { threads: 100, memory: 1 << 30, swap: 1 << 30 };
+
 /// A tree of this test's own.
 fn tree(name: &str, uid: u32) -> Tree {
     let mount = MOUNTS.iter().map(Path::new).find(|path| place::is_version_2(path)).expect("cgroups of version 2");
@@ -32,7 +34,7 @@ fn where_is(child: &Child) -> String {
 fn child_is_born_in_the_vms_cgroup_and_kill_ends_it() {
     alone("cgroup::tests::child_is_born_in_the_vms_cgroup_and_kill_ends_it", || {
         let tree = tree("kill", 0);
-        let vm = tree.vm(7, 100).expect("the VM's cgroup");
+        let vm = tree.vm(7, MANY).expect("the VM's cgroup");
         let mut child = endless(Some(vm.as_fd()));
         assert!(where_is(&child).contains("/vms/vm-7"), "{}", where_is(&child));
         assert!(!vm.try_remove().expect("busy"));
@@ -51,7 +53,7 @@ fn vmms_user_may_clone_from_its_leaf_into_a_vms() {
     alone("cgroup::tests::vmms_user_may_clone_from_its_leaf_into_a_vms", || {
         const NOBODY: u32 = 65534;
         let tree = tree("user", NOBODY);
-        let vm = tree.vm(1, 100).expect("the VM's cgroup");
+        let vm = tree.vm(1, MANY).expect("the VM's cgroup");
         let foreign = Cgroup::make(tree.base.join("foreign"), 0, 0).expect("a cgroup that is root's");
         std::fs::write(tree.vmm().path.join("cgroup.procs"), "0").expect("move into vmm's leaf");
         // SAFETY: changes this thread's effective user, and back, in a process that runs only this test.
@@ -77,7 +79,7 @@ fn vmms_user_may_clone_from_its_leaf_into_a_vms() {
 fn a_daemon_finds_and_kills_what_an_earlier_one_left() {
     alone("cgroup::tests::a_daemon_finds_and_kills_what_an_earlier_one_left", || {
         let earlier = tree("left", 0);
-        let vm = earlier.vm(1, 100).expect("the VM's cgroup");
+        let vm = earlier.vm(1, MANY).expect("the VM's cgroup");
         let mut child = endless(Some(vm.as_fd()));
         // The test's process is in the earlier daemon's leaf; a real one is started where that was.
         let again = Tree::make(Place { home: earlier.home.clone(), base: earlier.base.clone() }, 0, 0)
@@ -91,10 +93,37 @@ fn a_daemon_finds_and_kills_what_an_earlier_one_left() {
 
 #[test]
 #[ignore = "needs cgroups of its own"]
+fn who_takes_more_than_its_memory_is_ended_with_all_beside_it() {
+    alone("cgroup::tests::who_takes_more_than_its_memory_is_ended_with_all_beside_it", || {
+        let tree = tree("memory", 0);
+        assert_eq!(tree.missing(), [""; 0], "the machine of the tests has all controllers");
+        let limits = Limits { threads: 3, memory: 32 << 20, swap: 16 << 20 };
+        let (vm, other) = (tree.vm(1, limits).expect("a cgroup"), tree.vm(2, limits).expect("another"));
+        let read = |file: &str| std::fs::read_to_string(vm.path.join(file)).expect("the controller's file");
+        assert_eq!(
+            (&*read("pids.max"), &*read("memory.max"), &*read("memory.oom.group")),
+            ("3\n", "33554432\n", "1\n")
+        );
+        let (mut idle, mut spared) = (endless(Some(vm.as_fd())), endless(Some(other.as_fd())));
+        let exe = Executable::open(Path::new("/bin/sh")).expect("open the shell");
+        let greedy = ["sh", "-c", "all=x; while :; do all=$all$all; done"];
+        let mut greedy = Spawn::new(&exe, &greedy).cgroup(Some(vm.as_fd())).spawn().expect("spawn");
+        assert_eq!(greedy.wait().expect("wait"), Exit::Signal(9));
+        assert_eq!(idle.wait().expect("wait"), Exit::Signal(9));
+        assert_eq!((vm.shortage(), other.shortage()), (Some(Shortage::Limit(32 << 20)), None));
+        assert_eq!(spared.try_wait().expect("it runs"), None);
+        spared.kill(rustix::process::Signal::KILL).expect("kill");
+        spared.wait().expect("wait");
+        tree.remove(LIMIT).expect("remove all");
+    });
+}
+
+#[test]
+#[ignore = "needs cgroups of its own"]
 fn a_process_that_will_not_go_is_an_error_at_the_deadline() {
     alone("cgroup::tests::a_process_that_will_not_go_is_an_error_at_the_deadline", || {
         let tree = tree("late", 0);
-        let vm = tree.vm(1, 100).expect("the VM's cgroup");
+        let vm = tree.vm(1, MANY).expect("the VM's cgroup");
         let mut child = endless(Some(vm.as_fd()));
         let late = vm.wait_empty(Duration::from_millis(20)).expect_err("it runs");
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);

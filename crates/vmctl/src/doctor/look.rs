@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use proto::failure::plain;
 use rustix::fs::{Access, Mode, OFlags, major, minor};
-pub use sys::cgroup::MOUNTS as CGROUPS;
+pub use sys::cgroup::{CONTROLLERS, MOUNTS as CGROUPS};
 
 use super::host::{Caller, Cgroups, Cpu, Module, Node, NodeKind, Seen, Unseen, Value};
 

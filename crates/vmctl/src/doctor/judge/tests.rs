@@ -339,7 +339,14 @@ fn cgroups_are_looked_for_where_vmd_does() {
     finds(&[("cgroups", Warning, "are at /cg, not where")], at(&[cgroups("/cg", false, "pids")]));
     finds(&[("cgroups", Warning, "for reading only")], at(&[cgroups("/sys/fs/cgroup", true, "pids")]));
     let beside = cgroups("/sys/fs/cgroup/unified", false, "cpu");
-    finds(&[("cgroups", Note, "without the controller pids")], at(&[beside]));
+    finds(&[("cgroups", Note, "without the controller pids: the number of a VM's threads")], at(&[beside]));
+    let none = Cgroups { controllers: vec![], ..cgroups("/sys/fs/cgroup", false, "") };
+    let without = |name: &str| Cgroups { controllers: vec![name.to_owned()], ..none.clone() };
+    finds(
+        &[("cgroups", Note, "the controller memory: what a VM's processes take of the host's")],
+        at(&[without("pids")]),
+    );
+    finds(&[("cgroups", Note, "without the controller pids or memory")], at(std::slice::from_ref(&none)));
     finds(
         &[],
         at(&[cgroups("/cg", true, ""), cgroups("/sys/fs/cgroup", true, ""), cgroups("/sys/fs/cgroup", false, "pids")]),

@@ -4,7 +4,7 @@ use sys::vm_users;
 
 use super::{Judged, fault, known, note, ok, value, warning};
 use crate::doctor::host::{Host, Unseen, Value};
-use crate::doctor::look::CGROUPS;
+use crate::doctor::look::{CGROUPS, CONTROLLERS};
 
 /// Filters of system calls: every process of vmd has one, and does not start without it.
 pub fn seccomp(host: &Host) -> Judged {
@@ -28,7 +28,7 @@ pub fn landlock(host: &Host) -> Judged {
     }
 }
 
-/// Control groups: without, VMs run, are held one process at a time, and have no limit of threads.
+/// Control groups: without, VMs run, are held one process at a time, and have no limit of threads and memory.
 pub fn cgroups(host: &Host) -> Judged {
     let mounts = known(host, "/proc/self/mountinfo", &host.cgroups)?;
     let without = "VMs run without cgroups of their own";
@@ -64,11 +64,18 @@ pub fn cgroups(host: &Host) -> Judged {
             );
         }
     }
-    if mount.controllers.iter().any(|name| name == "pids") {
-        return ok(format!("version 2 at {place}, with {}", mount.controllers.join(", ")));
-    }
-    let seen = format!("version 2 at {place}, without the controller pids: a VM's threads are not limited");
-    note(seen, "use version 2 alone (systemd.unified_cgroup_hierarchy=1), with cgroup.controllers that name pids")
+    let missing = CONTROLLERS.into_iter().filter(|name| !mount.controllers.iter().any(|found| found == name));
+    let (names, limits) = match missing.collect::<Vec<_>>().as_slice() {
+        [] => return ok(format!("version 2 at {place}, with {}", mount.controllers.join(", "))),
+        ["pids"] => ("pids", "the number of a VM's threads is"),
+        ["memory"] => ("memory", "what a VM's processes take of the host's memory is"),
+        _ => ("pids or memory", "a VM's threads, and what they take of the host's memory, are"),
+    };
+    let seen = format!("version 2 at {place}, without the controller {names}: {limits} not limited");
+    note(
+        seen,
+        format!("use version 2 alone (systemd.unified_cgroup_hierarchy=1), with cgroup.controllers that name {names}"),
+    )
 }
 
 /// User namespaces: without, all VMs share what the kernel counts by user.

@@ -34,10 +34,16 @@ impl Edge {
 
     fn vmm_says(&mut self, message: vmm::ToParent, _: Vec<OwnedFd>) {
         match message {
-            vmm::ToParent::StartDone { vm, result } => self.event(Event::StartDone(vm, result)),
+            vmm::ToParent::StartDone { vm, result } => {
+                let result = result.map_err(|failure| self.host.why(vm, failure));
+                self.event(Event::StartDone(vm, result));
+            }
             vmm::ToParent::TerminateDone { request, result, .. } => self.event(Event::TerminateDone(request, result)),
             vmm::ToParent::Leaving { vm, reboot } => self.event(Event::Leaving(vm, reboot)),
-            vmm::ToParent::Ended { vm, end } => self.event(Event::Ended(vm, end)),
+            vmm::ToParent::Ended { vm, end } => {
+                let end = self.host.why_ended(vm, end);
+                self.event(Event::Ended(vm, end));
+            }
             vmm::ToParent::Info { request, vm, pid, .. } => self.pulse.told(request, vm, pid),
             vmm::ToParent::InfoEnd { request } => self.compare(request),
             vmm::ToParent::Report { vm, device, report } => self.event(Event::Reported(vm, device, report)),

@@ -122,6 +122,12 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     if let Err(error) = &tree {
         log::info!("no cgroups of version 2 ({error}); processes of VMs are tracked by their pidfds alone");
     }
+    for controller in tree.iter().flat_map(sys::cgroup::Tree::missing) {
+        log::info!(
+            "no controller \"{controller}\" for the cgroups of VMs: their {} is not limited",
+            limited(controller)
+        );
+    }
     let tty_gid = sys::users::group_in_files("tty")?.map(|group| group.gid);
     let memory = Pool::huge_pages().unwrap_or_else(|error| {
         log::info!("no huge pages for guests ({error}): they run with small ones");
@@ -145,6 +151,11 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     });
     edge.end();
     result
+}
+
+/// What a controller limits.
+fn limited(controller: &str) -> &'static str {
+    if controller == "memory" { "memory beyond their guests'" } else { "number of threads" }
 }
 
 /// Who started us may go on.

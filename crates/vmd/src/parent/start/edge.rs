@@ -154,7 +154,9 @@ impl Edge {
 
     fn send_start(&mut self, run: Run, launch: &Launch) -> Result<(), Failure> {
         let (log, log_end) = LogPipe::new().map_err(|error| Failure::io("log pipe", &error))?;
-        let cgroup = self.host.vm_cgroup(run.vm, launch);
+        let in_memory = self.holdings.get(&run.vm).map_or(Ok(0), Holdings::disks_in_memory);
+        let in_memory = in_memory.map_err(|error| Failure::io("where the disks lie", &error))?;
+        let cgroup = self.host.vm_cgroup(run.vm, launch, in_memory);
         let user = self.host.vm_user(launch);
         let memory = self
             .host

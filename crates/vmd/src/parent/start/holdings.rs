@@ -13,6 +13,11 @@ use sys::pty::Pty;
 use crate::parent::network::resolvers::NameServers;
 use crate::parent::registry::{Device, File, Launch};
 
+/// File systems that may keep their files in memory alone (linux/magic.h; an overlay does not tell what is below it).
+const TMPFS: u32 = 0x0102_1994;
+const RAMFS: u32 = 0x8584_58f6;
+const OVERLAY: u32 = 0x794c_7630;
+
 /// What one VM holds.
 #[derive(Debug, Default)]
 pub struct Holdings {
@@ -42,6 +47,16 @@ impl Holdings {
     pub fn keep_for_reboot(&mut self) {
         self.files.retain(|file, _| matches!(file, File::Disk(_)));
         (self.log, self.memory, self.cgroup) = (None, None, None);
+    }
+
+    /// Bytes of the disks that lie in the host's memory, or where that can't be told: what is written there stays in it.
+    pub fn disks_in_memory(&self) -> io::Result<u64> {
+        let disks = self.files.iter().filter(|(file, _)| matches!(file, File::Disk(_)));
+        let lengths = disks.map(|(_, disk)| match u32::try_from(rustix::fs::fstatfs(disk)?.f_type) {
+            Ok(TMPFS | RAMFS | OVERLAY) => Ok(u64::try_from(rustix::fs::fstat(disk)?.st_size).unwrap_or_default()),
+            Ok(_) | Err(_) => Ok(0),
+        });
+        lengths.sum()
     }
 
     /// Makes the console root's alone again. It goes with its master; a process of the VM that does not end has that too,

@@ -5,17 +5,23 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use model::{IfName, Owner};
-use proto::VmId;
+use proto::device::Told;
+use proto::vmm::End;
+use proto::{Code, Failure, VmId};
 use rustix::fs::{FileType, Mode, OFlags};
-use sys::cgroup::{Cgroup, Tree};
+use sys::cgroup::{Cgroup, Limits, Shortage, Tree};
 use sys::memory::Pool;
 
+use super::allowance::Parts;
 use crate::parent::accounts::read_some;
 use crate::parent::network::resolvers::{self, NameServers};
 use crate::parent::registry::Launch;
 
 /// Threads that a VM's processes have beside its vCPUs and those of its devices: the vm process's own, and KVM's.
 const SPARE_THREADS: u32 = 64;
+
+/// One MiB.
+pub const MIB: u64 = 1 << 20;
 
 /// The host, as the parent uses it.
 #[derive(Debug)]
@@ -113,11 +119,23 @@ impl Host {
         user
     }
 
-    /// A cgroup for a VM that starts. Without one it starts all the same.
-    pub fn vm_cgroup(&mut self, vm: VmId, launch: &Launch) -> Option<OwnedFd> {
+    /// Why a VM could not start, as far as the kernel knows it better than vmm.
+    pub fn why(&self, vm: VmId, failure: Failure) -> Failure {
+        self.vms.get(&vm).and_then(Cgroup::shortage).map_or(failure, out_of_memory)
+    }
+
+    /// The same of its end.
+    pub fn why_ended(&self, vm: VmId, end: End) -> End {
+        match end {
+            End::Failed(failure) => End::Failed(self.why(vm, failure)),
+            End::PoweredOff | End::Rebooted => end,
+        }
+    }
+
+    /// A cgroup for a VM that starts. Without one it starts all the same. So many bytes of its disks may lie in memory.
+    pub fn vm_cgroup(&mut self, vm: VmId, launch: &Launch, in_memory: u64) -> Option<OwnedFd> {
         let tree = self.tree.as_ref()?;
-        let devices: u32 = launch.devices.iter().map(|device| device.spec.kind().threads).sum();
-        let made = tree.vm(vm.0, u32::from(launch.vm.cpus) + devices + SPARE_THREADS);
+        let made = tree.vm(vm.0, limits(launch, in_memory));
         let copied = made.and_then(|cgroup| Ok((cgroup.as_fd().try_clone_to_owned()?, cgroup)));
         match copied {
             Ok((fd, cgroup)) => {
@@ -132,6 +150,39 @@ impl Host {
     }
 }
 
+/// What the processes of a VM may have.
+fn limits(launch: &Launch, in_memory: u64) -> Limits {
+    let kinds = launch.devices.iter().map(|device| device.spec.kind());
+    let cpus = u32::from(launch.vm.cpus);
+    let disks = launch.devices.iter().filter(|device| matches!(device.spec.told, Told::Blk(_)));
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let parts = Parts {
+        guest: launch.vm.memory.bytes(),
+        cpus,
+        devices: count(launch.devices.len()),
+        disks: count(disks.count()),
+        in_memory,
+    };
+    let allowance = parts.allowance();
+    Limits {
+        threads: cpus + kinds.map(|kind| kind.threads).sum::<u32>() + SPARE_THREADS,
+        memory: allowance.all(),
+        swap: allowance.own,
+    }
+}
+
+/// What is told of a VM whose processes the kernel ended for want of memory.
+fn out_of_memory(shortage: Shortage) -> Failure {
+    let text = match shortage {
+        Shortage::Limit(bytes) => format!(
+            "out of memory: its processes needed more than the {} MiB that they may have together, and the kernel ended them",
+            bytes / MIB
+        ),
+        Shortage::Host => "out of memory: the host had none left, and the kernel ended the VM's processes".to_owned(),
+    };
+    Failure::new(Code::NoMemory, text)
+}
+
 /// A device for reading and writing.
 pub fn open_device(path: &str, flags: OFlags) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::empty())?)
@@ -140,6 +191,13 @@ pub fn open_device(path: &str, flags: OFlags) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_had_no_memory_is_told_in_words() {
+        let own = out_of_memory(Shortage::Limit(300 * MIB));
+        assert!(own.code == Code::NoMemory && own.text.to_string().contains("more than the 300 MiB"), "{own}");
+        assert!(out_of_memory(Shortage::Host).to_string().contains("the host had none left"));
+    }
 
     #[test]
     fn a_console_is_its_owners_and_of_the_owner_group_or_for_writing_of_tty() {

@@ -1,5 +1,6 @@
 //! What the start of a VM takes from the host, and what the VM then holds in the parent.
 
+mod allowance;
 mod edge;
 pub mod holdings;
 pub mod host;
