@@ -1,11 +1,13 @@
 //! `make bench`: vmd against QEMU at its best, both booting one kernel the same way on one machine, in turn.
 //!
 //! Prints a Markdown table for docs/benchmarks.md. In the lab times are an emulator's and count only as ratios within one
-//! run; exits to the process do not depend on the machine. `BENCH_ROUNDS` sets how often each boots (5). `bench many` does the
-//! last part alone: one daemon with many VMs, of which `BENCH_RUNNING` run (24).
+//! run; exits to the process do not depend on the machine. `BENCH_ROUNDS` sets how often each boots (5). `bench cache` does the
+//! last part alone: a disk with and without its VM's limit of memory. `bench many` is a benchmark beside these: one daemon with
+//! many VMs, of which `BENCH_RUNNING` run (24).
 #![forbid(unsafe_code)]
 
 mod boot;
+mod cache;
 mod exits;
 mod many;
 mod ours;
@@ -22,8 +24,10 @@ use qemu::Qemu;
 const ROUNDS: usize = 5;
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some("many") {
-        return println!("{}", table::many(&many::measure()));
+    match std::env::args().nth(1).as_deref() {
+        Some("many") => return println!("{}", table::many(&many::measure())),
+        Some("cache") => return println!("{}", table::cache(cache::measure().as_ref())),
+        _ => {}
     }
     let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let ours = Ours::start();
@@ -47,6 +51,8 @@ fn main() {
     let memory = std::iter::once(ours.bare()).chain(ours.with_devices()).map(|it| (it.name(), boot::measure(&it)));
     println!("{}", table::memory(&memory.map(|(name, sample)| (name, sample.private_kib)).collect::<Vec<_>>()));
     println!("{}", table::stages(&stages::of_a_start(&ours)));
+    drop(ours);
+    println!("{}", table::cache(cache::measure().as_ref()));
 }
 
 fn count(contender: &dyn Contender) -> Exits {

@@ -71,6 +71,18 @@ pub fn memory(vms: &[(String, u64)]) -> String {
     text
 }
 
+/// A disk with and without its VM's limit of memory.
+pub fn cache(figures: Option<&crate::cache::Figures>) -> String {
+    let Some(crate::cache::Figures { limit_mib, written_mib, seconds: [without, with] }) = figures else {
+        return "No figures of a disk with a limit of memory: cgroups have no controller \"memory\" here.\n".to_owned();
+    };
+    let ratio = with / without;
+    format!(
+        "| a guest of 256 MiB writes {written_mib} MiB, medians | no limit | limit of {limit_mib} MiB | ratio |\n\
+         |---|--:|--:|--:|\n| buffered writes (s) | {without:.2} | {with:.2} | {ratio:.3} |\n"
+    )
+}
+
 /// The stages of a start.
 pub fn stages(stages: &[Stage]) -> String {
     let mut text =
