@@ -92,7 +92,15 @@ fn start(number: u8, told: Told) -> ToDevice {
 }
 
 fn blk_description(format: DiskFormat, read_only: bool) -> ToDevice {
-    start(0, Told::Blk(Blk { format, read_only, serial: Text::new("web-0").unwrap() }))
+    start(
+        0,
+        Told::Blk(Blk {
+            format,
+            read_only,
+            serial: Text::new("web-0").unwrap(),
+            called: Text::new("/srv/a.img").unwrap(),
+        }),
+    )
 }
 
 fn net_description() -> ToDevice {

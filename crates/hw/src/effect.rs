@@ -63,6 +63,15 @@ pub enum Timer {
     Pm,
 }
 
+impl core::fmt::Display for Timer {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Timer::Rtc => "RTC's timer",
+            Timer::Pm => "ACPI PM timer",
+        })
+    }
+}
+
 /// A message-signalled interrupt, as the guest wrote it into its MSI-X table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MsiMessage {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use model::{DiskFormat, List, MacAddr, MemorySize, Text, VmName};
+use model::{DiskFormat, List, MAX_PATH, MacAddr, MemorySize, Text, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
@@ -115,6 +115,8 @@ pub struct Blk {
     pub read_only: bool,
     /// What the guest reads as the disk's serial number (virtio 1.2, 5.2.6: 20 bytes).
     pub serial: Text<20>,
+    /// What its users call it, for the log: nothing is opened by this name.
+    pub called: Text<MAX_PATH>,
 }
 
 /// A network card.

@@ -219,7 +219,12 @@ fn devices() -> Vec<device::Spec> {
         name_servers: List::try_from(vec![[192, 0, 2, 53].into(); 3]).unwrap(),
         net_boot: true,
     };
-    let blk = Blk { format: DiskFormat::Raw, read_only: true, serial: Text::cut("web-1-disk0") };
+    let blk = Blk {
+        format: DiskFormat::Raw,
+        read_only: true,
+        serial: Text::cut("web-1-disk0"),
+        called: Text::cut("/srv/a.img"),
+    };
     let net = Net { mac: MacAddr([1; 6]), locked: true, guarded: false, local: Some(local) };
     let balloon = Told::Balloon(device::Balloon { memory: memory() });
     let told = [Told::Blk(blk), Told::Net(net), balloon];

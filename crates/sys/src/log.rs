@@ -21,6 +21,7 @@ mod limit;
 mod line;
 
 pub use journal::Journal;
+use limit::Limits;
 pub use limit::RateLimit;
 use line::Line;
 pub use line::{Form, MAX_LINE, letter};
@@ -28,6 +29,18 @@ pub use line::{Form, MAX_LINE, letter};
 /// Targets of records that are of more than this process: of a VM, or passed on for another process. No module is called so.
 const OF_VM: &str = "of vm/";
 const RELAYED: &str = "relayed/";
+
+/// Lines that a user or a VM may cause in 10 s.
+const LINES_OF_CAUSE: u32 = 20;
+
+/// And those that a process may write which has a limit for each of its causes itself, unless it is taken over.
+const LINES_OF_PROCESS: u32 = 1000;
+
+/// And all processes of a VM together: each place in them has a limit, and one that is taken over has not.
+const LINES_OF_PIPE: u32 = 100;
+
+/// Who causes lines.
+static LIMITS: Limits = Limits::new();
 
 /// The process's one logger. The name is empty until `init`.
 struct Logger {
@@ -55,12 +68,50 @@ pub fn set_journal(journal: Journal) {
 
 /// Logs what this process has to say of a VM.
 pub fn of_vm(level: Level, vm: &str, text: Arguments<'_>) {
-    log::log!(target: &format!("{OF_VM}{vm}"), level, "{text}");
+    by_cause(level, format_args!("vm {vm}"), &format!("{OF_VM}{vm}"), text);
 }
 
-/// Logs a line of another process, whose name is `origin`.
-pub fn relay(level: Level, origin: &str, text: Arguments<'_>) {
-    log::log!(target: &format!("{RELAYED}{origin}"), level, "{text}");
+/// The same where a user caused it, who may give any number of VMs a name.
+pub fn of_vm_by(level: Level, uid: u32, vm: &str, text: Arguments<'_>) {
+    by_cause(level, format_args!("uid {uid}"), &format!("{OF_VM}{vm}"), text);
+}
+
+/// Logs what a user caused, and is of no VM.
+pub fn by_user(level: Level, uid: u32, text: Arguments<'_>) {
+    by_cause(level, format_args!("uid {uid}"), "", text);
+}
+
+/// Logs what somebody caused whom this process knows by another name: so many lines for each.
+pub fn by(level: Level, cause: &str, text: Arguments<'_>) {
+    by_cause(level, format_args!("{cause}"), "", text);
+}
+
+/// Logs a line of another process, whose name is `origin`. The name of its log pipe, `pipe`, is what it can't choose: a
+/// process and a VM, or a process alone.
+pub fn relay(level: Level, pipe: &str, origin: &str, text: Arguments<'_>) {
+    let lines = if pipe.contains('/') { LINES_OF_PIPE } else { LINES_OF_PROCESS };
+    limited_by(level, format_args!("pipe {pipe}"), lines, &format!("{RELAYED}{origin}"), text);
+}
+
+fn by_cause(level: Level, cause: Arguments<'_>, target: &str, text: Arguments<'_>) {
+    limited_by(level, cause, LINES_OF_CAUSE, target, text);
+}
+
+/// Debug lines have no limit here: who asked for them wants them all.
+fn limited_by(level: Level, cause: Arguments<'_>, lines: u32, target: &str, text: Arguments<'_>) {
+    if level > log::max_level() {
+        return;
+    }
+    let allowed = if level > Level::Info { Some(0) } else { LIMITS.allow(&cause.to_string(), lines) };
+    write_allowed(allowed, level, target, text);
+}
+
+fn write_allowed(allowed: Option<u32>, level: Level, target: &str, text: Arguments<'_>) {
+    match allowed {
+        None => {}
+        Some(0) => log::log!(target: target, level, "{text}"),
+        Some(lost) => log::log!(target: target, level, "{text} ({lost} similar ones were not logged)"),
+    }
 }
 
 static LOGGER: Logger = Logger { name: Mutex::new(String::new()), dropped: AtomicU64::new(0) };
@@ -100,11 +151,7 @@ pub fn limited(limit: &RateLimit, level: Level, text: Arguments<'_>) {
     if level > log::max_level() {
         return;
     }
-    match limit.allow() {
-        None => {}
-        Some(0) => log::log!(level, "{text}"),
-        Some(lost) => log::log!(level, "{text} ({lost} similar ones were not logged)"),
-    }
+    write_allowed(limit.allow(), level, "", text);
 }
 
 impl Log for Logger {

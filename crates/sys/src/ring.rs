@@ -33,6 +33,16 @@ pub enum Operation {
     Sync,
 }
 
+impl std::fmt::Display for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Operation::Read => "read",
+            Operation::Write { .. } => "write",
+            Operation::Sync => "flush",
+        })
+    }
+}
+
 /// A ring, bound to one file, with a fixed number of slots; each slot carries one operation at a time.
 pub struct Ring {
     uring: IoUring,

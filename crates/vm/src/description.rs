@@ -87,7 +87,14 @@ impl Progress {
                 crate::set_debug(debug);
                 Ok(progress)
             }
-            (_, message) => Err(Error::Description(format!("{message:?} at the wrong time"))),
+            (_, ToVm::Describe(_)) => Err(Error::Description("a second description".into())),
+            (_, ToVm::Device { .. }) => {
+                Err(Error::Description("a device before the description, or after the last".into()))
+            }
+            (_, ToVm::Begin) => Err(Error::Description("the start before the description, or twice".into())),
+            (_, ToVm::PowerButton | ToVm::Order(..) | ToVm::ConfigChanged { .. }) => {
+                Err(Error::Description("an order before the start".into()))
+            }
         }
     }
 

@@ -349,7 +349,13 @@ impl Vcpu {
             Ok(VcpuExit::Shutdown) => Err(Exit::Shutdown),
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => Err(Exit::Interrupted),
             Ok(VcpuExit::InternalError) => Err(Exit::Failed(self.internal_error())),
-            Ok(other) => Err(Exit::Failed(format!("{other:?}"))),
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                Err(Exit::Failed(format!("CPU {cpu} of the host can't enter the guest (reason {reason:#x})")))
+            }
+            Ok(_) => {
+                let reason = self.fd.get_kvm_run().exit_reason;
+                Err(Exit::Failed(format!("KVM left the guest for what no guest of vmd has (exit reason {reason})")))
+            }
             // EAGAIN: a vCPU that waited to be woken by another has been.
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                 // Before the caller looks around: a kick after this is seen by the next entry.

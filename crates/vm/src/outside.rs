@@ -132,7 +132,7 @@ impl Outside {
         let at = at.map(|ns| ns.max(1));
         let value = Itimerspec { it_interval: timespec(0), it_value: timespec(at.unwrap_or(0)) };
         if let Err(error) = timerfd_settime(self.timer(timer), TimerfdTimerFlags::ABSTIME, &value) {
-            guest_log!(Warn, "timer {timer:?} can't be set to {at:?}: {error}");
+            guest_log!(Warn, "the {timer} can't be set to {} ns: {error}", at.unwrap_or(0));
         }
     }
 }

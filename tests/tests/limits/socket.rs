@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Instant;
 
 use model::VmName;
 use proto::client::{DiskOperation, Order, Reply, Request, ToClient, ToControl, VERSION, VmRef};
@@ -269,6 +270,27 @@ fn a_thousand_connections_of_one_user_leave_room_for_others() {
         refused(&daemon, &["status"], "vmctl: vmd already serves 256 clients; try again later");
         drop(crowd);
         quiet.again();
+        ends(daemon);
+    });
+}
+
+#[test]
+fn starts_that_are_refused_in_a_loop_fill_no_log() {
+    apart("socket::starts_that_are_refused_in_a_loop_fill_no_log", || {
+        let daemon = Daemon::start_quietly(CONFIGURATION);
+        let began = Instant::now();
+        let mut client = greeted();
+        for number in 1..=2000 {
+            client.send(&ask(number, Request::Start(Box::new(start()))), vec![]).expect("sent");
+            let answer = client.recv_within(DAEMON).expect("an answer");
+            let Received::Message(ToClient::Answer { reply: Reply::Failed(_), .. }, _) = answer else {
+                panic!("{answer:?}");
+            };
+        }
+        let log = daemon.log();
+        let lines = log.lines().filter(|line| line.contains("web")).count();
+        let windows = usize::try_from(began.elapsed().as_secs() / 10).expect("few") + 2;
+        assert!((1..=20 * windows).contains(&lines), "{lines} lines in the log");
         ends(daemon);
     });
 }

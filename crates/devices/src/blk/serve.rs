@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use proto::failure::plain;
 use rustix::event::PollFlags;
 use sys::guest_io::Extent;
 use sys::ring::Operation;
@@ -30,6 +31,8 @@ pub struct Blk {
     file: OwnedFd,
     disk: Disk,
     config: Config,
+    /// In the log: `disk "/srv/a.img"`.
+    called: String,
     serial: [u8; ID_BYTES as usize],
     engine: Engine,
     state: State,
@@ -73,6 +76,7 @@ impl Blk {
             disk,
             config: Config::new(disk.sectors, block_size),
             serial: padded,
+            called: "disk".to_owned(),
             engine,
             state: State::default(),
             under_way: vec![None; usize::from(MAX_IN_FLIGHT)],
@@ -83,6 +87,18 @@ impl Blk {
             used: Vec::with_capacity(usize::from(MAX_IN_FLIGHT)),
             retry: None,
         }
+    }
+
+    /// What its users call it, for the log.
+    pub fn called(self, path: &str) -> Blk {
+        Blk { called: format!("disk \"{path}\""), ..self }
+    }
+
+    /// A line of the log, in the users' words.
+    fn line(&self, what: impl std::fmt::Display, error: &io::Error) -> String {
+        let words = plain(error);
+        let (first, rest) = words.split_at_checked(1).unwrap_or_default();
+        format!("{}: {what}: {}{rest}", self.called, first.to_lowercase())
     }
 
     /// What a successor needs to go on, beside its rings'. Nothing is under way once the queue has stopped.
@@ -215,7 +231,7 @@ impl Blk {
 
     fn judge(&mut self, operation: Operation, result: &io::Result<()>) -> Status {
         let Err(error) = result else { return Status::Ok };
-        sys::guest_log!(Warn, "{operation:?} failed: {error}");
+        sys::guest_log!(Warn, "{}", self.line(operation, error));
         let was_lost = match operation {
             Operation::Sync => true,
             // A full disk took nothing, and says so each time.
@@ -247,7 +263,7 @@ impl Blk {
         let submitted = self.engine.submit();
         self.retry = self.engine.unsubmitted().then(|| Instant::now().checked_add(RETRY)).flatten();
         submitted.map_err(|error| {
-            sys::guest_log!(Error, "io_uring: {error}");
+            sys::guest_log!(Error, "{}", self.line("io_uring", &error));
             RingFault::Host
         })
     }
@@ -299,7 +315,7 @@ impl Device for Blk {
     fn stop(&mut self, _queue: usize, mut on: Option<&mut Active<'_>>) {
         while self.free.len() < self.under_way.len() {
             if let Err(error) = self.engine.wait() {
-                sys::guest_log!(Error, "io_uring: {error}: requests under way are lost");
+                sys::guest_log!(Error, "{}: requests under way are lost", self.line("io_uring", &error));
                 self.forget();
                 return;
             }
@@ -317,7 +333,7 @@ impl Device for Blk {
             return;
         }
         if let Err(error) = rustix::fs::fdatasync(self.file.as_fd()) {
-            log::error!("flush at the end: {error}");
+            log::error!("{}", self.line("flush at its end", &error.into()));
         }
     }
 }

@@ -41,7 +41,8 @@ fn open(image: OwnedFd, told: &device::Blk) -> Result<Blk, Failure> {
     let disk = Disk { sectors: image.sectors, read_only: told.read_only };
     let block = block_size(&file);
     let spare = file.try_clone().map_err(|error| Failure::io("disk", &error))?;
-    Ok(Blk::new(spare.into(), Engine::new(file.into(), MAX_IN_FLIGHT), disk, block, told.serial.as_bytes()))
+    let engine = Engine::new(file.into(), MAX_IN_FLIGHT);
+    Ok(Blk::new(spare.into(), engine, disk, block, told.serial.as_bytes()).called(told.called.as_str()))
 }
 
 /// The logical block that the guest is told of.

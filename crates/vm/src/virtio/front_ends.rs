@@ -123,7 +123,12 @@ impl outside::FrontEnds for FrontEnds {
             }
             DeviceEffect::Signal(message) => {
                 if let Err(error) = self.wiring.signal(message) {
-                    guest_log!(Warn, "message {message:?} can't be delivered: {error}");
+                    guest_log!(
+                        Warn,
+                        "MSI-X message {:#x} to {:#x} can't be delivered: {error}",
+                        message.data,
+                        message.address
+                    );
                 }
             }
         }

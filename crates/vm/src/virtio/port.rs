@@ -89,7 +89,7 @@ impl Queue {
             Delivery::Held | Delivery::Intx => self.unwire_call(&mut wires, wiring),
         };
         if let Err(error) = wired {
-            guest_log!(Warn, "interrupt {} can't be {delivery:?}: {error}", self.gsi);
+            guest_log!(Warn, "interrupt {} can't be given another way: {error}", self.gsi);
         }
         before
     }

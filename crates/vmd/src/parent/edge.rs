@@ -189,7 +189,7 @@ impl Edge {
     /// Ends a child that was given up or lost; it is reaped when the kernel says so.
     pub(super) fn bury(&mut self, child: Child, what: &'static str, vm: Option<VmId>) {
         if let Err(error) = child.kill(Signal9::KILL) {
-            log::error!("kill pid {}: {error}", child.pid());
+            sys::guest_log!(Error, "kill pid {}: {error}", child.pid());
         }
         self.graves.put(Dead::Child(child), what, vm, Instant::now());
     }
@@ -199,7 +199,7 @@ impl Edge {
         let Some(cgroup) = self.host.vms.remove(&vm) else { return };
         if !cgroup.try_remove().is_ok_and(|gone| gone) {
             if let Err(error) = cgroup.kill() {
-                log::warn!("cgroup of vm {vm}: {}", proto::failure::plain(&error));
+                sys::guest_log!(Warn, "cgroup of vm {vm}: {}", proto::failure::plain(&error));
             }
             self.graves.put(Dead::Cgroup(cgroup), "a process of a VM", Some(vm), Instant::now());
         }

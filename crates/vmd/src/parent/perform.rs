@@ -46,7 +46,10 @@ impl Edge {
             Action::AskDevice(vm, device, ask) => self.tell_vmm(&ToVmm::AskDevice { vm, device, ask }),
             Action::Answer(asked, reply) => self.answer(asked, reply),
             Action::Log(level, text) => log::log!(level, "{text}"),
-            Action::LogOf(vm, level, text) => sys::log::of_vm(level, vm.as_str(), format_args!("{text}")),
+            Action::LogOf(vm, None, level, text) => sys::log::of_vm(level, vm.as_str(), format_args!("{text}")),
+            Action::LogOf(vm, Some(uid), level, text) => {
+                sys::log::of_vm_by(level, uid, vm.as_str(), format_args!("{text}"));
+            }
             Action::Verbose(debug) => self.verbose(debug),
             Action::Quit => self.quit = Some(Ok(())),
         }

@@ -97,7 +97,7 @@ impl Edge {
             }
             ToPriv::TapGone { name } => {
                 if let Err(error) = self.outside.tap_gone(&mut self.route, name.as_str()) {
-                    log::warn!("rules in other tables may still accept \"{name}\" through: {error}");
+                    sys::guest_log!(Warn, "rules in other tables may still accept \"{name}\" through: {error}");
                 }
                 return None;
             }
@@ -213,7 +213,8 @@ impl Edge {
         let port = wanted.bridge.as_ref().map(|bridge| format!(", port of \"{bridge}\"")).unwrap_or_default();
         let local = wanted.local.map(|local| format!(", {}", local.inet)).unwrap_or_default();
         let inet6 = wanted.local.and_then(|local| local.inet6).map(|inet6| format!(" {inet6}")).unwrap_or_default();
-        log::info!("tap \"{name}\" made for {}{port}{local}{inet6}", wanted.alias);
+        let alias = &wanted.alias;
+        sys::log::by(log::Level::Info, alias, format_args!("tap \"{name}\" made for {alias}{port}{local}{inet6}"));
         Ok((name, MacAddr(tap.mac.unwrap_or_default()), fd))
     }
 
@@ -261,7 +262,7 @@ impl Edge {
     fn abandon(&mut self, made: Option<u32>) {
         let Some(index) = made else { return };
         if let Err(error) = or_gone(self.route.delete(index)) {
-            log::warn!("interface {index} stays: {error}");
+            sys::guest_log!(Warn, "interface {index} stays: {error}");
         }
     }
 }
@@ -291,6 +292,6 @@ fn refused(what: std::fmt::Arguments<'_>, error: &NetlinkError) -> Failure {
 }
 
 fn failed(request: RequestId, failure: Failure) -> (ToParent, Vec<OwnedFd>) {
-    log::warn!("{failure}");
+    sys::guest_log!(Warn, "{failure}");
     (ToParent::Failed { request, failure }, vec![])
 }

@@ -86,7 +86,8 @@ impl Outside {
         self.filter()?.replace(&nat::table(&memory, &links))?;
         for link in idle {
             or_gone(route.set_forwarding(link.index, true))?;
-            log::info!(
+            sys::guest_log!(
+                Info,
                 "\"{}\" now forwards IPv4 packets for local interfaces; packets from it for others are dropped",
                 link.name
             );
@@ -98,7 +99,8 @@ impl Outside {
     /// What to change so that IPv6 is forwarded. Of the tap itself nothing is remembered: it takes it along.
     fn changes(&mut self, links: &[Link], tap: u32) -> Vec<Change> {
         let Some(settings) = &self.settings else {
-            log::error!(
+            sys::guest_log!(
+                Error,
                 "the IPv6 settings of the host can't be reached: local interfaces reach the outside by IPv6 only if the host forwards it"
             );
             return vec![];
@@ -121,14 +123,19 @@ impl Outside {
                 continue;
             }
             match setting {
-                Setting::ForceForwarding => log::info!(
+                Setting::ForceForwarding => sys::guest_log!(
+                    Info,
                     "\"{interface}\" now forwards IPv6 packets for local interfaces; packets from it for others are dropped"
                 ),
-                Setting::Forwarding => log::info!(
+                Setting::Forwarding => sys::guest_log!(
+                    Info,
                     "the host now forwards IPv6 packets for local interfaces; packets for others are dropped"
                 ),
                 Setting::AcceptRa => {
-                    log::info!("\"{interface}\" still accepts router advertisements, though the host forwards IPv6")
+                    sys::guest_log!(
+                        Info,
+                        "\"{interface}\" still accepts router advertisements, though the host forwards IPv6"
+                    )
                 }
                 Setting::DisableIpv6 => {}
             }
@@ -140,14 +147,19 @@ impl Outside {
         for blocking in nat::blocking(chains, inet6) {
             let place = nat::place(&blocking.chain);
             let Some(door) = blocking.door else {
-                log::error!("{place} drops packets of local interfaces: accept their taps there");
+                sys::guest_log!(Error, "{place} drops packets of local interfaces: accept their taps there");
                 continue;
             };
             let passes = nat::passes(links, memory);
             let done = exchange(self.filter()?, &door, &passes);
             match done {
-                Ok(()) => log::info!("{place} drops packets: taps of local interfaces are accepted in {}", door.name),
-                Err(NetlinkError::Refused { errno, .. }) => log::error!(
+                Ok(()) => sys::guest_log!(
+                    Info,
+                    "{place} drops packets: taps of local interfaces are accepted in {}",
+                    door.name
+                ),
+                Err(NetlinkError::Refused { errno, .. }) => sys::guest_log!(
+                    Error,
                     "{place} drops packets of local interfaces, and vmd can't add a rule there ({errno}): accept their taps there"
                 ),
                 Err(error) => return Err(error),
@@ -258,7 +270,7 @@ fn seen(settings: &Settings, interface: &str) -> Option<Seen> {
 
 fn value(settings: &Settings, interface: &str, setting: Setting) -> Option<u32> {
     settings.value(interface, setting).unwrap_or_else(|error| {
-        log::warn!("{} of \"{interface}\": {error}", setting.name());
+        sys::guest_log!(Warn, "{} of \"{interface}\": {error}", setting.name());
         None
     })
 }
@@ -266,7 +278,8 @@ fn value(settings: &Settings, interface: &str, setting: Setting) -> Option<u32> 
 /// Whether it is set now. One that is not there is no failure.
 fn set(settings: &Settings, interface: &str, setting: Setting, value: u32) -> bool {
     settings.set(interface, setting, value).unwrap_or_else(|error| {
-        log::error!(
+        sys::guest_log!(
+            Error,
             "{} of \"{interface}\" can't be set to {value}: {error}; local interfaces may not get out by IPv6",
             setting.name()
         );

@@ -149,7 +149,10 @@ impl Edge {
             Action::HangUp(run) => self.say_no_more(run),
             Action::Kill(process, signal) => self.kill(process, signal),
             Action::Reply(message) => self.reply(&message),
-            Action::Log(level, text) => log::log!(level, "{text}"),
+            Action::Log(level, text) => {
+                static LIMIT: sys::log::RateLimit = sys::log::RateLimit::new();
+                sys::log::limited(&LIMIT, level, format_args!("{text}"));
+            }
             Action::LogOf(vm, level, text) => sys::log::of_vm(level, vm.as_str(), format_args!("{text}")),
             Action::Verbose(debug) => sys::log::set_level(sys::log::level_of(u8::from(debug))),
             Action::Quit => self.over = true,
@@ -261,8 +264,9 @@ impl Edge {
     }
 
     fn kill(&mut self, process: Process, signal: Kill) {
-        if let Some(Err(error)) = self.held.living(process).map(|living| living.child.kill(signal)) {
-            log::error!("signal to {process:?}: {error}");
+        let Some(living) = self.held.living(process) else { return };
+        if let Err(error) = living.child.kill(signal) {
+            sys::guest_log!(Error, "signal to pid {}: {error}", living.child.pid());
         }
     }
 

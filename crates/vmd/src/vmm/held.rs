@@ -29,7 +29,7 @@ pub struct Launch {
 
 /// A message's descriptor is not here: it came too early, or twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not held")]
+#[error("its {0} did not come")]
 pub struct Missing(pub Slot);
 
 impl Held {

@@ -94,6 +94,21 @@ pub enum Slot {
     Back(u8),
 }
 
+impl std::fmt::Display for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Slot::Log => f.write_str("log"),
+            Slot::Memory => f.write_str("memory"),
+            Slot::Kernel => f.write_str("kernel"),
+            Slot::Initrd => f.write_str("initrd"),
+            Slot::Cgroup => f.write_str("cgroup"),
+            Slot::Device(device, nth) => write!(f, "descriptor {nth} of device {device}"),
+            Slot::Console => f.write_str("console"),
+            Slot::Front(device) | Slot::Back(device) => write!(f, "socket of device {device}"),
+        }
+    }
+}
+
 /// A descriptor of the host's that is there once for all VMs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum HostFd {

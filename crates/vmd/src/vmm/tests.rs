@@ -62,8 +62,8 @@ fn start_of(id: u32, name: &str, devices: u8) -> StartVm {
 
 /// The device of this index, which is a disk.
 fn disk(id: u32, device: u8) -> ToVmm {
-    let serial = Text::cut("disk");
-    let told = Told::Blk(Blk { format: model::DiskFormat::Raw, read_only: false, serial });
+    let (serial, called) = (Text::cut("disk"), Text::cut("/srv/a.img"));
+    let told = Told::Blk(Blk { format: model::DiskFormat::Raw, read_only: false, serial, called });
     ToVmm::StartDevice { vm: VmId(id), device, spec: Box::new(Spec { number: device, told }) }
 }
 

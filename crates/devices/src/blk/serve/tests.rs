@@ -27,6 +27,17 @@ fn disk(file: impl Into<OwnedFd>, read_only: bool) -> Blk {
     Blk::new(file, engine, Disk { sectors: 8, read_only }, 512, b"")
 }
 
+#[test]
+fn the_log_has_the_users_words() {
+    let disk = disk(image(), false).called("/srv/a.img");
+    let line = |operation: Operation, errno| disk.line(operation, &io::Error::from_raw_os_error(errno));
+    let full = "disk \"/srv/a.img\": write: no space left on device";
+    assert_eq!(line(Operation::Write { durable: false }, FULL), full);
+    assert_eq!(line(Operation::Write { durable: true }, FULL), full);
+    assert_eq!(line(Operation::Read, IO), "disk \"/srv/a.img\": read: input/output error");
+    assert_eq!(line(Operation::Sync, IO), "disk \"/srv/a.img\": flush: input/output error");
+}
+
 fn image() -> File {
     let file = tempfile::tempfile().unwrap();
     file.set_len(8 * 512).unwrap();

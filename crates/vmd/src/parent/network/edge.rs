@@ -71,7 +71,7 @@ impl Edge {
                 Action::Close => fds.clear(),
                 Action::Switch(name, made) => happened.push(Event::SwitchMade(name, made)),
                 Action::NoTap(run, nic, failure) => happened.push(Event::TapMade(run, nic, Err(failure))),
-                Action::Warn(text) => log::warn!("{text}"),
+                Action::Warn(text) => sys::guest_log!(Warn, "{text}"),
             }
         }
         happened

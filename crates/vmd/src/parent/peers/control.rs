@@ -42,7 +42,7 @@ impl Edge {
                 match peer {
                     Ok(peer) => self.connected(conn, Who { uid: peer.uid, gid: peer.gid, groups: peer.groups }),
                     Err(error) => {
-                        log::warn!("credentials of a client: {error}");
+                        sys::guest_log!(Warn, "credentials of a client: {error}");
                         self.tell_control(&control::ToControl::Disconnect { conn });
                     }
                 }
@@ -67,7 +67,7 @@ impl Edge {
 
     fn connected(&mut self, conn: ConnId, who: Who) {
         if let Err(why) = who.may_connect(self.clients.values()) {
-            log::warn!("{why}");
+            sys::log::by_user(log::Level::Warn, who.uid, format_args!("{why}"));
             return self.tell_control(&control::ToControl::Disconnect { conn });
         }
         self.clients.insert(conn, who);

@@ -33,5 +33,5 @@ impl Edge {
 
 fn print_line(prefix: &str, line: &sys::logpipe::Line) {
     let (origin, text) = line.origin(prefix);
-    sys::log::relay(line.level, origin, format_args!("{text}"));
+    sys::log::relay(line.level, prefix, origin, format_args!("{text}"));
 }

@@ -78,7 +78,7 @@ impl<Tx: Message, Rx: Message> Peer<Tx, Rx> {
 
     /// False when it did not take it; its loss is then told by its channel.
     pub fn tell(&mut self, message: &Tx, fds: Vec<OwnedFd>) -> bool {
-        let sent = self.channel.send(message, fds).map_err(|error| log::error!("{}: {error}", self.name));
+        let sent = self.channel.send(message, fds).map_err(|error| sys::guest_log!(Error, "{}: {error}", self.name));
         sent.is_ok()
     }
 }

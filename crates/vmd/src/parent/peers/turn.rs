@@ -68,7 +68,7 @@ impl<Tx: Message, Rx: Message> Peer<Tx, Rx> {
             Ok(Received::Empty) => Heard::Nothing,
             Ok(Received::Closed) => Heard::Lost,
             Err(error) => {
-                log::error!("{}: {error}", self.name);
+                sys::guest_log!(Error, "{}: {error}", self.name);
                 Heard::Lost
             }
         }

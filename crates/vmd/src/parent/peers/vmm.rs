@@ -61,7 +61,9 @@ impl Edge {
         }
         for (vm, pid) in self.registry.running() {
             if running.get(&vm) != Some(&pid) {
-                log::warn!("vm {vm} should be running as pid {pid}, but vmm reports {:?}", running.get(&vm));
+                let reported =
+                    running.get(&vm).map_or_else(|| "that it does not run".to_owned(), |pid| format!("pid {pid}"));
+                sys::guest_log!(Warn, "vm {vm} should be running as pid {pid}, but vmm reports {reported}");
             }
         }
     }

@@ -10,6 +10,7 @@ use model::{Disk, DiskFormat, MAX_CPUS, MemorySize, Nic, Text, VmName};
 use proto::client::{NicArg, Start};
 use proto::{Code, Failure};
 
+use super::Action;
 use super::access::Who;
 use super::cards::{Card, card_of};
 use crate::parent::accounts::names::Names;
@@ -27,6 +28,14 @@ pub struct Definition {
     pub from_config: bool,
     /// The user who made it, and whose rights open its disks; nobody where root did.
     pub user: Option<Who>,
+}
+
+impl Definition {
+    /// Makes lines of the log that are of it.
+    pub fn logger(&self) -> impl Fn(log::Level, String) -> Action + use<> {
+        let (name, user) = (self.vm.name.clone(), self.user.as_ref().map(|who| who.uid));
+        move |level, text| Action::LogOf(name.clone(), user, level, text)
+    }
 }
 
 impl Deref for Definition {

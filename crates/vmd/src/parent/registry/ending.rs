@@ -42,20 +42,20 @@ impl Registry {
             Life::Stopping { .. } => true,
             Life::Waiting | Life::Stopped | Life::Preparing(_) | Life::Launching { .. } => return,
         };
-        let name = vm.definition.name.clone();
+        let (name, log) = (vm.definition.name.clone(), vm.definition.logger());
         let (level, how) = match &end {
             End::PoweredOff => (log::Level::Info, "ended".to_owned()),
             End::Rebooted => (log::Level::Info, "rebooted".to_owned()),
             End::Failed(failure) => (log::Level::Error, format!("failed: {failure}")),
         };
-        out.push(Action::LogOf(name.clone(), level, format!("vm \"{name}\" (vm {id}) {how}")));
+        out.push(log(level, format!("vm \"{name}\" (vm {id}) {how}")));
         let again = end == End::Rebooted && !stopping && !ending && vm.boot_device.is_none();
         if again && vm.definition.boot.is_some() {
             return self.reboot(id, now, out);
         }
         if again {
             let text = format!("vm \"{name}\" is not started again: its kernel came with vmctl start -b, for one boot");
-            out.push(Action::LogOf(name, log::Level::Info, text));
+            out.push(log(log::Level::Info, text));
         }
         self.settle(id, out);
     }

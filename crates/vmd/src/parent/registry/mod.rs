@@ -207,8 +207,8 @@ pub enum Action {
     Answer(Asked, Reply),
     /// Tell the log, at a level, about a VM.
     Log(log::Level, String),
-    /// Tell the log of a VM.
-    LogOf(VmName, log::Level, String),
+    /// Tell the log of a VM, and of the user who made it where that is not root.
+    LogOf(VmName, Option<u32>, log::Level, String),
     /// How much everybody logs.
     Verbose(bool),
     /// Nothing runs any more: end the daemon.

@@ -39,8 +39,8 @@ impl Registry {
             if let Life::Running { paused, .. } = &mut vm.life {
                 *paused = *still;
             }
-            let name = vm.definition.name.clone();
-            out.push(Action::LogOf(name, log::Level::Info, format!("{} vm {id} successfully", order.done())));
+            let log = vm.definition.logger();
+            out.push(log(log::Level::Info, format!("{} vm {id} successfully", order.done())));
         }
         let Some(asked) = asked else { return };
         let reply = result.map_or_else(Reply::Failed, |_| Reply::Accepted { id: id.0 });

@@ -116,8 +116,8 @@ impl Plan {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let name = &vm.definition.name;
-        out.extend(self.warnings.into_iter().map(|text| Action::LogOf(name.clone(), log::Level::Warn, text)));
+        let log = vm.definition.logger();
+        out.extend(self.warnings.into_iter().map(|text| log(log::Level::Warn, text)));
         out.push(Action::MakeConsole(run, vm.definition.owner));
         let mut files: BTreeSet<File> = self.files.iter().map(|(file, ..)| *file).collect();
         files.insert(File::Kernel); // also one that a client gave is looked at by the probe

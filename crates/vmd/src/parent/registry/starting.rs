@@ -118,9 +118,9 @@ impl Registry {
                 vm.life = Life::Running { pid, paused: false };
                 vm.started = started;
                 let tty = vm.tty.clone().unwrap_or_default();
-                let name = vm.definition.name.clone();
-                let text = format!("started {name} (vm {id}) successfully, tty {tty}");
-                out.push(Action::LogOf(name, log::Level::Info, text));
+                let definition = &vm.definition;
+                let text = format!("started {} (vm {id}) successfully, tty {tty}", definition.name);
+                out.push(definition.logger()(log::Level::Info, text));
                 out.extend(starter.map(|asked| Action::Answer(asked, Reply::Started { id: id.0, tty })));
                 if let Some(how) = stop {
                     self.stop_for_good(id, how, out);
@@ -161,9 +161,9 @@ impl Registry {
     }
 
     fn fail_start(&mut self, id: VmId, starter: Option<Asked>, failure: Failure, out: &mut Vec<Action>) {
-        if let Some(name) = self.vm(id).map(|vm| vm.definition.name.clone()) {
-            let text = format!("failed to start vm \"{name}\": {failure}");
-            out.push(Action::LogOf(name, log::Level::Error, text));
+        if let Some(Vm { definition, .. }) = self.vm(id) {
+            let text = format!("failed to start vm \"{}\": {failure}", definition.name);
+            out.push(definition.logger()(log::Level::Error, text));
         }
         out.extend(starter.map(|asked| Action::Answer(asked, Reply::Failed(failure))));
         self.settle(id, out);
@@ -282,8 +282,12 @@ fn balloon_of(vm: &Vm) -> Option<Device> {
 fn disk_of(vm: &Vm, number: u8, disk: &Disk) -> Device {
     // The number first: a long name is cut, and the guest tells its disks apart by this.
     let serial = Text::cut(&format!("disk{number}-{}", vm.definition.name));
+    let called = disk.path.clone();
     Device {
-        spec: Spec { number, told: Told::Blk(device::Blk { format: disk.format.kind, read_only: false, serial }) },
+        spec: Spec {
+            number,
+            told: Told::Blk(device::Blk { format: disk.format.kind, read_only: false, serial, called }),
+        },
         outside: false,
     }
 }

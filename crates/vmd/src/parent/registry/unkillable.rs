@@ -28,7 +28,7 @@ impl Registry {
                 found.what, found.pid
             );
             out.push(match vm {
-                Some(vm) => Action::LogOf(vm.definition.name.clone(), Level::Warn, text),
+                Some(vm) => vm.definition.logger()(Level::Warn, text),
                 None => Action::Log(Level::Warn, text),
             });
             self.unkillable.push(found);

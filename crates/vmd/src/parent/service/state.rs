@@ -53,7 +53,7 @@ pub fn lock_file() -> io::Result<File> {
 /// Keeps them. A daemon that can't does without.
 pub fn keep_ids(ids: &Ids) {
     if let Err(error) = make_place().and_then(|()| replace(&text_of(ids))) {
-        log::warn!("{IDS}: {}; VMs may have other numbers when vmd is started again", plain(&error));
+        sys::guest_log!(Warn, "{IDS}: {}; VMs may have other numbers when vmd is started again", plain(&error));
     }
 }
 

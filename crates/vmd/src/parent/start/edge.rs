@@ -70,7 +70,7 @@ impl Edge {
         };
         let files = self.openers.get(&errand).map(|(_, files)| files);
         let Some(file) = files.and_then(|files| files.get(usize::from(index))).copied() else {
-            return log::error!("opener: an answer came to a request that was not made");
+            return sys::guest_log!(Error, "opener: an answer came to a request that was not made");
         };
         let kept = opened.and_then(|fds| self.keep(fds)).map(|fd| {
             if let (Some(fd), Some(holdings)) = (fd, self.holdings.get_mut(&run.vm)) {
@@ -199,7 +199,7 @@ impl Edge {
             self.holdings.entry(vm).and_modify(Holdings::keep_for_reboot);
         } else if let Some(held) = self.holdings.remove(&vm) {
             if let Err(error) = held.take_console_back() {
-                log::warn!("take the console of vm {vm} back: {}", proto::failure::plain(&error));
+                sys::guest_log!(Warn, "take the console of vm {vm} back: {}", proto::failure::plain(&error));
             }
             let Holdings { taps, outside, .. } = held;
             drop(taps);

@@ -67,7 +67,7 @@ impl Host {
     pub fn ignore_routers_on(&self, interface: &IfName) {
         let path = format!("/proc/sys/net/ipv6/conf/{interface}/accept_ra");
         match std::fs::write(&path, "0") {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("{path}: {error}"),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => sys::guest_log!(Warn, "{path}: {error}"),
             Ok(()) | Err(_) => {}
         }
     }
@@ -88,7 +88,8 @@ impl Host {
         };
         let servers = resolvers::first_within_reach(resolvers::FILES.into_iter().filter_map(read));
         if servers.is_empty() {
-            log::warn!(
+            sys::guest_log!(
+                Warn,
                 "vm \"{}\": the host has no DNS server that a guest can reach: the guest is told the host's own address",
                 launch.vm.name
             );
@@ -114,7 +115,8 @@ impl Host {
     pub fn vm_user(&self, launch: &Launch) -> Option<u32> {
         let user = self.users.as_ref().and_then(|_| sys::vm_users::free_one(launch.vm.vm.0));
         if user.is_none() && self.users.is_some() {
-            log::warn!("vm \"{}\": processes have all users that it may have: it runs as vmd's", launch.vm.name);
+            let name = &launch.vm.name;
+            sys::guest_log!(Warn, "vm \"{name}\": processes have all users that it may have: it runs as vmd's");
         }
         user
     }
@@ -143,7 +145,7 @@ impl Host {
                 Some(fd)
             }
             Err(error) => {
-                log::warn!("cgroup of vm {vm}: {error}; its processes are tracked by their pidfds alone");
+                sys::guest_log!(Warn, "cgroup of vm {vm}: {error}; its processes are tracked by their pidfds alone");
                 None
             }
         }

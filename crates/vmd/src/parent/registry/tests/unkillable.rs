@@ -18,7 +18,7 @@ fn listed(f: &mut Fixture) -> Vec<(u32, u32)> {
 
 fn warned(actions: &[Action]) -> usize {
     let is =
-        |action: &&Action| matches!(action, Action::Log(log::Level::Warn, _) | Action::LogOf(_, log::Level::Warn, _));
+        |action: &&Action| matches!(action, Action::Log(log::Level::Warn, _) | Action::LogOf(.., log::Level::Warn, _));
     actions.iter().filter(is).count()
 }
 
