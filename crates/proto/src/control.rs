@@ -6,6 +6,9 @@ use crate::channel::Message;
 use crate::client::{Reply, Request};
 use crate::names::{ConnId, RequestId};
 
+/// Connections of one user, root apart.
+pub const MAX_CONNECTIONS: usize = 64;
+
 /// What control says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToParent {

@@ -245,8 +245,9 @@ pub const CHANNEL: Group =
 /// Connecting to a socket of the Unix domain that has a name.
 pub const CONNECT: Group = group("connect").of(&[when(libc::SYS_socket, is(0, AF_UNIX)), any(libc::SYS_connect)]);
 
-/// New connections of a listening socket.
-pub const ACCEPT: Group = group("accept").of(&[any(libc::SYS_accept4)]);
+/// New connections of a listening socket, and whose they are.
+pub const ACCEPT: Group = group("accept")
+    .of(&[any(libc::SYS_accept4), when2(libc::SYS_getsockopt, is(1, SOL_SOCKET), is(2, libc::SO_PEERCRED))]);
 
 /// A listening socket of the Unix domain, and who a peer is.
 pub const LISTEN: Group = group("listen").of(&[

@@ -208,7 +208,7 @@ pub const CONTROL: Promise = Promise {
         EVENTS,  // its loop
         SIGNALS, //
         CHANNEL, // clients and the parent
-        ACCEPT,  // clients, from the socket that the parent made
+        ACCEPT,  // clients, from the socket that the parent made; users have so many places each
     ],
     limits: Limits { descriptors: 4096, grows_files: false },
     ..SEALED

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use model::VmName;
 use proto::client::{DiskOperation, Order, Reply, Request, ToClient, ToControl, VERSION, VmRef};
@@ -269,6 +271,58 @@ fn a_thousand_connections_of_one_user_leave_room_for_others() {
         let crowd: Vec<Client> = (0..256).map(|_| greeted()).collect();
         refused(&daemon, &["status"], "vmctl: vmd already serves 256 clients; try again later");
         drop(crowd);
+        quiet.again();
+        ends(daemon);
+    });
+}
+
+/// Bursts of connections that are closed at once, until it is told to stop; how many there were.
+fn floods(stop: &AtomicBool) -> usize {
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        count += (0..400).map(|_| connection()).collect::<Vec<Client>>().len();
+    }
+    count
+}
+
+/// Whether root gets the list.
+fn root_is_served() -> bool {
+    let mut client = connection();
+    let sent = client.send(&ToControl::Hello { version: VERSION }, vec![]);
+    if sent.is_err() || !matches!(client.recv_within(DAEMON), Ok(Received::Message(ToClient::Hello { .. }, _))) {
+        return false;
+    }
+    client.send(&ask(1, Request::List), vec![]).is_ok()
+        && matches!(client.recv_within(DAEMON), Ok(Received::Message(ToClient::Answer { reply: Reply::Vms(_), .. }, _)))
+}
+
+#[test]
+fn who_connects_and_closes_in_a_loop_turns_nobody_away_and_fills_no_log() {
+    apart("socket::who_connects_and_closes_in_a_loop_turns_nobody_away_and_fills_no_log", || {
+        let daemon = Daemon::start_quietly(CONFIGURATION);
+        let quiet = Quiet::of(&daemon);
+        let stop = Arc::new(AtomicBool::new(false));
+        let began = Instant::now();
+        let flood = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || as_stranger(move || floods(&stop))
+        });
+        let mut took: Vec<Duration> = Vec::new();
+        let mut refused = 0;
+        while took.len() < 40 {
+            let asked = Instant::now();
+            refused += usize::from(!root_is_served());
+            took.push(asked.elapsed());
+        }
+        stop.store(true, Ordering::Relaxed);
+        let connections = flood.join().expect("no panic");
+        took.sort();
+        println!("{connections} connections; root's list: median {:?}, worst {:?}", took[20], took[39]);
+        assert_eq!(refused, 0, "root was turned away, of 40 times");
+        let log = daemon.log();
+        let lines = log.lines().filter(|line| line.contains("65534")).count();
+        let windows = usize::try_from(began.elapsed().as_secs() / 10).expect("few") + 2;
+        assert!((1..=20 * windows).contains(&lines), "{lines} lines in the log:\n{log}");
         quiet.again();
         ends(daemon);
     });

@@ -6,17 +6,21 @@
 //!                 +-- wrong version, late, bad ----------+--> gone: the parent is told, the name never comes again
 //! ```
 //!
-//! Nobody here knows who asks, what a request does, or whether it is allowed.
+//! Nobody here knows what a request does, or whether it is allowed. Whose a connection is counts for nothing but how many
+//! places one user may have.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
 use proto::client::{Reply, Request, ToClient, ToControl, VERSION};
+use proto::control::MAX_CONNECTIONS;
 use proto::{Code, ConnId, Failure, RequestId};
 
-/// Clients at a time. More are turned away; the parent, which knows who they are, may end some before.
+/// Clients at a time. More are turned away.
 pub const MAX_CLIENTS: usize = 256;
+/// How many of these places only root may have, so that no number of users keeps it out.
+pub const ROOTS_PLACES: usize = 32;
 /// Requests of one client that the parent has not answered in full; more wait in the client's socket.
 pub const MAX_OPEN_REQUESTS: usize = 8;
 /// What a client may take to say its version: one that never does holds a place.
@@ -29,8 +33,8 @@ pub const CONNECTION: RequestId = RequestId(0);
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A client came.
-    Accepted,
+    /// A client of this user came.
+    Accepted(u32),
     /// A client could not be accepted: no descriptor, no memory.
     AcceptFailed,
     /// A client said something.
@@ -54,8 +58,8 @@ pub enum Event {
 pub enum Action {
     /// The client that came has this name: keep its connection, show it to the parent.
     Admit(ConnId),
-    /// The client that came is one too many: tell it so, close it.
-    TurnAway(Failure),
+    /// The client that came, of this user, is one too many: tell it so, close it.
+    TurnAway(u32, Failure),
     /// Tell a client.
     Tell(ConnId, ToClient),
     /// Hand a request and its descriptors to the parent.
@@ -102,6 +106,8 @@ enum Client {
 #[derive(Debug, Default)]
 pub struct Clients {
     of: BTreeMap<ConnId, Client>,
+    /// Whose they are. Nothing but the number of places depends on it.
+    users: BTreeMap<ConnId, u32>,
     next: u64,
     paused_until: Option<Instant>,
 }
@@ -110,7 +116,7 @@ impl Clients {
     /// One step.
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
         match event {
-            Event::Accepted => vec![self.accepted(now)],
+            Event::Accepted(uid) => vec![self.accepted(uid, now)],
             Event::AcceptFailed => {
                 self.paused_until = Some(now + ACCEPT_PAUSE);
                 vec![]
@@ -148,15 +154,30 @@ impl Clients {
         greetings.chain(self.paused_until).min()
     }
 
-    fn accepted(&mut self, now: Instant) -> Action {
-        if self.of.len() >= MAX_CLIENTS {
-            let text = format!("vmd already serves {MAX_CLIENTS} clients; try again later");
-            return Action::TurnAway(Failure::new(Code::TooMany, text));
+    fn accepted(&mut self, uid: u32, now: Instant) -> Action {
+        if let Some(text) = self.full(uid) {
+            return Action::TurnAway(uid, Failure::new(Code::TooMany, text));
         }
         let conn = ConnId(self.next);
         self.next += 1; // one a nanosecond would last 584 years
         self.of.insert(conn, Client::Greeting { until: now + GREETING_TIME });
+        self.users.insert(conn, uid);
         Action::Admit(conn)
+    }
+
+    /// Why a user has no place, before anything is done for the connection.
+    fn full(&self, uid: u32) -> Option<String> {
+        let places = if uid == 0 { MAX_CLIENTS } else { MAX_CLIENTS - ROOTS_PLACES };
+        let users = self.users.values();
+        let (all, own) = match uid {
+            0 => (self.of.len(), 0),
+            _ => (users.clone().filter(|user| **user != 0).count(), users.filter(|user| **user == uid).count()),
+        };
+        if own >= MAX_CONNECTIONS {
+            return Some(format!("uid {uid} has {own} connections; one more is refused"));
+        }
+        let full = all >= places || self.of.len() >= MAX_CLIENTS;
+        full.then(|| format!("vmd already serves {places} clients; try again later"))
     }
 
     fn said(&mut self, conn: ConnId, message: ToControl) -> Vec<Action> {
@@ -230,6 +251,7 @@ impl Clients {
         if self.of.remove(&conn).is_none() {
             return vec![];
         }
+        self.users.remove(&conn);
         self.paused_until = None; // its descriptor is free now
         vec![Action::End(conn, why)]
     }

@@ -10,7 +10,7 @@ use proto::client::{Reply, ToClient, ToControl as FromClient};
 use proto::control::{ToControl, ToParent};
 use proto::{Channel, ConnId, Received};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
-use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
+use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown, sockopt};
 use sys::event::{Interest, Loop, Ready};
 
 use super::clients::{Action, CONNECTION, Clients, Event};
@@ -113,7 +113,7 @@ impl Edge {
                 break;
             }
             match self.take() {
-                Ok(socket) => self.handle(Event::Accepted, socket),
+                Ok((uid, socket)) => self.handle(Event::Accepted(uid), socket),
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
@@ -124,13 +124,15 @@ impl Edge {
         }
     }
 
-    /// The next client's socket, twice. It is taken when there is room for both: with room for one it would be lost.
-    fn take(&self) -> rustix::io::Result<Vec<OwnedFd>> {
+    /// The next client's user, and its socket, twice. It is taken when there is room for both: with room for one it would be
+    /// lost.
+    fn take(&self) -> rustix::io::Result<(u32, Vec<OwnedFd>)> {
         let room = fcntl_dupfd_cloexec(&self.listener, 0)?;
         let socket = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         drop(room);
+        let uid = sockopt::socket_peercred(&socket)?.uid.as_raw();
         let shown = fcntl_dupfd_cloexec(&socket, 0)?;
-        Ok(vec![shown, socket])
+        Ok((uid, vec![shown, socket]))
     }
 
     fn hear_client(&mut self, conn: ConnId, ready: &Ready<Token>) {
@@ -183,8 +185,8 @@ impl Edge {
                 }
                 self.connections.insert(conn, Connection { channel, watched: Interest::Read });
             }
-            Action::TurnAway(failure) => {
-                sys::guest_log!(Warn, "a client was turned away: {failure}");
+            Action::TurnAway(uid, failure) => {
+                sys::log::by_user(log::Level::Warn, uid, format_args!("a client was turned away: {failure}"));
                 let last = ToClient::Answer { id: CONNECTION, reply: Reply::Failed(failure) };
                 // It may be gone already.
                 let _ = fds.pop().map(|socket| Channel::<_, FromClient>::new(socket).send(&last, vec![]));

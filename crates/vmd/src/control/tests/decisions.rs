@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use proto::client::{Reply, Request, ToClient, ToControl as FromClient, VERSION, VmRef};
+use proto::control::MAX_CONNECTIONS;
 use proto::{Code, ConnId, RequestId};
 
-use crate::control::clients::{ACCEPT_PAUSE, Action, CONNECTION, Clients, Event, GREETING_TIME, Why};
+use crate::control::clients::{ACCEPT_PAUSE, Action, CONNECTION, Clients, Event, GREETING_TIME, ROOTS_PLACES, Why};
 
 fn accepted(clients: &mut Clients, now: Instant) -> ConnId {
-    match clients.handle(Event::Accepted, now).as_slice() {
+    match clients.handle(Event::Accepted(0), now).as_slice() {
         [Action::Admit(conn)] => *conn,
         other => panic!("not admitted: {other:?}"),
     }
@@ -135,4 +136,37 @@ fn who_waits_for_the_end_hears_that_it_is_under_way_and_then_of_the_end() {
         let told = ToClient::Answer { id: RequestId(1), reply: reply.clone() };
         assert_eq!(clients.handle(Event::Answer(conn, RequestId(1), reply), now), [Action::Tell(conn, told)]);
     }
+}
+
+/// What becomes of the next client of a user.
+fn comes(clients: &mut Clients, uid: u32) -> Result<(), String> {
+    match clients.handle(Event::Accepted(uid), Instant::now()).as_slice() {
+        [Action::Admit(_)] => Ok(()),
+        [Action::TurnAway(of, failure)] if *of == uid => Err(failure.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_user_has_so_many_places_and_all_users_together_leave_some_to_root() {
+    let mut clients = Clients::default();
+    let admitted = |clients: &mut Clients, uid| (0..1000).filter(|_| comes(clients, uid).is_ok()).count();
+    assert_eq!(admitted(&mut clients, 1000), MAX_CONNECTIONS);
+    assert_eq!(comes(&mut clients, 1000), Err("uid 1000 has 64 connections; one more is refused".to_owned()));
+    assert_eq!([1001, 1002, 1003, 1004].map(|uid| admitted(&mut clients, uid)), [64, 64, 32, 0]);
+    assert_eq!(comes(&mut clients, 1004), Err("vmd already serves 224 clients; try again later".to_owned()));
+    assert_eq!(admitted(&mut clients, 0), ROOTS_PLACES);
+    assert_eq!(comes(&mut clients, 0), Err("vmd already serves 256 clients; try again later".to_owned()));
+    // Who leaves makes room.
+    clients.handle(Event::Left(ConnId(0)), Instant::now());
+    assert_eq!((comes(&mut clients, 1004), comes(&mut clients, 1000).is_err()), (Ok(()), true));
+}
+
+#[test]
+fn what_root_has_takes_no_user_a_place_but_the_last_ones() {
+    let mut clients = Clients::default();
+    (0..ROOTS_PLACES).for_each(|_| comes(&mut clients, 0).unwrap());
+    assert_eq!(comes(&mut clients, 1000), Ok(()));
+    while comes(&mut clients, 0).is_ok() {}
+    assert!(comes(&mut clients, 1001).is_err());
 }

@@ -27,7 +27,7 @@ fn event() -> impl Strategy<Value = Event> {
         Just(Reply::Failed(Failure::new(proto::Code::Io, "x"))),
     ];
     prop_oneof![
-        3 => Just(Event::Accepted),
+        3 => Just(Event::Accepted(0)),
         1 => Just(Event::AcceptFailed),
         4 => conn().prop_map(|conn| Event::Said(conn, FromClient::Hello { version: VERSION })),
         1 => conn().prop_map(|conn| Event::Said(conn, FromClient::Hello { version: 99 })),
@@ -58,7 +58,7 @@ impl Seen {
                 assert!(self.live.insert(*conn, false).is_none(), "{conn:?} came twice");
                 assert!(self.live.len() <= MAX_CLIENTS);
             }
-            Action::TurnAway(_) => assert_eq!(self.live.len(), MAX_CLIENTS),
+            Action::TurnAway(..) => assert_eq!(self.live.len(), MAX_CLIENTS),
             Action::Tell(conn, message) => self.told(*conn, message, event),
             Action::Forward(conn, id, request) => {
                 assert_eq!(self.live.get(conn), Some(&true), "no version before a request");
@@ -129,7 +129,7 @@ proptest! {
     fn places_are_never_exceeded(arrivals in 0usize..600, leave in prop::collection::btree_set(0u64..300, 0..40)) {
         let (mut clients, mut seen, now) = (Clients::default(), Seen::default(), Instant::now());
         let left = leave.into_iter().map(|conn| Event::Left(ConnId(conn)));
-        let events = std::iter::repeat_n(Event::Accepted, arrivals).chain(left).chain([Event::Accepted]);
+        let events = std::iter::repeat_n(Event::Accepted(0), arrivals).chain(left).chain([Event::Accepted(0)]);
         for event in events {
             for action in clients.handle(event.clone(), now) {
                 seen.check(&event, &action);

@@ -1,9 +1,7 @@
 //! Who may do what (openbsd/daemon.md, 5.2). Pure; who asks was read by the parent from the connection itself.
 
 use model::Owner;
-
-/// Connections of one user, root apart. Control has places for 256 in all.
-pub const MAX_CONNECTIONS: usize = 64;
+use proto::control::MAX_CONNECTIONS;
 
 /// A user has all the connections that one may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +33,8 @@ impl Who {
         self.is_root() || self.uid == owner.uid || owner.gid.is_some_and(|gid| self.is_in(gid))
     }
 
-    /// May connect beside these, who are connected: control's places are for all users.
+    /// May connect beside these, who are connected: control's places are for all users. Control says so before; this is for
+    /// one that is taken over.
     pub fn may_connect<'a>(&self, connected: impl Iterator<Item = &'a Who>) -> Result<(), TooManyConnections> {
         let held = connected.filter(|other| other.uid == self.uid).count();
         if held >= MAX_CONNECTIONS && !self.is_root() {

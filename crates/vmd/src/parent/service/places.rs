@@ -14,8 +14,9 @@ use crate::parent::Fatal;
 
 /// Held, locked, by the daemon that runs.
 const LOCK_PATH: &str = "/run/vmd.pid";
-/// Clients that wait to be accepted; more wait in the kernel's own time.
-const BACKLOG: i32 = 64;
+/// Clients that wait to be accepted, first come, first served; one beyond waits for a place that another may take first. Not
+/// more, since who comes last waits for all of them to be turned away.
+const BACKLOG: i32 = 1024;
 
 /// Who runs, for those who ask by its name.
 #[derive(Debug)]
