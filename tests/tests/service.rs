@@ -107,7 +107,7 @@ fn the_unit_leaves_the_daemon_its_time_and_its_cgroups() {
     assert!(manual.contains(&format!("{GRACE_S} seconds")), "the manual gives another time than this test knows");
     assert_eq!(settings(&unit, "Install", "WantedBy"), ["multi-user.target"]);
     for line in unit.lines() {
-        assert!(!line.contains('@'), "a place that was not filled in: {line}");
+        assert!(!line.contains("@PREFIX"), "a place that was not filled in: {line}");
     }
 }
 
@@ -132,6 +132,80 @@ fn everything_that_a_host_needs_is_installed() {
     for program in ["usr/sbin/vmd", "usr/bin/vmctl"] {
         assert!(root.path().join(program).is_file(), "{program}");
     }
+}
+
+/// What systemd-analyze(1) says at most of how much the unit exposes, as vmd(8) has it: 10 is everything.
+const EXPOSURE: &str = "6.0";
+
+#[test]
+fn the_unit_bounds_what_the_daemon_may_do_and_lets_it_do_its_work() {
+    let root = installed();
+    let unit = fs::read_to_string(root.path().join("usr/lib/systemd/system/vmd.service")).expect("a unit");
+    let all = |name| settings(&unit, "Service", name).join(" ");
+    assert!(all("TasksMax").parse::<u32>().is_ok_and(|most| most >= 16384), "a bound, and room for hundreds of VMs");
+    assert_eq!(all("MemoryMax") + &all("MemoryHigh"), "", "guests' memory is vm.conf's to give");
+    // The first process gives up all capabilities but these itself, and works with them.
+    let capability = |name: &str| {
+        let known = name.strip_prefix("CAP_").and_then(sandbox::promise::Capabilities::from_name);
+        known.unwrap_or_else(|| panic!("{name}"))
+    };
+    let bounding = all("CapabilityBoundingSet").split_whitespace().map(capability).collect();
+    assert_eq!(sandbox::promise::PARENT.keeps, bounding);
+    for name in ["NoNewPrivileges", "MemoryDenyWriteExecute", "LockPersonality", "RestrictRealtime", "RestrictSUIDSGID"]
+    {
+        assert_eq!(all(name), "yes", "{name}");
+    }
+    assert_eq!(all("RestrictAddressFamilies"), "AF_UNIX AF_NETLINK AF_INET AF_INET6");
+    assert_eq!(all("DeviceAllow"), "/dev/kvm rw /dev/net/tun rw /dev/sev rw block-* rw");
+    // VMs would not run: paths are hidden or protected, cgroups can't be made, or clone3(2) is refused.
+    let hiding = ["ProtectHome", "ProtectSystem", "PrivateTmp", "PrivateDevices", "PrivateMounts", "ReadOnlyPaths"];
+    let others = ["ProtectControlGroups", "ProtectKernelTunables", "PrivateNetwork", "RestrictNamespaces", "User"];
+    for name in hiding.into_iter().chain(others) {
+        assert_eq!(all(name), "", "{name}");
+    }
+    let manual = fs::read_to_string(artefacts::project().join("man/vmd.8")).expect("a manual");
+    assert!(manual.contains(&format!("gives it {EXPOSURE} ")), "the manual has another figure");
+    if Path::new("/usr/bin/systemd-analyze").exists() {
+        let file = root.path().join("vmd.service");
+        fs::write(&file, &unit).expect("it is ours");
+        let analyze = ["security", "--offline=true", "--no-pager"];
+        let output = Command::new("systemd-analyze").args(analyze).arg(&file).output().expect("it can be run");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let (_, figure) = said.rsplit_once("vmd.service: ").unwrap_or_else(|| panic!("{said}"));
+        let figure = figure.split_whitespace().next().and_then(|figure| figure.parse::<f32>().ok());
+        let most = EXPOSURE.parse().expect("a number");
+        assert!(figure.is_some_and(|figure| figure <= most), "{said}");
+    }
+}
+
+/// The daemon as the unit has it started: with these capabilities alone, and nothing to gain.
+#[test]
+fn with_the_capabilities_of_the_unit_the_daemon_serves() {
+    apart("with_the_capabilities_of_the_unit_the_daemon_serves", || {
+        let root = installed();
+        let unit = fs::read_to_string(root.path().join("usr/lib/systemd/system/vmd.service")).expect("a unit");
+        let names = settings(&unit, "Service", "CapabilityBoundingSet").join(" ").to_lowercase();
+        let kept: Vec<String> = names.split_whitespace().map(|name| name.replacen("cap_", "+", 1)).collect();
+        let socket = UnixDatagram::bind("/run/notify").expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_secs(120))).expect("a deadline");
+        let conf = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(conf.path(), "switch \"uplink\" {\n\tinterface bridge0\n}\n").expect("it is ours");
+        let mut vmd = Command::new("setpriv")
+            .args(["--no-new-privs", "--inh-caps=-all", &format!("--bounding-set=-all,{}", kept.join(",")), "--"])
+            .arg(artefacts::vmd())
+            .args(["-d", "-f"])
+            .arg(conf.path())
+            .env("NOTIFY_SOCKET", "/run/notify")
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("setpriv can be run");
+        told(&socket, "READY=1");
+        let vmctl = Command::new(artefacts::vmctl()).arg("status").output().expect("it can be run");
+        let said = String::from_utf8_lossy(&vmctl.stdout);
+        assert!(said.starts_with(testkit::status::HEADER), "{said}{}", String::from_utf8_lossy(&vmctl.stderr));
+        kill_process(Pid::from_child(&vmd), Signal::TERM).expect("it runs");
+        assert!(vmd.wait().expect("it ends").success());
+    });
 }
 
 /// Systemd's own words about the files, where it is installed: `make test` installs it.
