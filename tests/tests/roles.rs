@@ -45,6 +45,7 @@ const HOLDS: [(&str, &[(&str, usize)]); 8] = [
             ("pipe", 5),              // logs of control, priv, agentx, vmm, and of the VM
             ("vmd", 1),               // its own executable
             ("/run/vmd.pid", 1),      // locked
+            ("names", 1),             // in /run: whether the socket's goes
             ("/var/lib/vmd/lock", 1), // the same, against a second daemon
             ("network", 1),           // the name space, for the same
             ("cgroup", 2),            // of vmm and of the VM
@@ -196,6 +197,7 @@ fn kind(target: &str) -> String {
         ("net:", "network"),
         ("user:", "user"),
         ("anon_inode:[eventpoll]", "epoll"),
+        ("anon_inode:inotify", "names"),
         ("anon_inode:[eventfd]", "eventfd"),
         ("anon_inode:[signalfd]", "signals"),
         ("anon_inode:[timerfd]", "timer"),

@@ -45,6 +45,8 @@ pub enum ToControl {
         /// The answer.
         reply: Reply,
     },
+    /// The control socket was made anew; the new one is attached. Nobody comes to the old one any more.
+    Listen,
     /// End this connection.
     Disconnect {
         /// Which.
@@ -70,6 +72,7 @@ impl Message for ToParent {
 impl Message for ToControl {
     fn fds(&self) -> usize {
         match self {
+            ToControl::Listen => 1,
             ToControl::Answer { .. } | ToControl::Disconnect { .. } | ToControl::Verbose { .. } => 0,
         }
     }

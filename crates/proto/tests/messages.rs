@@ -150,6 +150,7 @@ fn control_and_parent() {
     travel(1, [ToParent::Connected { conn }].into_iter().chain(files).collect());
     let answers = replies().into_iter().map(|reply| ToControl::Answer { conn, id: RequestId(9), reply });
     let others = [ToControl::Disconnect { conn }, ToControl::Verbose { debug: true }];
+    travel(1, vec![ToControl::Listen]);
     travel(0, others.into_iter().chain(answers).collect());
 }
 

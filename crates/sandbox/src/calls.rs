@@ -258,6 +258,9 @@ pub const LISTEN: Group = group("listen").of(&[
     when2(libc::SYS_getsockopt, is(1, SOL_SOCKET), is(2, libc::SO_PEERGROUPS)),
 ]);
 
+/// A directory whose names are watched.
+pub const NAMES: Group = group("names").of(&[any(libc::SYS_inotify_init1), any(libc::SYS_inotify_add_watch)]);
+
 /// Other processes: made from a descriptor of their executable, watched by pidfd, ended, reaped.
 pub const SPAWN: Group = group("spawn").of(&[
     when(libc::SYS_clone, is(0, libc::CLONE_PIDFD | libc::SIGCHLD))

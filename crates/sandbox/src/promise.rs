@@ -6,8 +6,9 @@
 
 use crate::calls::{
     ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, GUEST_MEMORY, Group, IPV6_SETTINGS, KILL,
-    KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEMORY, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PRIORITY, PUNCH, RESOLVE, SETIDS,
-    SIGNALS, SPAWN, STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP, VM_USERS, WIRES,
+    KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEMORY, NAMES, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PRIORITY, PUNCH, RESOLVE,
+    SETIDS, SIGNALS, SPAWN, STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP, VM_USERS,
+    WIRES,
 };
 pub use rustix::thread::CapabilitySet as Capabilities;
 /// Which namespaces a role makes for itself.
@@ -134,7 +135,8 @@ pub const PARENT: Promise = Promise {
         MEMORY,       // the heap
         EVENTS,       // its loop
         CHANNEL,      // messages with its children, descriptors passed
-        LISTEN,       // makes the control socket; asks a connection who its peer is
+        LISTEN,       // makes the control socket, also anew; asks a connection who its peer is
+        NAMES,        // whether the control socket's name is removed from under it
         FILES,        // vm.conf, the state directory, cgroups, ptys, /dev/kvm and /dev/net/tun
         CONSOLE,      // the console's pty: raw mode, its slave, its window
         SIGNALS,      // its end, and vm.conf anew

@@ -18,6 +18,7 @@ pub mod lock;
 pub mod log;
 pub mod logpipe;
 pub mod memory;
+pub mod names;
 pub mod netlink;
 pub mod notify;
 pub mod plain;

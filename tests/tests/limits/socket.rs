@@ -1,7 +1,8 @@
 //! The control socket against clients that mean harm or mean nothing: each loses its own connection, nobody else anything.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use model::VmName;
 use proto::client::{DiskOperation, Order, Reply, Request, ToClient, ToControl, VERSION, VmRef};
 use proto::{Channel, Code, MAX_MESSAGE, Received, RequestId};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Pid, Signal, Uid, kill_process};
 use testkit::apart::apart;
 use testkit::daemon::Daemon;
 use testkit::deadline::{self, DAEMON};
@@ -346,5 +347,135 @@ fn starts_that_are_refused_in_a_loop_fill_no_log() {
         let windows = usize::try_from(began.elapsed().as_secs() / 10).expect("few") + 2;
         assert!((1..=20 * windows).contains(&lines), "{lines} lines in the log");
         ends(daemon);
+    });
+}
+
+/// Where the daemon listens.
+const SOCKET: &str = "/run/vmd.sock";
+
+/// The daemon answers at its socket again.
+fn comes_back(daemon: &Daemon) {
+    deadline::until("the daemon to answer at a new socket", DAEMON, || {
+        daemon.vmctl(&["status"]).status.filter(|status| *status == 0)
+    });
+    let socket = fs::symlink_metadata(SOCKET).expect("it is there");
+    assert_eq!((socket.mode() & 0o7777, socket.uid(), socket.gid()), (0o660, 0, nogroup()), "whose it is");
+}
+
+/// What /etc/group calls so.
+fn nogroup() -> u32 {
+    sys::users::group_in_files("nogroup").expect("groups can be read").expect("it is there").gid
+}
+
+/// Descriptors of control, which has the listening socket too.
+fn of_control(daemon: &Daemon) -> usize {
+    daemon.in_role("control").first().expect("it runs").descriptors().len()
+}
+
+#[test]
+fn when_the_sockets_file_goes_it_is_made_anew_and_clients_stay() {
+    apart("socket::when_the_sockets_file_goes_it_is_made_anew_and_clients_stay", || {
+        let daemon = Daemon::start_quietly(CONFIGURATION);
+        let quiet = Quiet::of(&daemon);
+        let controls = of_control(&daemon);
+        let mut witness = greeted();
+        let is_served = |client: &mut Client, number| {
+            client.send(&ask(number, Request::List), vec![]).expect("sent");
+            let answer = client.recv_within(DAEMON);
+            assert!(matches!(answer, Ok(Received::Message(ToClient::Answer { .. }, _))), "{answer:?}");
+        };
+        fs::remove_file(SOCKET).expect("root may");
+        comes_back(&daemon);
+        is_served(&mut witness, 1);
+        fs::rename(SOCKET, "/run/elsewhere").expect("root may");
+        comes_back(&daemon);
+        is_served(&mut witness, 2);
+        let old =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket");
+        let elsewhere = SocketAddrUnix::new("/run/elsewhere").expect("an address");
+        assert_eq!(connect(&old, &elsewhere), Err(rustix::io::Errno::CONNREFUSED), "the old one leads nowhere");
+        fs::remove_file("/run/elsewhere").expect("it is still there");
+        // One whose connection control has not taken when the file goes.
+        let control =
+            daemon.in_role("control").first().and_then(|it| i32::try_from(it.pid).ok()).and_then(Pid::from_raw);
+        let control = control.expect("it runs");
+        kill_process(control, Signal::STOP).expect("it is ours");
+        let mut early = connection();
+        early.send(&ToControl::Hello { version: VERSION }, vec![]).expect("sent");
+        fs::remove_file(SOCKET).expect("root may");
+        deadline::until("a new socket", DAEMON, || fs::symlink_metadata(SOCKET).ok());
+        kill_process(control, Signal::CONT).expect("it is ours");
+        let hello = early.recv_within(DAEMON);
+        assert!(matches!(hello, Ok(Received::Message(ToClient::Hello { .. }, _))), "{hello:?}");
+        is_served(&mut early, 1);
+        is_served(&mut witness, 3);
+        // A control that is started again has the new one.
+        kill_process(control, Signal::KILL).expect("it is ours");
+        comes_back(&daemon);
+        drop((witness, early));
+        quiet.again();
+        deadline::until("control to hold what it held", DAEMON, || (of_control(&daemon) == controls).then_some(()));
+        ends(daemon);
+    });
+}
+
+#[test]
+fn a_socket_that_is_removed_in_a_loop_takes_nothing_and_fills_no_log() {
+    apart("socket::a_socket_that_is_removed_in_a_loop_takes_nothing_and_fills_no_log", || {
+        let daemon = Daemon::start_quietly(CONFIGURATION);
+        let quiet = Quiet::of(&daemon);
+        let controls = of_control(&daemon);
+        let began = Instant::now();
+        for _ in 0..200 {
+            let old = fs::symlink_metadata(SOCKET).expect("it is there").ino();
+            fs::remove_file(SOCKET).expect("root may");
+            deadline::until("a new socket", DAEMON, || {
+                fs::symlink_metadata(SOCKET).ok().filter(|new| new.ino() != old)
+            });
+        }
+        comes_back(&daemon);
+        let log = daemon.log();
+        let lines = log.lines().filter(|line| line.contains(SOCKET)).count();
+        let windows = usize::try_from(began.elapsed().as_secs() / 10).expect("few") + 2;
+        assert!((1..=5 * windows).contains(&lines), "{lines} lines in the log:\n{log}");
+        quiet.again();
+        deadline::until("control to hold what it held", DAEMON, || (of_control(&daemon) == controls).then_some(()));
+        ends(daemon);
+    });
+}
+
+#[test]
+fn what_takes_the_sockets_name_is_told_once_left_alone_and_followed_by_a_new_socket() {
+    apart("socket::what_takes_the_sockets_name_is_told_once_left_alone_and_followed_by_a_new_socket", || {
+        let daemon = Daemon::start_quietly(CONFIGURATION);
+        let quiet = Quiet::of(&daemon);
+        let mut witness = greeted();
+        let told = "control socket /run/vmd.sock: another file has its name; remove it, and vmd listens there again";
+        for round in 1..=3 {
+            fs::write("/run/other", "mine").expect("root may");
+            fs::rename("/run/other", SOCKET).expect("root may");
+            let lines = || daemon.log().lines().filter(|line| line.ends_with(told)).count();
+            deadline::until("it to be told", DAEMON, || (lines() == round).then_some(()));
+            // A reload gives the socket to its owner.
+            witness.send(&ask(1, Request::Reload), vec![]).expect("sent");
+            let answer = witness.recv_within(DAEMON);
+            assert!(
+                matches!(answer, Ok(Received::Message(ToClient::Answer { reply: Reply::Done, .. }, _))),
+                "{answer:?}"
+            );
+            let other = fs::symlink_metadata(SOCKET).expect("it is there");
+            assert_eq!((other.is_file(), other.gid(), lines()), (true, 0, round), "it is no business of vmd's");
+            fs::remove_file(SOCKET).expect("root may");
+            comes_back(&daemon);
+        }
+        // At the end too.
+        fs::write("/run/other", "mine").expect("root may");
+        fs::rename("/run/other", SOCKET).expect("root may");
+        drop(witness);
+        quiet.again();
+        assert!(daemon.stop().success(), "vmd ends well");
+        assert_eq!(fs::read(SOCKET).expect("it is still there"), b"mine");
+        fs::remove_file(SOCKET).expect("root may");
+        crate::world::gone();
     });
 }

@@ -66,7 +66,7 @@ impl Edge {
                     Token::Parent if self.hear_parent() => return Ok(()),
                     Token::Signals if ending::is_told_to_end(&signals)? => return Ok(()),
                     Token::Parent | Token::Signals => {}
-                    Token::Listener => self.accept(),
+                    Token::Listener => _ = self.accept(),
                     Token::Client(conn) => self.hear_client(conn, &ready),
                 }
             }
@@ -83,7 +83,12 @@ impl Edge {
     fn hear_parent(&mut self) -> bool {
         for _ in 0..MAX_AT_ONCE {
             match self.parent.recv() {
-                Ok(Received::Message(message, _)) => self.parent_says(message),
+                Ok(Received::Message(message, fds)) => {
+                    if let Err(error) = self.parent_says(message, fds) {
+                        sys::guest_log!(Error, "the control socket can't be watched: {error}");
+                        return true; // the parent starts another, with the new socket
+                    }
+                }
                 Ok(Received::Empty) => return false,
                 Ok(Received::Closed) => return true,
                 Err(error) if error.is_peers_fault() => {
@@ -98,23 +103,40 @@ impl Edge {
         false
     }
 
-    fn parent_says(&mut self, message: ToControl) {
+    fn parent_says(&mut self, message: ToControl, mut fds: Vec<OwnedFd>) -> io::Result<()> {
         let event = match message {
             ToControl::Answer { conn, id, reply } => Event::Answer(conn, id, reply),
+            ToControl::Listen => return fds.pop().map_or(Ok(()), |listener| self.listen(listener)),
             ToControl::Disconnect { conn } => Event::Disconnect(conn),
-            ToControl::Verbose { debug } => return sys::log::set_level(sys::log::level_of(u8::from(debug))),
+            ToControl::Verbose { debug } => {
+                sys::log::set_level(sys::log::level_of(u8::from(debug)));
+                return Ok(());
+            }
         };
         self.handle(event, vec![]);
+        Ok(())
     }
 
-    fn accept(&mut self) {
+    /// Clients come to this socket from now on. Those that wait at the old one are taken first: they are no more than its
+    /// queue holds, since nobody can come to it any more.
+    fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
+        shutdown(&self.listener, Shutdown::Read)?;
+        while self.accept() {}
+        self.events.remove(&self.listener);
+        self.listener = listener;
+        self.watched.1 = Interest::Read;
+        self.events.add(&self.listener, Token::Listener, self.watched.1)
+    }
+
+    /// Whether there may be more.
+    fn accept(&mut self) -> bool {
         for _ in 0..MAX_AT_ONCE {
             if !self.clients.accepts() {
-                break;
+                return false;
             }
             match self.take() {
                 Ok((uid, socket)) => self.handle(Event::Accepted(uid), socket),
-                Err(Errno::AGAIN) => break,
+                Err(Errno::AGAIN) => return false,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
                     sys::guest_log!(Warn, "not accepting clients for a while: {error}");
@@ -122,6 +144,7 @@ impl Edge {
                 }
             }
         }
+        true
     }
 
     /// The next client's user, and its socket, twice. It is taken when there is room for both: with room for one it would be

@@ -26,6 +26,7 @@ use super::registry::{Event, File, Registry, Run};
 use super::service::notify::{self, Watchdog};
 use super::service::pulse::{Beat, Pulse};
 use super::service::snmp::Master;
+use super::service::socket::Socket;
 use super::start::Errand;
 use super::start::holdings::Holdings;
 use super::start::host::Host;
@@ -34,6 +35,7 @@ use super::start::host::Host;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Token {
     Signals,
+    Names,
     Control,
     Privileged,
     Vmm,
@@ -50,7 +52,7 @@ pub(super) struct Edge {
     pub(super) events: Loop<Token>,
     pub(super) host: Host,
     pub(super) starter: Starter,
-    pub(super) listener: OwnedFd,
+    pub(super) socket: Socket,
     pub(super) signals: Signals,
     pub(super) control: Option<Control>,
     pub(super) privileged: Option<Privileged>,
@@ -82,7 +84,7 @@ impl Edge {
             self.watch();
             let alive = self.watchdog.as_ref().map(Watchdog::deadline);
             let deadlines = self.registry.next_deadline().into_iter().chain(self.pulse.deadline());
-            let deadlines = deadlines.chain(self.graves.deadline());
+            let deadlines = deadlines.chain(self.graves.deadline()).chain(self.socket.deadline());
             let deadline = deadlines.chain(alive).chain(self.restarts.deadline()).min();
             let ready = self.events.wait(deadline)?;
             for ready in ready {
@@ -90,6 +92,9 @@ impl Edge {
             }
             if self.registry.next_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 self.event(Event::Time);
+            }
+            if self.socket.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                self.keep_socket();
             }
             self.start_due();
             self.look_at_graves(false);
@@ -133,6 +138,7 @@ impl Edge {
     fn ready(&mut self, ready: Ready<Token>) {
         match ready.token {
             Token::Signals => self.signals_pending(),
+            Token::Names => self.keep_socket(),
             Token::Control => self.control_ready(),
             Token::Privileged => self.privileged_ready(),
             Token::Vmm => self.vmm_ready(),

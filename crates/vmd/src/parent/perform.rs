@@ -21,9 +21,10 @@ impl Edge {
             }
             Action::KeepIds(ids) => super::service::state::keep_ids(&ids),
             Action::GiveSocket(owner) => {
-                if let Err(error) = super::service::places::give_socket(owner) {
+                if let Err(error) = self.socket.give(owner) {
                     log::error!("socket owner: {}", proto::failure::plain(&error));
                 }
+                self.keep_socket();
             }
             Action::ServeSnmp(master) => self.serve_snmp(master),
             Action::NameOwner(vm, owner) => {

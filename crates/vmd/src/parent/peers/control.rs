@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
-use proto::client::Reply;
+use proto::client::{Reply, SOCKET_PATH};
 use proto::{ConnId, control};
 
 use super::restarts::Lasting;
@@ -16,9 +17,24 @@ use crate::parent::registry::{Asked, Event};
 
 impl Edge {
     pub(in crate::parent) fn start_control(&mut self) -> Result<(), StartError> {
-        let started = self.starter.start("control", &[self.listener.as_fd()], None)?;
+        let started = self.starter.start("control", &[self.socket.as_fd()], None)?;
         self.control = Some(self.kept(Token::Control, started)?.asking());
         Ok(())
+    }
+
+    /// Something left the directory of the control socket or came there, or it is time to look: a socket that was made anew is
+    /// for control, which takes those first who wait at the old one.
+    pub(in crate::parent) fn keep_socket(&mut self) {
+        self.reserve.give_all();
+        let kept = self.socket.keep(&mut self.events, Token::Names, Instant::now());
+        self.reserve.fill();
+        if let Some(trouble) = kept.trouble {
+            sys::guest_log!(Error, "{trouble}");
+        }
+        if let Some(socket) = kept.anew {
+            sys::guest_log!(Warn, "control socket {SOCKET_PATH}: it was removed, and is made anew");
+            self.control.as_mut().map(|peer| peer.tell(&control::ToControl::Listen, vec![socket]));
+        }
     }
 
     /// Clients of a dead control are disconnected; VMs run on.

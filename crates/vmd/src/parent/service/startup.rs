@@ -18,8 +18,9 @@ use sys::signals::{Signal, Signals};
 
 use super::notify;
 use super::options::{Options, USAGE};
-use super::places::{PidFile, listen};
+use super::pid_file::PidFile;
 use super::pulse::Pulse;
+use super::socket::Socket;
 use super::sole::Sole;
 use crate::parent::Fatal;
 use crate::parent::accounts::HostAccounts;
@@ -117,7 +118,7 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     sys::limits::raise_descriptors(DESCRIPTORS);
     let signals = [Signal::Terminate, Signal::Interrupt, Signal::Hangup, Signal::Child, Signal::Pipe, Signal::User1];
     let signals = Signals::block(&signals)?;
-    let (listener, _socket_name) = listen(&config)?;
+    let socket = Socket::listen(config.globals.socket_owner)?;
     let tree = cgroups.and_then(|place| sys::cgroup::Tree::make(place, user.uid, user.gid));
     if let Err(error) = &tree {
         log::info!("no cgroups of version 2 ({error}); processes of VMs are tracked by their pidfds alone");
@@ -144,7 +145,7 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
         debug: options.verbose > 1,
     };
     sandbox::enter(&sandbox::promise::PARENT)?;
-    let mut edge = Edge::new(source, host, starter, signals, listener)?;
+    let mut edge = Edge::new(source, host, starter, signals, socket)?;
     let result = edge.start(kvm, &config).and_then(|()| {
         tell_ready(ready)?;
         edge.serve()
@@ -169,7 +170,7 @@ fn tell_ready(waiting: &mut Option<OwnedFd>) -> Result<(), Fatal> {
 }
 
 impl Edge {
-    fn new(source: Source, host: Host, starter: Starter, signals: Signals, listener: OwnedFd) -> io::Result<Self> {
+    fn new(source: Source, host: Host, starter: Starter, signals: Signals, socket: Socket) -> io::Result<Self> {
         let mut events = Loop::new()?;
         events.add(&signals, Token::Signals, Interest::Read)?;
         let reserve = Reserve::new(open_device("/dev/null", OFlags::empty())?)?;
@@ -179,7 +180,7 @@ impl Edge {
             events,
             host,
             starter,
-            listener,
+            socket,
             signals,
             control: None,
             privileged: None,
@@ -203,6 +204,7 @@ impl Edge {
     }
 
     fn start(&mut self, kvm: OwnedFd, config: &Config) -> Result<(), Fatal> {
+        self.keep_socket();
         self.start_privileged().map_err(|error| Fatal::Start("priv", error))?;
         self.start_control().map_err(|error| Fatal::Start("control", error))?;
         self.start_vmm().map_err(|error| Fatal::Start("vmm", error))?;
