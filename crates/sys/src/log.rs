@@ -81,7 +81,7 @@ pub fn by_user(level: Level, uid: u32, text: Arguments<'_>) {
     by_cause(level, format_args!("uid {uid}"), "", text);
 }
 
-/// Logs what somebody caused whom this process knows by another name: so many lines for each.
+/// Logs what somebody caused whom this process does not know: so many lines of each kind.
 pub fn by(level: Level, cause: &str, text: Arguments<'_>) {
     by_cause(level, format_args!("{cause}"), "", text);
 }

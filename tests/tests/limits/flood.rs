@@ -24,6 +24,9 @@ const OPEN: u32 = 8;
 /// and as many that took their places.
 const MAX_BETWEEN: u64 = 2 * CONNECTIONS as u64 * OPEN as u64;
 
+/// Lines of the log in 10 s: of the VM's user, of each process that says something of it, and of the tests' own requests.
+const MAX_LINES: usize = 60;
+
 /// Of that user is a VM that can't start: its disk is not there.
 const CONFIGURATION: &str = "socket owner nobody\nvm \"web\" {\n\tdisable\n\towner nobody\n\tboot \"/etc/passwd\"\n\tdisk \"/mnt/disk.img\"\n}\n";
 
@@ -120,6 +123,8 @@ fn a_users_flood_of_each_request_holds_neither_root_nor_the_end_up() {
         std::fs::write("/mnt/disk.img", [0; 512]).expect("it is ours");
         let daemon = Daemon::start_quietly(CONFIGURATION);
         std::fs::remove_file("/mnt/disk.img").expect("it is there");
+        let (began, lines) = (Instant::now(), || daemon.log().lines().count());
+        let before = lines();
         let stop = || Request::Stop { vm: web(), force: true, wait: false };
         while_flooded("list", || Request::List, |_| ());
         while_flooded("stop", stop, |_| ());
@@ -132,6 +137,10 @@ fn a_users_flood_of_each_request_holds_neither_root_nor_the_end_up() {
             "start",
             || Request::Start(Box::new(start())),
             |flood| {
+                let logged = lines() - before;
+                let windows = usize::try_from(began.elapsed().as_secs() / 10).expect("few") + 2;
+                println!("{logged} lines in the log in {windows} times 10 s");
+                assert!(logged <= MAX_LINES * windows, "{logged} lines in {windows} times 10 s");
                 let (told, before) = (Instant::now(), flood.answered.load(Ordering::Relaxed));
                 daemon.signal(Signal::TERM);
                 gone();

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use e2e::idle::{self, Does};
+use e2e::vm_conf::switch;
 use model::VmName;
 use proto::client::{DiskOperation, Order, Reply, Request, ToClient, ToControl, VERSION, VmRef};
 use proto::{Channel, Code, MAX_MESSAGE, Received, RequestId};
@@ -16,7 +18,7 @@ use testkit::apart::apart;
 use testkit::daemon::Daemon;
 use testkit::deadline::{self, DAEMON};
 
-use crate::world::{Quiet, ends, refused};
+use crate::world::{NO_KVM, Quiet, ends, refused};
 
 /// A client's end of a connection.
 pub type Client = Channel<ToControl, ToClient>;
@@ -277,14 +279,17 @@ fn a_thousand_connections_of_one_user_leave_room_for_others() {
     });
 }
 
-/// Bursts of connections that are closed at once, until it is told to stop; how many there were.
-fn floods(stop: &AtomicBool) -> usize {
+/// Connections that are closed at once, a burst or one at a time, until it is told to stop; how many there were.
+fn floods(stop: &AtomicBool, burst: usize) -> usize {
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
-        count += (0..400).map(|_| connection()).collect::<Vec<Client>>().len();
+        count += (0..burst).map(|_| connection()).collect::<Vec<Client>>().len();
     }
     count
 }
+
+/// As many of one user at once, each of them one at a time, as a hundred processes would; and bursts beside them.
+const FLOODERS: usize = 100;
 
 /// Whether root gets the list.
 fn root_is_served() -> bool {
@@ -306,7 +311,15 @@ fn who_connects_and_closes_in_a_loop_turns_nobody_away_and_fills_no_log() {
         let began = Instant::now();
         let flood = std::thread::spawn({
             let stop = Arc::clone(&stop);
-            move || as_stranger(move || floods(&stop))
+            move || {
+                as_stranger(move || {
+                    std::thread::scope(|scope| {
+                        let single = (0..FLOODERS).map(|_| scope.spawn(|| floods(&stop, 1))).collect::<Vec<_>>();
+                        let burst = floods(&stop, 400);
+                        single.into_iter().map(|thread| thread.join().expect("no panic")).sum::<usize>() + burst
+                    })
+                })
+            }
         });
         let mut took: Vec<Duration> = Vec::new();
         let mut refused = 0;
@@ -325,6 +338,39 @@ fn who_connects_and_closes_in_a_loop_turns_nobody_away_and_fills_no_log() {
         let windows = usize::try_from(began.elapsed().as_secs() / 10).expect("few") + 2;
         assert!((1..=20 * windows).contains(&lines), "{lines} lines in the log:\n{log}");
         quiet.again();
+        ends(daemon);
+    });
+}
+
+#[test]
+fn starts_of_ever_new_instances_fill_no_log() {
+    apart("socket::starts_of_ever_new_instances_fill_no_log", || {
+        let dir = tempfile::tempdir().expect("a directory");
+        let kernel = idle::kernel_file(dir.path(), Does::Nothing);
+        let options = ["interface { switch \"lan\" }", "allow instance { owner nobody }"];
+        let template = idle::vm("web", &kernel, &options);
+        let daemon = Daemon::start_quietly(&["socket owner nobody\n", &switch("lan", "bridge0"), &template].concat());
+        deadline::until("the bridge", DAEMON, || testkit::bridge::exists("bridge0").then_some(()));
+        let began = Instant::now();
+        as_stranger(|| {
+            let mut client = greeted();
+            for number in 1..=150 {
+                let vm = VmRef::Name(VmName::new(format!("new{number}")).expect("a name"));
+                let start = proto::client::Start { vm, instance_of: VmName::new("web").ok(), ..start() };
+                client.send(&ask(number, Request::Start(Box::new(start))), vec![]).expect("sent");
+                let answer = client.recv_within(DAEMON).expect("an answer");
+                let Received::Message(ToClient::Answer { reply: Reply::Failed(failure), .. }, _) = answer else {
+                    panic!("{answer:?}");
+                };
+                assert!(failure.text.ends_with(NO_KVM), "{failure}");
+            }
+        });
+        let log = daemon.log();
+        let windows = usize::try_from(began.elapsed().as_secs() / 10).expect("few") + 2;
+        for of in ["tap \"", "failed to start"] {
+            let lines = log.lines().filter(|line| line.contains(of)).count();
+            assert!((1..=20 * windows).contains(&lines), "{lines} lines of {of} in {windows} windows:\n{log}");
+        }
         ends(daemon);
     });
 }

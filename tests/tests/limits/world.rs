@@ -73,7 +73,11 @@ pub fn ends(daemon: Daemon) {
 /// Neither processes of vmd nor names in /run are left.
 pub fn gone() {
     deadline::until("the end of all processes", DAEMON, || Process::of_vmd().is_empty().then_some(()));
-    assert_eq!(in_run(), Vec::<String>::new());
+    let mut left = Vec::new();
+    deadline::until("the names in /run to go", DAEMON, || {
+        left = in_run();
+        left.is_empty().then_some(())
+    });
 }
 
 /// Names in /run, but for mount(8)'s own.

@@ -214,7 +214,8 @@ impl Edge {
         let local = wanted.local.map(|local| format!(", {}", local.inet)).unwrap_or_default();
         let inet6 = wanted.local.and_then(|local| local.inet6).map(|inet6| format!(" {inet6}")).unwrap_or_default();
         let alias = &wanted.alias;
-        sys::log::by(log::Level::Info, alias, format_args!("tap \"{name}\" made for {alias}{port}{local}{inet6}"));
+        // Whoever makes many VMs has many of them: all count together.
+        sys::log::by(log::Level::Info, "taps", format_args!("tap \"{name}\" made for {alias}{port}{local}{inet6}"));
         Ok((name, MacAddr(tap.mac.unwrap_or_default()), fd))
     }
 
