@@ -153,7 +153,6 @@ impl Said<'_> {
             }
             Do::Stop | Do::Pause => {
                 for queue in queues() {
-                    self.number(18, 0);
                     let base = u64::from(self.script.byte());
                     self.number(GET_VRING_BASE, base << 32 | u64::from(queue));
                 }

@@ -19,7 +19,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// The status table comes at once, with the VM that hangs in it.
 fn answers(daemon: &Daemon) {
     let begun = Instant::now();
-    assert_eq!(daemon.row("one").state, "running");
+    assert!(["running", "pausing"].contains(&daemon.row("one").state.as_str()), "{:?}", daemon.row("one"));
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
 

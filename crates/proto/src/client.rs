@@ -14,7 +14,7 @@ use crate::names::RequestId;
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 /// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 25,000.
 pub const MAX_LINES: usize = 100;
 /// Unkillable processes of one answer.
@@ -340,6 +340,8 @@ pub enum VmState {
     Starting,
     /// Runs.
     Running,
+    /// Its devices finish what is under way, then it is paused.
+    Pausing,
     /// Frozen.
     Paused,
     /// Asked to end.

@@ -62,6 +62,16 @@ pub struct Front {
     pub config_len: u16,
 }
 
+impl Front {
+    /// The role of the process behind it, as logs and ps(1) have it.
+    pub fn role(&self) -> &'static str {
+        [&BLK, &NET, &BALLOON]
+            .iter()
+            .find(|kind| kind.front.virtio_id == self.virtio_id)
+            .map_or("device", |kind| kind.role)
+    }
+}
+
 /// Virtio 1.2, 5.2. Its configuration space goes up to `write_zeroes_may_unmap` and the padding behind it. The kernel may start
 /// four threads of each of two kinds for its ring.
 const BLK: Kind = Kind {

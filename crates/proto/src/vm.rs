@@ -73,6 +73,9 @@ pub enum ToVmm {
         /// It resets instead: VM_REBOOT.
         reboot: bool,
     },
+    /// The guest stands still for the pause that was asked for. `Done` follows when its devices have finished what is under
+    /// way, for which a disk of the host may take any time.
+    Pausing,
     /// Answers `Order`: whether the guest stands still now, or why it was not done.
     Done(Order, Result<bool, Failure>),
     /// Its last message: how it ended. A process that ends without it has failed.
@@ -99,7 +102,12 @@ impl Message for ToVmm {
 
     fn fds(&self) -> usize {
         match self {
-            ToVmm::Started | ToVmm::Failed(_) | ToVmm::Leaving { .. } | ToVmm::Ended { .. } | ToVmm::Done(..) => 0,
+            ToVmm::Started
+            | ToVmm::Failed(_)
+            | ToVmm::Leaving { .. }
+            | ToVmm::Pausing
+            | ToVmm::Ended { .. }
+            | ToVmm::Done(..) => 0,
         }
     }
 }

@@ -339,6 +339,7 @@ fn vmm_and_vm() {
         ToVmm::Failed(failure()),
         ToVmm::Leaving { reboot: false },
         ToVmm::Ended { status: exit::REBOOTED },
+        ToVmm::Pausing,
         ToVmm::Done(Order::Pause, Ok(true)),
         ToVmm::Done(Order::Unpause, Err(failure())),
     ];

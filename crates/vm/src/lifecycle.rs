@@ -7,7 +7,12 @@
 //!         ──vCPU or device fails─► Ended(FAILED)
 //!
 //! Running ──Pause──► Parking ──vCPUs wait──► Quieting ──devices quiet──► Paused ──Unpause──► Waking ──devices serve──► Running
+//!                                               └────────────Unpause: the pause is taken back────────────────────────────┘
 //! ```
+//!
+//! Devices finish what is under way however long the host's disk takes for it. A pause that is taken back meanwhile lets the
+//! guest run at once, and each device serve as soon as it has finished. Pauses have numbers, so that what is said of one that
+//! was taken back is not believed of the next.
 //!
 //! A paused guest does nothing and hears nothing: no vCPU runs, no device touches its memory or its disks, no timer of the
 //! chipset rings. Its clocks go on, as those of a machine that was busy elsewhere. Each of the states can end.
@@ -33,11 +38,14 @@ pub enum Event {
     DeviceGone,
     /// All vCPUs wait outside the guest; or one does not leave it.
     Parked(bool),
-    /// All devices have finished what was under way, and serve no queue.
-    Quiet,
-    /// All devices serve their queues again.
-    Awake,
+    /// All devices have finished what was under way, and serve no queue, for the pause of this number.
+    Quiet(Pause),
+    /// All devices serve their queues again, after that pause.
+    Awake(Pause),
 }
+
+/// Which pause of a VM, by number.
+pub type Pause = u32;
 
 /// What is to be done, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,9 +59,9 @@ pub enum Action {
     /// Let them go on, with the chipset's timers that have rung meanwhile.
     RunVcpus,
     /// Have all devices finish and serve nothing; answered by `Quiet`.
-    QuietDevices,
+    QuietDevices(Pause),
     /// Have them serve again; answered by `Awake`.
-    WakeDevices,
+    WakeDevices(Pause),
     /// Tell vmm.
     Tell(ToVmm),
     /// Ask the device of this index for its configuration space, and tell the guest.
@@ -71,6 +79,8 @@ pub enum Action {
 pub struct Lifecycle {
     ended: bool,
     course: Course,
+    /// The last one.
+    pause: Pause,
 }
 
 /// Whether the guest runs.
@@ -99,19 +109,20 @@ impl Lifecycle {
             }
             Event::VcpuFailed | Event::DeviceGone => vec![Action::End(exit::FAILED)],
             Event::Parked(true) if self.course == Course::Parking => {
-                self.turn(Course::Quieting, vec![Action::QuietDevices])
+                self.pause = self.pause.wrapping_add(1);
+                self.turn(Course::Quieting, vec![Action::Tell(ToVmm::Pausing), Action::QuietDevices(self.pause)])
             }
             Event::Parked(false) if self.course == Course::Parking => {
                 let failure = Failure::new(Code::TimedOut, "a vCPU does not leave the guest");
                 self.turn(Course::Running, vec![Action::RunVcpus, done(Order::Pause, Err(failure))])
             }
-            Event::Quiet if self.course == Course::Quieting => {
+            Event::Quiet(pause) if self.course == Course::Quieting && pause == self.pause => {
                 self.turn(Course::Paused, vec![done(Order::Pause, Ok(true))])
             }
-            Event::Awake if self.course == Course::Waking => {
+            Event::Awake(pause) if self.course == Course::Waking && pause == self.pause => {
                 self.turn(Course::Running, vec![Action::RunVcpus, done(Order::Unpause, Ok(false))])
             }
-            Event::Parked(_) | Event::Quiet | Event::Awake => Vec::new(), // nobody waits for it
+            Event::Parked(_) | Event::Quiet(_) | Event::Awake(_) => Vec::new(), // nobody waits for it
         };
         self.ended = actions.iter().any(|action| matches!(action, Action::End(_)));
         actions
@@ -138,17 +149,29 @@ impl Lifecycle {
         match (self.course, order) {
             (Course::Running, Order::Pause) => self.turn(Course::Parking, vec![Action::ParkVcpus]),
             (Course::Paused, Order::Pause) => vec![done(order, Ok(true))],
-            (Course::Paused, Order::Unpause) => self.turn(Course::Waking, vec![Action::WakeDevices]),
+            (Course::Paused, Order::Unpause) => self.turn(Course::Waking, vec![Action::WakeDevices(self.pause)]),
+            (Course::Quieting, Order::Unpause) => self.take_back(),
             (Course::Running, Order::Unpause) => vec![done(order, Ok(false))],
             (Course::Running, Order::Nmi) => vec![Action::Nmi, done(order, Ok(false))],
             (Course::Paused, Order::Nmi) => {
                 let failure = Failure::new(Code::Invalid, "the guest is paused: unpause it first");
                 vec![done(order, Err(failure))]
             }
-            (Course::Parking | Course::Quieting | Course::Waking, Order::Pause | Order::Unpause | Order::Nmi) => {
-                refuse("an order before the previous one was answered")
-            }
+            (Course::Parking | Course::Waking, Order::Pause | Order::Unpause | Order::Nmi)
+            | (Course::Quieting, Order::Pause | Order::Nmi) => refuse("an order before the previous one was answered"),
         }
+    }
+
+    /// The guest goes on while its devices still finish.
+    fn take_back(&mut self) -> Vec<Action> {
+        let failure = Failure::new(Code::Invalid, "the guest was unpaused before its devices had finished");
+        let actions = vec![
+            Action::WakeDevices(self.pause),
+            Action::RunVcpus,
+            done(Order::Pause, Err(failure)),
+            done(Order::Unpause, Ok(false)),
+        ];
+        self.turn(Course::Running, actions)
     }
 
     fn turn(&mut self, course: Course, actions: Vec<Action>) -> Vec<Action> {
@@ -228,10 +251,10 @@ mod tests {
         let mut vm = Lifecycle::default();
         let steps = [
             (Event::Message(ToVm::Order(Order::Pause)), vec![Action::ParkVcpus], false),
-            (Event::Parked(true), vec![Action::QuietDevices], false),
-            (Event::Quiet, vec![Action::Tell(ToVmm::Done(Order::Pause, Ok(true)))], false),
-            (Event::Message(ToVm::Order(Order::Unpause)), vec![Action::WakeDevices], false),
-            (Event::Awake, vec![Action::RunVcpus, Action::Tell(ToVmm::Done(Order::Unpause, Ok(false)))], true),
+            (Event::Parked(true), vec![Action::Tell(ToVmm::Pausing), Action::QuietDevices(1)], false),
+            (Event::Quiet(1), vec![Action::Tell(ToVmm::Done(Order::Pause, Ok(true)))], false),
+            (Event::Message(ToVm::Order(Order::Unpause)), vec![Action::WakeDevices(1)], false),
+            (Event::Awake(1), vec![Action::RunVcpus, Action::Tell(ToVmm::Done(Order::Unpause, Ok(false)))], true),
         ];
         assert!(vm.guest_runs());
         for (event, actions, runs) in steps {
@@ -241,13 +264,45 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_that_waits_for_its_devices_is_taken_back_by_an_unpause() {
+        let order = |order| Event::Message(ToVm::Order(order));
+        let mut vm = Lifecycle::default();
+        vm.handle(order(Order::Pause));
+        vm.handle(Event::Parked(true));
+        let actions = vm.handle(order(Order::Unpause));
+        assert!(
+            matches!(
+                actions[..],
+                [
+                    Action::WakeDevices(1),
+                    Action::RunVcpus,
+                    Action::Tell(ToVmm::Done(Order::Pause, Err(_))),
+                    Action::Tell(ToVmm::Done(Order::Unpause, Ok(false)))
+                ]
+            ),
+            "{actions:?}"
+        );
+        assert!(vm.guest_runs(), "at once");
+        // The next pause waits for its own devices, whatever is still said of the first.
+        vm.handle(order(Order::Pause));
+        assert_eq!(vm.handle(Event::Parked(true)), [Action::Tell(ToVmm::Pausing), Action::QuietDevices(2)]);
+        for late in [Event::Quiet(1), Event::Awake(1)] {
+            assert_eq!(vm.handle(late), []);
+        }
+        assert_eq!(vm.handle(Event::Quiet(2)), [Action::Tell(ToVmm::Done(Order::Pause, Ok(true)))]);
+        assert_eq!(vm.handle(order(Order::Unpause)), [Action::WakeDevices(2)]);
+        assert_eq!(vm.handle(Event::Awake(1)), []);
+        assert!(!vm.guest_runs());
+    }
+
+    #[test]
     fn a_vm_is_paused_and_unpaused_only_once_and_each_wish_is_answered() {
         let mut vm = Lifecycle::default();
         assert_eq!(
             vm.handle(Event::Message(ToVm::Order(Order::Unpause))),
             [Action::Tell(ToVmm::Done(Order::Unpause, Ok(false)))]
         );
-        for event in [Event::Message(ToVm::Order(Order::Pause)), Event::Parked(true), Event::Quiet] {
+        for event in [Event::Message(ToVm::Order(Order::Pause)), Event::Parked(true), Event::Quiet(1)] {
             vm.handle(event);
         }
         assert_eq!(
@@ -282,7 +337,7 @@ mod tests {
         let mut vm = Lifecycle::default();
         let nmi = || Event::Message(ToVm::Order(Order::Nmi));
         assert_eq!(vm.handle(nmi()), [Action::Nmi, Action::Tell(ToVmm::Done(Order::Nmi, Ok(false)))]);
-        for event in [Event::Message(ToVm::Order(Order::Pause)), Event::Parked(true), Event::Quiet] {
+        for event in [Event::Message(ToVm::Order(Order::Pause)), Event::Parked(true), Event::Quiet(1)] {
             vm.handle(event);
         }
         let actions = vm.handle(nmi());
@@ -295,7 +350,7 @@ mod tests {
         let steps = [
             Event::Message(ToVm::Order(Order::Pause)),
             Event::Parked(true),
-            Event::Quiet,
+            Event::Quiet(1),
             Event::Message(ToVm::Order(Order::Unpause)),
         ];
         for count in 0..=steps.len() {
@@ -309,7 +364,7 @@ mod tests {
     #[test]
     fn what_nobody_waits_for_changes_nothing() {
         let mut vm = Lifecycle::default();
-        for event in [Event::Parked(true), Event::Parked(false), Event::Quiet, Event::Awake] {
+        for event in [Event::Parked(true), Event::Parked(false), Event::Quiet(1), Event::Awake(1)] {
             assert_eq!(vm.handle(event), []);
             assert!(vm.guest_runs());
         }

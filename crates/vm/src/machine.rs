@@ -139,8 +139,8 @@ impl Registers for Machine {
         self.chipset.queue_interrupt(slot, queue, &self.outside);
     }
 
-    fn devices_are(&self, quiet: bool) {
-        self.outside.devices_are(quiet);
+    fn devices_are(&self, what: lifecycle::Event) {
+        self.outside.devices_are(what);
     }
 
     fn device_gone(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hw::{DeviceEffect, Edge, Effect, Now, Slot, Timer, World};
 use rustix::event::{EventfdFlags, eventfd};
@@ -14,17 +14,13 @@ use sys::guest_log;
 
 use crate::error::Error;
 use crate::kvm::Vm;
-use crate::lifecycle::Event;
+use crate::lifecycle::{Event, Pause};
 use crate::memory;
 
 /// The serial port has output.
 const SERIAL_OUTPUT: u8 = 1;
 /// The serial port takes input again.
 const SERIAL_ROOM: u8 = 2;
-/// All devices are quiet.
-const QUIET: u8 = 1;
-/// All devices serve again.
-const AWAKE: u8 = 2;
 
 /// What the front ends of devices do with the effects that concern them.
 pub trait FrontEnds: Send + Sync {
@@ -33,9 +29,9 @@ pub trait FrontEnds: Send + Sync {
     /// Whether a queue's call waits while its delivery is held.
     fn call_pending(&self, slot: Slot, queue: u16) -> bool;
     /// Has all back ends finish what is under way and serve nothing; told by [`Outside::devices_are`].
-    fn quiet(&self);
+    fn quiet(&self, pause: Pause);
     /// Has them serve again; told likewise.
-    fn wake_up(&self);
+    fn wake_up(&self, pause: Pause);
     /// Has a back end asked for its configuration space, and the guest told.
     fn read_config(&self, slot: Slot);
 }
@@ -48,8 +44,8 @@ pub struct Outside {
     pm: OwnedFd,
     wake: OwnedFd,
     serial: AtomicU8,
-    /// [`QUIET`] or [`AWAKE`], until the event loop has taken it.
-    devices: AtomicU8,
+    /// The last that was said of the devices, until the event loop has taken it.
+    devices: Mutex<Option<Event>>,
     ended: OnceLock<Event>,
 }
 
@@ -61,7 +57,7 @@ impl Outside {
                 .map_err(Error::system("timerfd"))
         };
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(Error::system("eventfd"))?;
-        let (serial, devices, ended) = (AtomicU8::new(0), AtomicU8::new(0), OnceLock::new());
+        let (serial, devices, ended) = (AtomicU8::new(0), Mutex::default(), OnceLock::new());
         Ok(Self { vm, front_ends, rtc: timer()?, pm: timer()?, wake, serial, devices, ended })
     }
 
@@ -106,18 +102,14 @@ impl Outside {
     }
 
     /// All devices are quiet, or serve again.
-    pub fn devices_are(&self, quiet: bool) {
-        self.devices.store(if quiet { QUIET } else { AWAKE }, Ordering::Release);
+    pub fn devices_are(&self, what: Event) {
+        *self.devices.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
         self.wake_up(0);
     }
 
     /// What was said of the devices since the last call.
     pub fn devices_news(&self) -> Option<Event> {
-        match self.devices.swap(0, Ordering::AcqRel) {
-            QUIET => Some(Event::Quiet),
-            AWAKE => Some(Event::Awake),
-            _ => None,
-        }
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn wake_up(&self, serial: u8) {

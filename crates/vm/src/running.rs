@@ -180,8 +180,8 @@ impl<'a> Running<'a> {
                     }
                     self.vcpus.unpause();
                 }
-                Action::QuietDevices => self.machine.outside.front_ends().quiet(),
-                Action::WakeDevices => self.machine.outside.front_ends().wake_up(),
+                Action::QuietDevices(pause) => self.machine.outside.front_ends().quiet(pause),
+                Action::WakeDevices(pause) => self.machine.outside.front_ends().wake_up(pause),
                 Action::Nmi => self.vcpus.nmi(),
                 Action::PressPowerButton => self.machine.chipset.power_button(&self.machine.outside),
                 Action::ReadConfig(device) => self.machine.outside.front_ends().read_config(virtio::slot_of(device)),

@@ -254,6 +254,7 @@ fn a_guest_that_masks_nmis_hears_none_and_one_that_is_paused_gets_none() {
     tiny.reads("!");
     has_nmi(&mut tiny);
     tiny.vmm.send(&ToVm::Order(Order::Pause), Vec::new()).unwrap();
+    assert_eq!(tiny.hear(), Some(ToVmm::Pausing));
     assert_eq!(tiny.hear(), Some(ToVmm::Done(Order::Pause, Ok(true))), "each vCPU has looked around");
     tiny.vmm.send(&ToVm::Order(Order::Nmi), Vec::new()).unwrap();
     let refused = tiny.hear();

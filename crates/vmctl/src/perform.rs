@@ -183,7 +183,11 @@ impl Run<'_> {
     }
 
     fn order(&mut self, order: Order, vm: &VmRef) -> Result<(), RunError> {
-        let reply = Conversation::open(self.socket)?.call(Request::Order { vm: vm.clone(), order })?;
+        let mut conversation = Conversation::open(self.socket)?;
+        conversation.ask(Request::Order { vm: vm.clone(), order }, Vec::new())?;
+        // A pause waits for requests to disks that are under way.
+        let reply =
+            progress::reply(&mut conversation, self.lively, self.err, &format!("{} {}: ", order.word(), called(vm)))?;
         let Reply::Accepted { id } = reply else {
             return Err(instead(format!("{} {}", order.word(), called(vm)), reply));
         };

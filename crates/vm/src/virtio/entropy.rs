@@ -33,6 +33,10 @@ pub fn make(memory: GuestMemory) -> (Device, InProcess) {
 }
 
 impl BackEnd for InProcess {
+    fn role(&self) -> &'static str {
+        "entropy"
+    }
+
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
     }
@@ -54,13 +58,13 @@ impl BackEnd for InProcess {
         Ok(())
     }
 
-    fn stop(&mut self) -> Result<(), Failure> {
-        self.running = None;
-        Ok(())
+    /// It only serves when it is kicked, and the worker does not.
+    fn stop(&mut self) -> Result<bool, Failure> {
+        Ok(true)
     }
 
-    /// It only serves when it is kicked, and the worker does not.
-    fn pause(&mut self) -> Result<(), Failure> {
+    fn reset(&mut self) -> Result<(), Failure> {
+        self.running = None;
         Ok(())
     }
 

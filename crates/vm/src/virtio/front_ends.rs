@@ -11,10 +11,12 @@ use sys::signal::Signal;
 use super::port::{Port, Queue};
 use super::routes::Routes;
 use super::wiring::{FIRST_GSI, Wiring};
+use crate::lifecycle::Pause;
 use crate::outside;
 
 /// What the worker is to do. There are never more than four of a device: after an activation it gives a reset, and then
-/// nothing until the worker says that it is done; and one look of each kind. Pause and end of it take turns.
+/// nothing until the worker says that it is done; and one look of each kind. A pause and its end are one each at most: where they
+/// wait, the next takes their place.
 #[derive(Debug)]
 pub enum Job {
     /// Start a back end.
@@ -26,9 +28,9 @@ pub enum Job {
     /// Ask for the configuration space.
     ReadConfig(Slot),
     /// Have all back ends finish and serve nothing.
-    Quiet,
+    Quiet(Pause),
     /// Have those that served serve again.
-    WakeUp,
+    WakeUp(Pause),
 }
 
 /// The devices as vCPUs see them.
@@ -80,6 +82,12 @@ impl FrontEnds {
     fn ask(&self, job: Job) {
         self.jobs().push_back(job);
         self.wake.set();
+    }
+
+    /// Of a pause and the end of one only the last counts: users may change their minds faster than the worker comes to it.
+    fn ask_last(&self, job: Job) {
+        self.jobs().retain(|other| !matches!(other, Job::Quiet(_) | Job::WakeUp(_)));
+        self.ask(job);
     }
 
     /// However often it is wanted, it is done once: the guest switches MSI-X on and off as it likes.
@@ -134,12 +142,12 @@ impl outside::FrontEnds for FrontEnds {
         }
     }
 
-    fn quiet(&self) {
-        self.ask(Job::Quiet);
+    fn quiet(&self, pause: Pause) {
+        self.ask_last(Job::Quiet(pause));
     }
 
-    fn wake_up(&self) {
-        self.ask(Job::WakeUp);
+    fn wake_up(&self, pause: Pause) {
+        self.ask_last(Job::WakeUp(pause));
     }
 
     fn read_config(&self, slot: Slot) {

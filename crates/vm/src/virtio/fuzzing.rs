@@ -43,14 +43,21 @@ impl FrontEnd {
         step(self.0.config())
     }
 
-    /// It serves no queue any more.
+    /// Its driver has reset it.
     pub fn stop(&mut self) -> Step<()> {
-        step(self.0.stop())
+        match self.pause() {
+            Step::Done(()) => step(self.0.reset()),
+            other => other,
+        }
     }
 
-    /// The same for a while.
+    /// It serves no queue for a while. What it says to that has come, or its end.
     pub fn pause(&mut self) -> Step<()> {
-        step(self.0.pause())
+        let mut stopped = self.0.stop();
+        while let Ok(false) = stopped {
+            stopped = self.0.stopped();
+        }
+        step(stopped.map(|_| ()))
     }
 
     /// It goes on.

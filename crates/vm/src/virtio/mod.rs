@@ -3,7 +3,7 @@
 //! ```text
 //! vCPU ─► hw::Chipset ─effects─► FrontEnds ──ioeventfd, irqfd, routes──► KVM        (at once, on the vCPU's thread)
 //!              ▲                     │ jobs
-//!              └──reset_done ... ── Worker ──vhost-user──► vioblk, vionet           (its own thread: may wait)
+//!              └──reset_done ... ── Worker ──vhost-user──► vioblk, vionet           (a thread of its own)
 //!                                    └──────────────────► devices::entropy
 //! ```
 //!
@@ -11,6 +11,7 @@
 //! A masked vector's irqfd is taken away, so that its calls stay in the eventfd; given back, KVM delivers what waits.
 
 mod answer;
+mod base;
 mod entropy;
 mod front_ends;
 #[cfg(fuzzing)]
@@ -28,6 +29,7 @@ use hw::{Activation, Slot};
 use crate::description;
 use crate::error::Error;
 use crate::kvm::Vm;
+use crate::lifecycle::Event;
 use port::Port;
 
 pub use front_ends::FrontEnds;
@@ -46,16 +48,23 @@ enum Failure {
 
 /// What serves a device's queues.
 trait BackEnd: Send {
+    /// What its process is called, without its number.
+    fn role(&self) -> &'static str;
     /// The descriptor that hangs up when it is gone. One on this thread has none, and takes the kicks of its queue.
     fn socket(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
     /// Its configuration space, as it is now.
     fn config(&mut self) -> Result<Vec<u8>, Failure>;
     /// Serves these queues from now on.
     fn activate(&mut self, activation: &Activation, port: &Port) -> Result<(), Failure>;
-    /// Serves no queue when it returns, and touches no guest memory.
-    fn stop(&mut self) -> Result<(), Failure>;
-    /// The same, and remembers where its queues stood.
-    fn pause(&mut self) -> Result<(), Failure>;
+    /// Has it finish what is under way, however long that takes, and remember where its queues stand. True: it serves no
+    /// queue any more, and touches no guest memory. Else its socket becomes readable.
+    fn stop(&mut self) -> Result<bool, Failure>;
+    /// Its socket is readable while it stops; as `stop`.
+    fn stopped(&mut self) -> Result<bool, Failure> {
+        Ok(true)
+    }
+    /// It has stopped, and forgets what its driver set up.
+    fn reset(&mut self) -> Result<(), Failure>;
     /// Goes on where they stood.
     fn unpause(&mut self, port: &Port) -> Result<(), Failure>;
     /// Its queue was kicked; true: again, without a kick.
@@ -74,8 +83,8 @@ pub trait Registers {
     fn config_changed(&self, slot: Slot, config: &[u8]);
     /// A call of a queue that has no vector of its own.
     fn queue_interrupt(&self, slot: Slot, queue: u16);
-    /// No back end serves a queue, or all serve theirs again.
-    fn devices_are(&self, quiet: bool);
+    /// No back end serves a queue, or all serve theirs again: [`Event::Quiet`] or [`Event::Awake`].
+    fn devices_are(&self, what: Event);
     /// A device is gone: the VM ends. False if it was ending already.
     fn device_gone(&self) -> bool;
 }

@@ -22,6 +22,7 @@ use super::front_ends::FrontEnds;
 use super::wiring::Wiring;
 use super::worker::Worker;
 use super::{BackEnd, Failure, Registers, entropy, vhost_user};
+use crate::lifecycle::Event;
 use crate::memory::{self, GuestMemory};
 use crate::outside::FrontEnds as _;
 
@@ -175,7 +176,8 @@ impl Registers for Machine {
     fn queue_interrupt(&self, slot: Slot, queue: u16) {
         self.chipset.queue_interrupt(slot, queue, &self.edge);
     }
-    fn devices_are(&self, quiet: bool) {
+    fn devices_are(&self, what: Event) {
+        let quiet = matches!(what, Event::Quiet(_));
         self.paused[usize::from(!quiet)].fetch_add(1, Ordering::SeqCst);
     }
     fn device_gone(&self) -> bool {
@@ -290,9 +292,9 @@ impl Machine {
         let told = &self.paused[usize::from(!quiet)];
         let before = told.load(Ordering::SeqCst);
         if quiet {
-            self.edge.front_ends.quiet()
+            self.edge.front_ends.quiet(1)
         } else {
-            self.edge.front_ends.wake_up()
+            self.edge.front_ends.wake_up(1)
         };
         self.wait("the devices", |_| told.load(Ordering::SeqCst) > before);
     }

@@ -17,12 +17,13 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
+use super::base::{self, Answer};
 use super::port::{Port, Queue};
 use super::{BackEnd, Failure, answer};
 use crate::memory::GuestMemory;
 
-/// How long a back end may take for all that it is asked in a row. A reset waits for its requests under way, which the
-/// host's disk may hold up.
+/// How long a back end may take for all that it is asked in a row. Only a stop of its queues has no limit: it waits for requests
+/// under way, which the host's disk may hold up for any time, and no guest is lost by that.
 pub const MAX_ANSWERS: Duration = Duration::from_secs(10);
 /// Queues of a device at most.
 const MAX_QUEUES: u64 = 64;
@@ -42,12 +43,14 @@ pub struct VhostUser {
     limit: Duration,
     memory: GuestMemory,
     memory_told: bool,
-    /// Queues that are served.
+    /// Queues that are served, or were asked where they stand and did not say so yet.
     active: Vec<u16>,
     /// What they were set up with.
     activation: Option<Activation>,
-    /// Where each stood when it was paused.
+    /// Where each stood when it stopped.
     bases: Vec<(u16, u16)>,
+    /// What has come of where the next one stands.
+    answer: Answer,
 }
 
 /// Asks a back end what it offers, on a socket that waits; `limit` is [`MAX_ANSWERS`] but in tests.
@@ -72,6 +75,7 @@ pub fn connect(
         active: Vec::new(),
         activation: None,
         bases: Vec::new(),
+        answer: Answer::default(),
     };
     Ok((device.map_err(judge)?.0, back_end))
 }
@@ -106,6 +110,10 @@ fn read_config(front_end: &mut Frontend, front: Front) -> vhost::Result<Vec<u8>>
 }
 
 impl BackEnd for VhostUser {
+    fn role(&self) -> &'static str {
+        self.front.role()
+    }
+
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         Some(self.watched.as_fd())
     }
@@ -120,26 +128,34 @@ impl BackEnd for VhostUser {
         self.ask(|back_end| back_end.start(activation, port))
     }
 
-    fn stop(&mut self) -> Result<(), Failure> {
-        self.activation = None;
-        if self.active.is_empty() {
-            return Ok(());
+    fn stop(&mut self) -> Result<bool, Failure> {
+        self.bases.clear();
+        for index in &self.active {
+            base::ask(self.watched.as_fd(), *index)?;
         }
-        self.ask(|back_end| {
-            back_end.stop_queues()?;
-            if back_end.resets { back_end.front_end.reset_device().map_err(judge) } else { Ok(()) }
-        })
+        self.stopped()
     }
 
-    fn pause(&mut self) -> Result<(), Failure> {
-        if !self.active.is_empty() {
-            self.bases = self.ask(Self::stop_queues)?; // else it was refused
+    fn stopped(&mut self) -> Result<bool, Failure> {
+        while let Some(index) = self.active.first().copied() {
+            let Some(base) = self.answer.take(self.watched.as_fd(), index)? else { return Ok(false) };
+            self.bases.push((index, base));
+            self.active.remove(0);
         }
-        Ok(())
+        Ok(true)
+    }
+
+    fn reset(&mut self) -> Result<(), Failure> {
+        let served = self.activation.take().is_some();
+        if served && self.resets {
+            self.ask(|back_end| back_end.front_end.reset_device().map_err(judge))
+        } else {
+            Ok(())
+        }
     }
 
     fn unpause(&mut self, port: &Port) -> Result<(), Failure> {
-        let Some(activation) = self.activation.clone().filter(|_| !self.bases.is_empty()) else { return Ok(()) };
+        let Some(activation) = self.activation.clone() else { return Ok(()) };
         self.ask(|back_end| back_end.start(&activation, port))
     }
 }
@@ -165,18 +181,6 @@ impl VhostUser {
             self.front_end.set_vring_enable(usize::from(*index), true).map_err(judge)?;
         }
         Ok(())
-    }
-
-    /// Gives where each stood: the index of the next chain that it would have taken.
-    fn stop_queues(&mut self) -> Result<Vec<(u16, u16)>, Failure> {
-        let mut bases = Vec::new();
-        for index in std::mem::take(&mut self.active) {
-            self.front_end.set_vring_enable(index.into(), false).map_err(judge)?;
-            let base = self.front_end.get_vring_base(index.into()).map_err(judge)?;
-            let base = u16::try_from(base).map_err(|_| Failure::Gone(format!("queue {index} stands at {base}")))?;
-            bases.push((index, base));
-        }
-        Ok(bases)
     }
 
     /// Once: memory does not change while the VM runs.

@@ -1,11 +1,19 @@
 //! The devices' thread: asks back ends to start and stop, serves the entropy device, and watches for what goes wrong.
 //!
 //! A thread of its own, since a back end may take seconds to answer while vmm and the console must be served. It ends with
-//! the process.
+//! the process. A back end that stops may take any time, since a disk of the host does: it is not waited for, so that the other
+//! devices are served, and a pause can be taken back.
+//!
+//! ```text
+//! Idle ──activate──► Serves ──stop: pause or reset──► Stops ──stopped──► Stands ──unpause──► Serves
+//!  ▲                                                                       │
+//!  └──────────────────────────────────reset────────────────────────────────┘
+//! ```
 
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use hw::{Activation, Delivery, Slot};
 use log::error;
@@ -14,9 +22,12 @@ use sys::guest_log;
 
 use super::front_ends::{FrontEnds, Job};
 use super::{BackEnd, Failure, Registers};
+use crate::lifecycle::{Event, Pause};
 
 /// Stack of the thread.
 const STACK: usize = 128 << 10;
+/// After so long a device that still stops is named in the log.
+const SLOW: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
@@ -34,9 +45,39 @@ enum Token {
 
 struct Served {
     back_end: Box<dyn BackEnd>,
-    active: bool,
+    /// As logs call it: `vioblk0`.
+    name: String,
+    course: Course,
+    /// The driver has reset it, and is to hear when it has stopped.
+    resets: bool,
+    /// Its configuration space is to be read when it has stopped: until then it answers nothing else.
+    config_wanted: bool,
     /// Queues whose calls the loop waits for.
     watched: Vec<u16>,
+}
+
+/// What a device does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    /// No driver has set it up.
+    Idle,
+    /// Serves its queues.
+    Serves,
+    /// Finishes what is under way; when to say that it takes long, once.
+    Stops(Option<Instant>),
+    /// Serves no queue, and remembers where they stand.
+    Stands,
+}
+
+impl Served {
+    /// Whether its driver has set it up, and not reset it.
+    fn active(&self) -> bool {
+        self.course != Course::Idle && !self.resets
+    }
+
+    fn stops(&self) -> bool {
+        matches!(self.course, Course::Stops(_))
+    }
 }
 
 /// Nothing, or the device for whose sake the VM ends.
@@ -47,8 +88,8 @@ pub struct Worker {
     front_ends: Arc<FrontEnds>,
     /// In order of slots from 1.
     served: Vec<Served>,
-    /// While the VM is paused no queue is served.
-    quiet: bool,
+    /// The pause for which no queue is to be served.
+    quiet: Option<Pause>,
     events: Loop<Token>,
 }
 
@@ -57,8 +98,13 @@ impl Worker {
     pub(super) fn new(front_ends: Arc<FrontEnds>, back_ends: Vec<Box<dyn BackEnd>>) -> io::Result<Self> {
         let mut events = Loop::new()?;
         events.add(front_ends.wake(), Token::Wake, Interest::Read)?;
-        let served = back_ends.into_iter().map(|back_end| Served { back_end, active: false, watched: Vec::new() });
-        let served: Vec<_> = served.collect();
+        let mut served: Vec<Served> = Vec::new();
+        for back_end in back_ends {
+            let role = back_end.role();
+            let number = served.iter().filter(|other| other.back_end.role() == role).count();
+            let (name, course, watched) = (format!("{role}{number}"), Course::Idle, Vec::new());
+            served.push(Served { back_end, name, course, resets: false, config_wanted: false, watched });
+        }
         for (port, served) in front_ends.ports().iter().zip(&served) {
             events.add(&port.broken, Token::Broken(port.slot), Interest::Read)?;
             match (served.back_end.socket(), port.queue(0)) {
@@ -67,7 +113,7 @@ impl Worker {
                 (None, None) => {}
             }
         }
-        Ok(Self { front_ends, served, quiet: false, events })
+        Ok(Self { front_ends, served, quiet: None, events })
     }
 
     /// Starts the thread; it tells what happens to `registers`.
@@ -78,7 +124,7 @@ impl Worker {
 
     fn run(mut self, registers: &dyn Registers) {
         loop {
-            let ready = match self.events.wait(None) {
+            let ready = match self.events.wait(self.deadline()) {
                 Ok(ready) => ready,
                 Err(error) => {
                     error!("devices can't be watched: {error}");
@@ -93,6 +139,29 @@ impl Worker {
                 }
                 return;
             }
+            self.name_the_slow(Instant::now());
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let slow = |served: &Served| if let Course::Stops(slow) = served.course { slow } else { None };
+        self.served.iter().filter_map(slow).min()
+    }
+
+    /// Says once of each stop that takes long which device it is that has not finished.
+    fn name_the_slow(&mut self, now: Instant) {
+        for served in &mut self.served {
+            if let Course::Stops(Some(at)) = served.course {
+                if at <= now {
+                    served.course = Course::Stops(None);
+                    let (name, why) = (&served.name, if served.resets { "reset" } else { "pause" });
+                    let seconds = SLOW.as_secs();
+                    guest_log!(
+                        Warn,
+                        "{name} was to stop for a {why} {seconds} s ago, and has not finished its requests"
+                    );
+                }
+            }
         }
     }
 
@@ -104,11 +173,11 @@ impl Worker {
                 // Those that come meanwhile set it again: a guest that resets one device on and on holds up no other.
                 front_ends.take_jobs().into_iter().try_for_each(|job| self.perform(job, registers))
             }
-            Token::Socket(slot) => Err((slot, Failure::Gone("its process is gone".into()))),
+            Token::Socket(slot) => self.answered(slot, registers),
             Token::Broken(slot) => {
                 let told = front_ends.port(slot).is_some_and(|port| port.broken.clear());
                 // A reset takes a signal back: one that the loop had seen before that says nothing of the device now.
-                if told && self.served(slot).is_some_and(|served| served.active) {
+                if told && self.served(slot).is_some_and(|served| served.active()) {
                     self.failed(slot, Failure::Refused("a ring is broken".into()), registers)?;
                 }
                 Ok(())
@@ -117,7 +186,9 @@ impl Worker {
             Token::Call(slot, queue) => {
                 if let Some(call) = front_ends.queue(slot, queue).map(|queue| &queue.call) {
                     call.clear();
-                    registers.queue_interrupt(slot, queue);
+                    if self.served(slot).is_some_and(|served| served.active()) {
+                        registers.queue_interrupt(slot, queue);
+                    }
                 }
                 Ok(())
             }
@@ -133,13 +204,17 @@ impl Worker {
                 Ok(())
             }
             Job::ReadConfig(slot) => self.read_config(slot, registers),
-            Job::Quiet => self.quiet(registers),
-            Job::WakeUp => self.wake_up(registers),
+            Job::Quiet(pause) => self.quiet(pause, registers),
+            Job::WakeUp(pause) => self.wake_up(pause, registers),
         }
     }
 
     fn read_config(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
         let Some(served) = self.served(slot) else { return Ok(()) };
+        served.config_wanted = served.stops();
+        if served.config_wanted {
+            return Ok(());
+        }
         match served.back_end.config() {
             Ok(config) => registers.config_changed(slot, &config),
             Err(failure) => self.failed(slot, failure, registers)?,
@@ -147,36 +222,84 @@ impl Worker {
         Ok(())
     }
 
-    /// A back end that can't be stopped is of no use afterwards either: the VM ends.
-    fn quiet(&mut self, registers: &dyn Registers) -> Done {
-        self.quiet = true;
-        for (slot, served) in (1..).map(Slot).zip(&mut self.served) {
-            if served.active {
-                served.back_end.pause().map_err(|failure| (slot, failure))?;
-            }
+    fn quiet(&mut self, pause: Pause, registers: &dyn Registers) -> Done {
+        self.quiet = Some(pause);
+        for slot in self.slots(|served| served.course == Course::Serves) {
+            self.stop(slot, registers)?;
         }
-        registers.devices_are(true);
+        self.tell_quiet(registers);
         Ok(())
     }
 
-    fn wake_up(&mut self, registers: &dyn Registers) -> Done {
-        self.quiet = false;
-        let front_ends = self.front_ends.clone();
-        for port in front_ends.ports() {
-            let Some(served) = self.served(port.slot).filter(|served| served.active) else { continue };
-            match served.back_end.unpause(port) {
-                Ok(()) => self.kicked(port.slot, registers)?, // what was not served meanwhile
-                Err(failure) => self.failed(port.slot, failure, registers)?,
-            }
+    /// Those that still stop serve again as soon as they have.
+    fn wake_up(&mut self, pause: Pause, registers: &dyn Registers) -> Done {
+        self.quiet = None;
+        for slot in self.slots(|served| served.course == Course::Stands) {
+            self.unpause(slot, registers)?;
         }
-        registers.devices_are(false);
+        registers.devices_are(Event::Awake(pause));
         Ok(())
+    }
+
+    fn unpause(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
+        let front_ends = self.front_ends.clone();
+        let (Some(port), Some(served)) = (front_ends.port(slot), self.served(slot)) else { return Ok(()) };
+        served.course = Course::Serves;
+        match served.back_end.unpause(port) {
+            Ok(()) => self.kicked(slot, registers), // what was not served meanwhile
+            Err(failure) => self.failed(slot, failure, registers),
+        }
+    }
+
+    /// Has it finish. One that can't be stopped is of no use afterwards either: the VM ends.
+    fn stop(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
+        let Some(served) = self.served(slot) else { return Ok(()) };
+        served.course = Course::Stops(Some(Instant::now() + SLOW));
+        match served.back_end.stop().map_err(|failure| (slot, failure))? {
+            true => self.stopped(slot, registers),
+            false => Ok(()),
+        }
+    }
+
+    /// Unasked, a back end only says that it is gone.
+    fn answered(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
+        let Some(served) = self.served(slot).filter(|served| served.stops()) else {
+            return Err((slot, Failure::Gone("its process is gone".into())));
+        };
+        if served.back_end.stopped().map_err(|failure| (slot, failure))? {
+            self.stopped(slot, registers)?;
+            self.tell_quiet(registers);
+        }
+        Ok(())
+    }
+
+    /// It has stopped: for a reset or a pause, or for a pause that was taken back meanwhile.
+    fn stopped(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
+        let Some(served) = self.served(slot) else { return Ok(()) };
+        served.course = Course::Stands;
+        let resets = served.resets;
+        if served.config_wanted {
+            self.read_config(slot, registers)?;
+        }
+        if resets {
+            self.forget(slot, registers)?;
+        } else if self.quiet.is_none() {
+            self.unpause(slot, registers)?;
+        }
+        Ok(())
+    }
+
+    /// For a pause that all devices stand still for.
+    fn tell_quiet(&self, registers: &dyn Registers) {
+        if let Some(pause) = self.quiet.filter(|_| !self.served.iter().any(Served::stops)) {
+            registers.devices_are(Event::Quiet(pause));
+        }
     }
 
     fn activate(&mut self, slot: Slot, activation: &Activation, registers: &dyn Registers) -> Done {
         let front_ends = self.front_ends.clone();
         let (Some(port), Some(served)) = (front_ends.port(slot), self.served(slot)) else { return Ok(()) };
-        served.active = true;
+        served.course = Course::Serves;
         if let Err(failure) = served.back_end.activate(activation, port) {
             return self.failed(slot, failure, registers);
         }
@@ -185,9 +308,20 @@ impl Worker {
     }
 
     fn reset(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
+        let Some(served) = self.served(slot) else { return Ok(()) };
+        served.resets = true;
+        match served.course {
+            Course::Serves => self.stop(slot, registers),
+            Course::Stops(_) => Ok(()),
+            Course::Idle | Course::Stands => self.forget(slot, registers),
+        }
+    }
+
+    /// It is reset, and has stopped.
+    fn forget(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
         if let Some(served) = self.served(slot) {
-            served.active = false;
-            served.back_end.stop().map_err(|failure| (slot, failure))?;
+            (served.course, served.resets) = (Course::Idle, false);
+            served.back_end.reset().map_err(|failure| (slot, failure))?;
         }
         self.watch(slot);
         if let Some(port) = self.front_ends.port(slot) {
@@ -198,11 +332,11 @@ impl Worker {
     }
 
     fn kicked(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
-        let (front_ends, quiet) = (self.front_ends.clone(), self.quiet);
+        let front_ends = self.front_ends.clone();
         let (Some(port), Some(served)) = (front_ends.port(slot), self.served(slot)) else { return Ok(()) };
         let Some(queue) = port.queue(0).filter(|_| served.back_end.socket().is_none()) else { return Ok(()) };
         queue.kick.clear();
-        if quiet {
+        if served.course != Course::Serves {
             return Ok(());
         }
         match served.back_end.kicked(port) {
@@ -234,7 +368,7 @@ impl Worker {
         let served = place.and_then(|place| self.served.get_mut(place));
         let (Some(port), Some(served)) = (front_ends.port(slot), served) else { return };
         for (index, queue) in (0..).zip(&port.queues) {
-            let want = served.active && queue.delivery() == Delivery::Intx;
+            let want = served.active() && queue.delivery() == Delivery::Intx;
             let have = served.watched.contains(&index);
             if want && !have {
                 match self.events.add(&queue.call, Token::Call(slot, index), Interest::Read) {
@@ -246,6 +380,10 @@ impl Worker {
                 served.watched.retain(|watched| *watched != index);
             }
         }
+    }
+
+    fn slots(&self, which: impl Fn(&Served) -> bool) -> Vec<Slot> {
+        (1..).map(Slot).zip(&self.served).filter(|(_, served)| which(served)).map(|(slot, _)| slot).collect()
     }
 
     fn served(&mut self, slot: Slot) -> Option<&mut Served> {

@@ -121,7 +121,7 @@ impl Mib {
 fn states(row: &Row) -> (i32, i32) {
     match row.state {
         VmState::Paused => (3, 8),
-        VmState::Running | VmState::Stopping => (1, 4),
+        VmState::Running | VmState::Pausing | VmState::Stopping => (1, 4),
         VmState::Waiting | VmState::Starting | VmState::Stopped => (4, 11),
     }
 }

@@ -1,4 +1,4 @@
-//! Back ends that keep their front end waiting: each wait has an end.
+//! Back ends that keep their front end waiting: each wait has an end, but that for requests under way.
 
 use std::io::{Read, Write};
 use std::thread::JoinHandle;
@@ -36,16 +36,17 @@ fn a_back_end_that_says_nothing_is_given_up() {
     }
 }
 
-#[test]
-fn a_back_end_that_no_longer_answers_is_given_up() {
+/// A back end with a queue that is served, and its other end.
+fn active() -> (VhostUser, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let watched: OwnedFd = ours.try_clone().unwrap().into();
     let front_end = Frontend::from_stream(ours, MAX_QUEUES);
     front_end.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
     let (limit, active) = (LIMIT, vec![0]);
-    let (activation, bases) = (None, Vec::new());
+    let (activation, bases, answer) =
+        (Some(Activation { features: 0, queues: Vec::new() }), Vec::new(), Answer::default());
     let memory = memory();
-    let mut back_end = VhostUser {
+    let back_end = VhostUser {
         front_end,
         front: BLOCK,
         resets: true,
@@ -56,7 +57,49 @@ fn a_back_end_that_no_longer_answers_is_given_up() {
         active,
         activation,
         bases,
+        answer,
     };
-    assert!(matches!(back_end.stop(), Err(Failure::Gone(_))));
+    (back_end, theirs)
+}
+
+#[test]
+fn a_back_end_that_no_longer_answers_is_given_up() {
+    let (mut back_end, _theirs) = active();
+    assert!(matches!(back_end.config(), Err(Failure::Gone(_))));
+}
+
+/// Where queue 0 stands: request, flags, size, queue and base.
+const STANDS: [u32; 5] = [11, 0b101, 8, 0, 7];
+
+#[test]
+fn requests_under_way_are_waited_for_however_long_they_take() {
+    let (mut back_end, mut theirs) = active();
+    assert!(!back_end.stop().unwrap());
+    std::thread::sleep(LIMIT * 5);
+    assert!(!back_end.stopped().unwrap(), "nor is it waited for");
+    let mut asked = [0; 20];
+    theirs.read_exact(&mut asked).unwrap();
+    assert_eq!(asked[..4], 11u32.to_le_bytes());
+    theirs.write_all(&STANDS.map(u32::to_le_bytes).concat()).unwrap();
+    assert!(back_end.stopped().unwrap());
+    assert_eq!(back_end.bases, [(0, 7)]);
+    assert!(back_end.stop().unwrap(), "it has stopped already");
+}
+
+#[test]
+fn a_back_end_that_goes_while_it_is_waited_for_is_gone() {
+    let (mut back_end, theirs) = active();
+    assert!(!back_end.stop().unwrap());
     drop(theirs);
+    assert!(matches!(back_end.stopped(), Err(Failure::Gone(_))));
+    let (mut back_end, theirs) = active();
+    drop(theirs);
+    assert!(matches!(back_end.stop(), Err(Failure::Gone(_))));
+}
+
+#[test]
+fn a_back_end_that_has_stopped_and_does_not_answer_its_reset_is_given_up() {
+    let (mut back_end, _theirs) = active();
+    back_end.active.clear();
+    assert!(matches!(back_end.reset(), Err(Failure::Gone(_))));
 }

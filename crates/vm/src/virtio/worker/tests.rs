@@ -1,5 +1,9 @@
-//! Signals that cross a reset, one step of the loop at a time.
+//! Signals that cross a reset, and devices that take long to stop, one step of the loop at a time.
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +20,10 @@ const SLOT: Slot = Slot(1);
 struct Willing;
 
 impl BackEnd for Willing {
-    fn socket(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+    fn role(&self) -> &'static str {
+        "willing"
+    }
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
     }
     fn config(&mut self) -> Result<Vec<u8>, Failure> {
@@ -25,10 +32,10 @@ impl BackEnd for Willing {
     fn activate(&mut self, _: &Activation, _: &Port) -> Result<(), Failure> {
         Ok(())
     }
-    fn stop(&mut self) -> Result<(), Failure> {
-        Ok(())
+    fn stop(&mut self) -> Result<bool, Failure> {
+        Ok(true)
     }
-    fn pause(&mut self) -> Result<(), Failure> {
+    fn reset(&mut self) -> Result<(), Failure> {
         Ok(())
     }
     fn unpause(&mut self, _: &Port) -> Result<(), Failure> {
@@ -42,6 +49,7 @@ struct Told {
     reset_done: AtomicUsize,
     needs_reset: AtomicUsize,
     config: Mutex<Vec<(Slot, Vec<u8>)>>,
+    devices: Mutex<Vec<Event>>,
 }
 
 impl Registers for Told {
@@ -55,7 +63,9 @@ impl Registers for Told {
         self.config.lock().unwrap().push((slot, config.to_vec()));
     }
     fn queue_interrupt(&self, _: Slot, _: u16) {}
-    fn devices_are(&self, _: bool) {}
+    fn devices_are(&self, what: Event) {
+        self.devices.lock().unwrap().push(what);
+    }
     fn device_gone(&self) -> bool {
         true
     }
@@ -129,7 +139,7 @@ impl Registers for Restless {
     fn needs_reset(&self, _: Slot) {}
     fn config_changed(&self, _: Slot, _: &[u8]) {}
     fn queue_interrupt(&self, _: Slot, _: u16) {}
-    fn devices_are(&self, _: bool) {}
+    fn devices_are(&self, _: Event) {}
     fn device_gone(&self) -> bool {
         true
     }
@@ -145,4 +155,199 @@ fn a_guest_that_resets_on_and_on_holds_up_no_other_device() {
         assert_eq!(restless.resets.load(Ordering::SeqCst), turn);
         assert!(worker.front_ends.wake().is_set(), "the next is not forgotten");
     }
+}
+
+/// A back end that has stopped when it is let go.
+struct Slow {
+    socket: UnixStream,
+    done: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Slow {
+    fn does(&self, what: &'static str) {
+        self.done.lock().unwrap().push(what);
+    }
+}
+
+impl BackEnd for Slow {
+    fn role(&self) -> &'static str {
+        "slow"
+    }
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+    fn config(&mut self) -> Result<Vec<u8>, Failure> {
+        self.does("config");
+        Ok(vec![4])
+    }
+    fn activate(&mut self, _: &Activation, _: &Port) -> Result<(), Failure> {
+        self.does("activate");
+        Ok(())
+    }
+    fn stop(&mut self) -> Result<bool, Failure> {
+        self.does("stop");
+        Ok(false)
+    }
+    fn stopped(&mut self) -> Result<bool, Failure> {
+        match self.socket.read(&mut [0]) {
+            Ok(1) => Ok(true),
+            _ => Err(Failure::Gone("hung up".into())),
+        }
+    }
+    fn reset(&mut self) -> Result<(), Failure> {
+        self.does("reset");
+        Ok(())
+    }
+    fn unpause(&mut self, _: &Port) -> Result<(), Failure> {
+        self.does("unpause");
+        Ok(())
+    }
+}
+
+/// Two devices that take long to stop, in slots 1 and 2, set up by their driver.
+struct Pair {
+    worker: Worker,
+    told: Told,
+    peers: [UnixStream; 2],
+    done: [Arc<Mutex<Vec<&'static str>>>; 2],
+}
+
+const BOTH: [Slot; 2] = [Slot(1), Slot(2)];
+
+impl Pair {
+    fn new() -> Self {
+        let front_ends = Arc::new(FrontEnds::new(Arc::new(FakeKvm::default()), &[1, 1]).unwrap());
+        let done: [Arc<Mutex<Vec<_>>>; 2] = Default::default();
+        let (mut peers, mut back_ends) = (Vec::new(), Vec::<Box<dyn BackEnd>>::new());
+        for done in &done {
+            let (socket, peer) = UnixStream::pair().unwrap();
+            back_ends.push(Box::new(Slow { socket, done: done.clone() }));
+            peers.push(peer);
+        }
+        let worker = Worker::new(front_ends, back_ends).unwrap();
+        let mut pair = Self { worker, told: Told::default(), peers: peers.try_into().unwrap(), done };
+        for slot in BOTH {
+            pair.does(Job::Activate(slot, activation()));
+        }
+        assert_eq!([pair.done(0), pair.done(1)], [["activate"], ["activate"]]);
+        pair
+    }
+
+    fn does(&mut self, job: Job) {
+        self.worker.perform(job, &self.told).unwrap();
+    }
+
+    /// What the device has done since the last look.
+    fn done(&self, device: usize) -> Vec<&'static str> {
+        std::mem::take(&mut self.done[device].lock().unwrap())
+    }
+
+    /// A device has finished what was under way.
+    fn finishes(&mut self, device: usize) {
+        self.peers[device].write_all(&[0]).unwrap();
+        for ready in self.worker.events.wait(Some(Instant::now())).unwrap() {
+            self.worker.happened(ready.token, &self.told).unwrap();
+        }
+    }
+
+    fn told(&self) -> Vec<Event> {
+        std::mem::take(&mut self.told.devices.lock().unwrap())
+    }
+}
+
+#[test]
+fn a_pause_is_told_when_all_devices_have_stopped() {
+    let mut pair = Pair::new();
+    pair.does(Job::Quiet(1));
+    assert_eq!([pair.done(0), pair.done(1)], [["stop"], ["stop"]], "none waits for another");
+    assert_eq!(pair.told(), []);
+    pair.finishes(1);
+    assert_eq!(pair.told(), []);
+    pair.finishes(0);
+    assert_eq!(pair.told(), [Event::Quiet(1)]);
+    pair.does(Job::WakeUp(1));
+    assert_eq!([pair.done(0), pair.done(1)], [["unpause"], ["unpause"]]);
+    assert_eq!(pair.told(), [Event::Awake(1)]);
+}
+
+#[test]
+fn when_a_pause_is_taken_back_each_device_serves_as_soon_as_it_can() {
+    let mut pair = Pair::new();
+    pair.does(Job::Quiet(1));
+    pair.finishes(0);
+    pair.does(Job::WakeUp(1));
+    assert_eq!(pair.done(0), ["stop", "unpause"], "a disk that is held up is the other's");
+    assert_eq!(pair.done(1), ["stop"]);
+    // Another pause waits for the same stop.
+    pair.does(Job::Quiet(2));
+    assert_eq!([pair.done(0), pair.done(1)], [vec!["stop"], vec![]]);
+    pair.finishes(0);
+    pair.told();
+    pair.finishes(1);
+    assert_eq!(pair.told(), [Event::Quiet(2)]);
+    pair.does(Job::WakeUp(2));
+    assert_eq!([pair.done(0), pair.done(1)], [["unpause"], ["unpause"]]);
+
+    pair.does(Job::Quiet(3));
+    pair.does(Job::WakeUp(3));
+    pair.done(1);
+    pair.finishes(1);
+    assert_eq!(pair.done(1), ["unpause"], "when it has finished");
+    pair.finishes(0);
+    assert!(!pair.told().contains(&Event::Quiet(3)));
+}
+
+#[test]
+fn a_reset_of_a_device_that_is_held_up_is_done_when_it_has_stopped_and_holds_up_no_other() {
+    let mut pair = Pair::new();
+    let resets = |pair: &Pair| pair.told.reset_done.load(Ordering::SeqCst);
+    pair.does(Job::Reset(Slot(2)));
+    assert_eq!((pair.done(1), resets(&pair)), (vec!["stop"], 0));
+    pair.does(Job::ReadConfig(Slot(2)));
+    pair.does(Job::ReadConfig(Slot(1)));
+    assert_eq!((pair.done(0), pair.done(1)), (vec!["config"], vec![]), "the other one answers");
+    pair.does(Job::Quiet(1));
+    pair.finishes(0);
+    assert_eq!(pair.told(), [], "a pause waits for it too");
+    pair.finishes(1);
+    assert_eq!((pair.done(1), resets(&pair), pair.told()), (vec!["config", "reset"], 1, vec![Event::Quiet(1)]));
+    pair.does(Job::WakeUp(1));
+    assert_eq!(pair.done(1), [""; 0], "it waits for its driver");
+}
+
+#[test]
+fn a_reset_while_a_device_stops_for_a_pause_is_done_with_it() {
+    let mut pair = Pair::new();
+    pair.does(Job::Quiet(1));
+    pair.does(Job::WakeUp(1));
+    pair.does(Job::Reset(Slot(2)));
+    pair.finishes(1);
+    assert_eq!(pair.done(1), ["stop", "reset"]);
+    assert_eq!(pair.told.reset_done.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_device_that_takes_long_to_stop_is_named_once() {
+    let mut pair = Pair::new();
+    assert_eq!(pair.worker.deadline(), None);
+    pair.does(Job::Quiet(1));
+    let names: Vec<&str> = pair.worker.served.iter().map(|served| served.name.as_str()).collect();
+    assert_eq!(names, ["slow0", "slow1"]);
+    let at = pair.worker.deadline().expect("somebody is to be named");
+    pair.worker.name_the_slow(at - SLOW / 2);
+    assert_eq!(pair.worker.deadline(), Some(at));
+    pair.worker.name_the_slow(at + SLOW);
+    assert_eq!(pair.worker.deadline(), None, "each was");
+    pair.finishes(0);
+    pair.finishes(1);
+    assert_eq!(pair.told(), [Event::Quiet(1)]);
+}
+
+#[test]
+fn a_device_that_goes_while_it_stops_ends_the_vm() {
+    let mut pair = Pair::new();
+    pair.does(Job::Quiet(1));
+    pair.peers[1].shutdown(Shutdown::Both).unwrap();
+    let gone = pair.worker.happened(Token::Socket(Slot(2)), &pair.told);
+    assert!(matches!(gone, Err((Slot(2), Failure::Gone(_)))));
 }

@@ -29,7 +29,7 @@ impl Registry {
         let Some(vm) = self.vm(id) else { return };
         match (&vm.life, reboot) {
             (Life::Running { pid, .. }, false) => vm.life = Life::Stopping { pid: *pid },
-            (Life::Stopping { pid }, true) => vm.life = Life::Running { pid: *pid, paused: false },
+            (Life::Stopping { pid }, true) => vm.life = Life::running(*pid),
             _ => {}
         }
     }
@@ -98,10 +98,10 @@ impl Registry {
         self.ending = true;
     }
 
-    pub(super) fn gone(&mut self, conn: ConnId) {
+    pub(super) fn gone(&mut self, conn: ConnId, out: &mut Vec<Action>) {
         self.forget_wait(conn, None);
         self.stops.retain(|_, stopper| stopper.asked.conn != conn);
-        self.orders.retain(|_, asked| asked.conn != conn);
+        self.forget_orders(conn, out);
         self.reloads.retain(|reload| reload.asked.conn != conn);
         for vm in &mut self.vms {
             if let Life::Preparing(preparation) = &mut vm.life {

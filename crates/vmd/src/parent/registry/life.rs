@@ -80,12 +80,21 @@ pub enum Life {
         pid: u32,
         /// Its guest stands still until it is unpaused.
         paused: bool,
+        /// Those who have it paused, and were not answered yet.
+        pausing: BTreeSet<RequestId>,
     },
     /// Somebody, or the guest itself, wants it to end.
     Stopping {
         /// Its vm process.
         pid: u32,
     },
+}
+
+impl Life {
+    /// It has begun to run, or goes on.
+    pub fn running(pid: u32) -> Self {
+        Self::Running { pid, paused: false, pausing: BTreeSet::new() }
+    }
 }
 
 /// A start that is being prepared.

@@ -65,12 +65,13 @@ fn line(vm: &Vm, now: Instant) -> VmLine {
 }
 
 fn state(vm: &Vm) -> VmState {
-    match vm.life {
+    match &vm.life {
         Life::Waiting => VmState::Waiting,
         Life::Stopped => VmState::Stopped,
         Life::Preparing(_) | Life::Launching { .. } => VmState::Starting,
-        Life::Running { paused: false, .. } => VmState::Running,
         Life::Running { paused: true, .. } => VmState::Paused,
+        Life::Running { pausing, .. } if !pausing.is_empty() => VmState::Pausing,
+        Life::Running { .. } => VmState::Running,
         Life::Stopping { .. } => VmState::Stopping,
     }
 }

@@ -336,7 +336,7 @@ impl Registry {
             Event::Hangup => self.hangup(out),
             Event::SwitchMade(name, result) => self.switch_made(&name, result, now, out),
             Event::Ask { asked, who, request, random } => self.ask(&Asker { asked, who, random }, request, now, out),
-            Event::Gone(conn) => self.gone(conn),
+            Event::Gone(conn) => self.gone(conn, out),
             Event::OwnerNamed(id, name) => {
                 self.vm(id).into_iter().for_each(|vm| vm.definition.owner_name = name.clone());
             }

@@ -1,10 +1,13 @@
 //! Orders to VMs that run, as clients give them and vmm answers.
 
+use std::collections::BTreeMap;
+use std::mem;
+
 use proto::client::{Order, Reply, VmRef};
-use proto::{Failure, RequestId, VmId};
+use proto::{ConnId, Failure, RequestId, VmId};
 
 use super::asking::Asker;
-use super::life::Life;
+use super::life::{Asked, Life, Vm};
 use super::{Action, Registry};
 
 impl Registry {
@@ -20,6 +23,9 @@ impl Registry {
         vm.must_run()?;
         let id = vm.id;
         let request = self.new_request();
+        if let Some(Life::Running { pausing, .. }) = self.vm(id).map(|vm| &mut vm.life) {
+            pausing.extend((order == Order::Pause).then_some(request));
+        }
         self.orders.insert(request, asker.asked);
         out.push(Action::Order(request, id, order));
         Ok(())
@@ -35,6 +41,9 @@ impl Registry {
         out: &mut Vec<Action>,
     ) {
         let asked = self.orders.remove(&request);
+        if let Some(Life::Running { pausing, .. }) = self.vm(id).map(|vm| &mut vm.life) {
+            pausing.remove(&request);
+        }
         if let (Ok(still), Some(vm)) = (&result, self.vm(id)) {
             if let Life::Running { paused, .. } = &mut vm.life {
                 *paused = *still;
@@ -45,5 +54,21 @@ impl Registry {
         let Some(asked) = asked else { return };
         let reply = result.map_or_else(Reply::Failed, |_| Reply::Accepted { id: id.0 });
         out.push(Action::Answer(asked, reply));
+    }
+
+    /// A client has left. A pause that nobody waits for any more, and that is not done, is taken back: it would come at any
+    /// later time, unexpected.
+    pub(super) fn forget_orders(&mut self, conn: ConnId, out: &mut Vec<Action>) {
+        let (left, kept): (BTreeMap<RequestId, Asked>, _) =
+            mem::take(&mut self.orders).into_iter().partition(|(_, asked)| asked.conn == conn);
+        self.orders = kept;
+        let abandoned = |vm: &&Vm| {
+            let Life::Running { pausing, paused: false, .. } = &vm.life else { return false };
+            let among = |requests: &BTreeMap<RequestId, Asked>| pausing.iter().any(|one| requests.contains_key(one));
+            among(&left) && !among(&self.orders)
+        };
+        for id in self.vms.iter().filter(abandoned).map(|vm| vm.id).collect::<Vec<_>>() {
+            out.push(Action::Order(self.new_request(), id, Order::Unpause));
+        }
     }
 }

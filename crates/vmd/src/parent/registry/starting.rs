@@ -115,7 +115,7 @@ impl Registry {
         };
         match result {
             Ok(pid) => {
-                vm.life = Life::Running { pid, paused: false };
+                vm.life = Life::running(pid);
                 vm.started = started;
                 let tty = vm.tty.clone().unwrap_or_default();
                 let definition = &vm.definition;

@@ -15,6 +15,11 @@ impl Running {
             }
             FromVm::Leaving { reboot } => self.leaving(run, reboot, out),
             FromVm::Ended { status } => self.last_word(run, Member::Vm, status),
+            FromVm::Pausing => {
+                if let Some((_, vm)) = self.of_run(run) {
+                    vm.stands_still(out);
+                }
+            }
             FromVm::Done(order, result) => self.vm_answered(run, order, result, now, out),
         }
     }

@@ -1,11 +1,15 @@
 //! Orders to VMs that run. A vm process is given one at a time; each is answered to who asked, also by a deadline or the VM's
 //! end.
+//!
+//! A pause whose guest stands still has no deadline: its devices finish what is under way, for as long as a disk of the host
+//! takes. An unpause does not wait for it but takes it back, and with it the pauses that wait. The vm process answers both, one
+//! after the other.
 
 use std::collections::VecDeque;
 
 use super::*;
 
-/// How long a vm process may take. Its devices finish what is under way, for which a disk of the host may have to be waited.
+/// How long a vm process may take, of a pause until its guest stands still.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// Orders that may wait for one VM.
 pub const MAX_WAITING: usize = 16;
@@ -15,7 +19,8 @@ pub const MAX_WAITING: usize = 16;
 pub(super) struct Orders {
     /// As its vm process last said.
     paused: bool,
-    asked: Option<Asked>,
+    /// In order; a second one is the unpause that takes the first, a pause, back.
+    asked: VecDeque<Asked>,
     waiting: VecDeque<(RequestId, Order)>,
 }
 
@@ -33,9 +38,20 @@ fn answer(order: Order, request: RequestId, vm: VmId, result: Result<bool, Failu
     Action::Reply(ToParent::OrderDone { request, vm, order, result })
 }
 
+fn busy(vm: VmId) -> Failure {
+    Failure::new(Code::Busy, format!("vm {vm} has not answered the previous request yet"))
+}
+
 impl Running {
     pub(super) fn order(&mut self, request: RequestId, id: VmId, order: Order, now: Moment, out: &mut Vec<Action>) {
         match self.may_order(id) {
+            Ok(vm) if order == Order::Unpause && vm.orders.is_pausing() => {
+                vm.orders.take_back(id, out);
+                vm.ask(order, Some(request), Some(now + ANSWER_LIMIT), out);
+            }
+            Ok(vm) if vm.orders.waiting.len() >= MAX_WAITING => {
+                out.push(answer(order, request, id, Err(busy(id))));
+            }
             Ok(vm) => {
                 vm.orders.waiting.push_back((request, order));
                 vm.ask_next(now, out);
@@ -57,11 +73,8 @@ impl Running {
             }
             Life::Ending { .. } => return Err(unknown()),
         }
-        let silent = vm.orders.asked.as_ref().is_some_and(|asked| asked.request.is_none());
-        if silent || vm.orders.waiting.len() >= MAX_WAITING {
-            return Err(Failure::new(Code::Busy, format!("vm {id} has not answered the previous request yet")));
-        }
-        Ok(vm)
+        let silent = vm.orders.asked.iter().any(|asked| asked.request.is_none());
+        if silent { Err(busy(id)) } else { Ok(vm) }
     }
 
     /// Nobody will answer for VMs that end.
@@ -76,12 +89,24 @@ impl Running {
 
 impl Vm {
     fn ask_next(&mut self, now: Moment, out: &mut Vec<Action>) {
-        if self.orders.asked.is_some() {
+        if !self.orders.asked.is_empty() {
             return;
         }
         let Some((request, order)) = self.orders.waiting.pop_front() else { return };
-        self.orders.asked = Some(Asked { order, request: Some(request), deadline: Some(now + ANSWER_LIMIT) });
+        self.ask(order, Some(request), Some(now + ANSWER_LIMIT), out);
+    }
+
+    fn ask(&mut self, order: Order, request: Option<RequestId>, deadline: Option<Moment>, out: &mut Vec<Action>) {
+        self.orders.asked.push_back(Asked { order, request, deadline });
         out.push(Action::TellVm(self.run, ToVm::Order(order)));
+    }
+
+    /// Its guest stands still, and the devices may take their time.
+    pub(super) fn stands_still(&mut self, out: &mut Vec<Action>) {
+        match self.orders.asked.front_mut() {
+            Some(asked) if asked.order == Order::Pause => asked.deadline = None,
+            _ => self.breach(Member::Vm, "says that it pauses, and was not asked to", out),
+        }
     }
 
     /// The vm process has done it, or can't.
@@ -93,13 +118,14 @@ impl Vm {
         now: Moment,
         out: &mut Vec<Action>,
     ) {
-        let Some(asked) = self.orders.asked.take_if(|asked| asked.order == order) else {
+        if self.orders.asked.front().is_none_or(|asked| asked.order != order) {
             return self.breach(Member::Vm, "answered a request that was not made", out);
-        };
+        }
+        let request = self.orders.asked.pop_front().and_then(|asked| asked.request);
         if let Ok(paused) = result {
             self.orders.paused = paused;
         }
-        out.extend(asked.request.map(|request| answer(order, request, id, result)));
+        out.extend(request.map(|request| answer(order, request, id, result)));
         if matches!(self.life, Life::Up { course: Course::Stopping(_), .. }) {
             self.wake(out);
         }
@@ -116,16 +142,32 @@ impl Vm {
     }
 
     fn wake(&mut self, out: &mut Vec<Action>) {
-        if self.orders.paused && self.orders.asked.is_none() {
-            self.orders.asked = Some(Asked { order: Order::Unpause, request: None, deadline: None });
-            out.push(Action::TellVm(self.run, ToVm::Order(Order::Unpause)));
+        if self.orders.is_pausing() || self.orders.paused && self.orders.asked.is_empty() {
+            self.ask(Order::Unpause, None, None, out);
         }
     }
 }
 
 impl Orders {
+    /// A pause is under way, and nobody takes it back.
+    fn is_pausing(&self) -> bool {
+        self.asked.back().is_some_and(|asked| asked.order == Order::Pause)
+    }
+
+    /// No pause that waits is begun after this.
+    fn take_back(&mut self, id: VmId, out: &mut Vec<Action>) {
+        let failure = Failure::new(Code::Invalid, format!("vm {id} was unpaused before it was paused"));
+        self.waiting.retain(|(request, order)| {
+            let stays = *order != Order::Pause;
+            if !stays {
+                out.push(answer(*order, *request, id, Err(failure.clone())));
+            }
+            stays
+        });
+    }
+
     pub(super) fn deadline(&self) -> Option<Moment> {
-        self.asked.as_ref().and_then(|asked| asked.deadline)
+        self.asked.iter().filter_map(|asked| asked.deadline).min()
     }
 
     /// Gives up what was not answered in time, and what waits behind it. What the vm process still says to it is heard.
@@ -138,11 +180,11 @@ impl Orders {
     }
 
     fn fail_all(&mut self, id: VmId, failure: &Failure, out: &mut Vec<Action>) {
-        let asked = self.asked.as_mut().and_then(|asked| {
+        let asked = self.asked.iter_mut().filter_map(|asked| {
             asked.deadline = None;
             asked.request.take().map(|request| (request, asked.order))
         });
-        for (request, order) in asked.into_iter().chain(std::mem::take(&mut self.waiting)) {
+        for (request, order) in asked.chain(std::mem::take(&mut self.waiting)) {
             out.push(answer(order, request, id, Err(failure.clone())));
         }
     }

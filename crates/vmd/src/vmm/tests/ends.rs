@@ -205,7 +205,12 @@ fn row_2_8_a_malformed_message_costs_its_vm_alone() {
 
 #[test]
 fn row_2_8_a_message_out_of_place_costs_its_vm_alone() {
-    let wrong = [FromVm::Started, FromVm::Done(Order::Pause, Ok(true)), FromVm::Done(Order::Unpause, Ok(false))];
+    let wrong = [
+        FromVm::Started,
+        FromVm::Pausing,
+        FromVm::Done(Order::Pause, Ok(true)),
+        FromVm::Done(Order::Unpause, Ok(false)),
+    ];
     for message in wrong {
         let mut vmm = machine();
         let run = vmm.up(1, "web", 0);

@@ -94,14 +94,45 @@ fn row_11_3_26_an_answer_is_of_the_vm_that_it_comes_from() {
 fn one_wish_at_a_time_and_each_is_answered_to_who_asked() {
     let mut vmm = machine();
     let run = vmm.up(1, "web", 0);
-    vmm.pause(1, 1);
-    assert_eq!(said_to_vm(&vmm.unpause(2, 1)), []);
+    vmm.unpause(2, 1);
     assert_eq!(said_to_vm(&vmm.pause(3, 1)), []);
-    let next = vmm.vm(run, FromVm::Done(Order::Pause, Ok(true)));
-    assert_eq!((results(&next), said_to_vm(&next)), (vec![(1, true, Ok(()))], vec![ToVm::Order(Order::Unpause)]));
     let next = vmm.vm(run, FromVm::Done(Order::Unpause, Ok(false)));
     assert_eq!((results(&next), said_to_vm(&next)), (vec![(2, false, Ok(()))], vec![ToVm::Order(Order::Pause)]));
     assert_eq!(results(&vmm.vm(run, FromVm::Done(Order::Pause, Ok(true)))), [(3, true, Ok(()))]);
+}
+
+#[test]
+fn a_pause_waits_as_long_as_the_disk_does() {
+    let mut vmm = machine();
+    let run = vmm.up(1, "web", 0);
+    vmm.pause(1, 1);
+    assert_eq!(vmm.vm(run, FromVm::Pausing), []);
+    assert_eq!(vmm.pass(ANSWER_LIMIT * 1000), []);
+    assert_eq!(results(&vmm.vm(run, FromVm::Done(Order::Pause, Ok(true)))), [(1, true, Ok(()))]);
+}
+
+#[test]
+fn an_unpause_takes_a_pause_back_that_is_under_way_and_those_that_wait() {
+    let unpaused = || Failure::new(Code::Invalid, "the guest was unpaused");
+    let mut vmm = machine();
+    let run = vmm.up(1, "web", 0);
+    vmm.pause(1, 1);
+    vmm.pause(2, 1);
+    let back = vmm.unpause(3, 1);
+    assert_eq!(
+        (results(&back), said_to_vm(&back)),
+        (vec![(2, true, Err(Code::Invalid))], vec![ToVm::Order(Order::Unpause)])
+    );
+    assert_eq!(said_to_vm(&vmm.pause(4, 1)), [], "the next waits for both answers");
+    let first = vmm.vm(run, FromVm::Done(Order::Pause, Err(unpaused())));
+    assert_eq!((results(&first), said_to_vm(&first)), (vec![(1, true, Err(Code::Invalid))], vec![]));
+    let second = vmm.vm(run, FromVm::Done(Order::Unpause, Ok(false)));
+    assert_eq!((results(&second), said_to_vm(&second)), (vec![(3, false, Ok(()))], vec![ToVm::Order(Order::Pause)]));
+    // The pause may have been done when the unpause came.
+    vmm.unpause(5, 1);
+    assert_eq!(results(&vmm.vm(run, FromVm::Done(Order::Pause, Ok(true)))), [(4, true, Ok(()))]);
+    assert_eq!(results(&vmm.vm(run, FromVm::Done(Order::Unpause, Ok(false)))), [(5, false, Ok(()))]);
+    assert_eq!(vmm.told(), [1], "it lives");
 }
 
 #[test]
@@ -113,6 +144,9 @@ fn wishes_that_wait_are_bounded() {
         assert_eq!(results(&vmm.pause(request, 1)), []);
     }
     assert_eq!(results(&vmm.pause(99, 1)), [(99, true, Err(Code::Busy))]);
+    // Who wants it to run is not held up by them.
+    let back = vmm.unpause(100, 1);
+    assert_eq!((said_to_vm(&back), results(&back).len()), (vec![ToVm::Order(Order::Unpause)], MAX_WAITING));
 }
 
 #[test]
@@ -120,11 +154,12 @@ fn a_vm_that_does_not_answer_is_given_up_with_all_that_waits_and_may_answer_late
     let mut vmm = machine();
     let run = vmm.up(1, "web", 0);
     vmm.pause(1, 1);
-    vmm.unpause(2, 1);
+    vmm.unpause(2, 1); // which would take the pause back
     let late = vmm.pass(ANSWER_LIMIT);
     assert_eq!(results(&late), [(1, true, Err(Code::TimedOut)), (2, false, Err(Code::TimedOut))]);
     assert_eq!(results(&vmm.pause(3, 1)), [(3, true, Err(Code::Busy))], "it still owes an answer");
     assert_eq!(vmm.vm(run, FromVm::Done(Order::Pause, Ok(true))), [], "nobody waits for it");
+    assert_eq!(vmm.vm(run, FromVm::Done(Order::Unpause, Ok(false))), []);
     assert_eq!(said_to_vm(&vmm.unpause(4, 1)), [ToVm::Order(Order::Unpause)]);
     assert_eq!(results(&vmm.vm(run, FromVm::Done(Order::Unpause, Ok(false)))), [(4, false, Ok(()))]);
     assert_eq!(vmm.told(), [1], "it lives");
@@ -149,15 +184,16 @@ fn a_graceful_stop_wakes_a_paused_guest_so_that_it_can_stop() {
 }
 
 #[test]
-fn a_graceful_stop_during_a_pause_wakes_the_guest_after_it() {
+fn a_graceful_stop_during_a_pause_takes_the_pause_back() {
     let mut vmm = machine();
     let run = vmm.up(1, "web", 0);
     vmm.pause(1, 1);
     vmm.pause(2, 1);
     let stop = vmm.stop(1, GRACEFUL);
-    assert_eq!((said_to_vm(&stop), results(&stop)), (vec![ToVm::PowerButton], vec![(2, true, Err(Code::Invalid))]));
+    let said = vec![ToVm::Order(Order::Unpause), ToVm::PowerButton];
+    assert_eq!((said_to_vm(&stop), results(&stop)), (said, vec![(2, true, Err(Code::Invalid))]));
     let paused = vmm.vm(run, FromVm::Done(Order::Pause, Ok(true)));
-    assert_eq!((said_to_vm(&paused), results(&paused)), (vec![ToVm::Order(Order::Unpause)], vec![(1, true, Ok(()))]));
+    assert_eq!((said_to_vm(&paused), results(&paused)), (vec![], vec![(1, true, Ok(()))]));
     assert_eq!(vmm.vm(run, FromVm::Done(Order::Unpause, Ok(false))), []);
 }
 

@@ -55,12 +55,16 @@ fn a_successor_answers_who_asked_its_predecessor_for_a_pause() {
     let run = first.up(1, "web", 0);
     first.parent(order(7, Order::Pause));
     first.parent(order(8, Order::Unpause));
+    first.parent(order(9, Order::Pause));
     let mut second = first.successor();
     let actions = second.vm(run, FromVm::Done(Order::Pause, Ok(true)));
     assert!(matches!(answers(&actions).as_slice(), [ToParent::OrderDone { request: RequestId(7), .. }]), "{actions:?}");
-    assert_eq!(said_to_vm(&actions), [ToVm::Order(Order::Unpause)]);
-    let late = second.successor().pass(ANSWER_LIMIT);
-    assert!(matches!(answers(&late).as_slice(), [ToParent::OrderDone { request: RequestId(8), result: Err(_), .. }]));
+    let mut third = second.successor();
+    let actions = third.vm(run, FromVm::Done(Order::Unpause, Ok(false)));
+    assert!(matches!(answers(&actions).as_slice(), [ToParent::OrderDone { request: RequestId(8), .. }]), "{actions:?}");
+    assert_eq!(said_to_vm(&actions), [ToVm::Order(Order::Pause)]);
+    let late = third.successor().pass(ANSWER_LIMIT);
+    assert!(matches!(answers(&late).as_slice(), [ToParent::OrderDone { request: RequestId(9), result: Err(_), .. }]));
 }
 
 #[test]

@@ -42,6 +42,23 @@ fn a_pause_is_answered_to_who_asked_and_shows_until_the_unpause() {
 }
 
 #[test]
+fn a_pause_shows_while_it_is_under_way() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    f.running("web");
+    let (first, vm, _) = asked_of_vmm(&f.ask(pause("web")));
+    let (second, ..) = asked_of_vmm(&f.ask(pause("web")));
+    assert_eq!(f.state("web"), Some(VmState::Pausing));
+    let (back, ..) = asked_of_vmm(&f.ask(unpause("web")));
+    assert_eq!(f.state("web"), Some(VmState::Pausing), "until vmm says otherwise");
+    let unpaused = Err(Failure::new(Code::Invalid, "it was unpaused"));
+    f.on(Event::OrderDone(second, vm, Order::Pause, unpaused.clone()));
+    assert_eq!(f.state("web"), Some(VmState::Pausing));
+    f.on(Event::OrderDone(first, vm, Order::Pause, unpaused));
+    f.on(Event::OrderDone(back, vm, Order::Unpause, Ok(false)));
+    assert_eq!(f.state("web"), Some(VmState::Running));
+}
+
+#[test]
 fn a_vm_that_does_not_run_is_not_paused() {
     let mut f = Fixture::new(vec![definition("web")]);
     for request in [pause("web"), unpause("web")] {
@@ -63,14 +80,40 @@ fn a_pause_that_fails_changes_nothing_and_says_why() {
 }
 
 #[test]
-fn a_client_that_leaves_gets_no_answer_and_the_vm_is_paused_all_the_same() {
+fn a_pause_that_nobody_waits_for_any_more_is_taken_back() {
+    let mut f = Fixture::new(vec![definition("web"), definition("db")]);
+    f.running("web");
+    f.running("db");
+    let from = |conn, request| Event::Ask {
+        asked: Asked { conn: ConnId(conn), id: RequestId(1) },
+        who: root(),
+        request,
+        random: 0,
+    };
+    let (first, vm, _) = asked_of_vmm(&f.on(from(1, pause("web"))));
+    let (second, ..) = asked_of_vmm(&f.on(from(2, pause("web"))));
+    asked_of_vmm(&f.on(from(3, pause("db"))));
+    assert_eq!(f.on(Event::Gone(ConnId(1))), [], "somebody else waits for it");
+    let (back, of, order) = asked_of_vmm(&f.on(Event::Gone(ConnId(2))));
+    assert_eq!((of, order), (vm, Order::Unpause));
+    assert_eq!(f.on(Event::Gone(ConnId(2))), [], "once");
+    let unpaused = || Err(Failure::new(Code::Invalid, "it was unpaused"));
+    for request in [second, first] {
+        assert!(replies(&f.on(Event::OrderDone(request, vm, Order::Pause, unpaused()))).is_empty(), "nobody waits");
+    }
+    assert!(replies(&f.on(Event::OrderDone(back, vm, Order::Unpause, Ok(false)))).is_empty());
+    assert_eq!((f.state("web"), f.state("db")), (Some(VmState::Running), Some(VmState::Pausing)));
+}
+
+#[test]
+fn who_leaves_takes_no_pause_back_that_is_done() {
     let mut f = Fixture::new(vec![definition("web")]);
     f.running("web");
+    done(&mut f, pause("web"));
     let (asked, actions) = f.ask_as(root(), pause("web"));
     let (request, vm, _) = asked_of_vmm(&actions);
-    f.on(Event::Gone(asked.conn));
-    let actions = f.on(Event::OrderDone(request, vm, Order::Pause, Ok(true)));
-    assert!(replies(&actions).is_empty());
+    assert_eq!(f.on(Event::Gone(asked.conn)), [], "somebody had it paused before");
+    f.on(Event::OrderDone(request, vm, Order::Pause, Ok(true)));
     assert_eq!(f.state("web"), Some(VmState::Paused));
 }
 

@@ -133,8 +133,8 @@ impl Pair {
             17 => self.pass(),
             18 => {
                 let conn = u64::from(self.random.below(u32::try_from(CLIENTS).unwrap()));
-                self.model.gone(conn);
-                self.both(Event::Gone(ConnId(conn)), vec![]);
+                let expected = self.model.gone(conn);
+                self.both(Event::Gone(ConnId(conn)), expected);
             }
             _ => {}
         }

@@ -100,6 +100,8 @@ struct Machine {
     fast: u32,
     since: u32,
     waits: Vec<Asked>,
+    /// Pauses that vmm owes an answer, since it last began to run.
+    pausing: BTreeSet<u32>,
 }
 
 /// All that the model remembers.
@@ -152,7 +154,9 @@ impl Model {
             Action::Terminate(request, ..) => {
                 self.stops.extend(self.asking.map(|asking| (request.0, asking)));
             }
-            Action::Order(request, ..) => {
+            Action::Order(request, vm, order) => {
+                let vm = self.vms.iter_mut().find(|other| other.id == vm.0);
+                vm.expect("an order to an unknown VM").pausing.extend((*order == Order::Pause).then_some(request.0));
                 self.pauses.extend(self.asking.map(|(asked, ..)| (request.0, asked)));
             }
             _ => {}
@@ -186,7 +190,8 @@ impl Model {
                 State::Waiting => VmState::Waiting,
                 State::Stopped => VmState::Stopped,
                 State::Preparing | State::Launching => VmState::Starting,
-                State::Running => VmState::Running,
+                State::Running if vm.pausing.is_empty() => VmState::Running,
+                State::Running => VmState::Pausing,
                 State::Paused => VmState::Paused,
                 State::Stopping => VmState::Stopping,
             };
@@ -283,6 +288,7 @@ impl Model {
             fast: 0,
             since: 0,
             waits: vec![],
+            pausing: BTreeSet::new(),
         });
         id
     }
@@ -379,6 +385,9 @@ impl Model {
             }
             Event::OrderDone(request, vm, _, result) => {
                 let asked = self.pauses.remove(&request.0);
+                for vm in &mut self.vms {
+                    vm.pausing.remove(&request.0);
+                }
                 if result.is_ok() {
                     let vm = self.vms.iter_mut().find(|other| other.id == vm.0);
                     if let Some(vm) = vm.filter(|vm| matches!(vm.state, State::Running | State::Paused)) {
@@ -420,6 +429,7 @@ impl Model {
         }
         let vm = &mut self.vms[at];
         vm.state = State::Running;
+        vm.pausing.clear();
         vm.since = self.clock;
         let (starter, doomed) = (vm.starter.take(), vm.doomed.take());
         if let Some(asked) = starter {
@@ -435,10 +445,13 @@ impl Model {
 
     pub fn leaving(&mut self, vm: VmId, reboot: bool) {
         let at = self.index(vm.0).unwrap();
-        let state = &mut self.vms[at].state;
-        *state = match (*state, reboot) {
+        let vm = &mut self.vms[at];
+        vm.state = match (vm.state, reboot) {
             (State::Running | State::Paused, false) => State::Stopping,
-            (State::Stopping, true) => State::Running,
+            (State::Stopping, true) => {
+                vm.pausing.clear();
+                State::Running
+            }
             (same, _) => same,
         };
     }
@@ -500,14 +513,22 @@ impl Model {
 
     // Clients.
 
-    pub fn gone(&mut self, conn: u64) {
+    pub fn gone(&mut self, conn: u64) -> Vec<Out> {
+        self.asking = None;
         let theirs = |asked: &Asked| asked.conn.0 == conn;
         self.stops.retain(|_, (asked, ..)| !theirs(asked));
+        let before = self.pauses.clone();
         self.pauses.retain(|_, asked| !theirs(asked));
         for vm in &mut self.vms {
             vm.waits.retain(|asked| !theirs(asked));
             vm.starter = vm.starter.filter(|asked| !theirs(asked));
+            let theirs_alone = vm.pausing.iter().all(|request| !self.pauses.contains_key(request));
+            let theirs = vm.pausing.iter().any(|request| before.contains_key(request));
+            if vm.state == State::Running && theirs && theirs_alone {
+                self.outs.push(Out::Pause(vm.id, false));
+            }
         }
+        self.done()
     }
 
     pub fn ask(&mut self, asked: Asked, who: &Who, request: &Request, now: Instant) -> Vec<Out> {

@@ -2,6 +2,8 @@
 //! its kernel has noticed no hang, and its disk and network work. It can be stopped while it is paused.
 #![forbid(unsafe_code)]
 
+mod slow_disk;
+
 use std::fs::{self, File};
 use std::path::Path;
 use std::thread;
