@@ -165,7 +165,8 @@ impl Daemon {
     }
 
     fn arrives(&mut self) {
-        for action in self.clients.handle(clients::Event::Accepted, self.now) {
+        let next = self.live.last().map_or(0, |last| last.0 + 1);
+        for action in self.clients.handle(clients::Event::Accepted(who(ConnId(next)).uid), self.now) {
             if let clients::Action::Admit(conn) = action {
                 self.live.push(conn);
             }
@@ -197,7 +198,7 @@ impl Daemon {
                     self.owed.retain(|(other, _)| *other != conn);
                     self.tell(Event::Gone(conn));
                 }
-                clients::Action::Tell(..) | clients::Action::Admit(_) | clients::Action::TurnAway(_) => {}
+                clients::Action::Tell(..) | clients::Action::Admit(_) | clients::Action::TurnAway(..) => {}
             }
         }
     }
