@@ -1,11 +1,14 @@
 //! Who is at the other end of a Unix socket: the kernel's word, taken when the peer connected.
 //!
-//! The parent asks here for each new client connection; nothing else in the daemon may say who asks.
+//! The parent asks here for each new client connection; nothing else in the daemon may say who asks. control asks for the user
+//! alone, to count connections by it.
 
 #![allow(unsafe_code)] // rustix has no SO_PEERGROUPS, and no process 0, which SO_PEERCRED has of another pid name space
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::io::Errno;
 
 /// Supplementary groups a peer may have (Linux: NGROUPS_MAX). More is an error, so that no right is decided on a part.
 pub const MAX_GROUPS: usize = 65536;
@@ -31,7 +34,12 @@ impl Peer {
     }
 }
 
-fn credentials(socket: &impl AsFd) -> io::Result<libc::ucred> {
+/// The user who connected a socket alone.
+pub fn user(socket: &impl AsFd) -> rustix::io::Result<u32> {
+    credentials(socket).map(|found| found.uid)
+}
+
+fn credentials(socket: &impl AsFd) -> rustix::io::Result<libc::ucred> {
     let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut bytes = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or(0);
     // SAFETY: the buffer is `bytes` long, and the kernel writes no more than that: three numbers, of which any value is one.
@@ -44,7 +52,7 @@ fn credentials(socket: &impl AsFd) -> io::Result<libc::ucred> {
             &mut bytes,
         )
     };
-    if answer == 0 { Ok(found) } else { Err(io::Error::last_os_error()) }
+    if answer == 0 { Ok(found) } else { Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)) }
 }
 
 fn peer_groups(socket: &impl AsFd) -> io::Result<Vec<u32>> {

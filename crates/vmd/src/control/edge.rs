@@ -10,7 +10,7 @@ use proto::client::{Reply, ToClient, ToControl as FromClient};
 use proto::control::{ToControl, ToParent};
 use proto::{Channel, ConnId, Received};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
-use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown, sockopt};
+use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use sys::event::{Interest, Loop, Ready};
 
 use super::clients::{Action, CONNECTION, Clients, Event};
@@ -153,7 +153,7 @@ impl Edge {
         let room = fcntl_dupfd_cloexec(&self.listener, 0)?;
         let socket = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         drop(room);
-        let uid = sockopt::socket_peercred(&socket)?.uid.as_raw();
+        let uid = sys::creds::user(&socket)?;
         let shown = fcntl_dupfd_cloexec(&socket, 0)?;
         Ok((uid, vec![shown, socket]))
     }
