@@ -48,7 +48,7 @@ pub enum User {
     Root,
     /// The daemon's own user.
     Vmd,
-    /// The VM's own, with which its starter makes it (sys::vm_users); where there is none, the daemon's.
+    /// The VM's own user (sys::vm_users), set by vmm when it starts the process; the daemon's user where VMs have none.
     Vm,
     /// The user who asks, by `sandbox::become_asker`; root for what root's vm.conf names.
     Asker,

@@ -69,13 +69,10 @@ fn make(uid: u32, gid: u32) -> io::Result<OwnedFd> {
     for (name, id) in [("uid_map", uid), ("gid_map", gid)] {
         std::fs::write(path(name), format!("{id} {id} 1\n{FIRST} {FIRST} {COUNT}\n"))?;
     }
-    let namespace = File::open(path("ns/user"))?;
-    drop(leave);
-    drop(child);
-    Ok(namespace.into())
+    Ok(File::open(path("ns/user"))?.into())
 }
 
-/// A process that is in a new user namespace until the pipe closes.
+/// A process in a new user namespace, until this is dropped or the pipe closes, as it does at our own end.
 struct Waiting(Pid);
 
 impl Waiting {
@@ -100,7 +97,6 @@ impl Waiting {
 }
 
 impl Drop for Waiting {
-    /// Ends it, whether or not it was let go.
     fn drop(&mut self) {
         let _ = rustix::process::kill_process(self.0, rustix::process::Signal::KILL);
         let _ = rustix::io::retry_on_intr(|| waitpid(Some(self.0), WaitOptions::empty()));

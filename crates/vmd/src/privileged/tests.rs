@@ -21,6 +21,20 @@ fn name(name: &str) -> IfName {
     IfName::new(name).unwrap()
 }
 
+/// What is asked for a card's tap, at no bridge.
+fn tap_of(alias: &str) -> TapSpec {
+    TapSpec {
+        name: None,
+        alias: Alias::new(alias).unwrap(),
+        bridge: None,
+        isolated: false,
+        up: true,
+        rdomain: None,
+        group: None,
+        local: None,
+    }
+}
+
 mod decisions;
 mod inet6;
 mod isolated;
@@ -73,21 +87,9 @@ impl Priv {
     }
 
     fn try_tap(&mut self, tap: Option<&str>, bridge: Option<&str>) -> (ToParent, Vec<OwnedFd>) {
-        let alias = Alias::new("vm1-if0-web").unwrap();
         let (tap, bridge) = (tap.map(name), bridge.map(name));
-        let message = |request| ToPriv::MakeTap {
-            request,
-            tap: TapSpec {
-                name: tap,
-                alias,
-                bridge,
-                isolated: false,
-                up: true,
-                rdomain: None,
-                group: None,
-                local: None,
-            },
-        };
+        let message =
+            |request| ToPriv::MakeTap { request, tap: TapSpec { name: tap, bridge, ..tap_of("vm1-if0-web") } };
         self.ask(message, vec![control_device()])
     }
 
@@ -237,20 +239,7 @@ fn a_descriptor_that_is_no_tun_fails_the_request() {
     own_namespace();
     let mut privileged = Priv::start();
     let null = File::open("/dev/null").unwrap().into();
-    let alias = Alias::new("vm1-if0-web").unwrap();
-    let message = |request| ToPriv::MakeTap {
-        request,
-        tap: TapSpec {
-            name: None,
-            alias,
-            bridge: None,
-            isolated: false,
-            up: true,
-            rdomain: None,
-            group: None,
-            local: None,
-        },
-    };
+    let message = |request| ToPriv::MakeTap { request, tap: tap_of("vm1-if0-web") };
     let (answer, fds) = privileged.ask(message, vec![null]);
     assert!(matches!(answer, ToParent::Failed { .. }));
     assert_eq!((fds.len(), privileged.links()), (0, 1));
@@ -262,20 +251,7 @@ fn a_step_that_fails_takes_the_tap_with_it_even_if_another_holds_its_descriptor(
     let mut privileged = Priv::start();
     let device = control_device();
     let held = device.try_clone().unwrap();
-    let alias = Alias::new("no description of ours").unwrap();
-    let message = |request| ToPriv::MakeTap {
-        request,
-        tap: TapSpec {
-            name: None,
-            alias,
-            bridge: None,
-            isolated: false,
-            up: true,
-            rdomain: None,
-            group: None,
-            local: None,
-        },
-    };
+    let message = |request| ToPriv::MakeTap { request, tap: tap_of("no description of ours") };
     let (answer, _) = privileged.ask(message, vec![device]);
     assert_eq!((code(&answer), privileged.links()), (Code::Invalid, 1));
     drop(held);
@@ -385,20 +361,7 @@ fn a_tap_in_a_group_of_the_administrators_is_found_by_it_and_goes_all_the_same()
     own_namespace();
     let mut privileged = Priv::start();
     let in_group = |privileged: &mut Priv, group| {
-        let alias = Alias::new("vm1-if0-web").unwrap();
-        let message = |request| ToPriv::MakeTap {
-            request,
-            tap: TapSpec {
-                name: None,
-                alias,
-                bridge: None,
-                isolated: false,
-                up: true,
-                rdomain: None,
-                group,
-                local: None,
-            },
-        };
+        let message = |request| ToPriv::MakeTap { request, tap: TapSpec { group, ..tap_of("vm1-if0-web") } };
         privileged.ask(message, vec![control_device()])
     };
     let mut held: Vec<_> =
@@ -431,20 +394,9 @@ fn local_tap(privileged: &mut Priv, bridge: Option<&str>) -> (ToParent, Vec<Owne
         inet6: Some([0xfd00, 0, 0, 1, 0x6440, 0x103, 0, 1].into()),
         nat: false,
     };
-    let (alias, bridge) = (Alias::new("vm1-if0-web").unwrap(), bridge.map(name));
-    let message = |request| ToPriv::MakeTap {
-        request,
-        tap: TapSpec {
-            name: None,
-            alias,
-            bridge,
-            isolated: false,
-            up: true,
-            rdomain: None,
-            group: None,
-            local: Some(local),
-        },
-    };
+    let bridge = bridge.map(name);
+    let message =
+        |request| ToPriv::MakeTap { request, tap: TapSpec { bridge, local: Some(local), ..tap_of("vm1-if0-web") } };
     privileged.ask(message, vec![control_device()])
 }
 

@@ -1,10 +1,10 @@
 //! Rules of `switches.rs`: no kernel is asked.
 
-use proto::privileged::{Alias, TapSpec};
+use proto::privileged::TapSpec;
 use proto::{Code, Failure};
 use sys::netlink::{Link, LinkKind};
 
-use super::name;
+use super::{name, tap_of};
 use crate::privileged::switches::{self, GROUP, Make, Step, Switches, Undo};
 
 fn link(index: u32, name: &str, kind: LinkKind) -> Link {
@@ -32,8 +32,7 @@ fn make(switches: &mut Switches, up: bool, found: Option<&Link>) -> Result<Make,
 
 /// A tap of this group, up.
 fn tap_spec(alias: &str, group: Option<u32>) -> TapSpec {
-    let (name, alias) = (None, Alias::cut(alias));
-    TapSpec { name, alias, bridge: None, isolated: false, up: true, rdomain: None, group, local: None }
+    TapSpec { group, ..tap_of(alias) }
 }
 
 fn steps(made: Make) -> Vec<Step> {

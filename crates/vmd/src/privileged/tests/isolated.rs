@@ -11,8 +11,8 @@ struct Port(OwnedFd);
 
 impl Port {
     fn new(privileged: &mut Priv, isolated: bool) -> Self {
-        let (alias, bridge) = (Alias::new("vm1-if0-web").unwrap(), Some(name("br0")));
-        let tap = TapSpec { name: None, alias, bridge, isolated, up: true, rdomain: None, group: None, local: None };
+        let bridge = Some(name("br0"));
+        let tap = TapSpec { bridge, isolated, ..tap_of("vm1-if0-web") };
         match privileged.ask(|request| ToPriv::MakeTap { request, tap }, vec![control_device()]) {
             (ToParent::TapMade { .. }, mut fds) => Self(fds.pop().unwrap()),
             (other, _) => panic!("no tap: {other:?}"),

@@ -14,8 +14,8 @@ fn inet6(of: &str) -> (bool, bool) {
 }
 
 fn tap_with(privileged: &mut Priv, bridge: Option<&str>, local: Option<LocalEnd>) -> (String, OwnedFd) {
-    let (alias, bridge) = (Alias::new("vm1-if0-web").unwrap(), bridge.map(name));
-    let tap = TapSpec { name: None, alias, bridge, isolated: false, up: true, rdomain: None, group: None, local };
+    let bridge = bridge.map(name);
+    let tap = TapSpec { bridge, local, ..tap_of("vm1-if0-web") };
     match privileged.ask(|request| ToPriv::MakeTap { request, tap }, vec![control_device()]) {
         (ToParent::TapMade { name, .. }, mut fds) => (name.to_string(), fds.pop().unwrap()),
         (other, _) => panic!("no tap: {other:?}"),

@@ -100,20 +100,8 @@ fn guest(privileged: &mut Priv, nat: bool) -> End {
 /// One with an IPv6 address of the host, or in a group of the administrator's.
 pub(super) fn guest_of(privileged: &mut Priv, nat: bool, inet6: Option<Ipv6Addr>, group: Option<u32>) -> End {
     let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6, nat };
-    let alias = Alias::new("vm1-if0-web").unwrap();
-    let message = |request| ToPriv::MakeTap {
-        request,
-        tap: TapSpec {
-            name: None,
-            alias,
-            bridge: None,
-            isolated: false,
-            up: true,
-            rdomain: None,
-            group,
-            local: Some(local),
-        },
-    };
+    let message =
+        |request| ToPriv::MakeTap { request, tap: TapSpec { group, local: Some(local), ..tap_of("vm1-if0-web") } };
     match privileged.ask(message, vec![control_device()]) {
         (ToParent::TapMade { mac, .. }, mut fds) => {
             let fd = fds.pop().unwrap();
