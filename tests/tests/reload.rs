@@ -140,6 +140,32 @@ fn reload_gives_the_control_socket_to_its_new_owner() {
     });
 }
 
+/// Names and the addresses of their cards, sorted.
+fn addresses(daemon: &Daemon) -> Vec<(String, String)> {
+    let told: serde_json::Value =
+        serde_json::from_str(&daemon.vmctl(&["status", "--json"]).stdout).expect("it is JSON");
+    let vms = told["vms"].as_array().expect("a list").iter();
+    let mut all: Vec<_> = vms.map(|vm| (vm["name"].to_string(), vm["lladdrs"].to_string())).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_vm_without_an_address_of_its_own_keeps_the_one_that_it_had_first() {
+    apart("a_vm_without_an_address_of_its_own_keeps_the_one_that_it_had_first", || {
+        let vm = |name| vm(name, "128M").replace("disable", "disable\n\tinterfaces 2");
+        let daemon = Daemon::start_quietly(&(vm("a") + &vm("b")));
+        let before = addresses(&daemon);
+        assert!(before[0].1.contains("fe:e1:bb:d2:") && before[0].1 != before[1].1, "{before:?}");
+        assert!(daemon.stop().success());
+        let daemon = Daemon::start_quietly(&(vm("b") + &vm("a").replace("128M", "256M")));
+        assert_eq!(addresses(&daemon), before, "the file has changed around them");
+        daemon.vmctl(&["reload"]).success();
+        assert_eq!(addresses(&daemon), before);
+        assert!(daemon.stop().success());
+    });
+}
+
 #[test]
 fn the_same_names_have_the_same_ids_when_the_daemon_is_started_again() {
     apart("the_same_names_have_the_same_ids_when_the_daemon_is_started_again", || {

@@ -189,16 +189,24 @@ fn state_is_written_over_no_link_and_what_was_left_half_written_goes() {
     apart("startup::state_is_written_over_no_link_and_what_was_left_half_written_goes", || {
         fs::create_dir("/var/lib/vmd").expect("it is ours");
         fs::write("/mnt/precious", "precious").expect("it is ours");
-        for name in ["ids.new", "ids"] {
+        for name in ["ids.new", "ids", "lladdr.new", "lladdr"] {
             symlink("/mnt/precious", Path::new("/var/lib/vmd").join(name)).expect("it is ours");
         }
         let first = Daemon::start(WEB);
-        assert!(first.log().contains("/var/lib/vmd/ids: Too many levels of symbolic links; VMs get new numbers"));
+        for told in
+            ["ids: Too many levels of symbolic links; VMs get", "lladdr: Too many levels of symbolic links; cards get"]
+        {
+            assert!(first.log().contains(&format!("/var/lib/vmd/{told} new ")), "{told}");
+        }
+        for gone in ["ids.new", "lladdr.new"] {
+            assert!(!Path::new("/var/lib/vmd").join(gone).exists(), "{gone}: before anything is written");
+        }
         ends(first);
         assert_eq!(fs::read_to_string("/mnt/precious").expect("it is there"), "precious");
-        let ids = fs::symlink_metadata("/var/lib/vmd/ids").expect("it was written");
-        assert_eq!((ids.is_file(), ids.mode() & 0o7777), (true, 0o600));
-        assert!(!Path::new("/var/lib/vmd/ids.new").exists());
+        for name in ["/var/lib/vmd/ids", "/var/lib/vmd/lladdr"] {
+            let written = fs::symlink_metadata(name).expect("it was written");
+            assert_eq!((written.is_file(), written.mode() & 0o7777), (true, 0o600), "{name}");
+        }
     });
 }
 

@@ -105,10 +105,6 @@ impl Names for HostAccounts {
     fn owner(&mut self, owner: Owner) -> String {
         owner_name(owner, LOOKUP_LIMIT)
     }
-
-    fn random(&mut self) -> [u8; 2] {
-        random()
-    }
 }
 
 /// What users call an owner, asked while VMs run.

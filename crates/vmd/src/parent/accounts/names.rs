@@ -1,4 +1,4 @@
-//! Names of accounts, and random bytes: what the registry needs of the host to define a VM.
+//! Names of accounts: what the registry needs of the host to define a VM.
 
 use model::Owner;
 
@@ -6,6 +6,4 @@ use model::Owner;
 pub trait Names {
     /// `user[:group]`.
     fn owner(&mut self, owner: Owner) -> String;
-    /// Two random bytes.
-    fn random(&mut self) -> [u8; 2];
 }

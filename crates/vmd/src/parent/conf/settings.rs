@@ -27,10 +27,6 @@ impl Names for Known<'_> {
     fn owner(&mut self, owner: Owner) -> String {
         self.owners.entry((owner.uid, owner.gid)).or_insert_with(|| self.names.owner(owner)).clone()
     }
-
-    fn random(&mut self) -> [u8; 2] {
-        self.names.random()
-    }
 }
 
 /// The settings that a configuration means, and what of it can't be carried out.
@@ -114,22 +110,16 @@ mod tests {
         assert_eq!(settings.snmp, None, "without the word there is no master");
     }
 
-    /// Owners by their uid, and how often one was asked for; bytes that count.
+    /// Owners by their uid, and how often one was asked for.
     #[derive(Default)]
     struct Counting {
         owners: usize,
-        random: u8,
     }
 
     impl Names for Counting {
         fn owner(&mut self, owner: Owner) -> String {
             self.owners += 1;
             format!("user{}", owner.uid)
-        }
-
-        fn random(&mut self) -> [u8; 2] {
-            self.random += 1;
-            [7, self.random]
         }
     }
 
@@ -164,16 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_is_asked_for_once_and_each_card_has_its_own_address() {
+    fn an_owner_is_asked_for_once() {
         let vm = |name: &str, uid| format!("vm {name} {{\n boot \"/k\"\n owner {uid}\n interfaces 2\n}}\n");
         let mut names = Counting::default();
         let (settings, refused) = settings_of(&[vm("a", 1000), vm("b", 1000), vm("c", 1001)].concat(), &mut names);
         assert_eq!((refused, names.owners), (vec![], 2));
         let owners: Vec<String> = settings.vms.iter().map(|vm| vm.owner_name.to_string()).collect();
         assert_eq!(owners, ["user1000", "user1000", "user1001"]);
-        let macs: Vec<String> =
-            settings.vms.iter().flat_map(|vm| &vm.cards).map(|card| card.mac.to_string()).take(3).collect();
-        assert_eq!(macs, ["fe:e1:bb:d1:07:01", "fe:e1:bb:d2:07:02", "fe:e1:bb:d1:07:03"]);
     }
 
     #[test]

@@ -10,7 +10,6 @@ use proto::{ConnId, control};
 use super::restarts::Lasting;
 use super::turn::Turn;
 use super::{Peer, StartError};
-use crate::parent::accounts::random;
 use crate::parent::edge::{Edge, Token};
 use crate::parent::registry::access::Who;
 use crate::parent::registry::{Asked, Event};
@@ -71,8 +70,7 @@ impl Edge {
                     Ok(kernel) => kernel,
                     Err(failure) => return self.answer(Asked { conn, id }, Reply::Failed(failure)),
                 };
-                let random = u64::from_le_bytes(random());
-                self.happened(Event::Ask { asked: Asked { conn, id }, who, request, random }, kernel);
+                self.happened(Event::Ask { asked: Asked { conn, id }, who, request }, kernel);
             }
             control::ToParent::Gone { conn } => {
                 self.clients.remove(&conn);

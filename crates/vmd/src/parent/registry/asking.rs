@@ -21,13 +21,11 @@ pub(super) struct Asker {
     pub(super) asked: Asked,
     /// Who it is.
     pub(super) who: Who,
-    /// For addresses that the request may need.
-    pub(super) random: u64,
 }
 
 impl Registry {
     pub(super) fn ask(&mut self, asker: &Asker, request: Request, now: Instant, out: &mut Vec<Action>) {
-        let Asker { asked, who, .. } = asker;
+        let Asker { asked, who } = asker;
         let asked = *asked;
         let result = match request {
             Request::List => {
@@ -107,8 +105,7 @@ impl Registry {
             let text = format!("vm \"{name}\" is not known, and no kernel or disk was given to start it from (-b, -d)");
             return Err(Failure::new(Code::NotFound, text));
         }
-        let definition =
-            of_request(start, name, None, &self.known_switches(), &mut Known::new(&self.vms, asker.random))?;
+        let definition = of_request(start, name, None, &self.known_switches(), &mut Known::new(&self.vms))?;
         self.register(definition)
     }
 

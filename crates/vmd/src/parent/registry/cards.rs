@@ -1,15 +1,13 @@
 //! What a VM's network cards are here: with the settings of the switch that each is on, and an address where none was given.
 
 use model::{MacAddr, Nic};
-use proto::{Code, Failure};
+use proto::{Code, Failure, VmId};
 
-use crate::parent::accounts::names::Names;
+use super::life::Vm;
 
-/// What a network card is beside what was said of it: with its switch's settings, and an address where none was given.
+/// What a network card is beside what was said of it: its switch's settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Card {
-    /// The guest's address, kept for the life of the definition.
-    pub mac: MacAddr,
     /// Frames from or to other addresses are dropped.
     pub locked: bool,
     /// Its routing domain, where it is on no switch.
@@ -18,24 +16,30 @@ pub struct Card {
     pub group: Option<u32>,
 }
 
-/// `fe:e1:bb:d<N>:xx:yy` (openbsd/daemon.md, 3.13) from two random bytes.
-fn generated_mac(index: usize, random: [u8; 2]) -> MacAddr {
-    let low = u8::try_from((index + 1) & 15).unwrap_or(0);
-    MacAddr([0xfe, 0xe1, 0xbb, 0xd0 + low, random[0], random[1]])
+/// Two bytes that this host draws once and keeps, so that its VMs have other addresses than the next host's.
+pub type HostBytes = [u8; 2];
+
+/// `fe:e1:bb:d<N>:xx:yy` (openbsd/daemon.md, 3.13). The last two bytes are the VM's number, which no other VM of this host has
+/// and which its name keeps, and the host's bytes: a guest's address, and so its lease, is always the same.
+fn generated_mac(index: u8, id: VmId, host: HostBytes) -> MacAddr {
+    let [.., a, b] = id.0.to_be_bytes();
+    MacAddr([0xfe, 0xe1, 0xbb, 0xd0 | (index.wrapping_add(1) & 15), a ^ host[0], b ^ host[1]])
 }
 
-/// The card of this index, beside these switches; or what of it can't be carried out.
-pub(super) fn card_of(
-    index: usize,
-    nic: &Nic,
-    config: &config::Config,
-    names: &mut dyn Names,
-) -> Result<Card, Failure> {
+impl Vm {
+    /// The address of a card: its own, else one made for it.
+    pub(super) fn mac(&self, index: u8) -> MacAddr {
+        let given = self.definition.nics.get(usize::from(index)).and_then(|nic| nic.lladdr);
+        given.unwrap_or_else(|| generated_mac(index, self.id, self.host))
+    }
+}
+
+/// The card beside these switches; or what of it can't be carried out.
+pub(super) fn card_of(nic: &Nic, config: &config::Config) -> Result<Card, Failure> {
     let switch = nic.switch.as_ref().and_then(|name| config.switch(name));
     let rdomain = rdomain_of(nic, switch)?;
     let groups = [nic.group.as_ref(), switch.and_then(|switch| switch.group.as_ref())];
     Ok(Card {
-        mac: nic.lladdr.unwrap_or_else(|| generated_mac(index, names.random())),
         locked: nic.locked || switch.is_some_and(|switch| switch.locked_lladdr),
         rdomain,
         group: groups.into_iter().flatten().find_map(|group| group.number),
@@ -64,9 +68,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn generated_addresses_are_the_specs() {
-        assert_eq!(generated_mac(0, [1, 2]).to_string(), "fe:e1:bb:d1:01:02");
-        assert_eq!(generated_mac(15, [1, 2]).to_string(), "fe:e1:bb:d0:01:02");
+    fn generated_addresses_are_the_specs_and_no_two_cards_of_a_host_have_one() {
+        let of = |index, id, host| generated_mac(index, VmId(id), host).to_string();
+        assert_eq!(of(0, 1, [1, 2]), "fe:e1:bb:d1:01:03");
+        assert_eq!(of(15, 0x0203, [0xff, 0]), "fe:e1:bb:d0:fd:03");
+        let all = (0..16).flat_map(|index| (1..=16_383).map(move |id| (index, id)));
+        let macs: std::collections::HashSet<_> =
+            all.map(|(index, id)| generated_mac(index, VmId(id), [0x80, 7]).0).collect();
+        assert_eq!(macs.len(), 16 * 16_383, "as many as there are numbers (ids.rs) and cards");
     }
 
     #[test]
@@ -118,7 +127,7 @@ mod tests {
             let nic =
                 model::Nic { switch: Some(switch.name.clone()), group: own.and_then(group), ..model::Nic::default() };
             let config = config::Config { switches: std::iter::once(switch).collect(), ..config::Config::default() };
-            card_of(0, &nic, &config, &mut crate::parent::accounts::HostAccounts).unwrap().group
+            card_of(&nic, &config).unwrap().group
         };
         let (one, two, unknown) = (Some(Some(1)), Some(Some(2)), Some(None));
         assert_eq!((of(None, None), of(one, None), of(None, two)), (None, Some(1), Some(2)));

@@ -48,8 +48,7 @@ impl Deref for Definition {
 
 /// What a VM of the model is here, as if from vm.conf; or what of it can't be carried out.
 pub fn definition_of(vm: &model::Vm, config: &config::Config, names: &mut dyn Names) -> Result<Definition, Failure> {
-    let cards = vm.nics.iter().enumerate().map(|(index, nic)| card_of(index, nic, config, names));
-    let cards = cards.collect::<Result<_, _>>()?;
+    let cards = vm.nics.iter().map(|nic| card_of(nic, config)).collect::<Result<_, _>>()?;
     Ok(Definition {
         vm: Arc::new(vm.clone()),
         cards,
@@ -188,10 +187,6 @@ mod tests {
     impl Names for Nobody {
         fn owner(&mut self, _: Owner) -> String {
             String::new()
-        }
-
-        fn random(&mut self) -> [u8; 2] {
-            [0; 2]
         }
     }
 

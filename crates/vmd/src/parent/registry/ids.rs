@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{Code, Failure, VmId};
 
-use super::Registry;
+use super::{HostBytes, Registry};
 
 /// Numbers by name and owner.
 pub type Ids = BTreeMap<(String, u32), VmId>;
@@ -16,10 +16,10 @@ const MAX_REMEMBERED: usize = 4096;
 const LAST_NEW: u32 = 16_383;
 
 impl Registry {
-    /// One that knows these from before.
-    pub fn knowing(ids: Ids) -> Self {
+    /// One that knows these from before, on the host of these bytes.
+    pub fn knowing(ids: Ids, host: HostBytes) -> Self {
         let last_id = ids.values().map(|id| id.0).max().unwrap_or(0);
-        Self { ids, last_id, ..Self::default() }
+        Self { ids, host, last_id, ..Self::default() }
     }
 
     /// The number of a name, which no VM on the list has.

@@ -41,7 +41,7 @@ impl Registry {
         if self.vms.iter().any(|vm| vm.definition.name == *name) {
             return Err(Failure::new(Code::Exists, format!("vm \"{name}\" exists; give the instance another name")));
         }
-        let mut names = Known::new(&self.vms, asker.random);
+        let mut names = Known::new(&self.vms);
         let definition = of_request(start, name, Some((&template, &asker.who)), &self.known_switches(), &mut names)?;
         let (owner, unnamed) = (definition.owner, names.unnamed);
         let id = self.register(definition)?;

@@ -20,17 +20,16 @@ impl Registry {
     }
 }
 
-/// Names of owners, as far as they are known from other VMs, and the request's random bytes.
+/// Names of owners, as far as they are known from other VMs.
 pub(super) struct Known<'a> {
     vms: &'a [Vm],
-    random: u64,
     /// An owner was asked for whom no other VM has.
     pub(super) unnamed: bool,
 }
 
 impl<'a> Known<'a> {
-    pub(super) fn new(vms: &'a [Vm], random: u64) -> Self {
-        Self { vms, random, unnamed: false }
+    pub(super) fn new(vms: &'a [Vm]) -> Self {
+        Self { vms, unnamed: false }
     }
 }
 
@@ -44,11 +43,5 @@ impl Names for Known<'_> {
             (_, Some(vm)) => vm.definition.owner_name.to_string(),
             (_, None) => numbers(),
         }
-    }
-
-    fn random(&mut self) -> [u8; 2] {
-        self.random = self.random.rotate_left(16);
-        let [a, b, ..] = self.random.to_le_bytes();
-        [a, b]
     }
 }

@@ -11,7 +11,7 @@ use proto::{Code, ConnId, Failure, RequestId, VmId};
 
 use super::definition::Definition;
 use super::rate::Rate;
-use super::{Action, File, Run};
+use super::{Action, File, HostBytes, Run};
 use crate::parent::network::local::Pair;
 
 /// Where an answer goes.
@@ -28,6 +28,8 @@ pub struct Asked {
 pub struct Vm {
     /// Its id.
     pub id: VmId,
+    /// Of its host, for the addresses of its cards.
+    pub host: HostBytes,
     /// What it is to be.
     pub definition: Definition,
     /// What it does.
@@ -120,10 +122,11 @@ pub struct Preparation {
 
 impl Vm {
     /// One that has never started.
-    pub fn new(id: VmId, definition: Definition, life: Life) -> Self {
+    pub fn new(id: VmId, host: HostBytes, definition: Definition, life: Life) -> Self {
         let cpus = definition.cpus;
         Self {
             id,
+            host,
             definition,
             life,
             run: None,

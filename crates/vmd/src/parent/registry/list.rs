@@ -45,7 +45,7 @@ fn row(vm: &Vm) -> Row {
 
 fn line(vm: &Vm, now: Instant) -> VmLine {
     let definition = &vm.definition;
-    let macs: Vec<MacAddr> = definition.cards.iter().map(|card| card.mac).collect();
+    let macs: Vec<MacAddr> = (0u8..).zip(&definition.cards).map(|(index, _)| vm.mac(index)).collect();
     VmLine {
         id: vm.id.0,
         name: definition.name.clone(),

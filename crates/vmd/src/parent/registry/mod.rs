@@ -44,6 +44,7 @@ use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{End, StartVm, Stop};
 use proto::{ConnId, Failure, RequestId, VmId};
 
+pub use cards::HostBytes;
 pub use ids::Ids;
 pub use life::Asked;
 use life::{Life, Vm};
@@ -113,8 +114,6 @@ pub enum Event {
         who: Who,
         /// What is wanted.
         request: Request,
-        /// For addresses that the request may need.
-        random: u64,
     },
     /// A client left.
     Gone(ConnId),
@@ -285,6 +284,8 @@ pub struct Settings {
 pub struct Registry {
     vms: Vec<Vm>,
     ids: Ids,
+    /// In the addresses that are made for cards.
+    host: HostBytes,
     last_id: u32,
     /// They are not kept yet.
     ids_changed: bool,
@@ -335,7 +336,7 @@ impl Registry {
             Event::ConfigRead(reading, read) => self.config_read(reading, read, now, out),
             Event::Hangup => self.hangup(out),
             Event::SwitchMade(name, result) => self.switch_made(&name, result, now, out),
-            Event::Ask { asked, who, request, random } => self.ask(&Asker { asked, who, random }, request, now, out),
+            Event::Ask { asked, who, request } => self.ask(&Asker { asked, who }, request, now, out),
             Event::Gone(conn) => self.gone(conn, out),
             Event::OwnerNamed(id, name) => {
                 self.vm(id).into_iter().for_each(|vm| vm.definition.owner_name = name.clone());
@@ -441,7 +442,7 @@ impl Registry {
     fn register(&mut self, definition: Definition) -> Result<VmId, Failure> {
         let id = self.claim(definition.name.as_str(), definition.owner.uid)?;
         let life = if definition.enabled { Life::Waiting } else { Life::Stopped };
-        self.vms.push(Vm::new(id, definition, life));
+        self.vms.push(Vm::new(id, self.host, definition, life));
         Ok(id)
     }
 

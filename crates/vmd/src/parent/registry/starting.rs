@@ -269,7 +269,7 @@ fn nic_of(vm: &Vm, number: u8, card: &cards::Card) -> Device {
         net_boot: number == 0 && vm.boot_device == Some(BootDevice::Net),
     });
     let guarded = vm.guarded.contains(&number);
-    let told = device::Net { mac: card.mac, locked: card.locked, guarded, local };
+    let told = device::Net { mac: vm.mac(number), locked: card.locked, guarded, local };
     Device { spec: Spec { number, told: Told::Net(told) }, outside: pair.is_some_and(|pair| pair.host.nat) }
 }
 

@@ -114,6 +114,7 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     let kvm = Host::open_kvm().map_err(Fatal::Kvm)?;
     let cgroups = sys::cgroup::Place::find();
     let _sole = Sole::take(cgroups.as_ref().ok())?;
+    super::state::clean();
     let _pid_file = PidFile::take()?;
     sys::limits::raise_descriptors(DESCRIPTORS);
     let signals = [Signal::Terminate, Signal::Interrupt, Signal::Hangup, Signal::Child, Signal::Pipe, Signal::User1];
@@ -175,7 +176,7 @@ impl Edge {
         events.add(&signals, Token::Signals, Interest::Read)?;
         let reserve = Reserve::new(open_device("/dev/null", OFlags::empty())?)?;
         Ok(Self {
-            registry: Registry::knowing(super::state::ids()),
+            registry: Registry::knowing(super::state::ids(), super::state::host_bytes()),
             source,
             events,
             host,

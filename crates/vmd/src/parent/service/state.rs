@@ -9,31 +9,65 @@ use proto::VmId;
 use proto::failure::plain;
 use rustix::fs::OFlags;
 
-use crate::parent::registry::Ids;
+use crate::parent::accounts::random;
+use crate::parent::registry::{HostBytes, Ids};
 
 /// Whoever likes may keep images there too.
 const PLACE: &str = "/var/lib/vmd";
 /// A line for each name: number, owner, name.
 const IDS: &str = "/var/lib/vmd/ids";
-/// The same while it is written.
-const NEW_IDS: &str = "/var/lib/vmd/ids.new";
+/// This host's bytes in the addresses of cards, as `ab:cd`.
+const HOST_BYTES: &str = "/var/lib/vmd/lladdr";
+/// What a name has beside itself while it is written.
+const NEW: &str = ".new";
 /// Locked by the daemon that uses the place.
 const LOCK: &str = "/var/lib/vmd/lock";
-/// Bytes of it that are read: some 100,000 names.
-const MAX_IDS: u64 = 8 << 20;
+/// Bytes of a file that are read: some 100,000 names.
+const MAX_READ: u64 = 8 << 20;
 
 /// The numbers of names that an earlier daemon gave. What can't be read is as if it had never been.
 pub fn ids() -> Ids {
+    ids_of(&read(IDS, "VMs get new numbers").unwrap_or_default())
+}
+
+/// This host's bytes: those of before, else new ones, which are kept.
+pub fn host_bytes() -> HostBytes {
+    let lose = "cards get new addresses";
+    if let Some(bytes) = read(HOST_BYTES, lose).as_deref().and_then(host_bytes_of) {
+        return bytes;
+    }
+    let bytes = random();
+    if let Err(error) = make_place().and_then(|()| replace(HOST_BYTES, &text_of_host_bytes(bytes))) {
+        log::warn!("{HOST_BYTES}: {}; {lose} when vmd is started again", plain(&error));
+    }
+    bytes
+}
+
+/// What a daemon that was killed left half written goes.
+pub fn clean() {
+    for name in [IDS, HOST_BYTES] {
+        match fs::remove_file(new_of(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("{}: {}", new_of(name), plain(&error)),
+            _ => {}
+        }
+    }
+}
+
+fn new_of(name: &str) -> String {
+    format!("{name}{NEW}")
+}
+
+/// Nothing where there is no such file, or none that can be read, and then this is lost.
+fn read(name: &str, lose: &str) -> Option<String> {
     let mut text = String::new();
     let flags = OFlags::NOFOLLOW.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(IDS);
-    let read = file.and_then(|file| file.take(MAX_IDS).read_to_string(&mut text));
-    match read {
-        Ok(_) => {}
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(name);
+    match file.and_then(|file| file.take(MAX_READ).read_to_string(&mut text)) {
+        Ok(_) => return Some(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => log::warn!("{IDS}: {}; VMs get new numbers", plain(&error)),
+        Err(error) => log::warn!("{name}: {}; {lose}", plain(&error)),
     }
-    ids_of(&text)
+    None
 }
 
 fn make_place() -> io::Result<()> {
@@ -52,21 +86,33 @@ pub fn lock_file() -> io::Result<File> {
 
 /// Keeps them. A daemon that can't does without.
 pub fn keep_ids(ids: &Ids) {
-    if let Err(error) = make_place().and_then(|()| replace(&text_of(ids))) {
+    if let Err(error) = make_place().and_then(|()| replace(IDS, &text_of(ids))) {
         sys::guest_log!(Warn, "{IDS}: {}; VMs may have other numbers when vmd is started again", plain(&error));
     }
 }
 
-fn replace(text: &str) -> io::Result<()> {
-    match fs::remove_file(NEW_IDS) {
+fn replace(name: &str, text: &str) -> io::Result<()> {
+    let new = new_of(name);
+    match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {} // a daemon was killed while it wrote
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(NEW_IDS)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(NEW_IDS, IDS)?;
+    fs::rename(&new, name)?;
     File::open(PLACE)?.sync_all()
+}
+
+fn text_of_host_bytes([a, b]: HostBytes) -> String {
+    format!("{a:02x}:{b:02x}\n")
+}
+
+fn host_bytes_of(text: &str) -> Option<HostBytes> {
+    let (a, b) = text.strip_suffix('\n')?.split_once(':')?;
+    let fits = |text: &str| text.len() == 2 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let byte = |text: &str| fits(text).then(|| u8::from_str_radix(text, 16).ok()).flatten();
+    Some([byte(a)?, byte(b)?])
 }
 
 fn text_of(ids: &Ids) -> String {
@@ -99,5 +145,15 @@ mod tests {
         assert_eq!(ids_of(&text_of(&ids)), ids);
         let odd = "0 0 zero\n1 0 web\n1 0 again\n2 0\n2 x a\n-1 0 a\n4 0 -a\n4 0 a b\n3 1000 web\n3";
         assert_eq!(ids_of(odd), ids);
+    }
+
+    #[test]
+    fn a_hosts_bytes_are_read_as_they_were_written_and_nothing_else_is() {
+        for bytes in [[0, 0], [0x0a, 0xff], [0x7f, 0x80]] {
+            assert_eq!(host_bytes_of(&text_of_host_bytes(bytes)), Some(bytes));
+        }
+        for odd in ["", "ab", "ab:cd", "ab:c\n", "+1:cd\n", "ab:cd:ef\n", "ab:cd\n\n", "ab:\u{e9}\n"] {
+            assert_eq!(host_bytes_of(odd), None, "{odd:?}");
+        }
     }
 }

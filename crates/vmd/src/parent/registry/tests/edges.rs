@@ -155,14 +155,24 @@ fn a_start_waits_for_the_last_of_file_tap_and_console() {
 }
 
 #[test]
-fn the_addresses_of_a_clients_vm_come_from_its_requests_random_bytes() {
-    let mut f = Fixture::new(vec![]);
+fn the_cards_of_a_name_have_the_same_addresses_under_the_next_daemon_and_after_a_reload() {
+    let owner = on_switch("web", "lan").owner.uid;
+    let known = [(("web".to_owned(), owner), VmId(1)), (("new".to_owned(), 0), VmId(0x0102))].into();
+    let mut f = Fixture { registry: Registry::knowing(known, [0xff, 7]), now: Instant::now(), requests: 0 };
     let mut start = start_of(by_name("new"));
     start.kernel = Some(UserPath::new("/k").unwrap());
     start.nics = List::try_from(vec![proto::client::NicArg::Plain; 2]).unwrap();
     f.ask(Request::Start(Box::new(start)));
-    let macs: Vec<String> = f.registry.vms[0].definition.cards.iter().map(|card| card.mac.to_string()).collect();
-    assert_eq!(macs, ["fe:e1:bb:d1:02:01", "fe:e1:bb:d2:04:03"]);
+    let macs =
+        |f: &mut Fixture, name| f.line(name).expect("it is listed").macs.iter().map(MacAddr::to_string).collect();
+    let of_client: Vec<String> = macs(&mut f, "new");
+    assert_eq!(of_client, ["fe:e1:bb:d1:fe:05", "fe:e1:bb:d2:fe:05"]);
+    let settings = |names: &[&str]| Box::new(settings(names.iter().map(|name| on_switch(name, "lan")).collect()));
+    for names in [["web", "mail"], ["mail", "web"]] {
+        f.on(Event::ConfigRead(Reading { asked: None, load: None }, Ok(settings(&names))));
+        let (web, mail): (Vec<String>, Vec<String>) = (macs(&mut f, "web"), macs(&mut f, "mail"));
+        assert_eq!((web, mail), (vec!["fe:e1:bb:d1:ff:06".to_owned()], vec!["fe:e1:bb:d1:fe:04".to_owned()]));
+    }
 }
 
 #[test]
@@ -177,7 +187,7 @@ fn an_eighth_is_forgotten_at_the_very_number_that_is_too_many() {
 #[test]
 fn a_new_name_gets_a_number_above_all_before_up_to_the_last_and_then_the_lowest() {
     let known = [(("old".to_owned(), 0), VmId(16_381))].into();
-    let mut f = Fixture { registry: Registry::knowing(known), now: Instant::now(), requests: 0 };
+    let mut f = Fixture { registry: Registry::knowing(known, [0; 2]), now: Instant::now(), requests: 0 };
     let numbers = ["a", "b", "c", "d"].map(|name| f.registry.claim(name, 0).unwrap().0);
     assert_eq!(numbers, [16_382, 16_383, 1, 2]);
 }

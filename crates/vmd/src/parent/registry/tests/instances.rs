@@ -15,9 +15,6 @@ impl Names for Nobody {
     fn owner(&mut self, _: Owner) -> String {
         "owner".to_owned()
     }
-    fn random(&mut self) -> [u8; 2] {
-        [1, 2]
-    }
 }
 
 fn ann() -> Who {

@@ -52,7 +52,7 @@ pub(super) fn enabled(name: &str) -> Definition {
 /// With one more card.
 pub(super) fn with_card(mut definition: Definition, nic: Nic) -> Definition {
     let mut vm = model::Vm::clone(&definition);
-    let card = Card { mac: MacAddr([2; 6]), locked: nic.locked, rdomain: nic.rdomain, group: None };
+    let card = Card { locked: nic.locked, rdomain: nic.rdomain, group: None };
     vm.nics.push(nic);
     definition.cards.push(card);
     Definition { vm: vm.into(), ..definition }
@@ -144,7 +144,7 @@ impl Fixture {
     fn ask_as(&mut self, who: Who, request: Request) -> (Asked, Vec<Action>) {
         self.requests += 1;
         let asked = Asked { conn: ConnId(7), id: RequestId(self.requests) };
-        (asked, self.on(Event::Ask { asked, who, request, random: 0x0102_0304_0506_0708 }))
+        (asked, self.on(Event::Ask { asked, who, request }))
     }
 
     fn ask(&mut self, request: Request) -> Vec<Action> {
@@ -644,7 +644,7 @@ fn ids_are_kept_when_they_change_and_known_at_the_next_start() {
     };
     let all = kept(registry.handle(configured(vec![definition("a"), definition("b")]), Instant::now()));
     let [ids] = all.as_slice() else { panic!("{all:?}") };
-    let mut f = Fixture { registry: Registry::knowing(ids.clone()), now: Instant::now(), requests: 0 };
+    let mut f = Fixture { registry: Registry::knowing(ids.clone(), [0; 2]), now: Instant::now(), requests: 0 };
     let again = f.on(configured(vec![definition("c"), definition("b"), definition("a")]));
     assert_eq!(["a", "b", "c"].map(|name| f.line(name).unwrap().id), [1, 2, 3]);
     assert_eq!(kept(again).first().map(Ids::len), Some(3));

@@ -84,12 +84,8 @@ fn a_pause_that_nobody_waits_for_any_more_is_taken_back() {
     let mut f = Fixture::new(vec![definition("web"), definition("db")]);
     f.running("web");
     f.running("db");
-    let from = |conn, request| Event::Ask {
-        asked: Asked { conn: ConnId(conn), id: RequestId(1) },
-        who: root(),
-        request,
-        random: 0,
-    };
+    let from =
+        |conn, request| Event::Ask { asked: Asked { conn: ConnId(conn), id: RequestId(1) }, who: root(), request };
     let (first, vm, _) = asked_of_vmm(&f.on(from(1, pause("web"))));
     let (second, ..) = asked_of_vmm(&f.on(from(2, pause("web"))));
     asked_of_vmm(&f.on(from(3, pause("db"))));

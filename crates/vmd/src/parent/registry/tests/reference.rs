@@ -80,12 +80,7 @@ impl Pair {
             self.world(action);
         }
         let listed = self.registry.handle(
-            Event::Ask {
-                asked: Asked { conn: ConnId(999), id: RequestId(1) },
-                who: root(),
-                request: Request::List,
-                random: 0,
-            },
+            Event::Ask { asked: Asked { conn: ConnId(999), id: RequestId(1) }, who: root(), request: Request::List },
             self.now,
         );
         let lines = replies(&listed).into_iter().filter_map(|reply| match reply {
@@ -190,7 +185,7 @@ impl Pair {
         let expected = self.model.ask(asked, &who(conn), &request, self.now);
         let reads = expected.contains(&Out::Read);
         let load = matches!(request, Request::Load { .. });
-        self.both(Event::Ask { asked, who: who(conn), request, random: 7 }, expected);
+        self.both(Event::Ask { asked, who: who(conn), request }, expected);
         if reads {
             self.read(asked, load);
         }

@@ -231,7 +231,7 @@ fn a_random_network_of_ipv6_is_drawn_once_in_the_daemons_life() {
 }
 
 #[test]
-fn an_address_that_was_drawn_stays_for_later_starts() {
+fn an_address_that_was_made_stays_for_later_starts() {
     let mut f = Fixture::new(vec![on_switches("web", &["a", "b"])]);
     let mut macs = || {
         f.now += Duration::from_secs(60);

@@ -122,7 +122,7 @@ impl Run {
                 self.next += 1;
                 let asked = Asked { conn: ConnId(u64::from(choice % 4)), id: RequestId(self.next) };
                 self.world.owed.insert((asked.conn.0, asked.id.0), 1);
-                let event = Event::Ask { asked, who: root(), request: request(choice / 3, name), random: 7 };
+                let event = Event::Ask { asked, who: root(), request: request(choice / 3, name) };
                 self.on(event, fail);
             }
             2..=4 if !self.world.pending.is_empty() => {
