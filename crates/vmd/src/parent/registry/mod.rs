@@ -326,6 +326,17 @@ struct Stagger {
     next: Option<Instant>,
 }
 
+impl Stagger {
+    /// Tells that so many VMs wait for the next batch.
+    fn word(&self, rest: usize) -> String {
+        let (some, delay) = (self.parallel, self.delay.as_secs());
+        let wait = if rest == 1 { "1 VM waits".to_owned() } else { format!("{rest} VMs wait") };
+        format!(
+            "{wait} for a turn: {some} at a time, the next in {delay} s (\"staggered start\" in vm.conf changes that)"
+        )
+    }
+}
+
 impl Registry {
     /// What is to be done now that this happened.
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
@@ -427,7 +438,11 @@ impl Registry {
         for vm in waiting.iter().take(self.stagger.parallel) {
             self.begin(*vm, None, ThisBoot::default(), now, out);
         }
-        self.stagger.next = (waiting.len() > self.stagger.parallel).then(|| now + self.stagger.delay);
+        let rest = waiting.len().saturating_sub(self.stagger.parallel);
+        self.stagger.next = (rest > 0).then(|| now + self.stagger.delay);
+        if rest > 0 {
+            out.push(Action::Log(log::Level::Info, self.stagger.word(rest)));
+        }
     }
 
     fn time(&mut self, now: Instant, out: &mut Vec<Action>) {

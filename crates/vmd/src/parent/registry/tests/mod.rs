@@ -585,7 +585,14 @@ fn guests_that_leave_show_it_and_may_change_their_mind() {
 #[test]
 fn the_staggered_start_takes_so_many_at_a_time() {
     let vms = ["a", "b", "c", "d", "e"].map(enabled);
-    let mut f = Fixture::new(vms.to_vec());
+    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
+    let told = |actions: Vec<Action>| {
+        actions.into_iter().find_map(|a| if let Action::Log(_, text) = a { Some(text) } else { None })
+    };
+    let rest = |wait| {
+        Some(format!("{wait} for a turn: 2 at a time, the next in 30 s (\"staggered start\" in vm.conf changes that)"))
+    };
+    assert_eq!(told(f.on(Event::Configured(Box::new(settings(vms.to_vec()))))), rest("3 VMs wait"));
     let states = |f: &mut Fixture| ["a", "b", "c", "d", "e"].map(|name| f.state(name).unwrap());
     use VmState::{Starting, Waiting};
     assert_eq!(states(&mut f), [Starting, Starting, Waiting, Waiting, Waiting]);
@@ -593,8 +600,11 @@ fn the_staggered_start_takes_so_many_at_a_time() {
     f.on(Event::Time);
     assert_eq!(states(&mut f)[2], Waiting);
     f.now += Duration::from_secs(1);
-    f.on(Event::Time);
+    assert_eq!(told(f.on(Event::Time)), rest("1 VM waits"));
     assert_eq!(states(&mut f)[2..], [Starting, Starting, Waiting]);
+    f.now += Duration::from_secs(30);
+    assert_eq!(told(f.on(Event::Time)), None);
+    assert_eq!(states(&mut f)[4], Starting);
 }
 
 #[test]
