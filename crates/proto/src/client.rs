@@ -14,7 +14,7 @@ use crate::names::RequestId;
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 /// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 25,000.
 pub const MAX_LINES: usize = 100;
 /// Unkillable processes of one answer.
@@ -46,6 +46,8 @@ pub enum ToClient {
     Hello {
         /// [`VERSION`].
         version: u32,
+        /// The daemon's release.
+        release: Text<32>,
     },
     /// They don't; the connection ends.
     WrongVersion {
@@ -61,6 +63,13 @@ pub enum ToClient {
         /// The answer.
         reply: Reply,
     },
+}
+
+impl ToClient {
+    /// The greeting of this release.
+    pub fn hello() -> Self {
+        Self::Hello { version: VERSION, release: Text::cut(env!("CARGO_PKG_VERSION")) }
+    }
 }
 
 /// What a client can want.

@@ -113,7 +113,7 @@ fn client_and_control() {
     travel(0, [ToControl::Hello { version: VERSION }].into_iter().chain(requests().into_iter().map(ask)).collect());
     travel(1, requests_with_a_file().into_iter().map(ask).collect());
     let answers = replies().into_iter().map(|reply| ToClient::Answer { id: RequestId(3), reply });
-    let first = [ToClient::Hello { version: VERSION }, ToClient::WrongVersion { daemon: 1, client: 2 }];
+    let first = [ToClient::hello(), ToClient::WrongVersion { daemon: 1, client: 2 }];
     travel(0, first.into_iter().chain(answers).collect());
 }
 

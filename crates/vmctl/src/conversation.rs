@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use model::Text;
 use proto::channel::ChannelError;
 use proto::client::{Reply, Request, ToClient, ToControl, Unkillable, VERSION, VmLine};
 use proto::failure::plain;
@@ -71,6 +72,8 @@ fn connect_hint(error: &io::Error) -> &'static str {
 pub struct Conversation {
     channel: Channel<ToControl, ToClient>,
     last: u32,
+    /// The daemon's release.
+    pub release: Text<32>,
 }
 
 impl Conversation {
@@ -91,7 +94,7 @@ impl Conversation {
             sent.map_err(ended)?;
         }
         match greeting {
-            Received::Message(ToClient::Hello { .. }, _) => Ok(Self { channel, last: 0 }),
+            Received::Message(ToClient::Hello { release, .. }, _) => Ok(Self { channel, last: 0, release }),
             Received::Message(ToClient::WrongVersion { daemon, client }, _) => {
                 Err(TalkError::Version { daemon, client })
             }

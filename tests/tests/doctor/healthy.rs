@@ -70,7 +70,11 @@ fn as_a_user_sees_it() {
 
 fn a_killed_daemons_cgroups() {
     let daemon = Daemon::start("");
-    Report::of(&mut vmctl()).has("daemon", "ok", "and answers");
+    Report::of(&mut vmctl()).has(
+        "daemon",
+        "ok",
+        &format!("and answers, release {}, protocol", env!("CARGO_PKG_VERSION")),
+    );
     kill_all(daemon);
     let left = Report::of(&mut vmctl());
     left.has("leftovers", "warning", "cgroup /sys/fs/cgroup");

@@ -109,7 +109,7 @@ fn behind(root: &Root, socket: &Path) -> Socket {
         Ok(Ok(())) | Err(Unseen::Denied | Unseen::Failed(_)) => {}
     }
     match Conversation::open(socket) {
-        Ok(_) => Socket::Answers,
+        Ok(daemon) => Socket::Answers { release: daemon.release.to_string() },
         Err(TalkError::Connect(_, error)) => match error.kind() {
             io::ErrorKind::NotFound => Socket::Missing,
             io::ErrorKind::PermissionDenied => Socket::Denied,

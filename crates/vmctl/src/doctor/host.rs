@@ -219,7 +219,10 @@ pub enum Socket {
     /// Nobody listens.
     Stale,
     /// A vmd that speaks our version answers.
-    Answers,
+    Answers {
+        /// Its release.
+        release: String,
+    },
     /// One that speaks another version does.
     Version {
         /// Its version.

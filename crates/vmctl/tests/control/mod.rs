@@ -81,7 +81,7 @@ impl Control {
 pub fn greet(client: &mut Client) {
     let hello = client.recv_within(PATIENCE).expect("a greeting");
     assert!(matches!(hello, Received::Message(ToControl::Hello { version: VERSION }, _)), "{hello:?}");
-    client.send(&ToClient::Hello { version: VERSION }, Vec::new()).expect("greeted");
+    client.send(&ToClient::hello(), Vec::new()).expect("greeted");
 }
 
 /// Runs vmctl on the socket.

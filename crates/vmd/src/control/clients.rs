@@ -185,7 +185,7 @@ impl Clients {
             (None, _) => vec![],
             (Some(client @ Client::Greeting { .. }), ToControl::Hello { version: VERSION }) => {
                 *client = Client::Open { requests: BTreeMap::new() };
-                vec![Action::Tell(conn, ToClient::Hello { version: VERSION })]
+                vec![Action::Tell(conn, ToClient::hello())]
             }
             (Some(Client::Greeting { .. }), ToControl::Hello { version }) => {
                 let refusal = ToClient::WrongVersion { daemon: VERSION, client: version };

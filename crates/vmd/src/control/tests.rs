@@ -55,7 +55,7 @@ impl Control {
             other => panic!("no connection: {other:?}"),
         };
         client.send(&FromClient::Hello { version: VERSION }, vec![]).unwrap();
-        assert_eq!(told(&mut client), Some(ToClient::Hello { version: VERSION }));
+        assert_eq!(told(&mut client), Some(ToClient::hello()));
         (client, conn)
     }
 
@@ -108,7 +108,7 @@ fn a_connection_is_shown_to_the_parent_once_and_is_the_clients() {
     let peer = rustix::net::sockopt::socket_peercred(&fds[0]).unwrap();
     assert_eq!(peer.pid, rustix::process::getpid());
     client.send(&FromClient::Hello { version: VERSION }, vec![]).unwrap();
-    assert_eq!(told(&mut client), Some(ToClient::Hello { version: VERSION }));
+    assert_eq!(told(&mut client), Some(ToClient::hello()));
     ask(&mut client, 1, Request::List);
     assert!(matches!(control.hear().0, ToParent::Ask { .. }), "and not shown again");
 }
@@ -351,7 +351,7 @@ fn without_a_descriptor_left_accepting_pauses_until_a_client_leaves() {
             assert!(matches!(control.hear().0, ToParent::Connected { .. }));
             assert!(began.elapsed() < SOON);
             second.send(&FromClient::Hello { version: VERSION }, vec![]).unwrap();
-            assert_eq!(told(&mut second), Some(ToClient::Hello { version: VERSION }));
+            assert_eq!(told(&mut second), Some(ToClient::hello()));
             control.end();
             setrlimit(Resource::Nofile, before).unwrap();
         }

@@ -174,7 +174,7 @@ fn control_is_confined_and_holds_what_its_page_says() {
     connect(&stream, &address).expect("connected");
     let mut client: Channel<FromClient, ToClient> = Channel::new(stream);
     client.send(&FromClient::Hello { version: VERSION }, vec![]).expect("sent");
-    assert_eq!(hear(&mut client).0, ToClient::Hello { version: VERSION });
+    assert_eq!(hear(&mut client).0, ToClient::hello());
     assert!(matches!(role.hear(), (control::ToParent::Connected { .. }, fds) if fds.len() == 1));
 
     assert!(!role.status("Uid").starts_with("0 "));

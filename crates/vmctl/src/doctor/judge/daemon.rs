@@ -113,7 +113,15 @@ fn lines(err: &str) -> Vec<&str> {
 /// Whether a daemon is there, however well.
 fn runs(host: &Host) -> bool {
     let locked = matches!(&host.pid_file, Ok((_, true)));
-    locked || matches!(host.socket, Socket::Answers | Socket::Version { .. } | Socket::Odd(_))
+    locked || matches!(host.socket, Socket::Answers { .. } | Socket::Version { .. } | Socket::Odd(_))
+}
+
+/// The release of the program that would be started.
+fn installed(host: &Host) -> Option<String> {
+    match &host.program.as_ref().ok()?.probe {
+        Ran::Ended { out, .. } => doctor::read(out).map(|said| said.release),
+        Ran::NotStarted(_) | Ran::Late(_) => None,
+    }
 }
 
 /// The daemon that runs, and whether it can be talked to.
@@ -125,7 +133,13 @@ pub fn daemon(host: &Host) -> Judged {
     };
     match &host.socket {
         _ if !runs(host) => note("no vmd runs", "\"systemctl start vmd\", or \"vmd\" as root"),
-        Socket::Answers => ok(format!("{who} and answers, protocol {VERSION}")),
+        Socket::Answers { release } => match installed(host).filter(|installed| installed != release) {
+            None => ok(format!("{who} and answers, release {release}, protocol {VERSION}")),
+            Some(other) => note(
+                format!("{who} and answers, release {release}; release {other} is installed"),
+                "restart vmd when its VMs may end: it then runs what is installed",
+            ),
+        },
         Socket::Version { daemon } => fault(
             format!("{who} and speaks protocol {daemon}; this vmctl speaks {VERSION}"),
             "use the vmctl that came with it, or restart it after an upgrade",
@@ -167,7 +181,7 @@ pub fn socket(host: &Host) -> Judged {
             "\"socket owner\" in vm.conf says who may",
         ),
         Socket::Odd(why) => warning(format!("{path}: {why}"), "see daemon"),
-        Socket::Answers | Socket::Version { .. } => ok(format!("{path}: a vmd listens")),
+        Socket::Answers { .. } | Socket::Version { .. } => ok(format!("{path}: a vmd listens")),
     }
 }
 

@@ -63,7 +63,7 @@ fn sound() -> Host {
         firmware: vec!["/usr/share/OVMF/OVMF_CODE.fd"],
         chains: Ok(vec![]),
         program: Ok(program),
-        socket: Socket::Answers,
+        socket: Socket::Answers { release: "0.1.0".to_owned() },
         pid_file: Ok(("7".to_owned(), true)),
         marked: Marked { links: Ok(vec![]), cgroups: vec![], processes: vec![], files: vec![] },
         configuration: Ok(()),
@@ -224,7 +224,8 @@ fn a_vmd_that_is_missing_broken_or_of_another_release_is_told() {
     finds(&[("vmd", Fault, "it printed hello"), ("kvm-guest", Warning, "")], probe(ended(true, "hello\n", "")));
     finds(&[("vmd", Fault, "it printed nothing"), ("kvm-guest", Warning, "")], probe(ended(true, "", "")));
     let newer = ended(true, "vmd 9.0, protocol 99\nok\n", "");
-    finds(&[("vmd", Fault, "release 9.0, protocol 99")], probe(newer));
+    let running = ("daemon", Note, "release 0.1.0; release 9.0 is installed");
+    finds(&[("vmd", Fault, "release 9.0, protocol 99"), running], probe(newer));
 }
 
 #[test]
@@ -271,6 +272,9 @@ fn a_daemon_that_does_not_answer_is_told_from_one_that_does_not_run() {
         assert!(found[0].id == "socket" && found[0].verdict == Fault && found[0].seen.contains(words), "{found:#?}");
     }
     let of = |socket| move |host: &mut Host| host.socket = socket;
+    finds(&[], of(Socket::Answers { release: "0.1.0".to_owned() }));
+    let upgraded = "(pid 7) and answers, release 0.0.9; release 0.1.0 is installed";
+    finds(&[("daemon", Note, upgraded)], of(Socket::Answers { release: "0.0.9".to_owned() }));
     let other = Socket::Version { daemon: 2 };
     finds(&[("daemon", Fault, "(pid 7) and speaks protocol 2")], of(other));
     finds(&[("daemon", Fault, "late"), ("socket", Warning, "late")], of(Socket::Odd("late".into())));

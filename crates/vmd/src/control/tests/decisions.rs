@@ -22,7 +22,7 @@ fn hello(version: u32) -> FromClient {
 fn open(clients: &mut Clients, now: Instant) -> ConnId {
     let conn = accepted(clients, now);
     let actions = clients.handle(Event::Said(conn, hello(VERSION)), now);
-    assert_eq!(actions, [Action::Tell(conn, ToClient::Hello { version: VERSION })]);
+    assert_eq!(actions, [Action::Tell(conn, ToClient::hello())]);
     conn
 }
 
