@@ -281,6 +281,8 @@ pub enum Reply {
     },
     /// An error of a configuration, with its place; `Failed` follows.
     Wrong(Text<MAX_WRONG>),
+    /// What a client should know besides; the answer follows.
+    Note(Text<MAX_WRONG>),
     /// It could not be done.
     Failed(Failure),
 }

@@ -103,6 +103,7 @@ fn replies() -> Vec<Reply> {
         Reply::Accepted { id: 1 },
         Reply::Ended { id: 1 },
         Reply::Wrong(Text::cut("/etc/vm.conf:1:1: unknown word")),
+        Reply::Note(Text::cut("vm \"web\" runs: memory 512M after the next start")),
         Reply::Failed(failure()),
     ]
 }

@@ -149,7 +149,11 @@ impl Conversation {
                 Reply::Unkillable(some) => unkillable.extend(some),
                 Reply::Done => return Ok(Ok((vms, unkillable))),
                 Reply::Failed(failure) => return Ok(Err(failure)),
-                Reply::Wrong(_) | Reply::Started { .. } | Reply::Accepted { .. } | Reply::Ended { .. } => {
+                Reply::Wrong(_)
+                | Reply::Note(_)
+                | Reply::Started { .. }
+                | Reply::Accepted { .. }
+                | Reply::Ended { .. } => {
                     return Err(TalkError::Unexpected);
                 }
             }

@@ -171,12 +171,13 @@ impl Run<'_> {
         self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(RunError::Output)
     }
 
-    /// A request that is answered by `Done`; errors of a configuration are shown as they come.
+    /// A request that is answered by `Done`; errors of a configuration, and notes, are shown as they come.
     fn settle(&mut self, what: &str, request: Request) -> Result<(), RunError> {
         let mut conversation = Conversation::open(self.socket)?;
         let mut reply = conversation.call(request)?;
-        while let Reply::Wrong(error) = &reply {
-            self.tell(&format!("{error}\n"));
+        while let Reply::Wrong(text) | Reply::Note(text) = &reply {
+            let who = if matches!(reply, Reply::Note(_)) { "vmctl: " } else { "" };
+            self.tell(&format!("{who}{text}\n"));
             reply = conversation.reply()?;
         }
         if reply == Reply::Done { Ok(()) } else { Err(instead(what.to_owned(), reply)) }
@@ -272,9 +273,14 @@ impl Run<'_> {
             Ok(Reply::Accepted { id }) => (format!("requested to shutdown vm {id}"), ExitCode::SUCCESS),
             Ok(Reply::Ended { id }) => (format!("terminated vm {id}"), ExitCode::SUCCESS),
             Ok(Reply::Failed(failure)) => (how_it_failed(&failure), ExitCode::FAILURE),
-            Ok(Reply::Vms(_) | Reply::Unkillable(_) | Reply::Done | Reply::Started { .. } | Reply::Wrong(_)) => {
-                (format!("failed: {}", TalkError::Unexpected), ExitCode::FAILURE)
-            }
+            Ok(
+                Reply::Vms(_)
+                | Reply::Unkillable(_)
+                | Reply::Done
+                | Reply::Started { .. }
+                | Reply::Wrong(_)
+                | Reply::Note(_),
+            ) => (format!("failed: {}", TalkError::Unexpected), ExitCode::FAILURE),
             Err(error) => {
                 self.tell("\n");
                 return Err(error.into());
@@ -361,7 +367,8 @@ fn instead(what: String, reply: Reply) -> RunError {
         | Reply::Started { .. }
         | Reply::Accepted { .. }
         | Reply::Ended { .. }
-        | Reply::Wrong(_) => TalkError::Unexpected.into(),
+        | Reply::Wrong(_)
+        | Reply::Note(_) => TalkError::Unexpected.into(),
     }
 }
 

@@ -285,6 +285,14 @@ fn each_error_of_a_configuration_is_shown_before_the_refusal() {
     ended(&asks("reload", Request::Reload, answers), false, text);
 }
 
+#[test]
+fn what_a_reload_changes_later_is_said() {
+    let answers =
+        vec![Reply::Note(model::Text::cut("vm \"web\" runs: memory 1024M after the next start")), Reply::Done];
+    let text = "vmctl: vm \"web\" runs: memory 1024M after the next start\n";
+    ended(&asks("reload", Request::Reload, answers), true, text);
+}
+
 fn start_of(vm: VmRef) -> Start {
     Start {
         vm,

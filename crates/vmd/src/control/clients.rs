@@ -279,7 +279,7 @@ fn waits(request: &Request) -> bool {
 
 fn is_last(waits: bool, reply: &Reply) -> bool {
     match reply {
-        Reply::Vms(_) | Reply::Unkillable(_) | Reply::Wrong(_) => false,
+        Reply::Vms(_) | Reply::Unkillable(_) | Reply::Wrong(_) | Reply::Note(_) => false,
         Reply::Accepted { .. } => !waits, // who waits hears of the end
         Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::Failed(_) => true,
     }

@@ -89,7 +89,7 @@ impl Seen {
                 assert!(waits.is_some() || matches!(event, Event::Said(..)), "an answer that nobody asked for");
                 // More comes after an error of a configuration, and after the word that a wait has begun.
                 let more = match reply {
-                    Reply::Wrong(_) => true,
+                    Reply::Wrong(_) | Reply::Note(_) => true,
                     Reply::Accepted { .. } => waits == Some(true),
                     _ => false,
                 };

@@ -32,6 +32,8 @@ pub struct Vm {
     pub host: HostBytes,
     /// What it is to be.
     pub definition: Definition,
+    /// What it is to be from its next start on, where vm.conf says something else since it runs.
+    pub next: Option<Box<Definition>>,
     /// What it does.
     pub life: Life,
     /// The start that its life is of.
@@ -128,6 +130,7 @@ impl Vm {
             id,
             host,
             definition,
+            next: None,
             life,
             run: None,
             cpus,

@@ -14,6 +14,7 @@
 pub mod access;
 mod asking;
 mod cards;
+mod changes;
 pub mod definition;
 mod disks;
 mod ending;
@@ -395,7 +396,7 @@ impl Registry {
         self.stagger = Stagger { parallel: settings.parallel, delay: settings.delay, next: None };
         self.locals = settings.locals;
         self.report(settings.snmp.take(), out);
-        self.take_in(settings, now, out);
+        self.take_in(settings, false, now, out);
     }
 
     /// Says so only where it is something else than before.

@@ -3,7 +3,7 @@
 //!
 //! | a VM | in the file | after a reload | after a load |
 //! |---|---|---|---|
-//! | runs, or starts or ends | as before, or otherwise | as it was; stays listed when it stops | as it was |
+//! | runs, or starts or ends | as before, or otherwise | as it was, and as the file says when it stops | as it was |
 //! | runs | no | as it was, until the first reload after its end | as it was |
 //! | does not run | yes | as the file says now; started if enabled | as it was |
 //! | does not run | no | gone; its id stays reserved | as it was |
@@ -95,20 +95,44 @@ impl Registry {
         }
         self.stagger.next = None;
         self.reloads.extend(reading.asked.map(|asked| Reload { asked, failure: None, more: 0 }));
-        self.take_in(settings, now, out);
+        self.take_in(settings, reading.load.is_none(), now, out);
+        if reading.load.is_none() {
+            self.tell_what_waits(reading.asked, out);
+        }
         self.answer_reloads(out);
         let what = reading.load.map_or_else(|| "reloaded".to_owned(), |path| format!("\"{path}\" loaded"));
         out.push(Action::Log(log::Level::Info, format!("configuration {what}")));
     }
 
-    /// What is not known yet; who starts with the daemon, its turn is next.
-    pub(super) fn take_in(&mut self, settings: Settings, now: Instant, out: &mut Vec<Action>) {
+    /// What waits for the next start of a VM that runs.
+    fn tell_what_waits(&self, asked: Option<Asked>, out: &mut Vec<Action>) {
+        let mut told = 0_usize;
+        for vm in &self.vms {
+            let Some(word) = Self::word_of_next(vm) else { continue };
+            let text = format!("vm \"{}\" runs: {word}", vm.definition.name);
+            if let Some(asked) = asked.filter(|_| told < MAX_TOLD) {
+                out.push(Action::Answer(asked, Reply::Note(Text::cut(&text))));
+            }
+            told = told.saturating_add(1);
+            out.push(vm.definition.logger()(log::Level::Info, text));
+        }
+        if let (Some(asked), Some(rest @ 1..)) = (asked, told.checked_sub(MAX_TOLD)) {
+            let text = format!("{rest} more VMs run and change with their next start; the log has all");
+            out.push(Action::Answer(asked, Reply::Note(Text::cut(&text))));
+        }
+    }
+
+    /// What is not known yet; who starts with the daemon, its turn is next. What runs may be replaced later.
+    pub(super) fn take_in(&mut self, settings: Settings, replace: bool, now: Instant, out: &mut Vec<Action>) {
         for switch in settings.switches {
             self.take_switch(switch, out);
         }
         for definition in settings.vms {
             if let Some(vm) = self.vms.iter_mut().find(|vm| vm.definition.name == definition.name) {
                 vm.definition.from_config = true;
+                if replace {
+                    Self::run_later(vm, definition);
+                }
             } else if let Err(failure) = self.register(definition) {
                 out.push(Action::Log(log::Level::Error, failure.to_string()));
             }

@@ -179,7 +179,9 @@ impl Registry {
         vm.wanted = None;
         vm.reports.clear();
         vm.tell_waiters(out);
-        if !vm.definition.from_config {
+        if vm.definition.from_config {
+            self.become_next(id, out);
+        } else {
             self.vms.retain(|vm| vm.id != id);
         }
     }

@@ -101,9 +101,54 @@ fn running_vms_stay_as_they_are_and_stopped_ones_are_as_the_file_says() {
     assert_eq!(f.line("db").unwrap().memory.bytes(), 1 << 30);
     let web = f.line("web").map(|line| VmId(line.id)).unwrap();
     f.on(Event::Ended(web, End::PoweredOff));
-    assert_eq!(f.line("web").unwrap().memory, MemorySize::DEFAULT, "as it was until the next reload");
-    f.reload(vec![memory("web", 1 << 30)]);
     assert_eq!(f.line("web").unwrap().memory.bytes(), 1 << 30);
+}
+
+#[test]
+fn what_a_running_vm_is_to_be_is_told_by_the_reload_and_comes_with_its_next_start() {
+    let mut f = Fixture::new(vec![definition("web"), definition("db")]);
+    let id = f.running("web");
+    f.running("db");
+    let (asked, _) = f.ask_as(root(), Request::Reload);
+    let reload =
+        |f: &mut Fixture, vms| replies(&f.on(Event::ConfigRead(reading(Some(asked)), Ok(Box::new(settings(vms))))));
+    let told = reload(&mut f, vec![memory("web", 1 << 30), definition("db")]);
+    let note = Reply::Note(Text::cut("vm \"web\" runs: memory 1024M after the next start"));
+    assert_eq!(told, [note, Reply::Done], "and nothing of what is the same");
+    // A reboot is no start: the guest may rely on what it has.
+    let actions = f.on(Event::Ended(id, End::Rebooted));
+    assert_eq!(launched(&f.prepare(actions)), Some(id));
+    f.on(Event::StartDone(id, Ok(42)));
+    assert_eq!(f.line("web").unwrap().memory, MemorySize::DEFAULT);
+    assert_eq!(reload(&mut f, vec![definition("web"), definition("db")]), [Reply::Done], "as it was again");
+    f.on(Event::Ended(id, End::PoweredOff));
+    assert_eq!(f.line("web").unwrap().memory, MemorySize::DEFAULT);
+}
+
+#[test]
+fn a_vm_that_has_another_owner_after_its_end_has_another_number_and_its_place() {
+    let mut f = Fixture::new(vec![definition("web"), definition("db")]);
+    let id = f.running("web");
+    f.reload(vec![changed("web", |vm| vm.owner.uid = 4321), definition("db")]);
+    f.on(Event::Ended(id, End::PoweredOff));
+    let line = f.line("web").unwrap();
+    assert_eq!((line.uid, line.state), (4321, VmState::Stopped));
+    assert_ne!(VmId(line.id), id);
+    assert_eq!(f.names(), ["web", "db"]);
+}
+
+#[test]
+fn of_a_thousand_vms_that_change_later_a_hundred_are_told_and_how_many_more() {
+    let names: Vec<String> = (0..1000).map(|number| format!("vm{number}")).collect();
+    let mut f = Fixture::new(names.iter().map(|name| definition(name)).collect());
+    for name in &names {
+        f.running(name);
+    }
+    let (asked, _) = f.ask_as(root(), Request::Reload);
+    let vms = names.iter().map(|name| memory(name, 1 << 30)).collect();
+    let told = replies(&f.on(Event::ConfigRead(reading(Some(asked)), Ok(Box::new(settings(vms))))));
+    let rest = Reply::Note(Text::cut("900 more VMs run and change with their next start; the log has all"));
+    assert_eq!((told.len(), told.get(100)), (102, Some(&rest)));
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl Out {
                     Reply::Accepted { id } => (Said::Accepted, *id),
                     Reply::Ended { id } => (Said::Ended, *id),
                     Reply::Wrong(_) => (Said::Wrong, 0),
+                    Reply::Note(_) => return None,
                     Reply::Failed(failure) => (Said::Failed, code(failure.code)),
                 };
                 Self::Reply(asked.conn.0, asked.id.0, said, number)
@@ -89,6 +90,8 @@ struct Machine {
     uid: u32,
     listed_for_good: bool,
     has_kernel: bool,
+    /// What a reload said since it runs: memory, and the owner.
+    next: Option<(MemorySize, u32)>,
     state: State,
     starter: Option<Asked>,
     run: Option<crate::parent::registry::Run>,
@@ -227,7 +230,7 @@ impl Model {
     pub fn configured(&mut self, settings: &Settings, now: Instant) -> Vec<Out> {
         self.now = now;
         self.parallel = settings.parallel;
-        self.take(settings);
+        self.take(settings, true);
         self.done()
     }
 
@@ -242,16 +245,19 @@ impl Model {
             self.vms.retain(|vm| !matches!(vm.state, State::Waiting | State::Stopped));
             self.parallel = settings.parallel;
         }
-        self.take(settings);
+        self.take(settings, load);
         self.say(asked, Said::Done, 0);
         self.done()
     }
 
-    fn take(&mut self, settings: &Settings) {
+    fn take(&mut self, settings: &Settings, load: bool) {
         for definition in &settings.vms {
             let name = definition.name.as_str();
             if let Some(vm) = self.vms.iter_mut().find(|vm| vm.name == name) {
                 vm.listed_for_good = true;
+                if !load {
+                    vm.next = Some((definition.memory, definition.owner.uid));
+                }
                 continue;
             }
             let state = if definition.enabled { State::Waiting } else { State::Stopped };
@@ -278,6 +284,7 @@ impl Model {
             uid,
             listed_for_good: configured,
             has_kernel: configured,
+            next: None,
             state,
             starter: None,
             run: None,
@@ -358,12 +365,18 @@ impl Model {
         vm.run = None;
         vm.doomed = None;
         vm.starter = None;
-        let listed = vm.listed_for_good;
+        let (listed, next) = (vm.listed_for_good, vm.next.take());
         for asked in std::mem::take(&mut vm.waits) {
             self.say(asked, Said::Ended, id);
         }
         if !listed {
             self.vms.remove(at);
+        } else if let Some((memory, uid)) = next {
+            let old = self.vms.remove(at);
+            let id = self.define(&old.name, uid, memory, true, State::Stopped);
+            let new = self.vms.pop().unwrap();
+            assert_eq!(new.id, id);
+            self.vms.insert(at, Machine { last_start: old.last_start, fast: old.fast, ..new });
         }
     }
 
