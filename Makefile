@@ -6,6 +6,11 @@ TARGET  = x86_64-unknown-linux-gnu
 OUT     = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release
 PREFIX  = /usr/local
 DESTDIR =
+# The release of the systemd that the unit is for: this machine's.
+SYSTEMD = $(shell systemctl --version 2>/dev/null | awk 'NR == 1 { print int($$2) }')
+comma = ,
+# Backing off between restarts came with 254; an older systemd would complain of unknown words.
+UNIT_LEAVES_OUT = $(if $(filter 1,$(shell [ "$(or $(SYSTEMD),0)" -ge 254 ] && echo 1)),,-e '/^\# Longer each time/$(comma)/^RestartMaxDelaySec=/d')
 
 # What the end-to-end tests are told: which binaries to test, where to note labs that failed, and where to count calls.
 TEST_ENV = VMD_BIN_DIR="$(abspath $(OUT))" VMD_LAB_FAULTS="$(abspath $(OUT))/lab-faults" \
@@ -65,7 +70,7 @@ install: ## programs, manuals, unit and the rest of a package, below $(DESTDIR)$
 	install -D -m 644 packaging/completions/vmctl.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vmctl
 	install -D -m 644 packaging/completions/vmctl.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vmctl.fish
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|@PREFIX@|$(PREFIX)|' packaging/vmd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/vmd.service
+	sed -e 's|@PREFIX@|$(PREFIX)|' $(UNIT_LEAVES_OUT) packaging/vmd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/vmd.service
 	@echo 'vmd needs an account: systemd-sysusers, or useradd --system --no-create-home --shell /usr/sbin/nologin _vmd'
 
 clean: ## what was built here; the lab's cache stays
