@@ -54,41 +54,47 @@ impl BzImage {
         let payload_len = head.len.checked_sub(setup_len).filter(|len| *len > ENTRY_64);
         let payload_len = payload_len.ok_or(cut_short("setup sectors", setup_len))?;
         check(&header)?;
+        // `syssize` is rounded up, and not every file is padded to it: memtest86+ ends in the last paragraph.
         let code_len = u64::from(header.syssize).saturating_mul(PARAGRAPH);
-        if code_len > payload_len {
+        if code_len >= payload_len.saturating_add(PARAGRAPH) {
             return Err(cut_short("protected-mode code", setup_len.saturating_add(code_len)));
         }
         Ok(Self { header, payload_len })
     }
 
-    /// Where to put the protected-mode part: where the kernel prefers it, which saves it a move, or as low as it may be.
-    pub(super) fn place(&self, low_ram_end: u64) -> Result<u64, Error> {
-        let fits = |start: u64| start.checked_add(self.memory_len()).is_some_and(|end| end <= low_ram_end);
-        let preferred = self.header.pref_address;
-        if fits(preferred) {
-            return Ok(preferred);
-        }
-        let lowest = layout::KERNEL_MIN.next_multiple_of(self.header.kernel_alignment.into());
-        if self.header.relocatable_kernel != 0 && fits(lowest) {
-            return Ok(lowest);
-        }
-        Err(Error::KernelOutsideRam {
-            start: preferred,
-            end: preferred.saturating_add(self.memory_len()),
-            available: low_ram_end,
-        })
+    /// Where to put the protected-mode part: where the kernel prefers it. A lower place would save nothing: the kernel moves
+    /// itself up to this one before it runs.
+    pub(super) fn place(&self) -> u64 {
+        self.header.pref_address
     }
 
-    pub(super) fn loaded_at(&self, start: u64) -> Loaded {
-        Loaded {
-            registers: Registers::linux_64(start.saturating_add(ENTRY_64)),
-            end: start.saturating_add(self.memory_len()),
+    /// That the RAM below 4 GiB has all that the kernel needs.
+    pub(super) fn fits(&self, low_ram_end: u64) -> Result<(), Error> {
+        let (start, end) = (self.place(), self.end());
+        match end <= low_ram_end {
+            true => Ok(()),
+            false => Err(Error::KernelOutsideRam { start, end, available: low_ram_end }),
         }
     }
 
-    /// RAM needed from the load address on: `init_size`, or the file where that is a lie.
-    fn memory_len(&self) -> u64 {
-        u64::from(self.header.init_size).max(self.payload_len)
+    pub(super) fn loaded(&self) -> Loaded {
+        Loaded { registers: Registers::linux_64(self.place().saturating_add(ENTRY_64)), end: self.end() }
+    }
+
+    /// First byte behind what the kernel needs before it knows its memory: `init_size` from where it runs, and the file where
+    /// that is more.
+    fn end(&self) -> u64 {
+        let file = self.place().saturating_add(self.payload_len);
+        self.runs_at().saturating_add(self.header.init_size.into()).max(file)
+    }
+
+    /// Where a kernel that was loaded where it prefers decompresses itself to ("kernel runtime start address").
+    fn runs_at(&self) -> u64 {
+        let alignment = match self.header.relocatable_kernel {
+            0 => 1,
+            _ => u64::from(self.header.kernel_alignment),
+        };
+        self.place().checked_next_multiple_of(alignment).unwrap_or(u64::MAX)
     }
 
     pub(super) fn max_command_line(&self) -> usize {

@@ -67,21 +67,29 @@ impl Kernel {
         }
     }
 
+    /// That the RAM below 4 GiB, which ends at `low_ram_end`, has room for the kernel and for what it needs while it starts.
+    pub fn fits(&self, low_ram_end: u64) -> Result<(), Error> {
+        match self {
+            Self::BzImage(image) => image.fits(low_ram_end),
+            Self::ElfPvh(image) => image.fits(low_ram_end),
+        }
+    }
+
     /// Puts the kernel into memory whose RAM below 4 GiB ends at `low_ram_end`. `file` is the one that was probed.
     pub fn load<M, F>(&self, memory: &M, file: &mut F, low_ram_end: u64) -> Result<Loaded, Error>
     where
         M: GuestMemoryBackend,
         F: Read + Seek + ReadVolatile,
     {
+        self.fits(low_ram_end)?;
         let failed = |error: linux_loader::loader::Error| Error::Read(error.to_string());
         match self {
             Self::BzImage(image) => {
-                let start = image.place(low_ram_end)?;
-                linux_loader::loader::BzImage::load(memory, Some(GuestAddress(start)), file, None).map_err(failed)?;
-                Ok(image.loaded_at(start))
+                let start = Some(GuestAddress(image.place()));
+                linux_loader::loader::BzImage::load(memory, start, file, None).map_err(failed)?;
+                Ok(image.loaded())
             }
             Self::ElfPvh(image) => {
-                image.fits(low_ram_end)?;
                 linux_loader::loader::Elf::load(memory, None, file, None).map_err(failed)?;
                 Ok(image.loaded())
             }

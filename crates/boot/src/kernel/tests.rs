@@ -136,9 +136,29 @@ fn a_bzimage_is_loaded_where_it_prefers() {
 }
 
 #[test]
-fn a_bzimage_that_does_not_fit_where_it_prefers_goes_lower() {
-    let file = bzimage_with(0x260, &(60u32 << 20).to_le_bytes());
-    assert_eq!(load(&file).unwrap().registers, Registers::linux_64(0x20_0200));
+fn a_bzimage_needs_its_init_size_from_where_it_prefers_to_run() {
+    let file = bzimage_with(0x260, &(48u32 << 20).to_le_bytes());
+    assert_eq!(load(&file).unwrap().end, RAM);
+    let file = bzimage_with(0x260, &(52u32 << 20).to_le_bytes());
+    let said = load(&file).unwrap_err().to_string();
+    assert!(said.ends_with("(68 MiB), the guest has 64 MiB there; give it more memory"), "{said}");
+}
+
+#[test]
+fn a_bzimage_that_may_move_runs_at_the_next_multiple_of_its_alignment() {
+    let mut file = bzimage_with(0x230, &(16u32 << 20).to_le_bytes());
+    put(&mut file, 0x258, &(KERNEL + MIB).to_le_bytes());
+    let loaded = load(&file).unwrap();
+    assert_eq!(loaded.registers, Registers::linux_64(KERNEL + MIB + 0x200));
+    assert_eq!(loaded.end, 2 * KERNEL + 0x20_0000);
+    file[0x234] = 0;
+    assert_eq!(load(&file).unwrap().end, KERNEL + MIB + 0x20_0000);
+}
+
+#[test]
+fn a_bzimage_longer_than_it_says_has_room_for_the_file() {
+    let file = bzimage_with(0x260, &0u32.to_le_bytes());
+    assert_eq!(load(&file).unwrap().end, KERNEL + 0x1000);
 }
 
 #[test]
@@ -201,7 +221,8 @@ fn no_setup_sectors_are_four() {
 #[test]
 fn every_truncation_is_refused() {
     let file = bzimage();
-    for len in 0..file.len() {
+    // The last paragraph need not be whole: `syssize` does not tell.
+    for len in 0..=file.len() - 16 {
         let short = probe(&file[..len]).and_then(|kernel| kernel.load(&memory(), &mut Cursor::new(&file[..len]), RAM));
         assert!(short.is_err(), "{len} bytes of a bzImage were taken");
     }
@@ -214,6 +235,14 @@ fn every_truncation_is_refused() {
 #[test]
 fn setup_sects_beyond_the_file_are_refused() {
     assert!(matches!(load(&bzimage_with(0x1F1, &[255])), Err(Error::CutShort { what: "setup sectors", .. })));
+}
+
+#[test]
+fn a_last_paragraph_that_is_not_whole_is_taken() {
+    let file = bzimage();
+    for missing in [1, 8, 15] {
+        assert!(load(&file[..file.len() - missing]).is_ok(), "{missing} bytes short");
+    }
 }
 
 #[test]
@@ -241,7 +270,7 @@ fn senseless_bzimage_fields_are_refused() {
         assert_eq!(field(load(&bzimage_with(0x258, &address.to_le_bytes()))), "pref_address");
     }
     let wrapping = bzimage_with(0x258, &(u64::MAX - 0xFFF).to_le_bytes());
-    assert_eq!(load(&wrapping).unwrap().registers, Registers::linux_64(0x20_0200));
+    assert!(matches!(load(&wrapping), Err(Error::KernelOutsideRam { end: u64::MAX, .. })));
 }
 
 #[test]
