@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
 use crate::device::MemoryReport;
-use crate::failure::Failure;
+use crate::failure::{Failure, MAX_TEXT};
 use crate::names::RequestId;
 
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 12;
+pub const VERSION: u32 = 13;
 /// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 25,000.
 pub const MAX_LINES: usize = 100;
 /// Unkillable processes of one answer.
@@ -77,6 +77,12 @@ impl ToClient {
 pub enum Request {
     /// All VMs. Answered by `Vms`, as many as it takes, then `Done`.
     List,
+    /// What is told of one VM beside its line of the list. Answered by `Detail`, which says nothing where there is nothing to
+    /// say, no such VM, or none that the asker may use.
+    Detail {
+        /// Which.
+        vm: VmRef,
+    },
     /// Start a VM. Answered by `Started` or `Failed`.
     Start(Box<Start>),
     /// End a VM. Answered by `Accepted`, and with `wait` by `Ended` instead, or `Failed`.
@@ -260,6 +266,8 @@ pub enum Reply {
     Vms(List<VmLine, MAX_LINES>),
     /// Some processes that can't be killed, after the VMs of a list.
     Unkillable(List<Unkillable, MAX_UNKILLABLE>),
+    /// Of one VM.
+    Detail(Detail),
     /// Done; nothing more comes.
     Done,
     /// The VM runs.
@@ -320,6 +328,22 @@ pub struct VmLine {
     pub balloon: Option<Balloon>,
 }
 
+/// What is told of one VM beside its line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detail {
+    /// Its last failure, unless it has started well since.
+    pub failure: Option<PastFailure>,
+}
+
+/// Why a VM did not start, or why it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastFailure {
+    /// How many seconds ago.
+    pub age: u32,
+    /// As in the log.
+    pub reason: Text<MAX_TEXT>,
+}
+
 /// A process that was killed and is not gone: the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unkillable {
@@ -368,6 +392,7 @@ impl Request {
             Request::Start(start) => usize::from(start.kernel.is_some()),
             Request::Send { .. } | Request::Receive { .. } => 1,
             Request::List
+            | Request::Detail { .. }
             | Request::Stop { .. }
             | Request::Wait { .. }
             | Request::Order { .. }

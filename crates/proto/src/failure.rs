@@ -75,6 +75,9 @@ impl Code {
     }
 }
 
+/// Bytes of a failure's sentence.
+pub const MAX_TEXT: usize = 1024;
+
 /// A failure: its kind, and a sentence that says what failed, with which value, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{text}")]
@@ -82,11 +85,11 @@ pub struct Failure {
     /// The kind.
     pub code: Code,
     /// Lower case, no full stop, values quoted.
-    pub text: Text<1024>,
+    pub text: Text<MAX_TEXT>,
 }
 
 impl Failure {
-    /// A failure of a kind; text over 1024 bytes is cut.
+    /// A failure of a kind; longer text than [`MAX_TEXT`] is cut.
     pub fn new(code: Code, text: impl AsRef<str>) -> Self {
         Self { code, text: Text::cut(text.as_ref()) }
     }

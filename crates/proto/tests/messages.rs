@@ -58,6 +58,7 @@ fn requests() -> Vec<Request> {
     let Request::Start(start) = start() else { unreachable!() };
     vec![
         Request::List,
+        Request::Detail { vm: vm() },
         Request::Start(Box::new(Start { kernel: None, ..*start })),
         Request::Stop { vm: vm(), force: true, wait: false },
         Request::Wait { vm: vm() },
@@ -98,6 +99,8 @@ fn replies() -> Vec<Reply> {
     };
     vec![
         Reply::Vms(vec![line].try_into().expect("one")),
+        Reply::Detail(Detail::default()),
+        Reply::Detail(Detail { failure: Some(PastFailure { age: 3, reason: Text::cut("disk \"/d\": no such file") }) }),
         Reply::Done,
         Reply::Started { id: 1, tty: Text::cut("/dev/pts/3") },
         Reply::Accepted { id: 1 },

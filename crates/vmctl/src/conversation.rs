@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::Text;
 use proto::channel::ChannelError;
-use proto::client::{Reply, Request, ToClient, ToControl, Unkillable, VERSION, VmLine};
+use proto::client::{Detail, Reply, Request, ToClient, ToControl, Unkillable, VERSION, VmLine, VmRef};
 use proto::failure::plain;
 use proto::{Channel, Failure, Received, RequestId};
 use rustix::net::sockopt::Timeout;
@@ -151,12 +151,27 @@ impl Conversation {
                 Reply::Failed(failure) => return Ok(Err(failure)),
                 Reply::Wrong(_)
                 | Reply::Note(_)
+                | Reply::Detail(_)
                 | Reply::Started { .. }
                 | Reply::Accepted { .. }
-                | Reply::Ended { .. } => {
-                    return Err(TalkError::Unexpected);
-                }
+                | Reply::Ended { .. } => return Err(TalkError::Unexpected),
             }
+        }
+    }
+
+    /// What is told of one VM beside its line of the list.
+    pub fn detail(&mut self, vm: &VmRef) -> Result<Detail, TalkError> {
+        match self.call(Request::Detail { vm: vm.clone() })? {
+            Reply::Detail(detail) => Ok(detail),
+            Reply::Failed(failure) => Err(TalkError::TurnedAway(failure)),
+            Reply::Vms(_)
+            | Reply::Unkillable(_)
+            | Reply::Done
+            | Reply::Wrong(_)
+            | Reply::Note(_)
+            | Reply::Started { .. }
+            | Reply::Accepted { .. }
+            | Reply::Ended { .. } => Err(TalkError::Unexpected),
         }
     }
 }

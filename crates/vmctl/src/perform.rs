@@ -218,11 +218,13 @@ impl Run<'_> {
     }
 
     fn status(&mut self, json: bool, running: bool, wanted: Option<&VmRef>) -> Result<ExitCode, RunError> {
-        let (vms, unkillable) = self.list(&mut Conversation::open(self.socket)?)?;
+        let mut conversation = Conversation::open(self.socket)?;
+        let (vms, unkillable) = self.list(&mut conversation)?;
+        let detail = wanted.map(|vm| conversation.detail(vm)).transpose()?.unwrap_or_default();
         let vms: Vec<&VmLine> = vms.iter().filter(|vm| !running || status::runs(vm)).collect();
         let text = match json {
-            true => format!("{}\n", status::json(&vms, wanted, &unkillable)),
-            false => shown(&status::table(&vms, wanted)),
+            true => format!("{}\n", status::json(&vms, wanted, &detail, &unkillable)),
+            false => shown(&status::table(&vms, wanted, &detail)),
         };
         self.print(&text)?;
         if !json {
@@ -276,6 +278,7 @@ impl Run<'_> {
             Ok(
                 Reply::Vms(_)
                 | Reply::Unkillable(_)
+                | Reply::Detail(_)
                 | Reply::Done
                 | Reply::Started { .. }
                 | Reply::Wrong(_)
@@ -322,12 +325,12 @@ impl Run<'_> {
 
     fn start(&mut self, start: Start) -> Result<ExitCode, RunError> {
         self.warn(start.warnings.iter().map(String::as_str));
-        let what = format!("start {}", called(&start.vm));
+        let (what, vm) = (format!("start {}", called(&start.vm)), start.vm.clone());
         let attach = start.console;
         let (request, kernel) = request(start)?;
         let (id, tty) = self.started(what, Request::Start(Box::new(request)), kernel.into_iter().collect())?;
         if attach {
-            return Ok(console::attach(Path::new(&tty))?);
+            return self.attach(&tty, &vm);
         }
         self.say(&format!("started vm {id} successfully, tty {tty}"));
         Ok(ExitCode::SUCCESS)
@@ -350,10 +353,22 @@ impl Run<'_> {
         let meant: Vec<&VmLine> = vms.iter().filter(|line| status::is_meant(line, vm)).collect();
         let tty = meant.iter().filter(|line| status::runs(line)).find_map(|line| line.tty.as_ref());
         match (tty, meant.is_empty()) {
-            (Some(tty), _) => Ok(console::attach(Path::new(tty.as_str()))?),
+            (Some(tty), _) => self.attach(tty, vm),
             (None, true) => Err(RunError::NoConsole(format!("there is no {}", called(vm)))),
             (None, false) => Err(RunError::NoConsole(format!("{} does not run", called(vm)))),
         }
+    }
+
+    /// On the console, until the user leaves it or the VM ends: then with why, if it failed.
+    fn attach(&mut self, tty: &str, vm: &VmRef) -> Result<ExitCode, RunError> {
+        if console::attach(Path::new(tty))? == console::End::Closed {
+            // The console has worked; that the daemon can't be asked any more is no failure of it.
+            let detail = Conversation::open(self.socket).and_then(|mut conversation| conversation.detail(vm));
+            if let Some(failure) = detail.ok().and_then(|detail| detail.failure) {
+                self.say(&format!("{} failed: {}", called(vm), failure.reason));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -363,6 +378,7 @@ fn instead(what: String, reply: Reply) -> RunError {
         Reply::Failed(failure) => RunError::Refused { what, failure },
         Reply::Vms(_)
         | Reply::Unkillable(_)
+        | Reply::Detail(_)
         | Reply::Done
         | Reply::Started { .. }
         | Reply::Accepted { .. }

@@ -3,24 +3,40 @@
 
 use config::json::Value;
 use config::size;
-use proto::client::{Balloon, Unkillable, VmLine, VmRef, VmState};
+use proto::client::{Balloon, Detail, Unkillable, VmLine, VmRef, VmState};
 use proto::device::STATISTICS;
 
 /// Characters of the owner's column; the only one that is cut.
 const MAX_OWNER: usize = 15;
 
 /// Those that are meant of these VMs, or all, in their order as a table. A VM that was asked for by itself has its description
-/// below: all of them keep to a line each, as the original's do.
-pub fn table(vms: &[&VmLine], wanted: Option<&VmRef>) -> String {
+/// and its last failure below: all of them keep to a line each, as the original's do.
+pub fn table(vms: &[&VmLine], wanted: Option<&VmRef>, detail: &Detail) -> String {
     let description = |vm: &VmLine| vm.description.as_ref().map(ToString::to_string).filter(|text| !text.is_empty());
     let below = |vm: &VmLine| description(vm).filter(|_| wanted.is_some()).map(|text| format!("\ndescription: {text}"));
+    let failure = detail.failure.as_ref();
+    let failure = failure.map(|failure| format!("last failure, {} ago: {}\n", ago(failure.age), failure.reason));
     meant(vms, wanted)
         .map(|vm| line(vm) + &below(vm).unwrap_or_default())
         .fold(header() + "\n", |text, line| text + &line + "\n")
+        + &failure.unwrap_or_default()
+}
+
+/// Seconds as a person says them.
+fn ago(seconds: u32) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86400),
+    }
 }
 
 /// The same as JSON: `docs/schema/status.json` describes it.
-pub fn json(vms: &[&VmLine], wanted: Option<&VmRef>, unkillable: &[Unkillable]) -> Value {
+pub fn json(vms: &[&VmLine], wanted: Option<&VmRef>, detail: &Detail, unkillable: &[Unkillable]) -> Value {
+    let failure = detail.failure.as_ref().map(|failure| {
+        Value::Object(vec![("age_seconds", failure.age.into()), ("reason", Value::text(&failure.reason))])
+    });
     let left = unkillable.iter().map(|left| {
         Value::Object(vec![
             ("what", Value::text(&left.what)),
@@ -31,6 +47,7 @@ pub fn json(vms: &[&VmLine], wanted: Option<&VmRef>, unkillable: &[Unkillable]) 
     });
     Value::Object(vec![
         ("vms", Value::List(meant(vms, wanted).map(value).collect())),
+        ("last_failure", failure.into()),
         ("unkillable", Value::List(left.collect())),
     ])
 }
@@ -188,7 +205,7 @@ mod tests {
         let described = |text: &str| VmLine { description: model::Description::new(text).ok(), ..vm("a") };
         let (web, silent, empty) = (described("Ann's web server"), vm("a"), described(""));
         let below = |vm: &VmLine, wanted: Option<&VmRef>| {
-            let table = table(&[vm], wanted);
+            let table = table(&[vm], wanted, &Detail::default());
             table.strip_prefix(&format!("{}\n{}\n", header(), line(vm))).expect("the VM's line first").to_owned()
         };
         let by_id = Some(&VmRef::Id(2));
@@ -196,8 +213,11 @@ mod tests {
         assert_eq!([below(&web, None), below(&silent, by_id), below(&empty, by_id)], [""; 3]);
         let named = VmRef::Name(VmName::new("b").expect("a name"));
         let other = VmLine { id: 3, ..vm("b") };
-        assert_eq!(table(&[&web, &other], Some(&named)), format!("{}\n{}\n", header(), line(&other)));
-        let told = |vm: &VmLine| json(&[vm], None, &[]).to_string();
+        assert_eq!(
+            table(&[&web, &other], Some(&named), &Detail::default()),
+            format!("{}\n{}\n", header(), line(&other))
+        );
+        let told = |vm: &VmLine| json(&[vm], None, &Detail::default(), &[]).to_string();
         assert!(
             told(&web).contains("\"description\": \"Ann's web server\",")
                 && told(&silent).contains("\"description\": null,")
@@ -208,7 +228,7 @@ mod tests {
     fn what_can_not_be_killed_is_told_with_its_time_and_pid() {
         let left = Unkillable { what: Text::cut("opener"), pid: 4242, since: 86400 * 365 + 3600 * 23 + 61, uid: 1000 };
         assert_eq!(unkillable(&left), "unkillable since 23:01:01 UTC, pid 4242: opener for a VM of uid 1000");
-        let told = json(&[], None, &[left]).to_string();
+        let told = json(&[], None, &Detail::default(), &[left]).to_string();
         assert!(told.contains("\"pid\": 4242") && told.contains("\"since\": 31618861"), "{told}");
     }
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use control::{Control, Outcome, greet, vmctl};
 use model::{DiskFormat, List, MacAddr, Text, VmName};
-use proto::client::{DiskArg, Order, Reply, Request, Start, ToClient, ToControl, VmLine, VmRef, VmState};
+use proto::client::{
+    Detail, DiskArg, Order, PastFailure, Reply, Request, Start, ToClient, ToControl, VmLine, VmRef, VmState,
+};
 use proto::{Code, Failure, Received, RequestId};
 use testkit::schema;
 use vmctl::Screen;
@@ -45,9 +47,13 @@ fn line(id: u32, text: &str, pid: Option<u32>) -> VmLine {
 /// Runs a command whose one request gets these answers; checks the request.
 fn asks(command: &str, request: Request, answers: Vec<Reply>) -> Outcome {
     let control = Control::listen();
-    let serving = control.answer(move |_| answers.clone());
+    let serving = control.answer(move |asked| match asked {
+        Request::Detail { .. } => vec![Reply::Detail(Detail::default())],
+        _ => answers.clone(),
+    });
     let outcome = vmctl(&control.path(), command);
-    let requests = serving.join().expect("the peer");
+    let mut requests = serving.join().expect("the peer");
+    requests.retain(|(asked, _)| !matches!(asked, Request::Detail { .. }));
     assert_eq!(requests.len(), 1, "{command}");
     assert_eq!(requests[0].0, request, "{command}");
     outcome
@@ -121,6 +127,35 @@ fn status_as_json_has_the_same_vms_and_matches_its_schema() {
     let none = asks("status --json", Request::List, vec![Reply::Done]);
     schema::holds(schema, &none.out);
     assert!(!none.success, "as for the table");
+}
+
+#[test]
+fn status_of_one_vm_tells_its_last_failure_though_it_is_off_the_list() {
+    let reason = "disk \"/srv/a\x1b[31m\": no such file";
+    let detail = |age| Detail { failure: Some(PastFailure { age, reason: Text::cut(reason) }) };
+    let told = |command: &str, age| {
+        let control = Control::listen();
+        let serving = control.answer(move |asked| match asked {
+            Request::Detail { vm } => {
+                assert_eq!(*vm, by_name("web"));
+                vec![Reply::Detail(detail(age))]
+            }
+            _ => vec![vms(vec![line(1, "other", None)]), Reply::Done],
+        });
+        let outcome = vmctl(&control.path(), command);
+        serving.join().expect("the peer");
+        assert!(outcome.success && outcome.err.is_empty(), "{}", outcome.err);
+        outcome.out
+    };
+    for (age, ago) in [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 days")] {
+        let out = told("status web", age);
+        let below = out.lines().nth(1).expect("a line below the header").to_owned();
+        assert_eq!(below, format!("last failure, {ago} ago: disk \"/srv/a\u{fffd}[31m\": no such file"));
+    }
+    let out = told("status --json web", 7);
+    schema::holds(include_str!("../../../docs/schema/status.json"), &out);
+    let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(json["last_failure"], serde_json::json!({ "age_seconds": 7, "reason": reason }));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Output, Stdio};
 
 use control::Control;
 use model::{Text, VmName};
-use proto::client::{Order, Reply, Request, VmRef};
+use proto::client::{Detail, Order, Reply, Request, VmRef};
 use vmctl::Screen;
 
 /// The program, which aborts where a test would only panic.
@@ -76,7 +76,10 @@ fn what_was_asked_for_and_can_not_be_written_is_a_failure() {
 /// vmctl's library, whose socket a test can choose, against a peer with these answers.
 fn run(command: &str, answers: Vec<Reply>, out: &mut dyn Write, err: &mut dyn Write) -> (bool, Vec<Request>) {
     let control = Control::listen();
-    let serving = control.answer(move |_| answers.clone());
+    let serving = control.answer(move |asked| match asked {
+        Request::Detail { .. } => vec![Reply::Detail(Detail::default())],
+        _ => answers.clone(),
+    });
     let arguments: Vec<OsString> = command.split_whitespace().map(OsString::from).collect();
     let code = vmctl::run(&arguments, &control.path(), Screen { out, err, lively: false, coloured: false });
     let requests = serving.join().expect("the peer");

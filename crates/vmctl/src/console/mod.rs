@@ -10,13 +10,13 @@ mod terminal;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use sys::signals::{Signal, Signals};
 
 use proto::failure::plain;
-use relay::{End, relay};
+pub use relay::End;
+use relay::relay;
 use terminal::Raw;
 
 /// Why there was no console, or why it ended badly.
@@ -44,7 +44,7 @@ fn open_hint(error: &io::Error) -> &'static str {
 }
 
 /// Relays between the device and standard input and output until one of them ends or the user types `~.`.
-pub fn attach(device: &Path) -> Result<ExitCode, ConsoleError> {
+pub fn attach(device: &Path) -> Result<End, ConsoleError> {
     let console = open(device)?;
     // Blocked, these do not end the process while the terminal is raw; they are read and end it in order.
     let signals = [Signal::Terminate, Signal::Hangup, Signal::Interrupt, Signal::WindowChanged];
@@ -55,7 +55,7 @@ pub fn attach(device: &Path) -> Result<ExitCode, ConsoleError> {
         relay(console, input.as_fd(), output.as_fd(), &signals)?
     };
     match end {
-        End::Left | End::Closed => Ok(ExitCode::SUCCESS),
+        End::Left | End::Closed => Ok(end),
         End::Signal => Err(ConsoleError::Signal),
     }
 }

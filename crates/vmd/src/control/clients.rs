@@ -265,6 +265,7 @@ fn waits(request: &Request) -> bool {
         | Request::FlushStop { .. } => true,
         Request::Stop { wait: false, .. }
         | Request::List
+        | Request::Detail { .. }
         | Request::Start(_)
         | Request::Order { .. }
         | Request::Memory { .. }
@@ -281,6 +282,6 @@ fn is_last(waits: bool, reply: &Reply) -> bool {
     match reply {
         Reply::Vms(_) | Reply::Unkillable(_) | Reply::Wrong(_) | Reply::Note(_) => false,
         Reply::Accepted { .. } => !waits, // who waits hears of the end
-        Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::Failed(_) => true,
+        Reply::Done | Reply::Detail(_) | Reply::Started { .. } | Reply::Ended { .. } | Reply::Failed(_) => true,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use proto::client::{Reply, Request, Start, VmRef};
+use proto::client::{Detail, Reply, Request, Start, VmRef};
 use proto::vmm::Stop;
 use proto::{Code, Failure, VmId};
 
@@ -30,6 +30,11 @@ impl Registry {
         let result = match request {
             Request::List => {
                 self.list(asked, now, out);
+                Ok(())
+            }
+            Request::Detail { vm } => {
+                let detail = Detail { failure: self.failures.last(who, &vm) };
+                out.push(Action::Answer(asked, Reply::Detail(detail)));
                 Ok(())
             }
             Request::Start(start) => self.ask_start(asker, &start, now, out),

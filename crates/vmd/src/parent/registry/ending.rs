@@ -53,6 +53,9 @@ impl Registry {
         if again && vm.definition.boot.is_some() {
             return self.reboot(id, now, out);
         }
+        if let (End::Failed(failure), Some(vm)) = (&end, self.vms.iter().find(|vm| vm.id == id)) {
+            self.failures.keep(vm, failure);
+        }
         if again {
             let text = format!("vm \"{name}\" is not started again: its kernel came with vmctl start -b, for one boot");
             out.push(log(log::Level::Info, text));

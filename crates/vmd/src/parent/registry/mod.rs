@@ -18,6 +18,7 @@ mod changes;
 pub mod definition;
 mod disks;
 mod ending;
+mod failures;
 mod ids;
 mod instances;
 mod known;
@@ -306,6 +307,7 @@ pub struct Registry {
     reloads: Vec<reload::Reload>,
     /// What was killed and is not gone.
     unkillable: Vec<Unkillable>,
+    failures: failures::Failures,
     ending: bool,
     quit: bool,
 }
@@ -343,6 +345,7 @@ impl Registry {
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         let out = &mut actions;
+        self.failures.it_is(now);
         match event {
             Event::Configured(settings) => self.configured(*settings, now, out),
             Event::ConfigRead(reading, read) => self.config_read(reading, read, now, out),

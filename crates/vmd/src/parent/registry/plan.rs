@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use model::{BootDevice, SwitchName, UserPath};
+use model::{BootDevice, SwitchName, UserPath, VmName};
 use proto::opener::What;
 use proto::privileged::{Alias, TapSpec};
 use proto::probe::ToProbe;
@@ -14,6 +14,7 @@ use super::access::Who;
 use super::cards::Card;
 use super::definition::{Definition, obstacle};
 use super::life::{Asked, Life, Preparation, Vm};
+use super::rate::{FAST, MAX_FAST};
 use super::{Action, File, PREPARE_LIMIT, Registry, Run};
 use crate::parent::network::local::Locals;
 
@@ -40,11 +41,10 @@ impl Registry {
         }
         let definition = vm.definition.clone();
         let name = &definition.name;
-        if !vm.rate.start(now) {
-            let text = "restarted too quickly: 3 times within 6 seconds each; wait 6 seconds and start it";
-            return Err(Failure::new(Code::NotPermitted, format!("vm \"{name}\" {text}")));
-        }
         let rebooting = vm.tty.is_some();
+        if !vm.rate.start(now) {
+            return Err(too_quick(name, rebooting));
+        }
         let mut plan = Plan { files: files_of(&definition, boot, rebooting)?, taps: vec![], warnings: vec![] };
         if rebooting {
             return Ok(plan); // its taps are held, whatever has become of their switches
@@ -92,6 +92,19 @@ impl Registry {
         let outside = card.rdomain.is_none_or(|rdomain| rdomain == 0);
         Locals { nat: self.locals.nat && outside, ..self.locals }
     }
+}
+
+/// After the last of several fast starts: by somebody, or by its guest, whose resets nobody may have seen.
+fn too_quick(name: &VmName, rebooting: bool) -> Failure {
+    let limit = format!("{MAX_FAST} times within {} seconds each", FAST.as_secs());
+    let text = match rebooting {
+        true => format!(
+            "restarted too quickly: its guest reset {limit}, and is not started again; see what it prints with \
+             \"vmctl start -c {name}\": a kernel resets like this for lack of memory or of its root file system"
+        ),
+        false => format!("restarted too quickly: {limit}; wait {} seconds and start it", FAST.as_secs()),
+    };
+    Failure::new(Code::NotPermitted, format!("vm \"{name}\" {text}"))
 }
 
 type Files = Vec<(File, What, UserPath)>;

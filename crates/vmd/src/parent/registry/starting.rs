@@ -121,6 +121,8 @@ impl Registry {
                 let definition = &vm.definition;
                 let text = format!("started {} (vm {id}) successfully, tty {tty}", definition.name);
                 out.push(definition.logger()(log::Level::Info, text));
+                let (name, owner) = (definition.name.clone(), definition.owner);
+                self.failures.forget(&name, owner);
                 out.extend(starter.map(|asked| Action::Answer(asked, Reply::Started { id: id.0, tty })));
                 if let Some(how) = stop {
                     self.stop_for_good(id, how, out);
@@ -161,9 +163,10 @@ impl Registry {
     }
 
     fn fail_start(&mut self, id: VmId, starter: Option<Asked>, failure: Failure, out: &mut Vec<Action>) {
-        if let Some(Vm { definition, .. }) = self.vm(id) {
-            let text = format!("failed to start vm \"{}\": {failure}", definition.name);
-            out.push(definition.logger()(log::Level::Error, text));
+        if let Some(vm) = self.vms.iter().find(|vm| vm.id == id) {
+            self.failures.keep(vm, &failure);
+            let text = format!("failed to start vm \"{}\": {failure}", vm.definition.name);
+            out.push(vm.definition.logger()(log::Level::Error, text));
         }
         out.extend(starter.map(|asked| Action::Answer(asked, Reply::Failed(failure))));
         self.settle(id, out);

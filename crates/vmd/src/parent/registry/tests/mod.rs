@@ -2,6 +2,7 @@
 
 mod answers;
 mod edges;
+mod failures;
 mod instances;
 mod leaving;
 mod local;

@@ -49,7 +49,7 @@ impl Out {
             Action::Answer(asked, reply) => {
                 let (said, number) = match reply {
                     Reply::Done => (Said::Done, 0),
-                    Reply::Vms(_) | Reply::Unkillable(_) => (Said::Vms, 0),
+                    Reply::Vms(_) | Reply::Unkillable(_) | Reply::Detail(_) => (Said::Vms, 0),
                     Reply::Started { id, .. } => (Said::Started, *id),
                     Reply::Accepted { id } => (Said::Accepted, *id),
                     Reply::Ended { id } => (Said::Ended, *id),
