@@ -7,6 +7,7 @@ _vmctl_vms() {
 
 _vmctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command= at options= words=
+	local commands="console create disk-fail doctor flush-stop help load log memory nmi pause receive reload reset send show start status stop unpause wait"
 	for ((at = 1; at < COMP_CWORD; at++)); do
 		[[ ${COMP_WORDS[at]} == -* ]] && continue
 		command=${COMP_WORDS[at]}
@@ -15,10 +16,9 @@ _vmctl() {
 	COMPREPLY=()
 	case $command in
 	"")
-		if [[ $cur == -* ]]; then words=-v; else
-			words="console create disk-fail doctor flush-stop load log memory nmi pause receive reload reset send show start status stop unpause wait"
-		fi
+		if [[ $cur == -* ]]; then words="--help --version -h -v"; else words=$commands; fi
 		;;
+	help) words=$commands ;;
 	console | pause | send | wait) words=$(_vmctl_vms -r) ;;
 	create)
 		case $prev in

@@ -9,10 +9,13 @@ function __vmctl_is
     __fish_seen_subcommand_from $argv
 end
 
-set -l commands console create disk-fail doctor flush-stop load log memory nmi pause receive reload reset send show start status stop unpause wait
+set -l commands console create disk-fail doctor flush-stop help load log memory nmi pause receive reload reset send show start status stop unpause wait
 
 complete -c vmctl -f
 complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -s v -d 'Say more'
+complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -s h -l help -d 'List the commands'
+complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -l version -d 'Show the release'
+complete -c vmctl -n '__vmctl_is help' -a "$commands"
 complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -a "$commands"
 
 complete -c vmctl -n '__vmctl_is console disk-fail flush-stop memory nmi pause send stop unpause wait' -a '(__vmctl_vms -r)'

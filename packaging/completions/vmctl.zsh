@@ -19,6 +19,7 @@ _vmctl() {
     'disk-fail:let requests of a disk fail'
     'flush-stop:pause a VM at a flush of a disk'
     'doctor:look at the host, and say what VMs lack'
+    'help:list the commands, or show the usage of one'
     'load:read one more configuration file'
     'log:log less or more'
     'memory:ask a guest to get along with less memory, or more'
@@ -35,7 +36,7 @@ _vmctl() {
     'unpause:let a paused VM go on'
     'wait:wait until a VM ends'
   )
-  _arguments -C '-v[say more]' '1:command:->command' '*::argument:->argument'
+  _arguments -C '(- *)'{-h,--help}'[list the commands]' '(- *)--version[show the release]' '-v[say more]' '1:command:->command' '*::argument:->argument'
   case $state in
     command) _describe command commands ;;
     argument)
@@ -50,6 +51,7 @@ _vmctl() {
           ;;
         flush-stop) _arguments '1:vm:_vmctl_running' '2:disk:' '3:count:' ;;
         memory) _arguments '1:vm:_vmctl_running' '2:size:' ;;
+        help) _describe command commands ;;
         doctor) _arguments '--json[as JSON]' ;;
         load) _arguments '1:file:_files' ;;
         log) _arguments '1:level:(brief verbose)' ;;

@@ -52,6 +52,8 @@ pub enum Command {
         /// The flush, from 1.
         count: u32,
     },
+    /// Say what there is: all commands, or how one is used.
+    Help(Option<&'static str>),
     /// Let the daemon read one more file.
     Load(UserPath),
     /// Set how much the daemon logs.
@@ -103,51 +105,114 @@ pub enum Command {
         /// `-w`.
         wait: bool,
     },
+    /// Say which release this is.
+    Version,
     /// Wait for a VM's end.
     Wait(VmRef),
 }
 
-/// A command's name and the arguments that its usage shows.
+/// A command's name, what it does, and the arguments that its usage shows.
 struct Entry {
     name: &'static str,
+    about: &'static str,
     syntax: &'static str,
     parse: fn(&[OsString]) -> Result<Command, Wrong>,
 }
 
 const COMMANDS: &[Entry] = &[
-    Entry { name: "console", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Console) },
+    Entry {
+        name: "console",
+        about: "attach to the console of a running VM",
+        syntax: "id",
+        parse: |arguments| one_vm(arguments).map(Command::Console),
+    },
     Entry {
         name: "create",
+        about: "make a disk image",
         syntax: "[-b base | -i disk] [-s size] disk",
         parse: |arguments| create::parse(arguments).map(Command::Create),
     },
-    Entry { name: "disk-fail", syntax: "id disk read|write|flush count", parse: disk_fail },
-    Entry { name: "doctor", syntax: "[--json]", parse: doctor },
-    Entry { name: "flush-stop", syntax: "id disk count", parse: flush_stop },
-    Entry { name: "load", syntax: "filename", parse: load },
-    Entry { name: "log", syntax: "[brief | verbose]", parse: log },
-    Entry { name: "memory", syntax: "id size", parse: memory },
-    Entry { name: "nmi", syntax: "id", parse: |arguments| order(Order::Nmi, arguments) },
-    Entry { name: "pause", syntax: "id", parse: |arguments| order(Order::Pause, arguments) },
-    Entry { name: "receive", syntax: "name", parse: receive },
-    Entry { name: "reload", syntax: "", parse: reload },
-    Entry { name: "reset", syntax: "[all | switches | vms]", parse: reset },
-    Entry { name: "send", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Send) },
-    Entry { name: "show", syntax: "[--json] [id]", parse: status },
+    Entry {
+        name: "disk-fail",
+        about: "let requests of a disk fail",
+        syntax: "id disk read|write|flush count",
+        parse: disk_fail,
+    },
+    Entry { name: "doctor", about: "look at the host, and say what VMs lack", syntax: "[--json]", parse: doctor },
+    Entry { name: "flush-stop", about: "pause a VM at a flush of a disk", syntax: "id disk count", parse: flush_stop },
+    Entry { name: "help", about: "list the commands, or show the usage of one", syntax: "[command]", parse: help },
+    Entry { name: "load", about: "read one more configuration file", syntax: "filename", parse: load },
+    Entry { name: "log", about: "log less or more", syntax: "[brief | verbose]", parse: log },
+    Entry {
+        name: "memory",
+        about: "ask a guest to get along with less memory, or more",
+        syntax: "id size",
+        parse: memory,
+    },
+    Entry {
+        name: "nmi",
+        about: "send an NMI to a guest that hangs",
+        syntax: "id",
+        parse: |arguments| order(Order::Nmi, arguments),
+    },
+    Entry {
+        name: "pause",
+        about: "have a VM stand still",
+        syntax: "id",
+        parse: |arguments| order(Order::Pause, arguments),
+    },
+    Entry { name: "receive", about: "start a VM from a stream", syntax: "name", parse: receive },
+    Entry { name: "reload", about: "read the configuration file again", syntax: "", parse: reload },
+    Entry { name: "reset", about: "end VMs, forget switches, or both", syntax: "[all | switches | vms]", parse: reset },
+    Entry {
+        name: "send",
+        about: "write the state of a VM to a stream",
+        syntax: "id",
+        parse: |arguments| one_vm(arguments).map(Command::Send),
+    },
+    Entry { name: "show", about: "show VMs", syntax: "[--json] [id]", parse: status },
     Entry {
         name: "start",
+        about: "start a VM",
         syntax: start::SYNTAX,
         parse: |arguments| start::parse(arguments).map(Box::new).map(Command::Start),
     },
-    Entry { name: "status", syntax: "[--json] [-r] [id]", parse: status },
-    Entry { name: "stop", syntax: "[-fw] [id | -a]", parse: stop },
-    Entry { name: "unpause", syntax: "id", parse: |arguments| order(Order::Unpause, arguments) },
-    Entry { name: "wait", syntax: "id", parse: |arguments| one_vm(arguments).map(Command::Wait) },
+    Entry { name: "status", about: "show VMs", syntax: "[--json] [-r] [id]", parse: status },
+    Entry { name: "stop", about: "end VMs", syntax: "[-fw] [id | -a]", parse: stop },
+    Entry {
+        name: "unpause",
+        about: "let a paused VM go on",
+        syntax: "id",
+        parse: |arguments| order(Order::Unpause, arguments),
+    },
+    Entry {
+        name: "wait",
+        about: "wait until a VM ends",
+        syntax: "id",
+        parse: |arguments| one_vm(arguments).map(Command::Wait),
+    },
 ];
 
-/// Each command's name and arguments.
-pub fn commands() -> impl Iterator<Item = (&'static str, &'static str)> {
-    COMMANDS.iter().map(|entry| (entry.name, entry.syntax))
+/// Each command's name, arguments, and what it does.
+pub fn commands() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    COMMANDS.iter().map(|entry| (entry.name, entry.syntax, entry.about))
+}
+
+/// What `help` prints: all commands, or the usage of one.
+pub(crate) fn help_text(command: Option<&str>) -> String {
+    match command.and_then(|name| COMMANDS.iter().find(|entry| entry.name == name)) {
+        Some(Entry { name, about, syntax, .. }) => {
+            format!("{}\n{name}: {about}; vmctl(8) says more\n", usage(name, syntax))
+        }
+        None => COMMANDS.iter().fold(format!("{GENERAL}\ncommands, which may be shortened:\n"), |text, entry| {
+            format!("{text}  {:<12}{}\n", entry.name, entry.about)
+        }),
+    }
+}
+
+fn usage(name: &str, syntax: &str) -> String {
+    let space = if syntax.is_empty() { "" } else { " " };
+    format!("usage:\tvmctl [-v] {name}{space}{syntax}")
 }
 
 /// Why the arguments are no command, as it is shown.
@@ -166,7 +231,7 @@ pub enum Misuse {
     #[error("unknown argument: {0}{1}\n{GENERAL}")]
     Unknown(String, String),
     /// Wrong arguments of a command; its usage, and before it what is wrong when that needs words.
-    #[error("{message}usage:\tvmctl [-v] {name}{space}{syntax}", space = if .syntax.is_empty() { "" } else { " " })]
+    #[error("{message}{}", usage(.name, .syntax))]
     Command {
         /// Empty, or lines with their ends.
         message: String,
@@ -181,27 +246,38 @@ pub enum Misuse {
 }
 
 /// The usage where no command is known.
-const GENERAL: &str = "usage:\tvmctl [-v] command [arg ...]";
+const GENERAL: &str = "usage:\tvmctl [-v] command [arg ...]\n\tvmctl help [command]";
 
 /// The invocation that the arguments (without the program's name) are.
 pub fn parse(arguments: &[OsString]) -> Result<Invocation, Misuse> {
-    let (mine, rest) = getopt::leading("v", arguments).map_err(Misuse::Option)?;
+    let (mine, rest) = getopt::leading("hv", &["help", "version"], arguments).map_err(Misuse::Option)?;
+    let has = |letter| mine.options.iter().any(|(given, _)| *given == letter);
+    let verbose = has('v');
+    if mine.words.contains(&"version") {
+        return Ok(Invocation { verbose, command: Command::Version });
+    }
+    if has('h') || mine.words.contains(&"help") {
+        let command = rest.first().map(|word| entry(word).map(|entry| entry.name)).transpose()?;
+        return Ok(Invocation { verbose, command: Command::Help(command) });
+    }
     let Some((word, rest)) = rest.split_first() else { return Err(Misuse::General) };
     let entry = entry(word)?;
-    let command = (entry.parse)(rest).map_err(|wrong| {
-        let usage = |message| Misuse::Command { message, name: entry.name, syntax: entry.syntax };
+    let command = (entry.parse)(rest).or_else(|wrong| {
+        let usage = |message| Err(Misuse::Command { message, name: entry.name, syntax: entry.syntax });
         match wrong {
+            // No command has these two for itself.
+            Wrong::Option(error) if error.asks_for_help() => Ok(Command::Help(Some(entry.name))),
             Wrong::Usage => usage(String::new()),
             Wrong::Option(error) => usage(format!("vmctl: {error}\n")),
             Wrong::SaidAndUsage(text) => usage(format!("{text}\n")),
-            Wrong::Said(text) => Misuse::Value(text),
+            Wrong::Said(text) => Err(Misuse::Value(text)),
         }
     })?;
-    Ok(Invocation { verbose: !mine.options.is_empty(), command })
+    Ok(Invocation { verbose, command })
 }
 
 /// Commands that the original does not have: a word that is short for one of its own stays that.
-const OURS: [&str; 2] = ["doctor", "nmi"];
+const OURS: [&str; 3] = ["doctor", "help", "nmi"];
 
 /// The one command whose name begins with the word.
 fn entry(word: &OsStr) -> Result<&'static Entry, Misuse> {
@@ -277,6 +353,18 @@ fn nth(what: &'static str, word: &OsStr) -> Result<u32, WordError> {
 fn doctor(arguments: &[OsString]) -> Result<Command, Wrong> {
     let parsed = getopt::parse_with("", &["json"], arguments)?;
     if parsed.operands.is_empty() { Ok(Command::Doctor { json: !parsed.words.is_empty() }) } else { Err(Wrong::Usage) }
+}
+
+fn help(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let parsed = getopt::parse("", arguments)?;
+    match parsed.operands.as_slice() {
+        [] => Ok(Command::Help(None)),
+        [word] => match entry(word) {
+            Ok(entry) => Ok(Command::Help(Some(entry.name))),
+            Err(misuse) => Err(Wrong::Said(misuse.to_string())),
+        },
+        _ => Err(Wrong::Usage),
+    }
 }
 
 fn load(arguments: &[OsString]) -> Result<Command, Wrong> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::Text;
 use proto::channel::ChannelError;
-use proto::client::{Detail, Reply, Request, ToClient, ToControl, Unkillable, VERSION, VmLine, VmRef};
+use proto::client::{Reply, Request, ToClient, ToControl, Unkillable, VERSION, VmLine};
 use proto::failure::plain;
 use proto::{Channel, Failure, Received, RequestId};
 use rustix::net::sockopt::Timeout;
@@ -16,8 +16,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// How long the daemon may take to greet. It answers from memory; longer means that it hangs.
 const GREETING: Duration = Duration::from_secs(10);
 
-/// A wait that has no end of its own: the answer to `wait` comes when the VM ends. Asked again each time.
-const LONG: Duration = Duration::from_secs(3600);
+/// Nobody likes to wait longer than this without a word.
+pub const SILENCE: Duration = Duration::from_secs(2);
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,9 @@ pub enum TalkError {
     /// The daemon accepts no more clients, and says so.
     #[error("{0}")]
     TurnedAway(Failure),
+    /// It was connected and greeted, or not even that, and then said nothing.
+    #[error("vmd has not answered for {} s: it hangs, or waits for a disk or a mount; see its log", .0.as_secs())]
+    Silent(Duration),
     /// The daemon speaks another version.
     #[error(
         "the daemon speaks version {daemon} of the protocol, this vmctl version {client}: use the vmctl that came with it"
@@ -77,19 +80,37 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Connects to the socket and greets.
-    pub fn open(path: &Path) -> Result<Self, TalkError> {
+    /// Connects to the socket and greets; `waits` is called if that takes longer than [`SILENCE`].
+    pub fn open(path: &Path, mut waits: impl FnMut()) -> Result<Self, TalkError> {
         let failed = |error: rustix::io::Errno| TalkError::Connect(path.to_owned(), error.into());
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(failed)?;
         let address = SocketAddrUnix::new(path).map_err(failed)?;
         // A daemon that hangs takes no more clients, and connecting would wait for it (unix(7)).
-        rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(GREETING)).map_err(failed)?;
-        rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address)).map_err(failed)?;
+        let connect = |limit| {
+            rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
+            rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))
+        };
+        let connected = connect(SILENCE).or_else(|error| {
+            if error != rustix::io::Errno::AGAIN {
+                return Err(error);
+            }
+            waits();
+            connect(GREETING.saturating_sub(SILENCE))
+        });
+        connected.map_err(failed)?;
         let mut channel = Channel::new(socket);
         // Who is turned away is told why before it has said a word, and its greeting meets a closed socket.
         let sent = channel.send(&ToControl::Hello { version: VERSION }, Vec::new());
-        let greeting = channel.recv_within(GREETING).map_err(ended)?;
+        let mut greeting = channel.recv_within(SILENCE);
+        if matches!(greeting, Err(ChannelError::Late(_))) {
+            waits();
+            greeting = channel.recv_within(GREETING.saturating_sub(SILENCE));
+        }
+        if matches!(greeting, Err(ChannelError::Late(_))) {
+            return Err(TalkError::Silent(GREETING));
+        }
+        let greeting = greeting.map_err(ended)?;
         if !matches!(greeting, Received::Message(ToClient::Answer { .. }, _)) {
             sent.map_err(ended)?;
         }
@@ -112,18 +133,18 @@ impl Conversation {
         self.channel.send(&ToControl::Ask { id: RequestId(self.last), request }, fds).map_err(ended)
     }
 
-    /// The next answer to the last request, however long it takes.
-    pub fn reply(&mut self) -> Result<Reply, TalkError> {
-        self.reply_within(LONG, || {})
-    }
-
-    /// The same; each time that none came within `tick`, `waits` is called.
-    pub fn reply_within(&mut self, tick: Duration, mut waits: impl FnMut()) -> Result<Reply, TalkError> {
+    /// The next answer to the last request. Each time that none came within `tick`, `waits` is called, and says whether it is
+    /// waited for longer.
+    pub fn reply(
+        &mut self,
+        tick: Duration,
+        mut waits: impl FnMut() -> Result<(), TalkError>,
+    ) -> Result<Reply, TalkError> {
         loop {
             match self.channel.recv_within(tick) {
                 Ok(Received::Message(ToClient::Answer { id, reply }, _)) if id.0 == self.last => return Ok(reply),
                 Ok(Received::Message(ToClient::Answer { .. }, _)) => {}
-                Err(ChannelError::Late(_)) => waits(),
+                Err(ChannelError::Late(_)) => waits()?,
                 Ok(Received::Message(ToClient::Hello { .. } | ToClient::WrongVersion { .. }, _)) => {
                     return Err(TalkError::Unexpected);
                 }
@@ -133,18 +154,16 @@ impl Conversation {
         }
     }
 
-    /// A request that has one answer.
-    pub fn call(&mut self, request: Request) -> Result<Reply, TalkError> {
-        self.ask(request, Vec::new())?;
-        self.reply()
-    }
-
-    /// All VMs, in the daemon's order, and what can't be killed; or the daemon's reason for telling none.
-    pub fn list(&mut self) -> Result<Result<Listed, Failure>, TalkError> {
+    /// All VMs, in the daemon's order, and what can't be killed; or the daemon's reason for telling none. `next` waits for
+    /// an answer.
+    pub fn list(
+        &mut self,
+        mut next: impl FnMut(&mut Self) -> Result<Reply, TalkError>,
+    ) -> Result<Result<Listed, Failure>, TalkError> {
         self.ask(Request::List, Vec::new())?;
         let (mut vms, mut unkillable) = (Vec::new(), Vec::new());
         loop {
-            match self.reply()? {
+            match next(self)? {
                 Reply::Vms(some) => vms.extend(some),
                 Reply::Unkillable(some) => unkillable.extend(some),
                 Reply::Done => return Ok(Ok((vms, unkillable))),
@@ -156,22 +175,6 @@ impl Conversation {
                 | Reply::Accepted { .. }
                 | Reply::Ended { .. } => return Err(TalkError::Unexpected),
             }
-        }
-    }
-
-    /// What is told of one VM beside its line of the list.
-    pub fn detail(&mut self, vm: &VmRef) -> Result<Detail, TalkError> {
-        match self.call(Request::Detail { vm: vm.clone() })? {
-            Reply::Detail(detail) => Ok(detail),
-            Reply::Failed(failure) => Err(TalkError::TurnedAway(failure)),
-            Reply::Vms(_)
-            | Reply::Unkillable(_)
-            | Reply::Done
-            | Reply::Wrong(_)
-            | Reply::Note(_)
-            | Reply::Started { .. }
-            | Reply::Accepted { .. }
-            | Reply::Ended { .. } => Err(TalkError::Unexpected),
         }
     }
 }

@@ -19,6 +19,13 @@ pub enum OptionError {
     Word(String),
 }
 
+impl OptionError {
+    /// `-h` or `--help`, which the command does not have.
+    pub fn asks_for_help(&self) -> bool {
+        matches!(self, Self::Unknown('h')) || matches!(self, Self::Word(word) if word == "help")
+    }
+}
+
 /// Options in their order, and operands in theirs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
@@ -82,7 +89,11 @@ fn options<'a>(
 }
 
 /// Takes leading options off, up to the first operand: what stands before a command's name.
-pub fn leading<'a>(letters: &str, arguments: &'a [OsString]) -> Result<(Parsed, &'a [OsString]), OptionError> {
+pub fn leading<'a>(
+    letters: &str,
+    words: &[&'static str],
+    arguments: &'a [OsString],
+) -> Result<(Parsed, &'a [OsString]), OptionError> {
     let is_option = |argument: &&OsString| argument.as_bytes().starts_with(b"-") && argument.len() > 1;
     let end = arguments.iter().position(|argument| !is_option(&argument) || argument == OsStr::new("--"));
     let (mine, rest) = arguments.split_at(end.unwrap_or(arguments.len()));
@@ -90,7 +101,7 @@ pub fn leading<'a>(letters: &str, arguments: &'a [OsString]) -> Result<(Parsed, 
         [first, behind @ ..] if first == OsStr::new("--") => behind,
         rest => rest,
     };
-    Ok((parse(letters, mine)?, rest))
+    Ok((parse_with(letters, words, mine)?, rest))
 }
 
 #[cfg(test)]
@@ -143,7 +154,7 @@ mod tests {
     #[test]
     fn leading_options_end_at_the_command() {
         let arguments: Vec<OsString> = ["-v", "stop", "-f"].map(OsString::from).to_vec();
-        let (mine, rest) = leading("v", &arguments).expect("right");
+        let (mine, rest) = leading("v", &[], &arguments).expect("right");
         assert_eq!((mine.options.len(), rest.len()), (1, 2));
     }
 }

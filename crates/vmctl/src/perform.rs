@@ -6,20 +6,21 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use config::size;
 use model::DiskFormat;
-use proto::client::{DiskArg, DiskOperation, Order, Reply, Request, Start as StartRequest, VmLine, VmRef};
+use proto::client::{Detail, DiskArg, DiskOperation, Order, Reply, Request, Start as StartRequest, VmLine, VmRef};
 use proto::failure::plain;
 use proto::{Code, Failure};
 use rustix::fs::{Mode, OFlags};
 
-use crate::command::Command;
+use crate::command::{Command, help_text};
 use crate::console::{self, ConsoleError};
 use crate::conversation::{Conversation, Listed, TalkError};
 use crate::doctor::{self, Form};
 use crate::image::{self, ImageError};
-use crate::progress::{self, shown};
+use crate::progress::{Watch, shown};
 use crate::start::Start;
 use crate::status;
 use crate::words::{self, WordError};
@@ -84,6 +85,31 @@ pub enum RunError {
     Input(io::Error),
 }
 
+/// What the daemon answers from what it knows, or after a word with a VM, which it gives up after 60 s.
+const ANSWER: Duration = Duration::from_secs(90);
+
+/// What takes files, interfaces and a guest: the daemon gives a start up after 150 s.
+const START: Duration = Duration::from_secs(180);
+
+/// How long an answer may take; `None` where it comes when something ends, or as a disk does.
+fn limit(request: &Request) -> Option<Duration> {
+    match request {
+        Request::Wait { .. }
+        | Request::Stop { wait: true, .. }
+        | Request::Order { order: Order::Pause, .. }
+        | Request::DiskFail { .. }
+        | Request::FlushStop { .. } => None,
+        Request::Start(_) | Request::Receive { .. } | Request::Send { .. } => Some(START),
+        Request::Reload | Request::Load { .. } | Request::Reset { .. } => Some(START),
+        Request::List
+        | Request::Detail { .. }
+        | Request::Stop { wait: false, .. }
+        | Request::Order { order: Order::Unpause | Order::Nmi, .. }
+        | Request::Memory { .. }
+        | Request::Log { .. } => Some(ANSWER),
+    }
+}
+
 /// A VM as messages call it.
 fn called(vm: &VmRef) -> String {
     match vm {
@@ -106,20 +132,21 @@ impl Run<'_> {
             Command::Status { json, running, vm } => return self.status(json, running, vm.as_ref()),
             Command::Stop { vm: Some(vm), force, wait } => {
                 let request = Request::Stop { vm: vm.clone(), force, wait };
-                return self.end(&mut Conversation::open(self.socket)?, "stopping", &vm, request);
+                let mut conversation = self.open()?;
+                return self.end(&mut conversation, "stopping", &vm, request);
             }
             Command::Stop { vm: None, force, wait } => self.stop_all(force, wait)?,
             Command::Wait(vm) => {
                 let request = Request::Wait { vm: vm.clone() };
-                return self.end(&mut Conversation::open(self.socket)?, "waiting for", &vm, request);
+                let mut conversation = self.open()?;
+                return self.end(&mut conversation, "waiting for", &vm, request);
             }
             Command::Order(order, vm) => self.order(order, &vm)?,
             Command::Memory { vm, size, warning } => {
                 self.warn(warning.as_deref());
-                let reply = Conversation::open(self.socket)?.call(Request::Memory { vm: vm.clone(), size })?;
-                let Reply::Accepted { id } = reply else {
-                    return Err(instead(format!("memory {}", called(&vm)), reply));
-                };
+                let what = format!("memory {}", called(&vm));
+                let reply = self.call(&what, Request::Memory { vm, size })?;
+                let Reply::Accepted { id } = reply else { return Err(instead(what, reply)) };
                 self.say(&format!("asked vm {id} to get along with {}", size::format(size.bytes())));
             }
             Command::DiskFail { vm, disk, operation, count } => {
@@ -145,6 +172,8 @@ impl Run<'_> {
                 let (id, tty) = self.started(what, Request::Receive { name }, vec![stream])?;
                 self.say(&format!("started vm {id} successfully, tty {tty}"));
             }
+            Command::Help(command) => self.print(&help_text(command))?,
+            Command::Version => self.print(concat!("vmctl ", env!("CARGO_PKG_VERSION"), "\n"))?,
             Command::Load(path) => self.settle(&format!("load \"{path}\""), Request::Load { path })?,
             Command::Log { verbose } => self.settle("log", Request::Log { verbose })?,
             Command::Reload => self.settle("reload", Request::Reload)?,
@@ -166,32 +195,58 @@ impl Run<'_> {
         warnings.into_iter().for_each(|warning| self.say(warning));
     }
 
-    /// Text on standard output: what was asked for, so that a failure is the command's.
+    /// Text on standard output: what was asked for, so that a failure is the command's. Who closes a pipe has read enough.
     fn print(&mut self, text: &str) -> Result<(), RunError> {
-        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(RunError::Output)
+        match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(RunError::Output(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// A connection; who waits for it is told.
+    fn open(&mut self) -> Result<Conversation, TalkError> {
+        let (socket, err) = (self.socket, &mut *self.err);
+        Conversation::open(socket, || {
+            let _ = writeln!(err, "vmctl: waiting for vmd to take the connection to {}", socket.display());
+        })
+    }
+
+    /// The next answer to the request of a command that is called so.
+    fn reply(
+        &mut self,
+        conversation: &mut Conversation,
+        line: &str,
+        limit: Option<Duration>,
+    ) -> Result<Reply, TalkError> {
+        Watch { lively: self.lively, err: self.err, line, told: false, limit }.reply(conversation)
+    }
+
+    /// A request that has one answer.
+    fn call(&mut self, line: &str, request: Request) -> Result<Reply, TalkError> {
+        let limit = limit(&request);
+        let mut conversation = self.open()?;
+        conversation.ask(request, Vec::new())?;
+        self.reply(&mut conversation, line, limit)
     }
 
     /// A request that is answered by `Done`; errors of a configuration, and notes, are shown as they come.
     fn settle(&mut self, what: &str, request: Request) -> Result<(), RunError> {
-        let mut conversation = Conversation::open(self.socket)?;
-        let mut reply = conversation.call(request)?;
+        let limit = limit(&request);
+        let mut conversation = self.open()?;
+        conversation.ask(request, Vec::new())?;
+        let mut reply = self.reply(&mut conversation, what, limit)?;
         while let Reply::Wrong(text) | Reply::Note(text) = &reply {
             let who = if matches!(reply, Reply::Note(_)) { "vmctl: " } else { "" };
             self.tell(&format!("{who}{text}\n"));
-            reply = conversation.reply()?;
+            reply = self.reply(&mut conversation, what, limit)?;
         }
         if reply == Reply::Done { Ok(()) } else { Err(instead(what.to_owned(), reply)) }
     }
 
     fn order(&mut self, order: Order, vm: &VmRef) -> Result<(), RunError> {
-        let mut conversation = Conversation::open(self.socket)?;
-        conversation.ask(Request::Order { vm: vm.clone(), order }, Vec::new())?;
-        // A pause waits for requests to disks that are under way.
-        let reply =
-            progress::reply(&mut conversation, self.lively, self.err, &format!("{} {}: ", order.word(), called(vm)))?;
-        let Reply::Accepted { id } = reply else {
-            return Err(instead(format!("{} {}", order.word(), called(vm)), reply));
-        };
+        let what = format!("{} {}", order.word(), called(vm));
+        let reply = self.call(&what, Request::Order { vm: vm.clone(), order })?;
+        let Reply::Accepted { id } = reply else { return Err(instead(what, reply)) };
         self.say(&format!("{} vm {id} successfully", order.done()));
         Ok(())
     }
@@ -205,11 +260,12 @@ impl Run<'_> {
         happened: &str,
         where_to: &str,
     ) -> Result<(), RunError> {
-        let mut conversation = Conversation::open(self.socket)?;
-        let reply = conversation.call(request)?;
+        let mut conversation = self.open()?;
+        conversation.ask(request, Vec::new())?;
+        let reply = self.reply(&mut conversation, &what, Some(ANSWER))?;
         let Reply::Accepted { id } = reply else { return Err(instead(what, reply)) };
         self.say(&format!("armed vm {id} {armed}"));
-        let reply = progress::reply(&mut conversation, self.lively, self.err, &format!("{what}: "))?;
+        let reply = self.reply(&mut conversation, &what, None)?;
         if reply != Reply::Done {
             return Err(instead(what, reply));
         }
@@ -218,9 +274,9 @@ impl Run<'_> {
     }
 
     fn status(&mut self, json: bool, running: bool, wanted: Option<&VmRef>) -> Result<ExitCode, RunError> {
-        let mut conversation = Conversation::open(self.socket)?;
+        let mut conversation = self.open()?;
         let (vms, unkillable) = self.list(&mut conversation)?;
-        let detail = wanted.map(|vm| conversation.detail(vm)).transpose()?.unwrap_or_default();
+        let detail = wanted.map(|vm| self.detail(&mut conversation, vm)).transpose()?.unwrap_or_default();
         let vms: Vec<&VmLine> = vms.iter().filter(|vm| !running || status::runs(vm)).collect();
         let text = match json {
             true => format!("{}\n", status::json(&vms, wanted, &detail, &unkillable)),
@@ -250,7 +306,17 @@ impl Run<'_> {
     }
 
     fn list(&mut self, conversation: &mut Conversation) -> Result<Listed, RunError> {
-        conversation.list()?.map_err(|failure| RunError::Refused { what: "status".to_owned(), failure })
+        let mut watch = Watch { lively: self.lively, err: self.err, line: "status", told: false, limit: Some(ANSWER) };
+        let listed = conversation.list(|conversation| watch.reply(conversation))?;
+        listed.map_err(|failure| RunError::Refused { what: "status".to_owned(), failure })
+    }
+
+    /// What is told of one VM beside its line of the list.
+    fn detail(&mut self, conversation: &mut Conversation, vm: &VmRef) -> Result<Detail, RunError> {
+        conversation.ask(Request::Detail { vm: vm.clone() }, Vec::new())?;
+        let reply = self.reply(conversation, "status", Some(ANSWER))?;
+        let Reply::Detail(detail) = reply else { return Err(instead("status".to_owned(), reply)) };
+        Ok(detail)
     }
 
     /// `stop` and `wait`: one line that begins with what is done and ends with how it went.
@@ -262,14 +328,16 @@ impl Run<'_> {
         request: Request,
     ) -> Result<ExitCode, RunError> {
         let line = match vm {
-            VmRef::Id(_) => format!("{doing} vm: "),
-            VmRef::Name(name) => format!("{doing} vm {name}: "),
+            VmRef::Id(_) => format!("{doing} vm"),
+            VmRef::Name(name) => format!("{doing} vm {name}"),
         };
-        self.tell(&line);
+        self.tell(&format!("{line}: "));
+        let limit = limit(&request);
         let asked = conversation.ask(request, Vec::new());
-        let reply = asked.and_then(|()| progress::reply(conversation, self.lively, self.err, &line));
+        let mut watch = Watch { lively: self.lively, err: self.err, line: &line, told: true, limit };
+        let reply = asked.and_then(|()| watch.reply(conversation));
         if self.lively {
-            self.tell(&line); // it was taken away with the seconds
+            self.tell(&format!("{line}: ")); // it was taken away with the seconds
         }
         let (text, code) = match reply {
             Ok(Reply::Accepted { id }) => (format!("requested to shutdown vm {id}"), ExitCode::SUCCESS),
@@ -295,7 +363,7 @@ impl Run<'_> {
 
     /// Each VM that runs now, one after the other. One that cannot be stopped does not change the exit status.
     fn stop_all(&mut self, force: bool, wait: bool) -> Result<(), RunError> {
-        let mut conversation = Conversation::open(self.socket)?;
+        let mut conversation = self.open()?;
         for vm in self.vms(&mut conversation)?.into_iter().filter(status::runs) {
             let vm = VmRef::Name(vm.name);
             self.end(&mut conversation, "stopping", &vm, Request::Stop { vm: vm.clone(), force, wait })?;
@@ -309,15 +377,16 @@ impl Run<'_> {
             return Err(RunError::Terminal("send: standard output is a terminal; redirect it to a file"));
         }
         let stream = output.as_fd().try_clone_to_owned().map_err(RunError::Output)?;
-        let mut conversation = Conversation::open(self.socket)?;
+        let mut conversation = self.open()?;
         conversation.ask(Request::Send { vm: vm.clone() }, vec![stream])?;
         let who = match vm {
             VmRef::Id(id) => id.to_string(),
             VmRef::Name(name) => name.to_string(),
         };
-        let reply = conversation.reply()?;
+        let what = format!("send {}", called(vm));
+        let reply = self.reply(&mut conversation, &what, Some(START))?;
         if !matches!(reply, Reply::Accepted { .. } | Reply::Ended { .. }) {
-            return Err(instead(format!("send {}", called(vm)), reply));
+            return Err(instead(what, reply));
         }
         self.say(&format!("sent vm {who} successfully"));
         Ok(())
@@ -338,18 +407,19 @@ impl Run<'_> {
 
     /// A request that starts a VM: its id and its console.
     fn started(&mut self, what: String, request: Request, fds: Vec<OwnedFd>) -> Result<(u32, String), RunError> {
-        let mut conversation = Conversation::open(self.socket)?;
+        let mut conversation = self.open()?;
         if self.verbose {
             self.say(&format!("connected to {}", self.socket.display()));
         }
         conversation.ask(request, fds)?;
-        let reply = progress::reply(&mut conversation, self.lively, self.err, &format!("{what}: "))?;
+        let reply = self.reply(&mut conversation, &what, Some(START))?;
         let Reply::Started { id, tty } = &reply else { return Err(instead(what, reply)) };
         Ok((*id, tty.to_string()))
     }
 
     fn console(&mut self, vm: &VmRef) -> Result<ExitCode, RunError> {
-        let vms = self.vms(&mut Conversation::open(self.socket)?)?;
+        let mut conversation = self.open()?;
+        let vms = self.vms(&mut conversation)?;
         let meant: Vec<&VmLine> = vms.iter().filter(|line| status::is_meant(line, vm)).collect();
         let tty = meant.iter().filter(|line| status::runs(line)).find_map(|line| line.tty.as_ref());
         match (tty, meant.is_empty()) {
@@ -363,7 +433,8 @@ impl Run<'_> {
     fn attach(&mut self, tty: &str, vm: &VmRef) -> Result<ExitCode, RunError> {
         if console::attach(Path::new(tty))? == console::End::Closed {
             // The console has worked; that the daemon can't be asked any more is no failure of it.
-            let detail = Conversation::open(self.socket).and_then(|mut conversation| conversation.detail(vm));
+            let detail = self.open().map_err(RunError::from);
+            let detail = detail.and_then(|mut conversation| self.detail(&mut conversation, vm));
             if let Some(failure) = detail.ok().and_then(|detail| detail.failure) {
                 self.say(&format!("{} failed: {}", called(vm), failure.reason));
             }

@@ -1,12 +1,12 @@
-//! What a terminal shows: while a command waits its line again and again, with the seconds, of which nothing else gets any; and
-//! texts from elsewhere.
+//! What a terminal shows: while a command waits, what for, and for how long; and texts from elsewhere. Nobody waits in silence,
+//! and for a daemon that hangs not for ever.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use proto::client::Reply;
 
-use crate::conversation::{Conversation, TalkError};
+use crate::conversation::{Conversation, SILENCE, TalkError};
 
 /// Between two looks of the line: a person reads seconds.
 const TICK: Duration = Duration::from_secs(1);
@@ -14,22 +14,50 @@ const TICK: Duration = Duration::from_secs(1);
 /// Back to the beginning of the line, and nothing on it (ECMA-48: CR, EL).
 const ERASE: &str = "\r\x1b[K";
 
-/// The next answer. On a lively screen `line` is shown with the seconds that it takes, then gone from it.
-pub fn reply(
-    conversation: &mut Conversation,
-    lively: bool,
-    err: &mut dyn Write,
-    line: &str,
-) -> Result<Reply, TalkError> {
-    if !lively {
-        return conversation.reply();
+/// How a command waits for its answers.
+pub struct Watch<'a> {
+    /// Whether `err` is a terminal that shows progress.
+    pub lively: bool,
+    /// Standard error.
+    pub err: &'a mut dyn Write,
+    /// What is waited for.
+    pub line: &'a str,
+    /// Whether that stands on the screen already.
+    pub told: bool,
+    /// When to give up; never, where the answer comes when something ends.
+    pub limit: Option<Duration>,
+}
+
+impl Watch<'_> {
+    /// The next answer. On a lively screen the line is shown with the seconds that it takes, then gone from it; elsewhere it is
+    /// told once that there is none yet.
+    pub fn reply(&mut self, conversation: &mut Conversation) -> Result<Reply, TalkError> {
+        let began = Instant::now();
+        let reply = conversation.reply(TICK, || {
+            let taken = began.elapsed();
+            match self.limit {
+                Some(limit) if taken >= limit => return Err(TalkError::Silent(limit)),
+                _ => self.tell(taken),
+            }
+            Ok(())
+        });
+        if self.lively {
+            let _ = write!(self.err, "{ERASE}").and_then(|()| self.err.flush());
+        }
+        reply
     }
-    let began = Instant::now();
-    let reply = conversation.reply_within(TICK, || {
-        let _ = write!(err, "{ERASE}{line}{} s", began.elapsed().as_secs()).and_then(|()| err.flush());
-    });
-    let _ = write!(err, "{ERASE}").and_then(|()| err.flush());
-    reply
+
+    fn tell(&mut self, taken: Duration) {
+        let told = match self.lively {
+            true => write!(self.err, "{ERASE}{}: {} s", self.line, taken.as_secs()),
+            false if self.told || taken < SILENCE => return,
+            false => {
+                self.told = true;
+                writeln!(self.err, "vmctl: {}: waiting for vmd", self.line)
+            }
+        };
+        let _ = told.and_then(|()| self.err.flush()); // that nobody reads it changes nothing
+    }
 }
 
 /// A failure's first word, in red where colours are seen.
@@ -40,4 +68,48 @@ pub fn coloured(lively: bool, word: &str) -> String {
 /// Text from elsewhere as a terminal may have it: what could command it is replaced.
 pub fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use proto::client::{Request, ToClient, ToControl, VERSION};
+    use proto::{Channel, Received};
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+    use super::*;
+
+    /// A daemon that greets one client, takes its request, and then says nothing until the client has left.
+    fn hangs(listener: &OwnedFd) {
+        let socket = rustix::net::accept_with(listener, SocketFlags::CLOEXEC).expect("a client");
+        let mut client: Channel<ToClient, ToControl> = Channel::new(socket);
+        client.recv_within(Duration::from_secs(20)).expect("a greeting");
+        client
+            .send(&ToClient::Hello { version: VERSION, release: model::Text::default() }, Vec::new())
+            .expect("greeted");
+        while !matches!(client.recv_within(Duration::from_secs(20)), Ok(Received::Closed) | Err(_)) {}
+    }
+
+    #[test]
+    fn a_daemon_that_hangs_is_given_up_at_the_limit() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("socket");
+        let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let listener = rustix::net::socket_with(kind.0, kind.1, kind.2, None).expect("a socket");
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).expect("an address")).expect("bound");
+        rustix::net::listen(&listener, 1).expect("listens");
+        let daemon = std::thread::spawn(move || hangs(&listener));
+
+        let mut conversation = Conversation::open(&path, || {}).expect("greeted");
+        conversation.ask(Request::Reload, Vec::new()).expect("asked");
+        let mut err = Vec::new();
+        let limit = Some(Duration::from_secs(3));
+        let mut watch = Watch { lively: false, err: &mut err, line: "reload", told: false, limit };
+        let said = watch.reply(&mut conversation).expect_err("nothing was answered").to_string();
+        assert_eq!(said, "vmd has not answered for 3 s: it hangs, or waits for a disk or a mount; see its log");
+        assert_eq!(String::from_utf8(err).expect("text"), "vmctl: reload: waiting for vmd\n");
+        drop(conversation);
+        daemon.join().expect("no panic");
+    }
 }

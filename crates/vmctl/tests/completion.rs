@@ -57,7 +57,8 @@ fn bash(words: &[&str]) -> String {
 fn bash_offers_commands_options_words_and_vms() {
     for (words, offered) in [
         (&["vmctl", "sta"][..], "start status"),
-        (&["vmctl", "-"], "-v"),
+        (&["vmctl", "-"], "--help --version -h -v"),
+        (&["vmctl", "help", "st"], "start status stop"),
         (&["vmctl", "-v", "un"], "unpause"),
         (&["vmctl", "status", ""], "web wiki"),
         (&["vmctl", "status", "-"], "--json -r"),
@@ -105,9 +106,9 @@ fn zsh_takes_the_file() {
 }
 
 /// The usage of each command of the program.
-fn usages() -> Vec<(String, String)> {
+fn usages() -> Vec<(String, String, String)> {
     let commands = vmctl::commands();
-    commands.map(|(name, syntax)| (name.to_owned(), syntax.to_owned())).collect()
+    commands.map(|(name, syntax, about)| (name.to_owned(), syntax.to_owned(), about.to_owned())).collect()
 }
 
 #[test]
@@ -115,8 +116,8 @@ fn each_command_and_option_of_the_program_is_in_each_file() {
     let [zsh, fish] = ["zsh", "fish"].map(|shell| text(&file(shell)));
     let usages = usages();
     assert!(usages.len() > 14, "{usages:?}");
-    for (command, syntax) in usages {
-        assert!(zsh.contains(&format!("'{command}:")), "zsh: {command}");
+    for (command, syntax, about) in usages {
+        assert!(zsh.contains(&format!("'{command}:{about}'\n")), "zsh: {command}");
         let list = fish.lines().find(|line| line.starts_with("set -l commands ")).expect("a list");
         assert!(list.split(' ').any(|word| word == command), "fish: {command}");
         let offered = self::bash(&["vmctl", &command]);

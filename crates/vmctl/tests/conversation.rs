@@ -247,6 +247,52 @@ impl Write for Terminal {
     }
 }
 
+/// What is told where no terminal shows progress, of a command that is greeted and answered this late.
+fn late(command: &str, greeted: Duration, answered: Duration, answer: Reply) -> Outcome {
+    let control = Control::listen();
+    let serving = control.serve(move |mut client| {
+        std::thread::sleep(greeted);
+        greet(&mut client);
+        let Ok(Received::Message(ToControl::Ask { id, .. }, _)) = client.recv_within(Duration::from_secs(20)) else {
+            panic!("no request");
+        };
+        std::thread::sleep(answered);
+        client.send(&ToClient::Answer { id, reply: answer }, Vec::new()).expect("sent");
+    });
+    let outcome = vmctl(&control.path(), command);
+    serving.join().expect("the peer");
+    outcome
+}
+
+#[test]
+fn who_waits_longer_than_two_seconds_is_told_what_for_and_once() {
+    let (none, long) = (Duration::ZERO, Duration::from_millis(4500));
+    let outcome = late("reload", none, long, Reply::Done);
+    ended(&outcome, true, "vmctl: reload: waiting for vmd\n");
+    let outcome = late("start web", none, long, Reply::Started { id: 7, tty: Text::cut("/dev/pts/9") });
+    let started = "vmctl: started vm 7 successfully, tty /dev/pts/9\n";
+    ended(&outcome, true, &format!("vmctl: start \"web\": waiting for vmd\n{started}"));
+    let outcome = late("stop web", none, long, Reply::Accepted { id: 7 });
+    ended(&outcome, true, "stopping vm web: requested to shutdown vm 7\n");
+    ended(&late("reload", none, none, Reply::Done), true, "");
+    let outcome = late("reload", long, none, Reply::Done);
+    let said = "vmctl: waiting for vmd to take the connection to ";
+    assert!(outcome.success && outcome.err.starts_with(said) && outcome.err.lines().count() == 1, "{}", outcome.err);
+}
+
+#[test]
+fn a_daemon_that_does_not_greet_is_given_up_with_a_word() {
+    let control = Control::listen();
+    let serving = control.serve(|client| {
+        std::thread::sleep(Duration::from_secs(12));
+        drop(client);
+    });
+    let outcome = vmctl(&control.path(), "reload");
+    let given_up = "vmctl: vmd has not answered for 10 s: it hangs, or waits for a disk or a mount; see its log\n";
+    assert!(!outcome.success && outcome.err.ends_with(given_up), "{}", outcome.err);
+    serving.join().expect("the peer");
+}
+
 /// What a lively terminal gets of a command that is answered only after it has shown that it waits.
 fn lively(command: &str, answer: Reply) -> String {
     let (ticked, ticks) = mpsc::channel();

@@ -14,7 +14,7 @@ fn usage(command: &str) -> String {
 
 #[test]
 fn every_command_and_option_is_in_the_manual() {
-    for (command, _) in vmctl::commands() {
+    for (command, ..) in vmctl::commands() {
         let entry = MANUAL.split("\n.It ").find(|entry| {
             let words: Vec<&str> = entry.split_whitespace().filter(|word| *word != "Xo").collect();
             words.first().is_some_and(|first| first.ends_with("Cm")) && words.get(1) == Some(&command)

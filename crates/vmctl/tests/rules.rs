@@ -37,12 +37,49 @@ fn asked(command: &str, answers: Vec<Reply>) -> (Vec<(Request, usize)>, Outcome)
     (serving.join().expect("the peer"), outcome)
 }
 
+/// What a command prints that asks no daemon.
+#[track_caller]
+fn prints(line: &str) -> String {
+    let Outcome { success, out, err } = vmctl(Path::new("/nonexistent/vmd.sock"), line);
+    assert_eq!((success, err.as_str()), (true, ""), "{line}");
+    out
+}
+
 #[test]
-fn there_is_no_help_and_no_version() {
-    let general = "usage:\tvmctl [-v] command [arg ...]";
-    assert_eq!(wrong("help"), format!("unknown argument: help\n{general}"));
-    assert_eq!(wrong("-V"), format!("vmctl: unknown option -- V\n{general}"));
-    assert_eq!(wrong("-h"), format!("vmctl: unknown option -- h\n{general}"));
+fn help_lists_every_command_with_what_it_does() {
+    let all = prints("help");
+    for (name, _, about) in vmctl::commands() {
+        assert!(all.contains(&format!("\n  {name:<12}{about}\n")), "{name}: {all}");
+    }
+    assert!(all.starts_with("usage:\tvmctl [-v] command [arg ...]\n\tvmctl help [command]\n"), "{all}");
+    for line in ["-h", "--help", "-v --help", "h", "hel"] {
+        assert_eq!(prints(line), all, "{line}");
+    }
+}
+
+#[test]
+fn help_of_a_command_is_its_usage_however_it_is_asked_for() {
+    for (name, syntax, about) in vmctl::commands() {
+        let expected = match syntax {
+            "" => format!("usage:\tvmctl [-v] {name}\n{name}: {about}; vmctl(8) says more\n"),
+            syntax => format!("usage:\tvmctl [-v] {name} {syntax}\n{name}: {about}; vmctl(8) says more\n"),
+        };
+        let forms = ["help NAME", "NAME --help", "NAME -h", "--help NAME", "-h NAME", "NAME web --help"];
+        for line in forms.map(|form| form.replace("NAME", name)) {
+            assert_eq!(prints(&line), expected, "{line}");
+        }
+    }
+    assert_eq!(prints("help sto"), prints("help stop"));
+    let unknown = "vmctl: unknown argument: strat (did you mean \"start\"?)\nusage:";
+    assert!(wrong("help strat").starts_with(unknown), "{}", wrong("help strat"));
+    assert_eq!(wrong("help start stop"), "usage:\tvmctl [-v] help [command]");
+    assert!(wrong("load -- --help x").starts_with("usage:"), "what stands behind -- is no option");
+}
+
+#[test]
+fn the_release_is_told_and_there_is_no_other_word_for_it() {
+    assert_eq!(prints("--version"), concat!("vmctl ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert!(wrong("-V").starts_with("vmctl: unknown option -- V\nusage:"));
 }
 
 #[test]

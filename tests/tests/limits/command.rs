@@ -72,8 +72,8 @@ fn wrong_arguments_are_told_with_their_value_and_what_is_right() {
             (&["console", "1"], "vmctl: console not found: vm 1 does not run".to_owned()),
             (&["unpause", "nosuch"], "vmctl: unpause \"nosuch\": vm \"nosuch\" not found".to_owned()),
             (&["load", ""], "vmctl: load: the file's name is empty".to_owned()),
-            (&["st"], "ambiguous argument: st: start, status, stop\nusage:\tvmctl [-v] command [arg ...]".to_owned()),
-            (&["frob"], "unknown argument: frob\nusage:\tvmctl [-v] command [arg ...]".to_owned()),
+            (&["st"], "ambiguous argument: st: start, status, stop\nusage:\tvmctl [-v] command [arg ...]\n\tvmctl help [command]".to_owned()),
+            (&["frob"], "unknown argument: frob\nusage:\tvmctl [-v] command [arg ...]\n\tvmctl help [command]".to_owned()),
         ] {
             refused(&daemon, arguments, &said);
         }

@@ -108,7 +108,7 @@ fn behind(root: &Root, socket: &Path) -> Socket {
         Ok(Err(word)) => return Socket::OtherFile(word),
         Ok(Ok(())) | Err(Unseen::Denied | Unseen::Failed(_)) => {}
     }
-    match Conversation::open(socket) {
+    match Conversation::open(socket, || {}) {
         Ok(daemon) => Socket::Answers { release: daemon.release.to_string() },
         Err(TalkError::Connect(_, error)) => match error.kind() {
             io::ErrorKind::NotFound => Socket::Missing,
@@ -117,9 +117,13 @@ fn behind(root: &Root, socket: &Path) -> Socket {
             _ => Socket::Odd(plain(&error)),
         },
         Err(TalkError::Version { daemon, .. }) => Socket::Version { daemon },
-        Err(error @ (TalkError::Closed | TalkError::TurnedAway(_) | TalkError::Unexpected | TalkError::Channel(_))) => {
-            Socket::Odd(error.to_string())
-        }
+        Err(
+            error @ (TalkError::Closed
+            | TalkError::TurnedAway(_)
+            | TalkError::Unexpected
+            | TalkError::Silent(_)
+            | TalkError::Channel(_)),
+        ) => Socket::Odd(error.to_string()),
     }
 }
 

@@ -93,6 +93,40 @@ fn wrong_arguments_are_the_usage() {
 }
 
 #[test]
+fn help_and_release_are_shown_to_everybody_who_asks() {
+    let _dir = own_world(true);
+    for arguments in [&["--help"][..], &["-h"], &["-dn", "--help"]] {
+        let ended = vmd(arguments, 65534);
+        assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        let options = ended.stdout.strip_prefix(USAGE).expect("the usage first");
+        for option in ["-D macro=value", "-d", "-f file", "-h, --help", "-n", "--format", "--json", "-v", "--version"] {
+            assert!(options.contains(&format!("\n  {option:<16}")), "{option}: {options}");
+        }
+    }
+    let ended = vmd(&["--version"], 65534);
+    let version = concat!("vmd ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!((ended.status, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), version, ""));
+    nothing_is_left();
+}
+
+#[test]
+fn a_closed_pipe_is_no_reason_to_complain() {
+    let dir = own_world(true);
+    let conf = dir.path().join("vm.conf");
+    std::fs::write(&conf, "# nothing\n").expect("it is ours");
+    let check = |tell| vec!["-n".to_owned(), tell, "-f".to_owned(), conf.to_str().expect("UTF-8").to_owned()];
+    for arguments in [check("--json".into()), check("--format".into()), vec!["--help".into()], vec!["--version".into()]]
+    {
+        let (unread, closed) = std::io::pipe().expect("a pipe");
+        drop(unread);
+        let mut vmd = std::process::Command::new(env!("CARGO_BIN_EXE_vmd"));
+        let ended = vmd.args(&arguments).stdin(std::process::Stdio::null()).stdout(closed).output().expect("it runs");
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!((ended.status.code(), said.as_str()), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
 fn a_role_is_not_for_users() {
     let _dir = own_world(true);
     for (arguments, words) in [

@@ -1,7 +1,5 @@
 //! `vmd -n`: what a configuration means, or what is wrong with it, for a user who need not be root.
 
-use std::io::{self, Write};
-
 use config::json::Value;
 use config::{Diagnostic, dump};
 
@@ -19,7 +17,7 @@ pub fn check(options: &Options) -> Result<(), Fatal> {
         tell => {
             let config = Source::new(options).read()?;
             match tell {
-                Some(_) => print(&config::canonical(&config, &HostAccounts)?),
+                Some(_) => say::print(&config::canonical(&config, &HostAccounts)?),
                 None => {
                     say::all(&"configuration OK");
                     Ok(())
@@ -42,11 +40,6 @@ fn json(options: &Options) -> Result<(), Fatal> {
         Ok(Err(errors)) => (None, [values(&errors.errors), values(&errors.warnings)].concat(), false),
         Err(fatal) => (None, vec![dump::error(fatal)], false),
     };
-    print(format!("{}\n", dump::report(config, notes)).as_bytes())?;
+    say::print(format!("{}\n", dump::report(config, notes)).as_bytes())?;
     if right { Ok(()) } else { Err(Fatal::Told) }
-}
-
-fn print(bytes: &[u8]) -> Result<(), Fatal> {
-    let mut out = io::stdout().lock();
-    Ok(out.write_all(bytes).and_then(|()| out.flush())?)
 }

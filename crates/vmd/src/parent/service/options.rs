@@ -8,6 +8,29 @@ use std::path::PathBuf;
 pub const USAGE: &str = "usage: vmd [-dnv] [-D macro=value] [-f file]
        vmd -n --format | --json [-D macro=value] [-f file]";
 
+/// What each option does, below the usage where that was asked for.
+pub const HELP: &str = "
+  -D macro=value  define a macro for vm.conf
+  -d              stay in the foreground, log to standard error
+  -f file         read this file instead of /etc/vm.conf
+  -h, --help      show this
+  -n              check the configuration only
+  --format        with -n: write it to standard output in canonical form
+  --json          with -n: write what it means, and what is wrong, as JSON
+  -v              log more; given twice, in all processes
+  --version       show the release
+
+vmd(8) and vm.conf(5) say more.";
+
+/// What is shown instead of anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// `-h`, `--help`.
+    Help,
+    /// `--version`.
+    Version,
+}
+
 /// How a checked configuration is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tell {
@@ -26,6 +49,8 @@ pub struct Options {
     pub check: bool,
     /// `--format`, `--json`: with `-n`, what it means, on standard output.
     pub tell: Option<Tell>,
+    /// `-h`, `--help`, `--version`; the first counts.
+    pub show: Option<Show>,
     /// `-v`, how often.
     pub verbose: u8,
     /// `-f`: the configuration, instead of the default.
@@ -48,12 +73,14 @@ impl Options {
                     arguments.next().is_none().then_some(())?;
                     break;
                 }
+                b"-help" => options.show = options.show.or(Some(Show::Help)),
+                b"-version" => options.show = options.show.or(Some(Show::Version)),
                 b"-format" if options.tell.is_none() => options.tell = Some(Tell::Format),
                 b"-json" if options.tell.is_none() => options.tell = Some(Tell::Json),
                 letters => options.cluster(letters, &mut arguments)?,
             }
         }
-        (options.check || options.tell.is_none()).then_some(options)
+        (options.check || options.tell.is_none() || options.show.is_some()).then_some(options)
     }
 
     /// `-dv`, `-fFILE`, `-f FILE`.
@@ -65,6 +92,7 @@ impl Options {
             };
             match letter {
                 b'd' => self.foreground = true,
+                b'h' => self.show = self.show.or(Some(Show::Help)),
                 b'n' => self.check = true,
                 b'v' => self.verbose = self.verbose.saturating_add(1),
                 b'f' => {
@@ -108,6 +136,19 @@ mod tests {
             assert_eq!(parse(words).and_then(|options| options.tell), None, "{words:?}");
         }
         assert_eq!(parse(&["--json"]), None, "it has no effect without -n");
+    }
+
+    #[test]
+    fn help_and_release_are_asked_for_beside_whatever_else() {
+        for words in [&["-h"][..], &["--help"], &["-dh"], &["-n", "--help", "--version"], &["--json", "-h"]] {
+            assert_eq!(parse(words).unwrap().show, Some(Show::Help), "{words:?}");
+        }
+        assert_eq!(parse(&["--version", "-h"]).unwrap().show, Some(Show::Version));
+        for (words, file) in [(&["-f", "--help"][..], "--help"), (&["-fh"], "h")] {
+            let options = parse(words).unwrap();
+            assert_eq!((options.show, options.file), (None, Some(file.into())), "it is the option's value");
+        }
+        assert_eq!(parse(&["--help", "x"]), None);
     }
 
     #[test]

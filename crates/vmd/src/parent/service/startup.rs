@@ -17,7 +17,7 @@ use sys::memory::Pool;
 use sys::signals::{Signal, Signals};
 
 use super::notify;
-use super::options::{Options, USAGE};
+use super::options::{HELP, Options, Show, USAGE};
 use super::pid_file::PidFile;
 use super::pulse::Pulse;
 use super::socket::Socket;
@@ -46,6 +46,13 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         super::say::all(&USAGE);
         return ExitCode::FAILURE;
     };
+    match options.show {
+        Some(Show::Help) => return end(super::say::print(format!("{USAGE}\n{HELP}\n").as_bytes())),
+        Some(Show::Version) => {
+            return end(super::say::print(concat!("vmd ", env!("CARGO_PKG_VERSION"), "\n").as_bytes()));
+        }
+        None => {}
+    }
     let journal = !options.check && notify::stderr_is_the_journal();
     sys::log::set_form(if journal { Form::Syslog } else { Form::Plain });
     if journal {
