@@ -3,5 +3,6 @@
 mod edge;
 pub mod ifgroups;
 pub mod local;
+pub mod makers;
 pub mod resolvers;
 pub mod wishes;

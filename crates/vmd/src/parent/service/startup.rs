@@ -121,6 +121,7 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     let kvm = Host::open_kvm().map_err(Fatal::Kvm)?;
     let cgroups = sys::cgroup::Place::find();
     let _sole = Sole::take(cgroups.as_ref().ok())?;
+    crate::parent::network::makers::wait(config.switches.iter());
     super::state::clean();
     let _pid_file = PidFile::take()?;
     sys::limits::raise_descriptors(DESCRIPTORS);
