@@ -5,16 +5,25 @@
 //! tried once more, by the script.
 
 use std::env;
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::artefacts;
+use tempfile::TempDir;
 
 /// Set inside, to the name of the test that may run its body there.
 const INSIDE: &str = "VMD_TEST_INSIDE";
 
 /// Printed inside after the body, so that a wrong name (which selects no test, and succeeds) is seen.
 const DONE: &str = "test body done:";
+
+/// Set inside a Debian with systemd: the directory that the test has prepared.
+const PREPARED: &str = "VMD_TEST_PREPARED";
+
+/// Where such a Debian counts its boots.
+const BOOTS: &str = "/var/lib/boots";
 
 /// What a test needs of its machine.
 #[derive(Clone, Copy, Debug)]
@@ -48,11 +57,40 @@ impl Machine {
         again(&mut self.command(), test, body);
     }
 
+    /// Runs `body` at each boot of a Debian whose first process is systemd, with the number of the boot, from 1, and the
+    /// directory that `prepare` made outside. A body that [`reboot`]s is run again; what is on the disk by then stays there.
+    pub fn systemd(self, test: &str, prepare: impl FnOnce() -> TempDir, body: impl FnOnce(u32, &Path)) {
+        if is_inside(test) {
+            let prepared = PathBuf::from(env::var_os(PREPARED).expect("it was set outside"));
+            let boot = 1 + fs::read_to_string(BOOTS).map_or(0, |boots| boots.parse().expect("a number"));
+            fs::write(BOOTS, u32::to_string(&boot)).expect("the Debian's disk can be written to");
+            again(&mut Command::new("true"), test, || body(boot, &prepared));
+        } else {
+            let prepared = prepare();
+            let mut place = Command::new(artefacts::script("on-kvm"));
+            place.arg("-s").arg("-r").arg(prepared.path()).args(self.options()).env(PREPARED, prepared.path());
+            again(&mut place, test, || ());
+        }
+    }
+
     fn command(self) -> Command {
         let mut on_kvm = Command::new(artefacts::script("on-kvm"));
-        let limit_s = self.limit_s.saturating_mul(crate::long());
-        on_kvm.args(["-m", &self.memory_mib.to_string(), "-t", &limit_s.to_string(), "--"]);
+        on_kvm.args(self.options());
         on_kvm
+    }
+
+    fn options(self) -> [String; 5] {
+        let limit_s = self.limit_s.saturating_mul(crate::long());
+        ["-m".to_owned(), self.memory_mib.to_string(), "-t".to_owned(), limit_s.to_string(), "--".to_owned()]
+    }
+}
+
+/// Boots the Debian anew, as its administrator would. Systemd ends the test with everything else.
+pub fn reboot() -> ! {
+    let status = Command::new("systemctl").arg("reboot").status().expect("systemctl can be run");
+    assert!(status.success(), "systemctl reboot: {status}");
+    loop {
+        std::thread::park();
     }
 }
 
