@@ -16,7 +16,7 @@ UNIT_LEAVES_OUT = $(if $(filter 1,$(shell [ "$(or $(SYSTEMD),0)" -ge 254 ] && ec
 TEST_ENV = VMD_BIN_DIR="$(abspath $(OUT))" VMD_LAB_FAULTS="$(abspath $(OUT))/lab-faults" \
 	VMD_LAB_CALLS="$(abspath $(OUT))/lab-calls"
 
-.PHONY: build help demo test test-long check bench deny lab install clean
+.PHONY: build help demo test test-long check bench deny lab install uninstall deb clean
 
 build: ## vmd and vmctl, release, static
 	scripts/prepare build
@@ -72,6 +72,19 @@ install: ## programs, manuals, unit and the rest of a package, below $(DESTDIR)$
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed -e 's|@PREFIX@|$(PREFIX)|' $(UNIT_LEAVES_OUT) packaging/vmd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/vmd.service
 	@echo 'vmd needs an account: systemd-sysusers, or useradd --system --no-create-home --shell /usr/sbin/nologin _vmd'
+
+# What "install" puts below the prefix. Of directories only its own goes: others may use the rest.
+INSTALLED = sbin/vmd bin/vmctl share/vmd/examples/vm.conf share/man/man8/vmd.8 share/man/man8/vmctl.8 share/man/man5/vm.conf.5 \
+	lib/sysusers.d/vmd.conf lib/tmpfiles.d/vmd.conf lib/systemd/system/vmd.service \
+	share/bash-completion/completions/vmctl share/zsh/site-functions/_vmctl share/fish/vendor_completions.d/vmctl.fish
+
+uninstall: ## removes what "install" put there; first: systemctl disable --now vmd
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,$(INSTALLED))
+	for dir in share/vmd/examples share/vmd; do [ ! -d $(DESTDIR)$(PREFIX)/$$dir ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/$$dir; done
+	@echo 'what stays: /etc/vm.conf, the numbers of VMs in /var/lib/vmd, the account _vmd'
+
+deb: build ## a Debian package, in target/
+	scripts/deb "$(abspath $(OUT))" target $(REVISION)
 
 clean: ## what was built here; the lab's cache stays
 	cargo clean

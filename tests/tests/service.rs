@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -138,6 +138,58 @@ fn everything_that_a_host_needs_is_installed() {
     for program in ["usr/sbin/vmd", "usr/bin/vmctl"] {
         assert!(root.path().join(program).is_file(), "{program}");
     }
+}
+
+#[test]
+fn uninstall_removes_what_install_put_and_nothing_else() {
+    let root = installed();
+    let theirs =
+        ["usr/share/vmd/notes", "usr/sbin/other", "usr/lib/sysusers.d/other.conf"].map(|it| root.path().join(it));
+    for file in &theirs {
+        fs::write(file, "").expect("it is ours");
+    }
+    let mut make = Command::new("make");
+    make.current_dir(artefacts::project()).args(["uninstall", "PREFIX=/usr"]);
+    let output = make.arg(format!("DESTDIR={}", root.path().display())).output().expect("make can be run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let find = Command::new("find").arg(root.path()).args(["-type", "f"]).output().expect("it can be run");
+    let mut left: Vec<PathBuf> = String::from_utf8_lossy(&find.stdout).lines().map(PathBuf::from).collect();
+    left.sort();
+    let mut theirs = theirs.to_vec();
+    theirs.sort();
+    assert_eq!(left, theirs);
+    assert!(!root.path().join("usr/share/vmd/examples").exists(), "its own directory stays");
+}
+
+/// Debian's own checker, where "make test" installs it: errors and warnings alike.
+#[test]
+fn lintian_accepts_the_package() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let programs = artefacts::vmd().parent().expect("a folder").to_owned();
+    let deb = Command::new(artefacts::script("deb")).arg(programs).arg(dir.path()).output().expect("it can be run");
+    assert!(deb.status.success(), "{}", String::from_utf8_lossy(&deb.stderr));
+    let file = String::from_utf8_lossy(&deb.stdout).trim().to_owned();
+    let contents = Command::new("dpkg-deb").args(["--contents", &file]).output().expect("it can be run");
+    let contents = String::from_utf8_lossy(&contents.stdout).into_owned();
+    for name in [
+        "systemd/system/vmd.service",
+        "sysusers.d/vmd.conf",
+        "tmpfiles.d/vmd.conf",
+        "completions/vmctl",
+        "vendor-completions/_vmctl",
+        "vendor_completions.d/vmctl.fish",
+        "man8/vmd.8.gz",
+        "man8/vmctl.8.gz",
+        "man5/vm.conf.5.gz",
+        "doc/vmd/copyright",
+        "examples/vm.conf",
+    ] {
+        assert!(contents.contains(name), "{name} is missing in {contents}");
+    }
+    assert!(contents.starts_with("drwxr-xr-x root/root"), "dpkg gives / this mode: {contents}");
+    let mut lintian = Command::new("lintian");
+    let found = lintian.args(["--allow-root", "--fail-on", "error,warning", &file]).output().expect("it is installed");
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stdout));
 }
 
 /// What systemd-analyze(1) says at most of how much the unit exposes, as vmd(8) has it: 10 is everything.
