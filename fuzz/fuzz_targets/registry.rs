@@ -190,8 +190,7 @@ impl Daemon {
             match action {
                 clients::Action::Forward(conn, id, request) => {
                     assert!(self.owed.insert((conn, id)), "a number twice");
-                    let random = script.number();
-                    self.ask(conn, id, request, random);
+                    self.ask(conn, id, request);
                 }
                 clients::Action::End(conn, _) => {
                     self.live.retain(|other| *other != conn);
@@ -203,10 +202,10 @@ impl Daemon {
         }
     }
 
-    fn ask(&mut self, conn: ConnId, id: RequestId, request: Request, random: u64) {
+    fn ask(&mut self, conn: ConnId, id: RequestId, request: Request) {
         let (asked, who) = (Asked { conn, id }, who(conn));
         let stranger = who.uid == 3000;
-        let actions = self.registry.handle(Event::Ask { asked, who, request, random }, self.now);
+        let actions = self.registry.handle(Event::Ask { asked, who, request }, self.now);
         if stranger {
             let answers = |action: &Action| matches!(action, Action::Answer(to, _) if *to == asked);
             let waits = actions.is_empty() && self.owed.contains(&(conn, id));
@@ -388,6 +387,7 @@ fn settings(script: &mut Script<'_>, known: &[&str]) -> Settings {
         locked_lladdr: false,
         guarded: false,
         isolated: false,
+        external: false,
         group: None,
         rdomain: None,
         up: true,

@@ -5,6 +5,7 @@
 use std::fs;
 
 use testkit::apart::apart;
+use testkit::bridge;
 use testkit::daemon::Daemon;
 use testkit::deadline::{self, DAEMON};
 use testkit::process::Process;
@@ -179,5 +180,23 @@ fn the_same_names_have_the_same_ids_when_the_daemon_is_started_again() {
         daemon.vmctl(&["reload"]).success();
         assert_eq!(daemon.row("new").id, before[0], "numbering begins again");
         assert!(daemon.stop().success());
+    });
+}
+
+#[test]
+fn a_bridge_that_others_make_is_waited_for_and_joined_when_it_is_there() {
+    apart("a_bridge_that_others_make_is_waited_for_and_joined_when_it_is_there", || {
+        let web = vm("web", "128M").replace("disable", "disable\n\tinterface { switch \"lan\" }");
+        let daemon = Daemon::start_quietly(&format!("switch \"lan\" {{\n\tinterface br9\n\texternal\n}}\n{web}"));
+        let says = |words: &str| deadline::until(words, DAEMON, || daemon.log().contains(words).then_some(()));
+        says("switch \"lan\" waits 120 s for others to make its bridge: bridge \"br9\" is not there");
+        let refused = daemon.vmctl(&["start", "web"]);
+        assert_eq!(refused.status, Some(1));
+        assert!(refused.stderr.contains("switch \"lan\" of vm \"web\" waits for others"), "{}", refused.stderr);
+        assert!(!bridge::exists("br9"), "vmd makes none");
+        bridge::ip("link add br9 type bridge");
+        says("bridge \"br9\" joined for switch1-lan");
+        assert!(daemon.stop().success());
+        assert!(bridge::exists("br9"), "nor removes one");
     });
 }

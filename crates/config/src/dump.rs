@@ -99,6 +99,7 @@ impl From<&Switch> for Value {
             ("locked_lladdr", switch.locked_lladdr.into()),
             ("guarded", switch.guarded.into()),
             ("isolated", switch.isolated.into()),
+            ("external", switch.external.into()),
             ("group", switch.group.as_ref().map(|group| Self::text(&group.name)).into()),
             ("rdomain", switch.rdomain.into()),
             ("up", switch.up.into()),

@@ -183,6 +183,9 @@ impl Writer<'_> {
         if switch.isolated {
             self.line("\tisolated");
         }
+        if switch.external {
+            self.line("\texternal");
+        }
         if let Some(group) = &switch.group {
             self.string("\tgroup", group.name.as_str().as_bytes());
         }

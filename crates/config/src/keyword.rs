@@ -53,6 +53,8 @@ pub(crate) const NAT: &str = "nat";
 pub(crate) const GUARDED: &str = "guarded";
 /// A switch whose guests do not reach each other.
 pub(crate) const ISOLATED: &str = "isolated";
+/// A switch whose bridge others make.
+pub(crate) const EXTERNAL: &str = "external";
 
 /// Where a word stands: what may begin there, for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,9 +92,19 @@ impl Block {
     pub fn words(self) -> &'static [&'static str] {
         match self {
             Self::File => &["agentx", "include", "local", "socket", "staggered", "switch", "vm"],
-            Self::Switch => {
-                &["disable", "down", "enable", "group", GUARDED, "interface", ISOLATED, "locked", "rdomain", "up"]
-            }
+            Self::Switch => &[
+                "disable",
+                "down",
+                "enable",
+                EXTERNAL,
+                "group",
+                GUARDED,
+                "interface",
+                ISOLATED,
+                "locked",
+                "rdomain",
+                "up",
+            ],
             Self::Vm => &[
                 "allow",
                 BALLOON,

@@ -58,6 +58,7 @@ mod tests {
             locked_lladdr: false,
             guarded: false,
             isolated: false,
+            external: false,
             group: None,
             rdomain: None,
             up: true,

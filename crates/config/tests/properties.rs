@@ -61,6 +61,7 @@ const PIECES: &[&str] = &[
     "locked ",
     "guarded ",
     "isolated ",
+    "external ",
     "lladdr ",
     "2:0:0:0:0:1 ",
     "group ",

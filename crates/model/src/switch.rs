@@ -20,6 +20,8 @@ pub struct Switch {
     pub guarded: bool,
     /// Interfaces on it do not reach each other.
     pub isolated: bool,
+    /// Others make the bridge; it is waited for.
+    pub external: bool,
     /// Group of the interfaces attached to it that name none.
     pub group: Option<InterfaceGroup>,
     /// Routing domain of the bridge and of interfaces that name none of their own.

@@ -45,6 +45,8 @@ pub enum ToPriv {
         bridge: IfName,
         /// `switch<id>-<name>`.
         alias: Alias,
+        /// Others make it: `Failed` with [`Code::NotFound`](crate::Code::NotFound) while it is not there.
+        external: bool,
         /// Up, else down.
         up: bool,
         /// The routing domain that it is in; 0 as none.

@@ -200,7 +200,7 @@ fn parent_and_priv() {
     travel(1, vec![tap(None, None, None, None), tap(Some(name()), Some(name()), Some(1), Some(local))]);
     let plain = vec![
         ToPriv::Sweep { request },
-        ToPriv::MakeSwitch { request, bridge: name(), alias: alias(), up: false, rdomain: Some(255) },
+        ToPriv::MakeSwitch { request, bridge: name(), alias: alias(), external: true, up: false, rdomain: Some(255) },
         ToPriv::TapGone { name: name() },
         ToPriv::Verbose { debug: true },
     ];

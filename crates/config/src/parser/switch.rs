@@ -7,7 +7,7 @@ use model::{GroupName, IfName, InterfaceGroup, MAX_RDOMAIN, NameError, Switch, S
 use super::{Parser, Read, SwitchUse, Text};
 use crate::fault::Fault;
 use crate::input::Span;
-use crate::keyword::{Block, GUARDED, ISOLATED, Keyword};
+use crate::keyword::{Block, EXTERNAL, GUARDED, ISOLATED, Keyword};
 use crate::lexer::Kind;
 
 /// What a block has said so far.
@@ -19,6 +19,7 @@ struct Draft {
     locked_lladdr: bool,
     guarded: bool,
     isolated: bool,
+    external: bool,
     group: Option<InterfaceGroup>,
     rdomain: Option<u8>,
     up: bool,
@@ -36,6 +37,7 @@ impl Parser<'_> {
             locked_lladdr: false,
             guarded: false,
             isolated: false,
+            external: false,
             group: None,
             rdomain: None,
             up: true,
@@ -45,9 +47,19 @@ impl Parser<'_> {
             self.error(Fault::SwitchWithoutInterface { switch: name.shown() }, closed);
         }
         if let (Some(switch), Some(interface)) = (checked, draft.interface) {
-            let Draft { enabled, locked_lladdr, guarded, isolated, group, rdomain, up, .. } = draft;
-            let switch =
-                Switch { name: switch, enabled, interface, locked_lladdr, guarded, isolated, group, rdomain, up };
+            let Draft { enabled, locked_lladdr, guarded, isolated, external, group, rdomain, up, .. } = draft;
+            let switch = Switch {
+                name: switch,
+                enabled,
+                interface,
+                locked_lladdr,
+                guarded,
+                isolated,
+                external,
+                group,
+                rdomain,
+                up,
+            };
             self.add_switch(switch, name.span);
         }
         Ok(())
@@ -59,6 +71,7 @@ impl Parser<'_> {
             match self.plain_word() {
                 Some(word) if word == GUARDED.as_bytes() => draft.guarded = true,
                 Some(word) if word == ISOLATED.as_bytes() => draft.isolated = true,
+                Some(word) if word == EXTERNAL.as_bytes() => draft.external = true,
                 _ => return self.misplaced(Block::Switch),
             }
             self.advance();

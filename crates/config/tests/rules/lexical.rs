@@ -226,7 +226,7 @@ fn every_keyword_is_reserved_and_free_in_quotes() {
 
 #[test]
 fn words_of_other_versions_and_of_ours_are_not_reserved() {
-    let words = "kernel nifs user firmware initrd cmdline inet nat yes no guarded isolated";
+    let words = "kernel nifs user firmware initrd cmdline inet nat yes no guarded isolated external";
     for word in words.split(' ') {
         assert_eq!(config(&format!("vm {word} {{ disk {word} }}\n")).vms[0].name.as_str(), word);
     }

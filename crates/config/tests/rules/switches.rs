@@ -12,7 +12,7 @@ fn switch(options: &str) -> Switch {
 fn a_switch_that_says_only_its_interface_is_enabled_up_and_nothing_else() {
     let switch = switch("up");
     assert_eq!((switch.enabled, switch.up, switch.locked_lladdr), (true, true, false));
-    assert_eq!((switch.guarded, switch.isolated), (false, false));
+    assert_eq!((switch.guarded, switch.isolated, switch.external), (false, false, false));
     assert_eq!((switch.group, switch.rdomain, switch.interface.as_str()), (None, None, "br0"));
 }
 
@@ -24,6 +24,7 @@ fn each_option_of_a_switch_says_what_it_says_and_the_last_counts() {
     let both = |options: &str| (switch(options).guarded, switch(options).isolated);
     assert_eq!((both("guarded"), both("isolated")), ((true, false), (false, true)));
     assert_eq!(both("isolated\n\tguarded\n\tup"), (true, true));
+    assert!(switch("external").external);
     assert_eq!(switch("group a\n\tgroup b").group.expect("one").name.as_str(), "b");
     assert_eq!(switch("group \"\"").group, None);
     assert_eq!(switch("rdomain 0\n\trdomain 255").rdomain, Some(255));

@@ -102,9 +102,9 @@ impl Edge {
                 return None;
             }
             ToPriv::Sweep { request } => (request, self.remove_all().map(|()| (ToParent::Removed { request }, vec![]))),
-            ToPriv::MakeSwitch { request, bridge, alias, up, rdomain } => {
+            ToPriv::MakeSwitch { request, bridge, alias, external, up, rdomain } => {
                 let vrf = self.vrf(rdomain);
-                let made = vrf.and_then(|vrf| self.make_switch(&bridge, &alias, up, vrf.as_ref()));
+                let made = vrf.and_then(|vrf| self.make_switch(&bridge, &alias, external, up, vrf.as_ref()));
                 (request, made.map(|created| (ToParent::SwitchMade { request, created }, vec![])))
             }
             ToPriv::MakeTap { request, tap } => {
@@ -117,12 +117,19 @@ impl Edge {
     }
 
     /// True: the bridge is ours.
-    fn make_switch(&mut self, bridge: &IfName, alias: &str, up: bool, vrf: Option<&Link>) -> Result<bool, Failure> {
+    fn make_switch(
+        &mut self,
+        bridge: &IfName,
+        alias: &str,
+        external: bool,
+        up: bool,
+        vrf: Option<&Link>,
+    ) -> Result<bool, Failure> {
         let refused = |error| refused(format_args!("bridge \"{bridge}\""), &error);
         let mut created = None;
         for _ in 0..MAX_TRIES {
             let found = self.route.link(bridge.as_str()).map_err(refused)?;
-            match self.switches.make(bridge, alias, up, vrf, found.as_ref())? {
+            match self.switches.make(bridge, alias, external, up, vrf, found.as_ref())? {
                 Make::Create => match self.route.create_bridge(bridge.as_str(), GROUP) {
                     Ok(link) => {
                         self.outside.without_inet6(&mut self.route, &link);

@@ -5,6 +5,7 @@
 //! a bridge that vmd made --------------> set (ours)     removed at the end
 //! another's bridge --------------------> join           left at the end as it was found
 //! no bridge ---------------------------> refused
+//! "external", and name is free --------> refused until another makes it
 //! ```
 //!
 //! The kernel's list of links is the memory: ours is what has our group and an alias of ours, so that a priv that was
@@ -109,6 +110,7 @@ impl Switches {
         &mut self,
         bridge: &IfName,
         alias: &str,
+        external: bool,
         up: bool,
         vrf: Option<&Link>,
         found: Option<&Link>,
@@ -116,7 +118,8 @@ impl Switches {
         if !is_switch_alias(alias) {
             return Err(Failure::new(Code::Invalid, format!("\"{alias}\" is no description of a switch")));
         }
-        let Some(link) = found else { return Ok(Make::Create) };
+        let absent = || Failure::new(Code::NotFound, format!("bridge \"{bridge}\" is not there"));
+        let Some(link) = found else { return if external { Err(absent()) } else { Ok(Make::Create) } };
         if link.kind != LinkKind::Bridge {
             return Err(no_bridge(bridge));
         }

@@ -83,7 +83,11 @@ impl Priv {
 
     fn switch(&mut self, bridge: &str, up: bool) -> ToParent {
         let alias = Alias::new("switch1-lan").unwrap();
-        self.ask(|request| ToPriv::MakeSwitch { request, bridge: name(bridge), alias, up, rdomain: None }, vec![]).0
+        self.ask(
+            |request| ToPriv::MakeSwitch { request, bridge: name(bridge), alias, external: false, up, rdomain: None },
+            vec![],
+        )
+        .0
     }
 
     fn try_tap(&mut self, tap: Option<&str>, bridge: Option<&str>) -> (ToParent, Vec<OwnedFd>) {
@@ -111,7 +115,14 @@ impl Priv {
     /// priv answers before it closes its copies of what it sent: once the next answer is there they are closed.
     fn settle(&mut self) {
         let alias = Alias::new("none of ours").unwrap();
-        let refused = |request| ToPriv::MakeSwitch { request, bridge: name("none"), alias, up: true, rdomain: None };
+        let refused = |request| ToPriv::MakeSwitch {
+            request,
+            bridge: name("none"),
+            alias,
+            external: false,
+            up: true,
+            rdomain: None,
+        };
         assert_eq!(code(&self.ask(refused, vec![]).0), Code::Invalid);
     }
 
@@ -266,7 +277,7 @@ fn a_malformed_message_costs_only_itself() {
     sys::seqpacket::send(socket, &[0xff; 70_000], &[]).unwrap();
     // A name longer than an interface's, which the type can't say: MakeSwitch by hand.
     for (bridge, good) in [("fifteen-bytes-x", true), ("sixteen-bytes-xx", false), ("a/b", false), ("", false)] {
-        let by_hand = postcard::to_stdvec(&(1u32, 1u32, bridge, "switch1-lan", true, None::<u8>)).unwrap();
+        let by_hand = postcard::to_stdvec(&(1u32, 1u32, bridge, "switch1-lan", false, true, None::<u8>)).unwrap();
         assert_eq!(postcard::from_bytes::<ToPriv>(&by_hand).is_ok(), good, "{bridge:?}");
         if !good {
             sys::seqpacket::send(socket, &by_hand, &[]).unwrap();

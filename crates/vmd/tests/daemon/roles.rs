@@ -96,7 +96,7 @@ fn hear<Tx: Message, Rx: Message>(channel: &mut Channel<Tx, Rx>) -> (Rx, Vec<Own
 fn make_switch(request: u32) -> ToPriv {
     let bridge = IfName::new("bridge0").expect("a name");
     let alias = Alias::new("switch1-lan").expect("an alias");
-    ToPriv::MakeSwitch { request: RequestId(request), bridge, alias, up: true, rdomain: None }
+    ToPriv::MakeSwitch { request: RequestId(request), bridge, alias, external: false, up: true, rdomain: None }
 }
 
 fn make_tap(request: u32, local: Option<LocalEnd>) -> (ToPriv, Vec<OwnedFd>) {

@@ -143,8 +143,8 @@ impl Wishes {
         }
         let request = self.wish(wish);
         let alias = Alias::cut(&format!("switch{id}-{}", spec.name));
-        let (bridge, up, rdomain) = (spec.interface, spec.up, spec.rdomain);
-        self.tell(ToPriv::MakeSwitch { request, bridge, alias, up, rdomain })
+        let (bridge, external, up, rdomain) = (spec.interface, spec.external, spec.up, spec.rdomain);
+        self.tell(ToPriv::MakeSwitch { request, bridge, alias, external, up, rdomain })
     }
 
     fn tap(&mut self, run: Run, nic: u8, tap: TapSpec) -> Vec<Action> {

@@ -86,6 +86,9 @@ impl Registry {
             return Err(Failure::new(Code::Invalid, "the daemon is shutting down"));
         }
         let found = self.found(&asker.who, &start.vm).and_then(|vm| vm.may_start(start));
+        if let Some(vm) = found.as_ref().ok().and_then(|id| self.vms.iter().find(|vm| vm.id == *id)) {
+            self.waits_for(vm).map_or(Ok(()), Err)?; // it still has its turn
+        }
         let id = match (&start.instance_of, found) {
             (Some(template), _) => self.instance(asker, start, template, out)?,
             (None, Ok(id)) => id,
@@ -181,6 +184,7 @@ impl Registry {
         }
         if switches {
             self.switches.clear();
+            self.late.clear();
             self.unmade.clear();
             self.answer_reloads(out);
         }

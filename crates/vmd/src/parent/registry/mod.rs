@@ -22,6 +22,7 @@ mod failures;
 mod ids;
 mod instances;
 mod known;
+mod late;
 mod life;
 mod list;
 mod memory;
@@ -294,6 +295,8 @@ pub struct Registry {
     switches: Vec<(Switch, bool)>,
     /// Those that could not be set up.
     unmade: BTreeSet<SwitchName>,
+    /// Those whose bridge others make, and have not yet.
+    late: BTreeMap<SwitchName, late::Late>,
     locals: Locals,
     snmp: Option<Master>,
     stagger: Stagger,
@@ -387,7 +390,8 @@ impl Registry {
 
     /// When [`Event::Time`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.vms.iter().filter_map(Vm::deadline).chain(self.stagger.next).min()
+        let looks = self.late.values().filter_map(|late| late.next);
+        self.vms.iter().filter_map(Vm::deadline).chain(self.stagger.next).chain(looks).min()
     }
 
     /// The VMs that run, with their vm processes.
@@ -412,6 +416,11 @@ impl Registry {
 
     /// VMs start once each switch was answered for: a tap can only join what is there.
     fn switch_made(&mut self, name: &SwitchName, result: Result<(), Failure>, now: Instant, out: &mut Vec<Action>) {
+        if result.as_ref().is_err_and(|why| self.is_late(name, why, now, out)) {
+            self.answer_reloads(out);
+            return self.next_batch(now, out);
+        }
+        self.late.remove(name);
         if let Err(failure) = result {
             let text = format!("switch \"{name}\": {failure}");
             out.push(Action::Log(log::Level::Error, text.clone()));
@@ -429,7 +438,7 @@ impl Registry {
     }
 
     fn switches_pending(&self) -> bool {
-        self.switches.iter().any(|(_, made)| !made)
+        self.switches.iter().any(|(switch, made)| !made && !self.late.contains_key(&switch.spec.name))
     }
 
     fn next_batch(&mut self, now: Instant, out: &mut Vec<Action>) {
@@ -437,7 +446,7 @@ impl Registry {
         if self.switches_pending() || early || self.ending {
             return;
         }
-        let waiting = self.vms.iter().filter(|vm| matches!(vm.life, Life::Waiting));
+        let waiting = self.vms.iter().filter(|vm| matches!(vm.life, Life::Waiting) && self.waits_for(vm).is_none());
         let waiting: Vec<VmId> = waiting.map(|vm| vm.id).collect();
         for vm in waiting.iter().take(self.stagger.parallel) {
             self.begin(*vm, None, ThisBoot::default(), now, out);
@@ -451,6 +460,7 @@ impl Registry {
 
     fn time(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.late_starts(now, out);
+        self.look_for_the_late(now, out);
         if self.stagger.next.is_some_and(|next| next <= now) {
             self.stagger.next = None;
             self.next_batch(now, out);

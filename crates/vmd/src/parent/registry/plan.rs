@@ -35,6 +35,8 @@ impl Registry {
         self.disks_are_free(id)?;
         self.within_limits(id, boot.cpus)?;
         self.may_leave_more(id)?;
+        let begins = self.vms.iter().find(|vm| vm.id == id && vm.tty.is_none());
+        begins.and_then(|vm| self.waits_for(vm)).map_or(Ok(()), Err)?;
         let vm = self.vm(id).ok_or_else(|| Failure::new(Code::NotFound, "vm not found"))?;
         if let Some(failure) = obstacle(&vm.definition) {
             return Err(failure);

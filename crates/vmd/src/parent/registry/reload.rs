@@ -148,6 +148,7 @@ impl Registry {
                 let (known, made) = self.switches.remove(at);
                 let switch = Switch { id: known.id, ..switch };
                 if switch == known {
+                    self.wait_anew(&known, out);
                     return self.switches.insert(at, (known, made));
                 }
                 switch

@@ -27,7 +27,7 @@ fn our_tap(index: u32, master: u32) -> Link {
 }
 
 fn make(switches: &mut Switches, up: bool, found: Option<&Link>) -> Result<Make, Failure> {
-    switches.make(&name("br0"), "switch1-lan", up, None, found)
+    switches.make(&name("br0"), "switch1-lan", false, up, None, found)
 }
 
 /// A tap of this group, up.
@@ -40,6 +40,16 @@ fn steps(made: Make) -> Vec<Step> {
         Make::Set { steps, .. } => steps,
         Make::Create => panic!("nothing to create"),
     }
+}
+
+#[test]
+fn a_bridge_that_others_make_is_joined_and_never_made() {
+    let mut switches = Switches::default();
+    let mut make = |found| switches.make(&name("br0"), "switch1-lan", true, true, None, found);
+    let absent = make(None).unwrap_err();
+    assert_eq!((absent.code, absent.text.as_str()), (Code::NotFound, "bridge \"br0\" is not there"));
+    let there = link(7, "br0", LinkKind::Bridge);
+    assert!(matches!(make(Some(&there)), Ok(Make::Set { index: 7, ours: false, .. })));
 }
 
 #[test]
@@ -104,7 +114,7 @@ fn a_bridge_to_join_that_is_missing_is_not_found() {
 #[test]
 fn a_description_by_which_we_would_not_know_our_own_is_refused() {
     for alias in ["", "lan", "switch", "switch1", "switch-lan", "switchx-lan", "vm1-if0-web"] {
-        let refused = Switches::default().make(&name("br0"), alias, true, None, None).unwrap_err();
+        let refused = Switches::default().make(&name("br0"), alias, false, true, None, None).unwrap_err();
         assert_eq!(refused.code, Code::Invalid, "{alias:?}");
     }
     for alias in ["", "web", "vm", "vm1", "vm1-if", "vm1-if0", "vm-if0-web", "vm1-ifx-web", "switch1-lan"] {
@@ -210,7 +220,8 @@ fn a_tap_without_a_bridge_joins_the_vrf_and_keeps_its_frame_length() {
 #[test]
 fn a_bridge_of_ours_joins_its_vrf_and_anothers_has_to_be_there() {
     let vrf = domain(3);
-    let make = |found: Link| Switches::default().make(&name("br0"), "switch1-lan", true, Some(&vrf), Some(&found));
+    let make =
+        |found: Link| Switches::default().make(&name("br0"), "switch1-lan", false, true, Some(&vrf), Some(&found));
     let steps = |make| match make {
         Ok(Make::Set { steps, .. }) => steps,
         other => panic!("{other:?}"),

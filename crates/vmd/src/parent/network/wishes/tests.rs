@@ -14,6 +14,7 @@ fn name(text: &str) -> IfName {
 
 fn switch(id: u32) -> Switch {
     let spec = model::Switch {
+        external: false,
         name: SwitchName::new(format!("s{id}")).unwrap(),
         enabled: true,
         interface: name(&format!("bridge{id}")),
@@ -102,6 +103,7 @@ fn a_bridge_is_asked_for_by_number_and_name_and_told_when_it_is_there() {
         request: RequestId(2),
         bridge: name("bridge3"),
         alias: Alias::new("switch3-s3").unwrap(),
+        external: false,
         up: true,
         rdomain: Some(7),
     });

@@ -4,6 +4,7 @@ mod answers;
 mod edges;
 mod failures;
 mod instances;
+mod late;
 mod leaving;
 mod local;
 mod memory;
@@ -72,6 +73,7 @@ pub(super) fn switch(name: &str, bridge: &str) -> Switch {
         locked_lladdr: false,
         guarded: false,
         isolated: false,
+        external: false,
         group: None,
         rdomain: None,
         up: true,
