@@ -18,9 +18,9 @@ mod pdu;
 
 use std::time::{Duration, Instant};
 
-use model::VmName;
 use agent::{Action, Agent, Event};
 use libfuzzer_sys::fuzz_target;
+use model::VmName;
 use proto::agentx::{Context, Row};
 use proto::client::VmState;
 use proto::{RequestId, VmId};
@@ -90,7 +90,15 @@ fuzz_target!(|input: &[u8]| {
 fn row(id: u32) -> Row {
     let name = VmName::new("web").expect("a name");
     let state = if id % 2 == 0 { VmState::Paused } else { VmState::Stopped };
-    Row { vm: VmId(id), name, state, disabled: id % 3 == 0, cpus: 1, memory: model::MemorySize::DEFAULT, used: Some(u64::from(id) << 30) }
+    Row {
+        vm: VmId(id),
+        name,
+        state,
+        disabled: id % 3 == 0,
+        cpus: 1,
+        memory: model::MemorySize::DEFAULT,
+        used: Some(u64::from(id) << 30),
+    }
 }
 
 /// Of session 0, as the answers open it, mostly in network byte order.

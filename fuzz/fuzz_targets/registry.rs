@@ -102,20 +102,20 @@ impl Daemon {
             0..=3 => {
                 let (conn, id) = (self.conn(script), RequestId(u32::from(script.byte())));
                 let said = ToControl::Ask { id, request: request(script) };
-                self.said(conn, said, script);
+                self.said(conn, said);
             }
             4 | 5 => {
                 let (conn, count) = (self.conn(script), usize::from(script.byte()));
                 match proto::channel::decode::<ToControl>(script.bytes(count)) {
-                    Ok(message) => self.said(conn, message, script),
-                    Err(error) => self.client(clients::Event::Malformed(conn, error.to_string()), script),
+                    Ok(message) => self.said(conn, message),
+                    Err(error) => self.client(clients::Event::Malformed(conn, error.to_string())),
                 }
             }
             6 => self.arrives(),
             7 => {
                 let conn = self.conn(script);
                 let event = if choice & 16 == 0 { clients::Event::Left(conn) } else { clients::Event::Slow(conn) };
-                self.client(event, script);
+                self.client(event);
             }
             8..=11 if !self.pending.is_empty() => {
                 let event = self.pending.remove(usize::from(script.byte()) % self.pending.len());
@@ -132,7 +132,7 @@ impl Daemon {
                 self.pass(step);
                 self.tell(Event::Time);
                 assert!(self.registry.next_deadline().is_none_or(|at| at > self.now), "time was not enough");
-                self.client(clients::Event::Tick, script);
+                self.client(clients::Event::Tick);
                 assert!(self.clients.next_tick().is_none_or(|at| at > self.now), "time was not enough");
             }
             14 => {
@@ -177,15 +177,15 @@ impl Daemon {
     }
 
     /// As control's edge does: who is not read says nothing, and what came with it is counted.
-    fn said(&mut self, conn: ConnId, message: ToControl, script: &mut Script<'_>) {
+    fn said(&mut self, conn: ConnId, message: ToControl) {
         if !self.clients.reads(conn) {
             return;
         }
         let _ = message.fds();
-        self.client(clients::Event::Said(conn, message), script);
+        self.client(clients::Event::Said(conn, message));
     }
 
-    fn client(&mut self, event: clients::Event, script: &mut Script<'_>) {
+    fn client(&mut self, event: clients::Event) {
         for action in self.clients.handle(event, self.now) {
             match action {
                 clients::Action::Forward(conn, id, request) => {

@@ -29,7 +29,8 @@ fuzz_target!(|input: &[u8]| {
 
     // The driver's part: the available ring, then descriptors, then indirect tables from 0x4000 on.
     let available_len = 4 + 2 * usize::from(size) + 2;
-    for (at, len) in [(available, available_len), (descriptors, 16 * usize::from(size)), (GuestAddress(0x4000), 0x2000)] {
+    for (at, len) in [(available, available_len), (descriptors, 16 * usize::from(size)), (GuestAddress(0x4000), 0x2000)]
+    {
         let _ = memory.write_slice(script.bytes(len), at);
     }
     let Ok(mut ring) = Vring::new(&memory, setup) else { return };
