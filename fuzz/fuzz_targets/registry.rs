@@ -392,7 +392,7 @@ fn settings(script: &mut Script<'_>, known: &[&str]) -> Settings {
         rdomain: None,
         up: true,
     };
-    let switches = if choice & 0x40 != 0 { vec![Switch { id: 1, spec }] } else { vec![] };
+    let switches = if choice & 0x40 != 0 { vec![Switch { id: 1, spec, maker: None }] } else { vec![] };
     let delay = Duration::from_secs(5);
     let parallel = 1 + usize::from(choice >> 7);
     Settings { socket: Owner::default(), snmp: None, switches, locals: Locals::default(), vms, parallel, delay }

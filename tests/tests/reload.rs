@@ -189,10 +189,14 @@ fn a_bridge_that_others_make_is_waited_for_and_joined_when_it_is_there() {
         let web = vm("web", "128M").replace("disable", "disable\n\tinterface { switch \"lan\" }");
         let daemon = Daemon::start_quietly(&format!("switch \"lan\" {{\n\tinterface br9\n\texternal\n}}\n{web}"));
         let says = |words: &str| deadline::until(words, DAEMON, || daemon.log().contains(words).then_some(()));
-        says("switch \"lan\" waits 120 s for others to make its bridge: bridge \"br9\" is not there");
+        says("switch \"lan\": waiting up to 120 s for bridge br9, which another program makes");
         let refused = daemon.vmctl(&["start", "web"]);
         assert_eq!(refused.status, Some(1));
-        assert!(refused.stderr.contains("switch \"lan\" of vm \"web\" waits for others"), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("switch \"lan\" of vm \"web\" waits for another program"),
+            "{}",
+            refused.stderr
+        );
         assert!(!bridge::exists("br9"), "vmd makes none");
         bridge::ip("link add br9 type bridge");
         says("bridge \"br9\" joined for switch1-lan");

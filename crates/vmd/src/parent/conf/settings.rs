@@ -43,7 +43,7 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
         }
     });
     let switches = config.switches.iter().filter(|switch| switch.enabled);
-    let switches = (1..).zip(switches).map(|(id, spec)| Switch { id, spec: spec.clone() }).collect();
+    let switches = (1..).zip(switches).map(|(id, spec)| Switch { id, spec: spec.clone(), maker: None }).collect();
     for vm in &config.vms {
         match definition_of(vm, config, &mut names) {
             Ok(definition) => vms.push(definition),

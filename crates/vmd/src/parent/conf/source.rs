@@ -12,6 +12,7 @@ use super::obstacles::will_not_start;
 use super::settings;
 use crate::parent::Fatal;
 use crate::parent::accounts::{HostAccounts, read_at_once, read_text};
+use crate::parent::network::makers;
 use crate::parent::registry::Settings;
 use crate::parent::service::options::Options;
 use crate::parent::service::say;
@@ -103,7 +104,10 @@ impl Source {
         will_not_start(&config).iter().for_each(|note| log::warn!("{note}"));
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         match settings::of_config(&config, cpus, &mut HostAccounts) {
-            (settings, refused) if refused.is_empty() => Ok(settings),
+            (mut settings, refused) if refused.is_empty() => {
+                makers::note(&mut settings.switches);
+                Ok(settings)
+            }
             (_, refused) => Err(refused.iter().map(ToString::to_string).collect()),
         }
     }

@@ -1,18 +1,12 @@
-//! Bridges that others make: whose file says so, and the wait for them at the daemon's start. vmd would make a bridge that is not
-//! there itself, and who comes later would find its name taken.
+//! Bridges that others make, and whose file says so: they are waited for. vmd would make a bridge that is not there itself, and who
+//! comes later would find its name taken.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use model::{IfName, Switch};
+use model::IfName;
 
-/// How long the daemon's start waits for all of them together. Half of what the unit gives it.
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// Pause between two looks at the host's interfaces.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+use crate::parent::registry::Switch;
 
 /// How a file says that it makes a bridge of some name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,34 +89,12 @@ fn is_there(interface: &IfName) -> bool {
     Path::new("/sys/class/net").join(interface.as_str()).exists()
 }
 
-/// Waits for the bridges of these switches that are not there and that others make, and says so. It gives up at the limit, with a
-/// word. Before there is anything that a signal would have to end.
-pub fn wait<'a>(switches: impl Iterator<Item = &'a Switch>) {
-    let absent = switches.filter(|switch| switch.enabled && !is_there(&switch.interface));
-    let mut awaited: Vec<(&Switch, PathBuf)> =
-        absent.filter_map(|switch| Some((switch, maker_of(switch.interface.as_str())?))).collect();
-    for (switch, file) in &awaited {
-        log::info!(
-            "switch \"{}\": waiting up to {} s for bridge {}, which {} makes",
-            switch.name,
-            LIMIT.as_secs(),
-            switch.interface,
-            file.display()
-        );
-    }
-    let end = Instant::now() + LIMIT;
-    while !awaited.is_empty() && Instant::now() < end {
-        thread::sleep(LOOK_AGAIN);
-        awaited.retain(|(switch, _)| !is_there(&switch.interface));
-    }
-    for (switch, file) in awaited {
-        log::warn!(
-            "switch \"{}\": no bridge {} after {} s, though {} makes it: vmd makes one of that name; see what keeps the other",
-            switch.name,
-            switch.interface,
-            LIMIT.as_secs(),
-            file.display()
-        );
+/// Notes the files that make those bridges of these switches that are not there.
+pub fn note(switches: &mut [Switch]) {
+    for switch in switches {
+        let bridge = &switch.spec.interface;
+        let maker = if is_there(bridge) { None } else { maker_of(bridge.as_str()) };
+        switch.maker = maker.map(|file| file.display().to_string());
     }
 }
 

@@ -136,14 +136,15 @@ impl Wishes {
     }
 
     fn switch(&mut self, switch: Switch) -> Vec<Action> {
-        let Switch { id, spec } = switch;
+        let Switch { id, spec, maker } = switch;
         let wish = Wish::Switch(spec.name.clone(), spec.interface.clone());
         if !self.runs {
             return self.failed(wish, gone());
         }
         let request = self.wish(wish);
         let alias = Alias::cut(&format!("switch{id}-{}", spec.name));
-        let (bridge, external, up, rdomain) = (spec.interface, spec.external, spec.up, spec.rdomain);
+        let external = spec.external || maker.is_some();
+        let (bridge, up, rdomain) = (spec.interface, spec.up, spec.rdomain);
         self.tell(ToPriv::MakeSwitch { request, bridge, alias, external, up, rdomain })
     }
 

@@ -10,9 +10,11 @@ use proto::{Code, Failure};
 use super::life::Vm;
 use super::{Action, Registry, Switch};
 
-/// A bridge that nobody has made by then is given up until the next reload: longer than a host needs from vmd's start to its
-/// network, as systemd-networkd-wait-online waits 120 s.
+/// An external bridge that nobody has made by then is given up until the next reload: as long as systemd-networkd-wait-online
+/// waits for the host's network.
 const WAIT: Duration = Duration::from_secs(120);
+/// One that only a file of another program's names is vmd's to make by then: the file may be of no use any more.
+const WAIT_FOR_A_MAKER: Duration = Duration::from_secs(30);
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -31,19 +33,38 @@ impl Registry {
         let Some((switch, _)) = self.switches.iter().find(|(switch, _)| switch.spec.name == *name) else {
             return false;
         };
-        if !switch.spec.external || why.code != Code::NotFound {
+        let external = switch.spec.external;
+        if !(external || switch.maker.is_some()) || why.code != Code::NotFound {
             return false;
         }
-        if let Some(late) = self.late.get_mut(name) {
-            late.next = Some(now + LOOK);
-            return now < late.until;
+        let bridge = &switch.spec.interface;
+        let maker = switch.maker.clone().unwrap_or_else(|| "another program".to_owned());
+        match self.late.get_mut(name) {
+            Some(late) if now < late.until => late.next = Some(now + LOOK),
+            Some(_) if external => return false,
+            Some(_) => {
+                let text = format!(
+                    "switch \"{name}\": no bridge {bridge} after {} s, though {maker} makes it: vmd makes one of that name; see what keeps the other",
+                    WAIT_FOR_A_MAKER.as_secs()
+                );
+                out.extend([
+                    Action::Log(log::Level::Warn, text),
+                    Action::MakeSwitch(Switch { maker: None, ..switch.clone() }),
+                ]);
+                self.late.remove(name);
+            }
+            None => {
+                let wait = if external { WAIT } else { WAIT_FOR_A_MAKER };
+                let text = format!(
+                    "switch \"{name}\": waiting up to {} s for bridge {bridge}, which {maker} makes",
+                    wait.as_secs()
+                );
+                let note = || Reply::Note(model::Text::cut(&text));
+                out.extend(self.reloads.iter().map(|reload| Action::Answer(reload.asked, note())));
+                out.push(Action::Log(log::Level::Info, text));
+                self.late.insert(name.clone(), Late { until: now + wait, next: Some(now + LOOK) });
+            }
         }
-        let text = format!("switch \"{name}\" waits {} s for others to make its bridge: {why}", WAIT.as_secs());
-        for reload in &self.reloads {
-            out.push(Action::Answer(reload.asked, Reply::Note(model::Text::cut(&text))));
-        }
-        out.push(Action::Log(log::Level::Warn, text));
-        self.late.insert(name.clone(), Late { until: now + WAIT, next: Some(now + LOOK) });
         true
     }
 
@@ -72,7 +93,7 @@ impl Registry {
         let mut switches = vm.definition.nics.iter().filter_map(|nic| nic.switch.as_ref());
         let name = switches.find(|switch| self.late.contains_key(*switch))?;
         let text = format!(
-            "switch \"{name}\" of vm \"{}\" waits for others to make its bridge; start the VM when it is there",
+            "switch \"{name}\" of vm \"{}\" waits for another program to make its bridge; start the VM when it is there",
             vm.definition.name
         );
         Some(Failure::new(Code::NotFound, text))

@@ -252,6 +252,8 @@ pub struct Switch {
     pub id: u32,
     /// What vm.conf says.
     pub spec: model::Switch,
+    /// Its bridge is not there, and this file of another program's makes it.
+    pub maker: Option<String>,
 }
 
 /// A reading of vm.conf after the start.

@@ -147,7 +147,7 @@ impl Registry {
             Some(at) => {
                 let (known, made) = self.switches.remove(at);
                 let switch = Switch { id: known.id, ..switch };
-                if switch == known {
+                if switch.spec == known.spec {
                     self.wait_anew(&known, out);
                     return self.switches.insert(at, (known, made));
                 }

@@ -28,6 +28,7 @@ use crate::parent::conf::settings;
 use crate::parent::conf::source::Source;
 use crate::parent::edge::{Edge, Token};
 use crate::parent::graves::Graves;
+use crate::parent::network::makers;
 use crate::parent::network::wishes::Wishes;
 use crate::parent::peers::reserve::Reserve;
 use crate::parent::peers::restarts::Restarts;
@@ -121,7 +122,6 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     let kvm = Host::open_kvm().map_err(Fatal::Kvm)?;
     let cgroups = sys::cgroup::Place::find();
     let _sole = Sole::take(cgroups.as_ref().ok())?;
-    crate::parent::network::makers::wait(config.switches.iter());
     super::state::clean();
     let _pid_file = PidFile::take()?;
     sys::limits::raise_descriptors(DESCRIPTORS);
@@ -227,10 +227,11 @@ impl Edge {
         }
         self.tell_vmm(&ToVmm::Config(vmm::Config { debug: self.starter.debug }));
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let (settings, refused) = settings::of_config(config, cpus, &mut HostAccounts);
+        let (mut settings, refused) = settings::of_config(config, cpus, &mut HostAccounts);
         for failure in refused {
             log::error!("{failure}");
         }
+        makers::note(&mut settings.switches);
         self.event(Event::Configured(Box::new(settings)));
         Ok(())
     }

@@ -25,7 +25,7 @@ fn switch(id: u32) -> Switch {
         rdomain: Some(7),
         up: true,
     };
-    Switch { id, spec }
+    Switch { id, spec, maker: None }
 }
 
 fn run(nth: u64) -> Run {

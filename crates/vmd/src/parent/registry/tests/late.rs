@@ -37,13 +37,11 @@ fn logged(actions: &[Action]) -> Vec<String> {
 #[test]
 fn a_bridge_that_others_make_is_looked_for_each_second_and_holds_up_the_vms_on_it_alone() {
     let (mut f, said) = waiting();
-    assert_eq!(
-        logged(&said),
-        ["switch \"lan\" waits 120 s for others to make its bridge: bridge \"br0\" is not there"]
-    );
+    assert_eq!(logged(&said), ["switch \"lan\": waiting up to 120 s for bridge br0, which another program makes"]);
     assert_eq!((f.state("web"), f.state("db")), (Some(VmState::Waiting), Some(VmState::Starting)));
     let Some(Reply::Failed(refused)) = replies(&f.start("web")).pop() else { panic!("it can't start") };
-    let text = "switch \"lan\" of vm \"web\" waits for others to make its bridge; start the VM when it is there";
+    let text =
+        "switch \"lan\" of vm \"web\" waits for another program to make its bridge; start the VM when it is there";
     assert_eq!(refused.text.as_str(), text);
     for _ in 0..3 {
         assert_eq!(f.registry.next_deadline(), Some(f.now + Duration::from_secs(1)));
@@ -100,4 +98,28 @@ fn another_failure_and_the_bridge_of_an_ordinary_switch_are_not_waited_for() {
         f.registry.handle(Event::SwitchMade(SwitchName::new("lan").unwrap(), Err(why)), f.now);
         assert_eq!(f.state("web"), Some(VmState::Stopped), "{code:?}");
     }
+}
+
+#[test]
+fn a_bridge_that_a_file_of_anothers_makes_is_waited_for_and_then_made() {
+    let maker = Some("/etc/systemd/network/lan.netdev".to_owned());
+    let lan = Switch { maker: maker.clone(), ..switch("lan", "br0") };
+    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
+    let settings = Settings { switches: vec![lan], ..settings(vec![with_card(enabled("web"), on("lan"))]) };
+    f.registry.handle(Event::Configured(Box::new(settings)), f.now);
+    let said = logged(&f.registry.handle(absent(), f.now));
+    let waits = "switch \"lan\": waiting up to 30 s for bridge br0, which /etc/systemd/network/lan.netdev makes";
+    assert_eq!(said, [waits]);
+    f.now += Duration::from_secs(30);
+    assert!(looks(&f.registry.handle(Event::Time, f.now)));
+    let actions = f.registry.handle(absent(), f.now);
+    let Some(Action::MakeSwitch(made)) = actions.last() else { panic!("{actions:?}") };
+    assert_eq!((&made.maker, made.spec.interface.as_str()), (&None, "br0"));
+    assert!(
+        logged(&actions)[0].ends_with("makes it: vmd makes one of that name; see what keeps the other"),
+        "{actions:?}"
+    );
+    assert_eq!(f.state("web"), Some(VmState::Waiting));
+    f.on(there());
+    assert_eq!(f.state("web"), Some(VmState::Starting));
 }

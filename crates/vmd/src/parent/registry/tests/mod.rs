@@ -78,7 +78,7 @@ pub(super) fn switch(name: &str, bridge: &str) -> Switch {
         rdomain: None,
         up: true,
     };
-    Switch { id: 1, spec }
+    Switch { id: 1, spec, maker: None }
 }
 
 pub(super) fn root() -> Who {
