@@ -333,6 +333,8 @@ pub struct VmLine {
 pub struct Detail {
     /// Its last failure, unless it has started well since.
     pub failure: Option<PastFailure>,
+    /// What changes with its next start, where vm.conf says something else since it runs.
+    pub next: Option<Text<MAX_WRONG>>,
 }
 
 /// Why a VM did not start, or why it ended.

@@ -100,7 +100,10 @@ fn replies() -> Vec<Reply> {
     vec![
         Reply::Vms(vec![line].try_into().expect("one")),
         Reply::Detail(Detail::default()),
-        Reply::Detail(Detail { failure: Some(PastFailure { age: 3, reason: Text::cut("disk \"/d\": no such file") }) }),
+        Reply::Detail(Detail {
+            failure: Some(PastFailure { age: 3, reason: Text::cut("disk \"/d\": no such file") }),
+            next: Some(Text::cut("cpus 2 after the next start")),
+        }),
         Reply::Done,
         Reply::Started { id: 1, tty: Text::cut("/dev/pts/3") },
         Reply::Accepted { id: 1 },

@@ -9,8 +9,8 @@ use proto::device::STATISTICS;
 /// Characters of the owner's column; the only one that is cut.
 const MAX_OWNER: usize = 15;
 
-/// Those that are meant of these VMs, or all, in their order as a table. A VM that was asked for by itself has its description
-/// and its last failure below: all of them keep to a line each, as the original's do.
+/// Those that are meant of these VMs, or all, in their order as a table. A VM that was asked for by itself has its description,
+/// what its next start changes and its last failure below: all of them keep to a line each, as the original's do.
 pub fn table(vms: &[&VmLine], wanted: Option<&VmRef>, detail: &Detail) -> String {
     let description = |vm: &VmLine| vm.description.as_ref().map(ToString::to_string).filter(|text| !text.is_empty());
     let below = |vm: &VmLine| description(vm).filter(|_| wanted.is_some()).map(|text| format!("\ndescription: {text}"));
@@ -19,6 +19,7 @@ pub fn table(vms: &[&VmLine], wanted: Option<&VmRef>, detail: &Detail) -> String
     meant(vms, wanted)
         .map(|vm| line(vm) + &below(vm).unwrap_or_default())
         .fold(header() + "\n", |text, line| text + &line + "\n")
+        + &detail.next.as_ref().map(|next| format!("{next}\n")).unwrap_or_default()
         + &failure.unwrap_or_default()
 }
 
@@ -47,6 +48,7 @@ pub fn json(vms: &[&VmLine], wanted: Option<&VmRef>, detail: &Detail, unkillable
     });
     Value::Object(vec![
         ("vms", Value::List(meant(vms, wanted).map(value).collect())),
+        ("next_start", detail.next.as_ref().map(Value::text).into()),
         ("last_failure", failure.into()),
         ("unkillable", Value::List(left.collect())),
     ])

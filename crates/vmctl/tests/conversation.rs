@@ -132,9 +132,12 @@ fn status_as_json_has_the_same_vms_and_matches_its_schema() {
 #[test]
 fn status_of_one_vm_tells_its_last_failure_though_it_is_off_the_list() {
     let reason = "disk \"/srv/a\x1b[31m\": no such file";
-    let detail = |age| Detail { failure: Some(PastFailure { age, reason: Text::cut(reason) }) };
+    let next = Some(Text::cut("cpus 2 after the next start"));
+    let detail =
+        move |age| Detail { failure: Some(PastFailure { age, reason: Text::cut(reason) }), next: next.clone() };
     let told = |command: &str, age| {
         let control = Control::listen();
+        let detail = detail.clone();
         let serving = control.answer(move |asked| match asked {
             Request::Detail { vm } => {
                 assert_eq!(*vm, by_name("web"));
@@ -149,12 +152,14 @@ fn status_of_one_vm_tells_its_last_failure_though_it_is_off_the_list() {
     };
     for (age, ago) in [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 days")] {
         let out = told("status web", age);
-        let below = out.lines().nth(1).expect("a line below the header").to_owned();
+        assert_eq!(out.lines().nth(1), Some("cpus 2 after the next start"));
+        let below = out.lines().nth(2).expect("two lines below the header").to_owned();
         assert_eq!(below, format!("last failure, {ago} ago: disk \"/srv/a\u{fffd}[31m\": no such file"));
     }
     let out = told("status --json web", 7);
     schema::holds(include_str!("../../../docs/schema/status.json"), &out);
     let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(json["next_start"], "cpus 2 after the next start");
     assert_eq!(json["last_failure"], serde_json::json!({ "age_seconds": 7, "reason": reason }));
 }
 

@@ -33,7 +33,9 @@ impl Registry {
                 Ok(())
             }
             Request::Detail { vm } => {
-                let detail = Detail { failure: self.failures.last(who, &vm) };
+                let next = self.found(who, &vm).ok().and_then(|vm| Self::word_of_next(vm));
+                let next = next.map(|text| model::Text::cut(&text));
+                let detail = Detail { failure: self.failures.last(who, &vm), next };
                 out.push(Action::Answer(asked, Reply::Detail(detail)));
                 Ok(())
             }

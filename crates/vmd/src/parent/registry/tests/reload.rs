@@ -115,6 +115,21 @@ fn what_a_running_vm_is_to_be_is_told_by_the_reload_and_comes_with_its_next_star
     let told = reload(&mut f, vec![memory("web", 1 << 30), definition("db")]);
     let note = Reply::Note(Text::cut("vm \"web\" runs: memory 1024M after the next start"));
     assert_eq!(told, [note, Reply::Done], "and nothing of what is the same");
+    let detail = |f: &mut Fixture, who: Who, name| match replies(
+        &f.ask_as(who, Request::Detail { vm: by_name(name) }).1,
+    )
+    .pop()
+    {
+        Some(Reply::Detail(detail)) => detail.next.map(|text| text.to_string()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(detail(&mut f, root(), "web").as_deref(), Some("memory 1024M after the next start"));
+    assert_eq!((detail(&mut f, root(), "db"), detail(&mut f, root(), "none")), (None, None));
+    assert_eq!(
+        detail(&mut f, Who { uid: 4321, gid: 4321, groups: vec![] }, "web"),
+        None,
+        "another's is nobody's business"
+    );
     // A reboot is no start: the guest may rely on what it has.
     let actions = f.on(Event::Ended(id, End::Rebooted));
     assert_eq!(launched(&f.prepare(actions)), Some(id));
