@@ -40,7 +40,7 @@ _vmctl() {
 		-[bdr]) ;;
 		-[imnp]) return ;;
 		-t) words=$(_vmctl_vms) ;;
-		*) options="-B -b -c -d -i -L -m -n -p -r -t" words=$(_vmctl_vms) ;;
+		*) options="-B -b -c -d -i -L -m -n -p -r -t -w" words=$(_vmctl_vms) ;;
 		esac
 		;;
 	stop) options="-a -f -w" words=$(_vmctl_vms -r) ;;

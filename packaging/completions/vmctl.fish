@@ -43,6 +43,7 @@ complete -c vmctl -n '__vmctl_is start' -s n -x -d 'Network card on a switch'
 complete -c vmctl -n '__vmctl_is start' -s p -x -d 'CPUs'
 complete -c vmctl -n '__vmctl_is start' -s r -r -F -d 'CD-ROM image'
 complete -c vmctl -n '__vmctl_is start' -s t -x -a '(__vmctl_vms)' -d 'Instance of'
+complete -c vmctl -n '__vmctl_is start' -s w -d 'Wait until it has stopped'
 
 complete -c vmctl -n '__vmctl_is stop' -s a -d 'All that run'
 complete -c vmctl -n '__vmctl_is stop' -s f -d 'At once'

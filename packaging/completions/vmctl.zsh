@@ -62,7 +62,8 @@ _vmctl() {
           _arguments '-B[boot from]:device:(cdrom disk net)' '-b[kernel or firmware]:path:_files' \
             '-c[attach to the console]' '*-d[disk image]:disk:_files' '-i[network cards]:count:' \
             '*-L[local network card]' '-m[memory]:size:' '*-n[network card on a switch]:switch:' '-p[CPUs]:count:' \
-            '-r[CD-ROM image]:path:_files' '-t[instance of]:vm:_vmctl_vms' '1:vm:_vmctl_vms'
+            '-r[CD-ROM image]:path:_files' '-t[instance of]:vm:_vmctl_vms' '-w[wait until it has stopped]' \
+            '1:vm:_vmctl_vms'
           ;;
         stop) _arguments '-a[all that run]' '-f[at once]' '-w[wait until it is gone]' '1:vm:_vmctl_running' ;;
       esac

@@ -1,5 +1,5 @@
 //! The life of VMs with real guests: one that runs is not touched by a reload of a changed file, and is as the file says
-//! after its stop; an ordinary user makes an instance of it with a disk of the user's own.
+//! after its stop; an ordinary user makes an instance of it with a disk of the user's own; one that still boots is stopped well.
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File, Permissions};
@@ -8,28 +8,35 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use e2e::vm_conf::Vm;
 use testkit::artefacts::{self, Kernel};
 use testkit::census::Census;
-use testkit::daemon::{Daemon, Reply};
-use testkit::guest::Guest;
+use testkit::daemon::{self, Daemon, Reply};
+use testkit::deadline::GUEST;
+use testkit::guest::{Guest, POWER_BUTTON};
 use testkit::machine::Machine;
 
 /// Users without an account: the first may use the socket and make instances.
 const USER: u32 = 4321;
 const STRANGER: u32 = 4322;
 
+/// A stop ends by force at 120 s.
+const LIMIT: Duration = Duration::from_secs(100);
+
 /// The first sector of the user's disk, as the guest writes it.
 const WRITTEN: &[u8] = b"written by the guest of an ordinary user";
 
 #[test]
-fn a_reload_and_an_instance_of_an_ordinary_user() {
-    Machine::default().run("a_reload_and_an_instance_of_an_ordinary_user", || {
+fn a_reload_an_instance_of_an_ordinary_user_and_a_stop_during_the_boot() {
+    Machine::default().run("a_reload_an_instance_of_an_ordinary_user_and_a_stop_during_the_boot", || {
         let before = Census::take();
         let daemon = Daemon::start(&configuration("256M"));
         reload_leaves_a_running_guest_alone(&daemon);
         a_user_has_an_instance(&daemon);
+        a_guest_that_still_boots_is_stopped(&daemon);
         assert!(daemon.stop().success(), "vmd ends well");
         before.wait_same();
     });
@@ -81,6 +88,26 @@ fn a_user_has_an_instance(daemon: &Daemon) {
     as_user(USER, &["stop", "-fw", "mine"]).success();
     assert!(daemon.status().iter().all(|row| row.name != "mine"), "it is forgotten");
     assert!(begins_with(&disk, WRITTEN), "the user's disk holds what the guest wrote");
+}
+
+/// Its button is pressed before anything in it listens, and again until it does. Who starts it meanwhile is told, or waits.
+fn a_guest_that_still_boots_is_stopped(daemon: &Daemon) {
+    daemon.vmctl(&["start", "guest"]).success();
+    let mut console = daemon.console("guest");
+    let began = Instant::now();
+    daemon.vmctl(&["stop", "guest"]).success();
+    let refused = daemon.vmctl(&["start", "guest"]);
+    assert!(refused.status == Some(1) && refused.stderr.contains("is being stopped"), "{}", refused.stderr);
+    let joins = thread::spawn(|| daemon::vmctl(&["stop", "-w", "guest"]));
+    let starts = thread::spawn(|| daemon::vmctl(&["start", "-w", "guest"]));
+    console.expect(POWER_BUTTON, GUEST);
+    let stopped = joins.join().expect("a reply").success();
+    assert!(stopped.stderr.contains("terminated vm"), "{}", stopped.stderr);
+    assert!(began.elapsed() < LIMIT, "by force perhaps: {:?}\n{}", began.elapsed(), daemon.log());
+    assert!(!daemon.log().contains("ended by force"), "{}", daemon.log());
+    starts.join().expect("a reply").success();
+    assert_eq!(daemon.row("guest").state, "running");
+    daemon.vmctl(&["stop", "-fw", "guest"]).success();
 }
 
 fn begins_with(disk: &Path, bytes: &[u8]) -> bool {

@@ -12,6 +12,8 @@ pub enum Code {
     NotFound = 2,
     /// EALREADY: it is so, or being done.
     Already = 114,
+    /// EINPROGRESS: not before what is under way has ended.
+    InProgress = 115,
     /// EINVAL: the request makes no sense.
     Invalid = 22,
     /// EBUSY: somebody else has it.
@@ -70,6 +72,7 @@ impl Code {
             95 => Code::Unsupported,
             110 => Code::TimedOut,
             114 => Code::Already,
+            115 => Code::InProgress,
             _ => Code::Io,
         }
     }
@@ -129,6 +132,7 @@ mod tests {
             (Unsupported, 95),
             (TimedOut, 110),
             (Already, 114),
+            (InProgress, 115),
         ];
         for (code, number) in errnos {
             assert_eq!((code.number(), Code::of_errno(number)), (number, code));

@@ -169,7 +169,7 @@ impl Run<'_> {
                 }
                 let stream = input.as_fd().try_clone_to_owned().map_err(RunError::Input)?;
                 let what = format!("receive \"{name}\"");
-                let (id, tty) = self.started(what, Request::Receive { name }, vec![stream])?;
+                let (id, tty) = self.started(what, Request::Receive { name }, Some(stream), None)?;
                 self.say(&format!("started vm {id} successfully, tty {tty}"));
             }
             Command::Help(command) => self.print(&help_text(command))?,
@@ -396,8 +396,9 @@ impl Run<'_> {
         self.warn(start.warnings.iter().map(String::as_str));
         let (what, vm) = (format!("start {}", called(&start.vm)), start.vm.clone());
         let attach = start.console;
+        let after = start.wait.then(|| start.vm.clone());
         let (request, kernel) = request(start)?;
-        let (id, tty) = self.started(what, Request::Start(Box::new(request)), kernel.into_iter().collect())?;
+        let (id, tty) = self.started(what, Request::Start(Box::new(request)), kernel, after)?;
         if attach {
             return self.attach(&tty, &vm);
         }
@@ -405,16 +406,41 @@ impl Run<'_> {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// A request that starts a VM: its id and its console.
-    fn started(&mut self, what: String, request: Request, fds: Vec<OwnedFd>) -> Result<(u32, String), RunError> {
+    /// A request that starts a VM: its id and its console. Of one that is `after` its own end this is waited for first.
+    fn started(
+        &mut self,
+        what: String,
+        request: Request,
+        fd: Option<OwnedFd>,
+        after: Option<VmRef>,
+    ) -> Result<(u32, String), RunError> {
         let mut conversation = self.open()?;
         if self.verbose {
             self.say(&format!("connected to {}", self.socket.display()));
         }
-        conversation.ask(request, fds)?;
-        let reply = self.reply(&mut conversation, &what, Some(START))?;
-        let Reply::Started { id, tty } = &reply else { return Err(instead(what, reply)) };
-        Ok((*id, tty.to_string()))
+        loop {
+            let again = fd.as_ref().map(OwnedFd::try_clone).transpose().map_err(RunError::Input)?;
+            conversation.ask(request.clone(), again.into_iter().collect())?;
+            let reply = self.reply(&mut conversation, &what, Some(START))?;
+            match (reply, &after) {
+                (Reply::Started { id, tty }, _) => return Ok((id, tty.to_string())),
+                (Reply::Failed(failure), Some(vm)) if failure.code == Code::InProgress => {
+                    self.has_stopped(&mut conversation, vm)?;
+                }
+                (reply, _) => return Err(instead(what, reply)),
+            }
+        }
+    }
+
+    /// Waits until a VM that is being stopped has; one that has meanwhile does not run, or is not known any more.
+    fn has_stopped(&mut self, conversation: &mut Conversation, vm: &VmRef) -> Result<(), RunError> {
+        let what = format!("waiting for {} to stop", called(vm));
+        conversation.ask(Request::Wait { vm: vm.clone() }, Vec::new())?;
+        let reply = self.reply(conversation, &what, None)?;
+        let gone = |code| matches!(code, Code::Invalid | Code::NotFound);
+        let over =
+            matches!(&reply, Reply::Ended { .. }) || matches!(&reply, Reply::Failed(failure) if gone(failure.code));
+        if over { Ok(()) } else { Err(instead(what, reply)) }
     }
 
     fn console(&mut self, vm: &VmRef) -> Result<ExitCode, RunError> {

@@ -10,7 +10,7 @@ use crate::getopt;
 use crate::words::{self, WordError, Wrong};
 
 /// What the usage shows.
-pub(crate) const SYNTAX: &str = "[-cL] [-B device] [-b path] [-d disk] [-i count]
+pub(crate) const SYNTAX: &str = "[-cLw] [-B device] [-b path] [-d disk] [-i count]
 \t\t[-m size] [-n switch] [-p count] [-r path] [-t name] id | name";
 
 /// Why a VM can't be defined by these options alone.
@@ -23,6 +23,8 @@ pub struct Start {
     pub vm: VmRef,
     /// `-c`: attach to its console then.
     pub console: bool,
+    /// `-w`: if it is being stopped, wait until it has.
+    pub wait: bool,
     /// `-t`: make an instance of this VM.
     pub template: Option<VmName>,
     /// `-m`.
@@ -44,10 +46,11 @@ pub struct Start {
 }
 
 pub(crate) fn parse(arguments: &[OsString]) -> Result<Start, Wrong> {
-    let parsed = getopt::parse("B:b:cd:i:Lm:n:p:r:t:", arguments)?;
+    let parsed = getopt::parse("B:b:cd:i:Lm:n:p:r:t:w", arguments)?;
     let mut start = Start {
         vm: VmRef::Id(0),
         console: false,
+        wait: false,
         template: None,
         memory: None,
         cpus: None,
@@ -108,6 +111,7 @@ impl Start {
                 once(&mut self.cpus, "cpus", u8::try_from(cpus).unwrap_or(1))?;
             }
             'r' => once(&mut self.cdrom, "iso image", value)?,
+            'w' => self.wait = true,
             _ => self.template = Some(template(&value)?),
         }
         Ok(())

@@ -69,7 +69,7 @@ fn bash_offers_commands_options_words_and_vms() {
         (&["vmctl", "start", "-B", ""], "cdrom disk net"),
         (&["vmctl", "start", "-m", ""], ""),
         (&["vmctl", "start", "-t", "wi"], "wiki"),
-        (&["vmctl", "start", "-"], "-B -b -c -d -i -L -m -n -p -r -t"),
+        (&["vmctl", "start", "-"], "-B -b -c -d -i -L -m -n -p -r -t -w"),
         (&["vmctl", "create", "-"], "-b -i -s"),
         (&["vmctl", "log", "v"], "verbose"),
         (&["vmctl", "do"], "doctor"),

@@ -405,6 +405,31 @@ fn start_tells_id_and_terminal_or_the_reason() {
 }
 
 #[test]
+fn start_with_w_waits_for_a_vm_that_is_being_stopped() {
+    let (start, wait) = (Request::Start(Box::new(start_of(by_name("web")))), Request::Wait { vm: by_name("web") });
+    let stopping = failed(Code::InProgress, "vm \"web\" is being stopped; start -w waits for that, then starts it");
+    let said = "vmctl: start \"web\": vm \"web\" is being stopped; start -w waits for that, then starts it\n";
+    ended(&asks("start web", start.clone(), stopping.clone()), false, said);
+    // Its end is told, or it has ended between the two requests.
+    for told in [vec![Reply::Ended { id: 5 }], failed(Code::Invalid, "vm \"web\" is not running")] {
+        let mut answers =
+            [stopping.clone(), told, vec![Reply::Started { id: 5, tty: Text::cut("/dev/pts/9") }]].into_iter();
+        let control = Control::listen();
+        let serving = control.answer(move |_| answers.next().expect("three requests"));
+        let outcome = vmctl(&control.path(), "start -w web");
+        ended(&outcome, true, "vmctl: started vm 5 successfully, tty /dev/pts/9\n");
+        let asked: Vec<Request> = serving.join().expect("the peer").into_iter().map(|(request, _)| request).collect();
+        assert_eq!(asked, [start.clone(), wait.clone(), start.clone()]);
+    }
+    let mut answers = [stopping, failed(Code::Busy, "at most 64 waits are allowed on one connection")].into_iter();
+    let control = Control::listen();
+    let serving = control.answer(move |_| answers.next().expect("two requests"));
+    let said = "vmctl: waiting for \"web\" to stop: at most 64 waits are allowed on one connection\n";
+    ended(&vmctl(&control.path(), "start -w web"), false, said);
+    serving.join().expect("the peer");
+}
+
+#[test]
 fn start_sends_resolved_paths_and_the_kernel_it_opened() {
     let folder = tempfile::tempdir().expect("a directory");
     let folder = folder.path().canonicalize().expect("a path");

@@ -122,7 +122,7 @@ fn wrong_operands_show_the_usage_of_the_command() {
         ("wait", "wait id"),
         (
             "start",
-            "start [-cL] [-B device] [-b path] [-d disk] [-i count]\n\t\t[-m size] [-n switch] [-p count] [-r path] [-t name] id | name",
+            "start [-cLw] [-B device] [-b path] [-d disk] [-i count]\n\t\t[-m size] [-n switch] [-p count] [-r path] [-t name] id | name",
         ),
     ] {
         assert_eq!(usage_of(line), usage, "{line}");

@@ -29,12 +29,14 @@ use sys::child::Exit;
 use super::moment::Moment;
 
 mod asked;
+mod button;
 mod devices;
 mod ending;
 mod lost;
 pub mod orders;
 mod starting;
 
+use button::Presses;
 use devices::Talk;
 use orders::Orders;
 
@@ -252,8 +254,8 @@ enum Course {
 /// How hard a VM is being stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Stage {
-    /// The power button was pressed; SIGTERM follows then.
-    Asked(Moment),
+    /// The power button is being pressed, unless the guest began to shut down before; SIGTERM follows at `until`.
+    Asked { until: Moment, presses: Option<Presses> },
     /// SIGTERM was sent; SIGKILL follows then.
     Terminated(Moment),
     /// SIGKILL was sent.
@@ -416,7 +418,10 @@ impl Life {
 impl Course {
     fn deadline(&self) -> Option<Moment> {
         match self {
-            Course::Stopping(Stage::Asked(deadline) | Stage::Terminated(deadline)) => Some(*deadline),
+            Course::Stopping(Stage::Asked { until, presses }) => {
+                presses.map(Presses::next).into_iter().chain([*until]).min()
+            }
+            Course::Stopping(Stage::Terminated(deadline)) => Some(*deadline),
             Course::Running | Course::Leaving | Course::Stopping(Stage::Killed) => None,
         }
     }

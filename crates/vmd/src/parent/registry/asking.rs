@@ -133,10 +133,6 @@ impl Registry {
         let how = if force { Stop::Force } else { Stop::Graceful { seconds: GRACE_SECONDS } };
         match &mut vm.life {
             Life::Stopped | Life::Waiting => return Err(vm.not_running()),
-            Life::Stopping { .. } if !force => {
-                let text = format!("vm \"{}\" is being stopped; -f does not wait for the guest", vm.definition.name);
-                return Err(Failure::new(Code::Already, text));
-            }
             Life::Preparing(_) | Life::Launching { .. } => {
                 vm.waits.extend(wait.then_some(asked));
                 self.stop_for_good(id, how, out);
@@ -197,8 +193,15 @@ impl Vm {
     /// One that is known takes a kernel, a CPU count and a boot device for this boot, nothing else.
     fn may_start(&self, start: &Start) -> Result<VmId, Failure> {
         let name = &self.definition.name;
-        if self.runs() {
-            return Err(Failure::new(Code::Already, format!("vm \"{name}\" already runs")));
+        match &self.life {
+            Life::Stopped | Life::Waiting => {}
+            Life::Stopping { .. } | Life::Launching { stop: Some(_), .. } => {
+                let text = format!("vm \"{name}\" is being stopped; start -w waits for that, then starts it");
+                return Err(Failure::new(Code::InProgress, text));
+            }
+            Life::Preparing(_) | Life::Launching { stop: None, .. } | Life::Running { .. } => {
+                return Err(Failure::new(Code::Already, format!("vm \"{name}\" already runs")));
+            }
         }
         let devices = !start.disks.is_empty() || !start.nics.is_empty() || start.cdrom.is_some();
         if devices || start.memory.is_some() {

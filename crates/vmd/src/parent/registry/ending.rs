@@ -18,6 +18,7 @@ impl Registry {
             Ok(()) if wait => {} // the end is the answer
             Ok(()) => out.push(Action::Answer(asked, Reply::Accepted { id: vm.0 })),
             Err(_) if wait && !waits => {} // it ended first, and that was the answer
+            Err(failure) if wait && failure.code == Code::StopInvalid => {} // its process has ended, the rest follows
             Err(failure) => {
                 self.forget_wait(asked.conn, Some(asked.id));
                 out.push(Action::Answer(asked, Reply::Failed(failure)));

@@ -57,12 +57,15 @@ impl Running {
                 let before = *course;
                 *course = Course::Stopping(stage_of(before, how, now));
                 match (before, *course) {
-                    (Course::Running, Course::Stopping(Stage::Asked(_))) => {
+                    (Course::Running, Course::Stopping(Stage::Asked { .. })) => {
                         vm.wake_to_stop(id, out);
                         out.push(Action::TellVm(vm.run, ToVm::PowerButton));
                     }
-                    (Course::Leaving, Course::Stopping(Stage::Asked(_))) => vm.wake_to_stop(id, out),
+                    (Course::Leaving, Course::Stopping(Stage::Asked { .. })) => vm.wake_to_stop(id, out),
                     (Course::Stopping(stage), Course::Stopping(now)) if stage == now => {}
+                    (Course::Stopping(_), Course::Stopping(Stage::Asked { .. })) => {
+                        out.push(Action::TellVm(vm.run, ToVm::PowerButton));
+                    }
                     (_, Course::Stopping(Stage::Terminated(_))) => {
                         out.push(Action::Kill(vm.process(Member::Vm), Signal::TERM));
                     }
@@ -88,14 +91,18 @@ impl Running {
     }
 }
 
-/// How a VM on this course is stopped so: harder than it is already, or as it is. One that is asked twice, or shuts down by
-/// itself, is not asked again, but has a deadline.
+/// How a VM on this course is stopped so: harder than it is already, or as it is. One that shuts down by itself is not asked,
+/// but has a deadline; one that is asked twice has its button pressed at once, and no more time.
 fn stage_of(course: Course, how: Stop, now: Moment) -> Stage {
+    let asked = |seconds: u16, presses| Stage::Asked { until: now + Duration::from_secs(seconds.into()), presses };
     match (course, how) {
-        (Course::Running | Course::Leaving, Stop::Graceful { seconds }) => {
-            Stage::Asked(now + Duration::from_secs(seconds.into()))
+        (Course::Running, Stop::Graceful { seconds }) => asked(seconds, Some(Presses::first(now))),
+        (Course::Leaving, Stop::Graceful { seconds }) => asked(seconds, None),
+        (Course::Stopping(Stage::Asked { until, presses: Some(mut presses) }), Stop::Graceful { .. }) => {
+            presses.asked_again(now);
+            Stage::Asked { until, presses: Some(presses) }
         }
-        (Course::Running | Course::Leaving | Course::Stopping(Stage::Asked(_)), Stop::Force) => {
+        (Course::Running | Course::Leaving | Course::Stopping(Stage::Asked { .. }), Stop::Force) => {
             Stage::Terminated(now + KILL_AFTER)
         }
         (Course::Stopping(stage), Stop::Graceful { .. } | Stop::Force) => stage,

@@ -229,18 +229,26 @@ impl Vm {
                 self.device_died(device, "without an error", now, out);
             }
             Life::Up { course: Course::Stopping(stage), .. } => match stage {
-                Stage::Asked(_) => {
+                Stage::Asked { until, .. } if *until <= now => {
                     *stage = Stage::Terminated(now + KILL_AFTER);
-                    let text = format!("vm {id} did not stop by itself: terminated");
-                    out.push(super::log_of(&self.start.name, Level::Info, text));
+                    let text = format!(
+                        "vm {id} has not stopped by itself in time, and is ended by force; does its guest heed the ACPI power button?"
+                    );
+                    out.push(super::log_of(&self.start.name, Level::Warn, text));
                     out.push(Action::Kill(self.process(Member::Vm), Signal::TERM));
+                }
+                Stage::Asked { presses: Some(presses), .. } => {
+                    let press = Action::TellVm(self.run, ToVm::PowerButton);
+                    out.extend(presses.due(now).then_some(press));
                 }
                 Stage::Terminated(_) => {
                     *stage = Stage::Killed;
-                    out.push(super::log_of(&self.start.name, Level::Info, format!("force killed vm {id}")));
+                    let text =
+                        format!("force killed vm {id}: it did not end within {} s of SIGTERM", KILL_AFTER.as_secs());
+                    out.push(super::log_of(&self.start.name, Level::Warn, text));
                     out.push(Action::Kill(self.process(Member::Vm), Signal::KILL));
                 }
-                Stage::Killed => {}
+                Stage::Asked { presses: None, .. } | Stage::Killed => {}
             },
             Life::Ending { deadline, .. } => {
                 *deadline = None;

@@ -43,9 +43,9 @@ fn a_vm_process_has_ten_seconds_to_follow_a_device_that_left() {
     let mut vmm = machine();
     let run = vmm.up(1, "web", 1);
     assert_eq!(kills(&vmm.exit(run, Member::Device(0), Exit::Code(0))), []);
-    vmm.parent(ToVmm::Terminate { request: REQUEST, vm: VmId(1), how: Stop::Graceful { seconds: 5 } });
-    assert_eq!(kills(&waits(&mut vmm, Duration::from_secs(5))), [(Member::Vm, Signal::TERM)], "the stop's is sooner");
-    assert!(log(&waits(&mut vmm, KILL_AFTER - Duration::from_secs(5))).contains("vioblk"), "by whose fault it ends");
+    vmm.parent(ToVmm::Terminate { request: REQUEST, vm: VmId(1), how: Stop::Graceful { seconds: 2 } });
+    assert_eq!(kills(&waits(&mut vmm, Duration::from_secs(2))), [(Member::Vm, Signal::TERM)], "the stop's is sooner");
+    assert!(log(&waits(&mut vmm, KILL_AFTER - Duration::from_secs(2))).contains("vioblk"), "by whose fault it ends");
 }
 
 #[test]
@@ -60,8 +60,10 @@ fn a_device_that_leaves_during_a_start_gives_the_vm_process_ten_seconds_to_say_w
 fn from_sigterm_to_sigkill_are_ten_seconds() {
     let mut vmm = machine();
     vmm.up(1, "web", 0);
-    vmm.stop(1, GRACEFUL);
-    assert_eq!(kills(&waits(&mut vmm, Duration::from_secs(120))), [(Member::Vm, Signal::TERM)]);
+    vmm.stop(1, Stop::Graceful { seconds: 3 });
+    let actions = waits(&mut vmm, Duration::from_secs(3));
+    assert_eq!(kills(&actions), [(Member::Vm, Signal::TERM)]);
+    assert_eq!(said_to_vm(&actions), [], "though the button is due too");
     assert_eq!(kills(&waits(&mut vmm, KILL_AFTER)), [(Member::Vm, Signal::KILL)]);
 }
 

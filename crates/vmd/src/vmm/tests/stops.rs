@@ -1,5 +1,7 @@
 //! Stops: openbsd/daemon.md, 2.4, 2.7 and 2.9 as [26] has them.
 
+use log::Level;
+
 use super::*;
 
 #[test]
@@ -24,7 +26,7 @@ fn row_2_4_force_sends_sigterm_and_after_ten_seconds_sigkill() {
     assert_eq!(vmm.pass(KILL_AFTER - Duration::from_millis(1)), []);
     let actions = vmm.pass(Duration::from_millis(1));
     assert_eq!(kills(&actions), [(Member::Vm, Signal::KILL)]);
-    assert_eq!(log(&actions), "vm \"web\": force killed vm 1");
+    assert_eq!(warned(&actions), "vm \"web\": force killed vm 1: it did not end within 10 s of SIGTERM");
     vmm.exit(run, Member::Vm, Exit::Signal(9));
     assert_eq!(ended(&vmm.exit(run, Member::Device(0), Exit::Code(0))), End::PoweredOff);
 }
@@ -36,17 +38,56 @@ fn row_2_4_force_before_there_is_a_process_is_einval() {
     assert_eq!(stopped(&vmm.stop(1, Stop::Force)), Err(Code::Invalid));
 }
 
+/// The only thing said to the vm process, if anything was.
+fn pressed(actions: &[Action]) -> bool {
+    match said_to_vm(actions).as_slice() {
+        [] => false,
+        [ToVm::PowerButton] => true,
+        other => panic!("more than the button: {other:?}"),
+    }
+}
+
+/// Warnings, and nothing else in the log.
+fn warned(actions: &[Action]) -> String {
+    for action in actions {
+        assert!(!matches!(action, Action::LogOf(_, level, _) if *level != Level::Warn), "{action:?}");
+    }
+    log(actions)
+}
+
 #[test]
-fn row_2_4_graceful_presses_the_power_button_once() {
+fn row_2_4_graceful_presses_the_power_button_until_the_guest_is_off_ever_more_slowly() {
     let mut vmm = machine();
-    vmm.up(1, "web", 0);
+    let run = vmm.up(1, "web", 0);
     let actions = vmm.stop(1, GRACEFUL);
     assert_eq!((stopped(&actions), said_to_vm(&actions)), (Ok(()), vec![ToVm::PowerButton]));
-    let deadline = vmm.running.next_deadline();
-    vmm.pass(Duration::from_secs(5));
+    let presses: Vec<u64> = (1..120).filter(|_| pressed(&vmm.pass(Duration::from_secs(1)))).collect();
+    assert_eq!(presses, [3, 8, 15, 26, 41, 56, 71, 86, 101, 116], "seconds after the first");
+    vmm.vm(run, FromVm::Leaving { reboot: false });
+    assert_eq!(ended(&vmm.exit(run, Member::Vm, Exit::Code(0))), End::PoweredOff);
+    assert_eq!(vmm.running.next_deadline(), None);
+}
+
+#[test]
+fn a_further_graceful_stop_presses_the_button_at_once_and_gives_no_more_time() {
+    let mut vmm = machine();
+    vmm.up(1, "web", 0);
+    vmm.stop(1, GRACEFUL);
+    let until = vmm.now + Duration::from_secs(120);
     let again = vmm.stop(1, GRACEFUL);
-    assert_eq!((stopped(&again), again.len()), (Ok(()), 1), "nothing is sent again");
-    assert_eq!(vmm.running.next_deadline(), deadline, "nor has the guest longer");
+    assert_eq!((stopped(&again), pressed(&again)), (Ok(()), false), "it was pressed this very moment");
+    vmm.now = vmm.now + Duration::from_secs(1);
+    let again = vmm.stop(1, GRACEFUL);
+    assert_eq!((stopped(&again), pressed(&again)), (Ok(()), true));
+    assert!(!pressed(&vmm.pass(Duration::from_secs(2))), "the next is three seconds after that");
+    assert!(pressed(&vmm.pass(Duration::from_secs(1))));
+    while vmm.now < until {
+        let next = vmm.running.next_deadline().expect("one of the two");
+        assert!(next <= until);
+        vmm.now = next;
+        let actions = vmm.event(Event::Time);
+        assert_eq!(kills(&actions).is_empty(), next < until);
+    }
 }
 
 #[test]
@@ -57,6 +98,8 @@ fn row_2_4_graceful_of_a_guest_that_shuts_down_already_sends_nothing() {
     let actions = vmm.stop(1, GRACEFUL);
     assert_eq!((stopped(&actions), actions.len()), (Ok(()), 1));
     assert_eq!(vmm.running.next_deadline(), Some(vmm.now + Duration::from_secs(120)), "but it has a deadline now");
+    vmm.now = vmm.now + Duration::from_secs(60);
+    assert!(!pressed(&vmm.stop(1, GRACEFUL)));
 }
 
 #[test]
@@ -83,8 +126,12 @@ fn graceful_ends_in_sigterm_at_its_deadline_and_in_sigkill_ten_seconds_later() {
     let mut vmm = machine();
     let run = vmm.up(1, "web", 0);
     vmm.stop(1, GRACEFUL);
-    assert_eq!(vmm.pass(Duration::from_secs(119)), []);
-    assert_eq!(kills(&vmm.pass(Duration::from_secs(1))), [(Member::Vm, Signal::TERM)]);
+    assert_eq!(kills(&vmm.pass(Duration::from_secs(119))), []);
+    let actions = vmm.pass(Duration::from_secs(1));
+    assert_eq!((kills(&actions), pressed(&actions)), (vec![(Member::Vm, Signal::TERM)], false));
+    let said = "vm \"web\": vm 1 has not stopped by itself in time, and is ended by force; \
+                does its guest heed the ACPI power button?";
+    assert_eq!(warned(&actions), said);
     assert_eq!(kills(&vmm.pass(KILL_AFTER)), [(Member::Vm, Signal::KILL)]);
     assert_eq!(vmm.running.next_deadline(), None);
     assert_eq!(ended(&vmm.exit(run, Member::Vm, Exit::Signal(9))), End::PoweredOff);

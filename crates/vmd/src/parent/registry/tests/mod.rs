@@ -446,13 +446,43 @@ fn stop_is_answered_by_vmm_and_stop_wait_by_the_end() {
 }
 
 #[test]
-fn stop_twice_without_force_is_already_and_of_a_stopped_vm_invalid() {
+fn stop_of_a_stopped_vm_is_invalid() {
     let mut f = Fixture::new(vec![definition("web")]);
     assert_eq!(code(&f.stop("web", false, false)), Some(Code::Invalid));
     assert_eq!(code(&f.stop("ghost", false, false)), Some(Code::NotFound));
-    f.running("web");
+}
+
+#[test]
+fn a_further_stop_is_taken_and_waits_for_the_same_end() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let id = f.running("web");
     f.stop("web", false, false);
-    assert_eq!(code(&f.stop("web", false, false)), Some(Code::Already));
+    let terminates = |actions: Vec<Action>| match actions.as_slice() {
+        [Action::Terminate(request, vm, Stop::Graceful { .. })] if *vm == id => *request,
+        other => panic!("not one stop: {other:?}"),
+    };
+    let request = terminates(f.stop("web", false, false));
+    assert_eq!(replies(&f.on(Event::TerminateDone(request, Ok(())))), [Reply::Accepted { id: 1 }]);
+    let request = terminates(f.stop("web", false, true));
+    // vmm has reaped its process already; its end is yet to come.
+    let gone = Failure::new(Code::StopInvalid, "vm 1 does not run");
+    assert_eq!(f.on(Event::TerminateDone(request, Err(gone))), []);
+    assert_eq!(replies(&f.on(Event::Ended(id, End::PoweredOff))), [Reply::Ended { id: 1 }]);
+}
+
+#[test]
+fn start_of_a_vm_that_is_being_stopped_says_so() {
+    let mut f = Fixture::new(vec![definition("web")]);
+    let actions = f.start("web");
+    let id = launched(&f.prepare(actions)).unwrap();
+    f.stop("web", false, false);
+    assert_eq!(code(&f.start("web")), Some(Code::InProgress), "before its guest runs");
+    f.on(Event::StartDone(id, Ok(5)));
+    let refused = f.start("web");
+    assert_eq!(code(&refused), Some(Code::InProgress));
+    assert!(format!("{refused:?}").contains("is being stopped; start -w waits for that"), "{refused:?}");
+    f.on(Event::Ended(id, End::PoweredOff));
+    assert_eq!(code(&f.start("web")), None);
 }
 
 #[test]

@@ -595,6 +595,9 @@ impl Model {
         let own_kernel = start.kernel.is_some();
         let id = match self.find(who, &start.vm) {
             Ok(at) if matches!(self.vms[at].state, State::Stopped | State::Waiting) => self.vms[at].id,
+            Ok(at) if self.vms[at].state == State::Stopping || self.vms[at].doomed.is_some() => {
+                return Err(Code::InProgress);
+            }
             Ok(_) => return Err(Code::Already),
             Err(Code::NotFound) if who.uid != 0 => return Err(Code::NotPermitted),
             Err(Code::NotFound) => match &start.vm {
@@ -613,7 +616,6 @@ impl Model {
         let id = self.vms[at].id;
         match self.vms[at].state {
             State::Stopped | State::Waiting => return Err(Code::Invalid),
-            State::Stopping if !force => return Err(Code::Already),
             State::Preparing | State::Launching => {
                 self.vms[at].waits.extend(wait.then_some(asked));
                 self.doom(id, force);
