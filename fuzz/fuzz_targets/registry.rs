@@ -56,6 +56,11 @@ fn who(conn: ConnId) -> Who {
     }
 }
 
+/// What priv calls a tap.
+fn tap() -> IfName {
+    IfName::new("tap0").expect("a name")
+}
+
 struct Daemon {
     clients: Clients,
     live: Vec<ConnId>,
@@ -246,7 +251,7 @@ impl Daemon {
                 let kind = matches!(kind, ToProbe::Kernel).then_some(KernelKind::Pvh);
                 vec![Event::Probed(*run, *file, Ok(kind))]
             }
-            Action::MakeTap { run, nic, .. } => vec![Event::TapMade(*run, *nic, Ok(()))],
+            Action::MakeTap { run, nic, .. } => vec![Event::TapMade(*run, *nic, Ok(tap()))],
             Action::MakeConsole(run, _) => {
                 self.held.insert(run.vm);
                 vec![Event::ConsoleMade(*run, Ok(Text::cut("/dev/pts/9")))]
@@ -333,7 +338,7 @@ impl Daemon {
         match script.byte() % 6 {
             0 => Event::Opened(run, file, result()),
             1 => Event::Probed(run, file, result().map(|()| None)),
-            2 => Event::TapMade(run, script.byte() % 3, result()),
+            2 => Event::TapMade(run, script.byte() % 3, result().map(|()| tap())),
             3 => Event::TerminateDone(RequestId(u32::from(script.byte())), Err(failure())),
             4 => Event::ConsoleMade(run, result().map(|()| Text::cut("/dev/pts/1"))),
             _ => Event::Gone(ConnId(u64::from(script.byte()) + 1000)),

@@ -64,8 +64,17 @@ fn lines_that_are_written_at_once_are_found() {
 }
 
 /// Where the text of a line above debug begins, or of what a line or an answer has in it.
-const BEGINS: [&str; 8] =
-    ["error!(", "warn!(", "info!(", "guest_log!(", "Failure::new(", "#[error(", "Exit::Failed(", "Error::Description("];
+const BEGINS: [&str; 9] = [
+    "Failure::Gone(",
+    "error!(",
+    "warn!(",
+    "info!(",
+    "guest_log!(",
+    "Failure::new(",
+    "#[error(",
+    "Exit::Failed(",
+    "Error::Description(",
+];
 
 /// Each of them to its closing parenthesis, tests apart.
 fn texts(source: &str) -> Vec<&str> {
@@ -130,7 +139,7 @@ const ROOTS: [(&str, usize); 17] = [
     ("vmd/src/parent/service/pid_file.rs", 1),
     ("vmd/src/parent/service/socket.rs", 1),
     ("vmd/src/parent/service/startup.rs", 13),
-    ("vmd/src/parent/service/state.rs", 1),
+    ("vmd/src/parent/service/state.rs", 3),
     ("vmd/src/privileged/edge.rs", 5),
     ("vmd/src/privileged/outside.rs", 5),
     ("vmd/src/role.rs", 1),

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use e2e::vm_conf::Vm;
+use rustix::process::Signal;
 use testkit::artefacts::{self, Kernel};
 use testkit::census::Census;
 use testkit::daemon::{self, Daemon, Reply};
@@ -33,11 +34,13 @@ const WRITTEN: &[u8] = b"written by the guest of an ordinary user";
 fn a_reload_an_instance_of_an_ordinary_user_and_a_stop_during_the_boot() {
     Machine::default().run("a_reload_an_instance_of_an_ordinary_user_and_a_stop_during_the_boot", || {
         let before = Census::take();
-        let daemon = Daemon::start(&configuration("256M"));
+        let mut daemon = Daemon::start(&configuration("256M"));
         reload_leaves_a_running_guest_alone(&daemon);
         a_user_has_an_instance(&daemon);
         a_guest_that_still_boots_is_stopped(&daemon);
-        assert!(daemon.stop().success(), "vmd ends well");
+        the_end_of_the_daemon_is_the_end_of_a_guest_that_still_boots(&mut daemon);
+        the_log_says_who_asked_and_nothing_internal(&daemon.log());
+        drop(daemon);
         before.wait_same();
     });
 }
@@ -59,7 +62,7 @@ fn reload_leaves_a_running_guest_alone(daemon: &Daemon) {
     assert_eq!(guest.check("cat /tmp/mark").trim(), "here", "the same guest");
     drop(guest);
     daemon.vmctl(&["stop", "-fw", "guest"]).success();
-    assert_eq!(daemon.row("guest").maxmem, "256M", "as it was until the next reload");
+    assert_eq!(daemon.row("guest").maxmem, "384M", "as the file said when it was reloaded");
     daemon.vmctl(&["reload"]).success();
     let row = daemon.row("guest");
     assert_eq!((row.state.as_str(), row.maxmem.as_str()), ("stopped", "384M"));
@@ -107,7 +110,26 @@ fn a_guest_that_still_boots_is_stopped(daemon: &Daemon) {
     assert!(!daemon.log().contains("ended by force"), "{}", daemon.log());
     starts.join().expect("a reply").success();
     assert_eq!(daemon.row("guest").state, "running");
-    daemon.vmctl(&["stop", "-fw", "guest"]).success();
+}
+
+fn the_end_of_the_daemon_is_the_end_of_a_guest_that_still_boots(daemon: &mut Daemon) {
+    daemon.signal(Signal::TERM);
+    assert!(daemon.wait().success(), "vmd ends well");
+    let log = daemon.log();
+    assert!(log.contains("waiting up to 120 s for vm \"guest\" to stop"), "{log}");
+    assert!(!log.contains("ended by force"), "{log}");
+}
+
+fn the_log_says_who_asked_and_nothing_internal(log: &str) {
+    for line in [
+        "user \"root\" (uid 0) asked to stop vm \"guest\" (vm 1)\n",
+        "user (uid 4321) asked to start vm \"mine\" as an instance of \"guest\"\n",
+        "user (uid 4321) asked to stop vm \"guest\" (vm 1): refused: ",
+    ] {
+        assert!(log.contains(line), "no {line:?} in the log");
+    }
+    let internal = |line: &&str| line.contains("(os error ") || line.contains("cgroups: ");
+    assert_eq!(log.lines().filter(internal).collect::<Vec<_>>(), [""; 0]);
 }
 
 fn begins_with(disk: &Path, bytes: &[u8]) -> bool {

@@ -56,6 +56,28 @@ impl Code {
         self as i32
     }
 
+    /// It is for who asked to mend, by another request or other files; else the daemon or its host has failed.
+    pub fn is_of_the_request(self) -> bool {
+        match self {
+            Code::NotPermitted
+            | Code::NotFound
+            | Code::Already
+            | Code::InProgress
+            | Code::Invalid
+            | Code::Busy
+            | Code::Exists
+            | Code::Unsupported
+            | Code::NotExecutable
+            | Code::BiosMissing
+            | Code::DiskMissing
+            | Code::StopInvalid
+            | Code::CdromMissing
+            | Code::CdromInvalid
+            | Code::ParentInvalid => true,
+            Code::NoMemory | Code::Io | Code::NoDescriptors | Code::TimedOut | Code::NoDevice | Code::TooMany => false,
+        }
+    }
+
     /// The kind that an errno of the kernel means here.
     pub fn of_errno(errno: i32) -> Self {
         match errno {
@@ -92,9 +114,9 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure of a kind; longer text than [`MAX_TEXT`] is cut.
+    /// A failure of a kind; longer text than [`MAX_TEXT`] is cut, and the numbers of the system's errors are taken out of it.
     pub fn new(code: Code, text: impl AsRef<str>) -> Self {
-        Self { code, text: Text::cut(text.as_ref()) }
+        Self { code, text: Text::cut(&sys::words::plain(text.as_ref())) }
     }
 
     /// What `what` did when the system refused it.
@@ -106,8 +128,7 @@ impl Failure {
 
 /// The system's words for an error, without Rust's number behind them.
 pub fn plain(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
+    sys::words::plain(&error.to_string()).into_owned()
 }
 
 #[cfg(test)]
@@ -147,11 +168,20 @@ mod tests {
     }
 
     #[test]
+    fn what_the_host_lacks_is_not_for_who_asked_to_mend() {
+        use Code::*;
+        assert!([NotFound, NotPermitted, Invalid, NotExecutable, InProgress].into_iter().all(Code::is_of_the_request));
+        assert!(![NoMemory, Io, NoDescriptors, TimedOut, NoDevice, TooMany].into_iter().any(Code::is_of_the_request));
+    }
+
+    #[test]
     fn what_the_system_refused_is_said_in_its_words() {
         let full = std::io::Error::from_raw_os_error(28);
         assert_eq!(plain(&full), "No space left on device");
         let failure = Failure::io("disk \"/a b\"", &std::io::Error::from_raw_os_error(2));
         assert_eq!((failure.code, failure.text.as_str()), (Code::NotFound, "disk \"/a b\": No such file or directory"));
+        let told = Failure::new(Code::Io, format!("start vmm: {}", std::io::Error::from_raw_os_error(12)));
+        assert_eq!(told.text.as_str(), "start vmm: Cannot allocate memory");
         let failure = Failure::io("image", &std::io::Error::other("odd"));
         assert_eq!((failure.code, failure.text.as_str()), (Code::Io, "image: odd"));
     }

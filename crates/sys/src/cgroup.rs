@@ -152,9 +152,11 @@ impl Tree {
         let vms = Cgroup::open(self.base.join("vms"))?;
         clear(&vms.path, limit)?;
         vms.remove_within(left())?;
-        for name in CONTROLLERS {
-            // A cgroup that gives controllers to those below has no process of its own.
-            let _ = set(&self.base.join("cgroup.subtree_control"), &format!("-{name}"));
+        // A cgroup that gives controllers to those below has no process of its own: also not those that a service manager has
+        // turned on in what it delegated.
+        let control = self.base.join("cgroup.subtree_control");
+        for name in std::fs::read_to_string(&control)?.split_whitespace() {
+            let _ = set(&control, &format!("-{name}"));
         }
         std::fs::write(self.home.join("cgroup.procs"), "0")?;
         Cgroup::open(self.base.join("parent"))?.wait_empty(left())?;

@@ -35,6 +35,7 @@ pub mod tun;
 pub mod users;
 pub mod vm_users;
 pub mod waits;
+pub mod words;
 
 #[cfg(test)]
 mod alone;

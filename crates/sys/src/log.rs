@@ -24,11 +24,13 @@ pub use journal::Journal;
 use limit::Limits;
 pub use limit::RateLimit;
 use line::Line;
-pub use line::{Form, MAX_LINE, letter};
+pub use line::{Form, MAX_LINE, Weight, letter};
 
 /// Targets of records that are of more than this process: of a VM, or passed on for another process. No module is called so.
 const OF_VM: &str = "of vm/";
 const RELAYED: &str = "relayed/";
+/// Before one of those, or alone: the record is a notice.
+const NOTICE: &str = "notice/";
 
 /// Lines that a user or a VM may cause in 10 s.
 const LINES_OF_CAUSE: u32 = 20;
@@ -67,23 +69,29 @@ pub fn set_journal(journal: Journal) {
 }
 
 /// Logs what this process has to say of a VM.
-pub fn of_vm(level: Level, vm: &str, text: Arguments<'_>) {
-    by_cause(level, format_args!("vm {vm}"), &format!("{OF_VM}{vm}"), text);
+pub fn of_vm(weight: impl Into<Weight>, vm: &str, text: Arguments<'_>) {
+    by_cause(weight.into(), format_args!("vm {vm}"), &format!("{OF_VM}{vm}"), text);
 }
 
 /// The same where a user caused it, who may give any number of VMs a name.
-pub fn of_vm_by(level: Level, uid: u32, vm: &str, text: Arguments<'_>) {
-    by_cause(level, format_args!("uid {uid}"), &format!("{OF_VM}{vm}"), text);
+pub fn of_vm_by(weight: impl Into<Weight>, uid: u32, vm: &str, text: Arguments<'_>) {
+    by_cause(weight.into(), format_args!("uid {uid}"), &format!("{OF_VM}{vm}"), text);
 }
 
 /// Logs what a user caused, and is of no VM.
-pub fn by_user(level: Level, uid: u32, text: Arguments<'_>) {
-    by_cause(level, format_args!("uid {uid}"), "", text);
+pub fn by_user(weight: impl Into<Weight>, uid: u32, text: Arguments<'_>) {
+    by_cause(weight.into(), format_args!("uid {uid}"), "", text);
+}
+
+/// Logs what is of the whole daemon.
+pub fn of_daemon(weight: impl Into<Weight>, text: Arguments<'_>) {
+    let weight = weight.into();
+    write_allowed(Some(0), weight.level(), &target_of(weight, ""), text);
 }
 
 /// Logs what somebody caused whom this process does not know: so many lines of each kind.
 pub fn by(level: Level, cause: &str, text: Arguments<'_>) {
-    by_cause(level, format_args!("{cause}"), "", text);
+    by_cause(level.into(), format_args!("{cause}"), "", text);
 }
 
 /// Logs a line of another process, whose name is `origin`. The name of its log pipe, `pipe`, is what it can't choose: a
@@ -93,8 +101,13 @@ pub fn relay(level: Level, pipe: &str, origin: &str, text: Arguments<'_>) {
     limited_by(level, format_args!("pipe {pipe}"), lines, &format!("{RELAYED}{origin}"), text);
 }
 
-fn by_cause(level: Level, cause: Arguments<'_>, target: &str, text: Arguments<'_>) {
-    limited_by(level, cause, LINES_OF_CAUSE, target, text);
+fn by_cause(weight: Weight, cause: Arguments<'_>, target: &str, text: Arguments<'_>) {
+    limited_by(weight.level(), cause, LINES_OF_CAUSE, &target_of(weight, target), text);
+}
+
+fn target_of(weight: Weight, target: &str) -> String {
+    let notice = if weight == Weight::Notice { NOTICE } else { "" };
+    format!("{notice}{target}")
 }
 
 /// Debug lines have no limit here: who asked for them wants them all.
@@ -169,12 +182,15 @@ impl Log for Logger {
 }
 
 fn write_record(to: BorrowedFd<'_>, name: &str, dropped: &AtomicU64, record: &Record<'_>) {
-    let (level, text) = (record.level(), *record.args());
-    let target = record.target();
+    let text = *record.args();
+    let (target, weight) = match record.target().strip_prefix(NOTICE) {
+        Some(target) => (target, Weight::Notice),
+        None => (record.target(), record.level().into()),
+    };
     match (target.strip_prefix(OF_VM), target.strip_prefix(RELAYED)) {
-        (Some(vm), _) => write_named(to, &format!("{name}/{vm}"), format_args!("{name}/{vm}"), dropped, level, text),
-        (_, Some(origin)) => write_named(to, origin, format_args!("{name}: {origin}"), dropped, level, text),
-        (None, None) => write_named(to, name, format_args!("{name}"), dropped, level, text),
+        (Some(vm), _) => write_named(to, &format!("{name}/{vm}"), format_args!("{name}/{vm}"), dropped, weight, text),
+        (_, Some(origin)) => write_named(to, origin, format_args!("{name}: {origin}"), dropped, weight, text),
+        (None, None) => write_named(to, name, format_args!("{name}"), dropped, weight, text),
     }
 }
 
@@ -183,22 +199,22 @@ fn write_named(
     origin: &str,
     name: Arguments<'_>,
     dropped: &AtomicU64,
-    level: Level,
+    weight: Weight,
     text: Arguments<'_>,
 ) {
-    if JOURNAL.get().is_some_and(|journal| journal.write(level, origin, name, text)) {
+    if JOURNAL.get().is_some_and(|journal| journal.write(weight, origin, name, text)) {
         return;
     }
     let lost = dropped.load(Ordering::Relaxed);
     if lost > 0 {
-        let told = Line::new(form(), Level::Warn, name, format_args!("{lost} log lines were dropped"));
+        let told = Line::new(form(), Level::Warn.into(), name, format_args!("{lost} log lines were dropped"));
         if !write_line(to, &told) {
             dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         dropped.fetch_sub(lost, Ordering::Relaxed);
     }
-    if !write_line(to, &Line::new(form(), level, name, text)) {
+    if !write_line(to, &Line::new(form(), weight, name, text)) {
         dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -273,7 +289,8 @@ mod tests {
         say("of vm/web");
         say("relayed/vm/web/vioblk0");
         say("vmd::parent");
-        assert_eq!(drain(&read), "I vmd/web: x\nI vmd: vm/web/vioblk0: x\nI vmd: x\n");
+        say("notice/of vm/web");
+        assert_eq!(drain(&read), "I vmd/web: x\nI vmd: vm/web/vioblk0: x\nI vmd: x\nI vmd/web: x\n");
     }
 
     #[test]

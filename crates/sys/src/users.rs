@@ -39,6 +39,12 @@ pub fn user_in_files(name: &str) -> io::Result<Option<User>> {
     Ok(text.lines().filter_map(entry::user).find(|user| user.name == name))
 }
 
+/// What /etc/passwd calls a user, who may have no name there.
+pub fn name_in_files(uid: u32) -> Option<String> {
+    let text = std::fs::read_to_string("/etc/passwd").ok()?;
+    text.lines().filter_map(entry::user).find(|user| user.uid == uid).map(|user| user.name)
+}
+
 /// A group of /etc/group.
 pub fn group_in_files(name: &str) -> io::Result<Option<Group>> {
     let text = std::fs::read_to_string("/etc/group")?;

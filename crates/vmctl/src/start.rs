@@ -172,7 +172,7 @@ fn nic(value: &OsString) -> Result<NicArg, Wrong> {
         Some(name) => match SwitchName::new(name) {
             Ok(name) => Ok(NicArg::Switch(name)),
             Err(NameError::TooLong(_)) => Err(Wrong::Said(format!("interface name too long: {name}"))),
-            Err(why) => Err(Wrong::Said(format!("invalid switch {name:?}: {why}"))),
+            Err(why) => Err(Wrong::Said(format!("invalid switch \"{name}\": {why}"))),
         },
         None => Err(Wrong::Said(format!("switch name is not UTF-8: {}", words::shown(value)))),
     }

@@ -140,3 +140,28 @@ fn where_nothing_can_be_made_it_is_an_error() {
     assert_eq!(place.owner(), None);
     assert!(Tree::make(place, 0, 0).is_err());
 }
+
+#[test]
+#[ignore = "needs cgroups of its own"]
+fn controllers_that_a_service_manager_turned_on_hold_up_no_end() {
+    alone("cgroup::tests::controllers_that_a_service_manager_turned_on_hold_up_no_end", || {
+        // As in a unit with delegation: the daemon goes back to where it was started, which is no root.
+        let outside = tree("manager", 0);
+        let home = outside.base.join("unit");
+        make_dir(&home).expect("a cgroup");
+        let unit = Tree::make(Place { home: home.clone(), base: home.clone() }, 0, 0).expect("root may make cgroups");
+        let on = |dir: &Path| {
+            let all = std::fs::read_to_string(dir.join("cgroup.controllers")).expect("its controllers");
+            all.split_whitespace()
+                .filter(|name| set(&dir.join("cgroup.subtree_control"), &format!("+{name}")).is_ok())
+                .count()
+        };
+        on(&outside.home);
+        assert!(on(&outside.base) > 2 && on(&home) > 2, "more than our own");
+        unit.remove(LIMIT).expect("remove all");
+        assert!(!home.join("parent").exists());
+        std::fs::write(outside.base.join("parent/cgroup.procs"), "0").expect("move back");
+        std::fs::remove_dir(&home).expect("remove");
+        outside.remove(LIMIT).expect("remove all");
+    });
+}

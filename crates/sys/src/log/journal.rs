@@ -5,10 +5,9 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::os::fd::OwnedFd;
 
-use log::Level;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with};
 
-use super::line::{Form, Line, severity};
+use super::line::{Form, Line, Weight};
 
 /// Where journald listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -30,8 +29,14 @@ impl Journal {
     }
 
     /// Whether it was taken. `origin` is who it is of (`vm/web/vioblk0`, `vmm/web`, `priv`).
-    pub(super) fn write(&self, level: Level, origin: &str, name: fmt::Arguments<'_>, text: fmt::Arguments<'_>) -> bool {
-        let entry = entry(level, origin, name, text);
+    pub(super) fn write(
+        &self,
+        weight: Weight,
+        origin: &str,
+        name: fmt::Arguments<'_>,
+        text: fmt::Arguments<'_>,
+    ) -> bool {
+        let entry = entry(weight, origin, name, text);
         send(&self.0, entry.as_bytes(), SendFlags::NOSIGNAL).is_ok()
     }
 }
@@ -44,9 +49,9 @@ fn parts(origin: &str) -> (&str, Option<&str>) {
 }
 
 /// No value has a newline, since control characters are escaped; so each field is `NAME=value`.
-fn entry(level: Level, origin: &str, name: fmt::Arguments<'_>, text: fmt::Arguments<'_>) -> String {
-    let line = Line::new(Form::Plain, level, name, text);
-    let priority = severity(level);
+fn entry(weight: Weight, origin: &str, name: fmt::Arguments<'_>, text: fmt::Arguments<'_>) -> String {
+    let line = Line::new(Form::Plain, weight, name, text);
+    let priority = weight.severity();
     let (process, vm) = parts(origin);
     // The line ends with the newline that ends the field.
     let mut entry = format!("PRIORITY={priority}\nSYSLOG_FACILITY=3\nSYSLOG_IDENTIFIER=vmd\nVMD_PROCESS={process}\n");
@@ -57,10 +62,12 @@ fn entry(level: Level, origin: &str, name: fmt::Arguments<'_>, text: fmt::Argume
 
 #[cfg(test)]
 mod tests {
+    use log::Level;
+
     use super::*;
 
     fn fields(origin: &str, text: &str) -> Vec<String> {
-        let entry = entry(Level::Warn, origin, format_args!("{origin}"), format_args!("{text}"));
+        let entry = entry(Level::Warn.into(), origin, format_args!("{origin}"), format_args!("{text}"));
         assert!(entry.ends_with('\n'));
         entry.lines().map(str::to_owned).collect()
     }
@@ -90,7 +97,7 @@ mod tests {
         assert!(Journal::at(path).is_err());
         let reader = std::os::unix::net::UnixDatagram::bind(path).expect("bound");
         let journal = Journal::at(path).expect("connected");
-        let write = || journal.write(Level::Info, "priv", format_args!("priv"), format_args!("x"));
+        let write = || journal.write(Level::Info.into(), "priv", format_args!("priv"), format_args!("x"));
         let taken = (0..100_000).take_while(|_| write()).count();
         assert!((1..100_000).contains(&taken), "it is full at some time: {taken}");
         let mut bytes = [0; 200];

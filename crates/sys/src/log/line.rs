@@ -1,8 +1,10 @@
-//! One log line in a fixed buffer: escaped and cut, without allocation.
+//! One log line in a fixed buffer: in plain words, escaped and cut.
 
 use std::fmt::{self, Write};
 
 use log::Level;
+
+use crate::words::plain;
 
 /// Bytes of a line with its newline. Far below PIPE_BUF; a longer text is cut and ends in `...`.
 pub const MAX_LINE: usize = 1024;
@@ -20,6 +22,43 @@ pub fn letter(level: Level) -> char {
     }
 }
 
+/// How much a line counts: as the `log` crate has it, or as a notice, syslog's word for what is no fault but not usual either:
+/// what a user did wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// One of the crate's levels.
+    Of(Level),
+    /// Between warning and info.
+    Notice,
+}
+
+impl From<Level> for Weight {
+    fn from(level: Level) -> Self {
+        Self::Of(level)
+    }
+}
+
+impl Weight {
+    /// The level that decides whether it is logged.
+    pub(super) fn level(self) -> Level {
+        match self {
+            Self::Of(level) => level,
+            Self::Notice => Level::Info,
+        }
+    }
+
+    /// syslog(3)'s number for it.
+    pub(super) fn severity(self) -> u8 {
+        match self {
+            Self::Of(Level::Error) => 3,
+            Self::Of(Level::Warn) => 4,
+            Self::Notice => 5,
+            Self::Of(Level::Info) => 6,
+            Self::Of(Level::Debug | Level::Trace) => 7,
+        }
+    }
+}
+
 /// What stands before a line's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -31,16 +70,6 @@ pub enum Form {
     Syslog,
 }
 
-/// syslog(3)'s number for a level.
-pub fn severity(level: Level) -> u8 {
-    match level {
-        Level::Error => 3,
-        Level::Warn => 4,
-        Level::Info => 6,
-        Level::Debug | Level::Trace => 7,
-    }
-}
-
 /// A finished line.
 pub struct Line {
     buffer: [u8; MAX_LINE],
@@ -50,15 +79,16 @@ pub struct Line {
 
 impl Line {
     /// `name: text` and a newline, after what the form puts first.
-    pub fn new(form: Form, level: Level, name: fmt::Arguments<'_>, text: fmt::Arguments<'_>) -> Self {
+    pub fn new(form: Form, weight: Weight, name: fmt::Arguments<'_>, text: fmt::Arguments<'_>) -> Self {
         let mut line = Self { buffer: [0; MAX_LINE], len: 0, cut: false };
         // An error here comes from a broken `Display` of the caller's; what it had written stays.
         let _ = match form {
-            Form::Piped => write!(line, "{} ", letter(level)),
+            Form::Piped => write!(line, "{} ", letter(weight.level())),
             Form::Plain => Ok(()),
-            Form::Syslog => write!(line, "<{}>", 24 + severity(level)),
+            Form::Syslog => write!(line, "<{}>", 24 + weight.severity()),
         };
-        let _ = write!(line, "{name}: {text}");
+        let text = text.as_str().map_or_else(|| text.to_string().into(), std::borrow::Cow::Borrowed);
+        let _ = write!(line, "{name}: {}", plain(&text));
         if line.cut {
             line.append(CUT, MAX_LINE - 1);
         }
@@ -112,7 +142,9 @@ mod tests {
 
     fn line(text: &str) -> String {
         String::from_utf8(
-            Line::new(Form::Piped, Level::Error, format_args!("vm/web"), format_args!("{text}")).bytes().to_vec(),
+            Line::new(Form::Piped, Level::Error.into(), format_args!("vm/web"), format_args!("{text}"))
+                .bytes()
+                .to_vec(),
         )
         .expect("UTF-8")
     }
@@ -134,6 +166,16 @@ mod tests {
             assert!(text.len() <= MAX_LINE && text.len() > MAX_LINE - 8, "{}", text.len());
             assert!(text.ends_with("漢...\n"));
         }
+    }
+
+    #[test]
+    fn no_line_has_the_number_of_an_error_and_a_notice_is_one_in_syslog() {
+        let busy = std::io::Error::from_raw_os_error(16);
+        let (name, text) = (format_args!("vmd"), format_args!("cgroup: {busy}, left"));
+        let line =
+            |weight| String::from_utf8(Line::new(Form::Syslog, weight, name, text).bytes().to_vec()).expect("UTF-8");
+        assert_eq!(line(Weight::Notice), "<29>vmd: cgroup: Device or resource busy, left\n");
+        assert_eq!(line(Level::Warn.into()), "<28>vmd: cgroup: Device or resource busy, left\n");
     }
 
     #[test]

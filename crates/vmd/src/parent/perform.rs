@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
-use model::Text;
+use model::{Text, VmName};
 use proto::agentx::ToAgentX;
 use proto::control;
 use proto::vmm::ToVmm;
+use sys::log::Weight;
 
 use super::edge::Edge;
 use super::network::wishes;
@@ -46,11 +47,12 @@ impl Edge {
             Action::Order(request, vm, order) => self.tell_vmm(&ToVmm::Order { request, vm, order }),
             Action::AskDevice(vm, device, ask) => self.tell_vmm(&ToVmm::AskDevice { vm, device, ask }),
             Action::Answer(asked, reply) => self.answer(asked, reply),
-            Action::Log(level, text) => log::log!(level, "{text}"),
-            Action::LogOf(vm, None, level, text) => sys::log::of_vm(level, vm.as_str(), format_args!("{text}")),
-            Action::LogOf(vm, Some(uid), level, text) => {
-                sys::log::of_vm_by(level, uid, vm.as_str(), format_args!("{text}"));
+            Action::Log(weight, text) => sys::log::of_daemon(weight, format_args!("{text}")),
+            Action::LogOf(vm, None, weight, text) => sys::log::of_vm(weight, vm.as_str(), format_args!("{text}")),
+            Action::LogOf(vm, Some(uid), weight, text) => {
+                sys::log::of_vm_by(weight, uid, vm.as_str(), format_args!("{text}"));
             }
+            Action::Asked { uid, vm, what, refused } => log_asked(uid, vm.as_ref(), &what, refused.as_deref()),
             Action::Verbose(debug) => self.verbose(debug),
             Action::Quit => self.quit = Some(Ok(())),
         }
@@ -63,5 +65,19 @@ impl Edge {
         self.wish(wishes::Event::Verbose(debug));
         self.tell_vmm(&ToVmm::Verbose { debug });
         self.tell_agentx(&ToAgentX::Verbose { debug }, vec![]);
+    }
+}
+
+/// Who wants what; what was refused is a notice.
+fn log_asked(uid: u32, vm: Option<&VmName>, what: &str, refused: Option<&str>) {
+    let name = sys::users::name_in_files(uid).map(|name| format!("\"{name}\" ")).unwrap_or_default();
+    let (weight, why) = match refused {
+        None => (Weight::Of(log::Level::Info), String::new()),
+        Some(why) => (Weight::Notice, format!(": refused: {why}")),
+    };
+    let text = format_args!("user {name}(uid {uid}) asked to {what}{why}");
+    match vm {
+        Some(vm) => sys::log::of_vm_by(weight, uid, vm.as_str(), text),
+        None => sys::log::by_user(weight, uid, text),
     }
 }

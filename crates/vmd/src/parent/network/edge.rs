@@ -63,8 +63,9 @@ impl Edge {
                         if let (Some(tap), Some(holdings)) = (tap, self.holdings.get_mut(&run.vm)) {
                             holdings.taps.insert(nic, tap);
                             holdings.tap_macs.insert(nic, mac);
-                            holdings.outside.extend(outside.then_some(name));
+                            holdings.outside.extend(outside.then(|| name.clone()));
                         }
+                        name
                     });
                     happened.push(Event::TapMade(run, nic, kept));
                 }

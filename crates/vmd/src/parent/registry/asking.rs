@@ -27,6 +27,7 @@ impl Registry {
     pub(super) fn ask(&mut self, asker: &Asker, request: Request, now: Instant, out: &mut Vec<Action>) {
         let Asker { asked, who } = asker;
         let asked = *asked;
+        let (record, before) = (self.record(who, &request), out.len());
         let result = match request {
             Request::List => {
                 self.list(asked, now, out);
@@ -62,6 +63,9 @@ impl Registry {
                 out.push(Action::Answer(asked, Reply::Done));
             }),
         };
+        if let Some(record) = record {
+            out.insert(before, record.of(&result)); // what follows from it follows it in the log
+        }
         if let Err(failure) = result {
             out.push(Action::Answer(asked, Reply::Failed(failure)));
         }
@@ -69,11 +73,7 @@ impl Registry {
 
     /// The VM that is meant, if there is one and the asker may use it.
     pub(super) fn found(&mut self, who: &Who, wanted: &VmRef) -> Result<&mut Vm, Failure> {
-        let is_meant = |vm: &&mut Vm| match wanted {
-            VmRef::Id(id) => vm.id.0 == *id,
-            VmRef::Name(name) => vm.definition.name == *name,
-        };
-        let vm = self.vms.iter_mut().find(is_meant).ok_or_else(|| not_found(wanted))?;
+        let vm = self.vms.iter_mut().find(|vm| vm.is_meant(wanted)).ok_or_else(|| not_found(wanted))?;
         if who.may_use(vm.definition.owner) {
             return Ok(vm);
         }
@@ -190,6 +190,14 @@ impl Registry {
 }
 
 impl Vm {
+    /// Whether a client's word means it.
+    pub(super) fn is_meant(&self, wanted: &VmRef) -> bool {
+        match wanted {
+            VmRef::Id(id) => self.id.0 == *id,
+            VmRef::Name(name) => self.definition.name == *name,
+        }
+    }
+
     /// One that is known takes a kernel, a CPU count and a boot device for this boot, nothing else.
     fn may_start(&self, start: &Start) -> Result<VmId, Failure> {
         let name = &self.definition.name;

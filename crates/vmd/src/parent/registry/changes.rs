@@ -7,10 +7,10 @@ use super::life::{Life, Vm};
 use super::{Action, Registry};
 
 impl Registry {
-    /// A VM that runs is to be another from its next start on, or the same again.
+    /// A VM that runs is what the file says from its next start on, be that another or the same: with a number of its own
+    /// again, if a reset has made its old one free.
     pub(super) fn run_later(vm: &mut Vm, definition: Definition) {
-        let same = vm.definition.vm == definition.vm && vm.definition.cards == definition.cards;
-        vm.next = (!same).then(|| Box::new(definition));
+        vm.next = Some(Box::new(definition));
     }
 
     /// What is said of a VM that runs and is to be another, for people.

@@ -34,7 +34,7 @@ impl Definition {
     /// Makes lines of the log that are of it.
     pub fn logger(&self) -> impl Fn(log::Level, String) -> Action + use<> {
         let (name, user) = (self.vm.name.clone(), self.user.as_ref().map(|who| who.uid));
-        move |level, text| Action::LogOf(name.clone(), user, level, text)
+        move |level, text| Action::LogOf(name.clone(), user, level.into(), text)
     }
 }
 

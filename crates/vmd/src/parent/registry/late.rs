@@ -48,7 +48,7 @@ impl Registry {
                     WAIT_FOR_A_MAKER.as_secs()
                 );
                 out.extend([
-                    Action::Log(log::Level::Warn, text),
+                    Action::Log(log::Level::Warn.into(), text),
                     Action::MakeSwitch(Switch { maker: None, ..switch.clone() }),
                 ]);
                 self.late.remove(name);
@@ -61,7 +61,7 @@ impl Registry {
                 );
                 let note = || Reply::Note(model::Text::cut(&text));
                 out.extend(self.reloads.iter().map(|reload| Action::Answer(reload.asked, note())));
-                out.push(Action::Log(log::Level::Info, text));
+                out.push(Action::Log(log::Level::Info.into(), text));
                 self.late.insert(name.clone(), Late { until: now + wait, next: Some(now + LOOK) });
             }
         }

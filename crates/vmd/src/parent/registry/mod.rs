@@ -19,6 +19,7 @@ pub mod definition;
 mod disks;
 mod ending;
 mod failures;
+mod farewell;
 mod ids;
 mod instances;
 mod known;
@@ -29,6 +30,7 @@ mod memory;
 mod orders;
 mod plan;
 pub mod rate;
+mod record;
 mod reload;
 mod starting;
 #[cfg(test)]
@@ -38,7 +40,7 @@ mod unkillable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use model::{Owner, SwitchName, Text, UserPath, VmName};
+use model::{IfName, Owner, SwitchName, Text, UserPath, VmName};
 use proto::client::{Order, Reply, Request, Unkillable};
 use proto::device::{Ask, Report, Spec};
 use proto::opener::What;
@@ -46,6 +48,7 @@ use proto::privileged::TapSpec;
 use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{End, StartVm, Stop};
 use proto::{ConnId, Failure, RequestId, VmId};
+use sys::log::Weight;
 
 pub use cards::HostBytes;
 pub use ids::Ids;
@@ -126,8 +129,8 @@ pub enum Event {
     Opened(Run, File, Result<(), Failure>),
     /// The probe finds a file fit, a kernel for being started so; or not.
     Probed(Run, File, Result<Option<KernelKind>, Failure>),
-    /// A tap is there and held, or not.
-    TapMade(Run, u8, Result<(), Failure>),
+    /// A tap is there by this name and held, or not.
+    TapMade(Run, u8, Result<IfName, Failure>),
     /// The console is there, at this path, or not.
     ConsoleMade(Run, Result<Text<64>, Failure>),
     /// vmm answers a start.
@@ -207,10 +210,21 @@ pub enum Action {
     AskDevice(VmId, u8, Ask),
     /// Answer a client.
     Answer(Asked, Reply),
-    /// Tell the log, at a level, about a VM.
-    Log(log::Level, String),
+    /// Tell the log.
+    Log(Weight, String),
     /// Tell the log of a VM, and of the user who made it where that is not root.
-    LogOf(VmName, Option<u32>, log::Level, String),
+    LogOf(VmName, Option<u32>, Weight, String),
+    /// Tell the log what a user asked for.
+    Asked {
+        /// Which user.
+        uid: u32,
+        /// The VM that it concerns.
+        vm: Option<VmName>,
+        /// What stands behind "asked to".
+        what: String,
+        /// Why it was not done.
+        refused: Option<String>,
+    },
     /// How much everybody logs.
     Verbose(bool),
     /// Nothing runs any more: end the daemon.
@@ -314,6 +328,8 @@ pub struct Registry {
     unkillable: Vec<Unkillable>,
     failures: failures::Failures,
     ending: bool,
+    /// When the log is told again who is waited for at the end.
+    remind: Option<Instant>,
     quit: bool,
 }
 
@@ -363,9 +379,7 @@ impl Registry {
             }
             Event::Opened(run, file, result) => self.opened(run, file, result, now, out),
             Event::Probed(run, file, result) => self.probed(run, file, result, now, out),
-            Event::TapMade(run, nic, result) => {
-                self.made(run, result, now, out, |start, ()| start.taps.retain(|tap| *tap != nic));
-            }
+            Event::TapMade(run, nic, result) => self.tap_made(run, nic, result, now, out),
             Event::ConsoleMade(run, result) => self.made(run, result, now, out, |start, tty| start.tty = Some(tty)),
             Event::StartDone(vm, result) => self.start_done(vm, result, out),
             Event::TerminateDone(request, result) => self.terminate_done(request, result, out),
@@ -381,7 +395,7 @@ impl Registry {
             Event::VmmGone => self.vmm_gone(out),
             Event::Unkillable(found) => self.found_unkillable(found, out),
             Event::Time => self.time(now, out),
-            Event::Terminate => self.terminate(out),
+            Event::Terminate => self.terminate(now, out),
         }
         if std::mem::take(&mut self.ids_changed) {
             out.push(Action::KeepIds(self.ids.clone()));
@@ -393,7 +407,7 @@ impl Registry {
     /// When [`Event::Time`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         let looks = self.late.values().filter_map(|late| late.next);
-        self.vms.iter().filter_map(Vm::deadline).chain(self.stagger.next).chain(looks).min()
+        self.vms.iter().filter_map(Vm::deadline).chain(self.stagger.next).chain(looks).chain(self.remind).min()
     }
 
     /// The VMs that run, with their vm processes.
@@ -425,7 +439,7 @@ impl Registry {
         self.late.remove(name);
         if let Err(failure) = result {
             let text = format!("switch \"{name}\": {failure}");
-            out.push(Action::Log(log::Level::Error, text.clone()));
+            out.push(Action::Log(log::Level::Error.into(), text.clone()));
             self.switches.retain(|(switch, _)| switch.spec.name != *name);
             self.unmade.insert(name.clone());
             self.reloads.iter_mut().for_each(|reload| reload.failed(failure.code, &text));
@@ -456,13 +470,14 @@ impl Registry {
         let rest = waiting.len().saturating_sub(self.stagger.parallel);
         self.stagger.next = (rest > 0).then(|| now + self.stagger.delay);
         if rest > 0 {
-            out.push(Action::Log(log::Level::Info, self.stagger.word(rest)));
+            out.push(Action::Log(log::Level::Info.into(), self.stagger.word(rest)));
         }
     }
 
     fn time(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.late_starts(now, out);
         self.look_for_the_late(now, out);
+        self.remind(now, out);
         if self.stagger.next.is_some_and(|next| next <= now) {
             self.stagger.next = None;
             self.next_batch(now, out);
@@ -475,16 +490,6 @@ impl Registry {
         let life = if definition.enabled { Life::Waiting } else { Life::Stopped };
         self.vms.push(Vm::new(id, self.host, definition, life));
         Ok(id)
-    }
-
-    fn terminate(&mut self, out: &mut Vec<Action>) {
-        let how = if self.ending { Stop::Force } else { Stop::Graceful { seconds: GRACE_SECONDS } };
-        self.ending = true;
-        self.stagger.next = None;
-        let ids: Vec<VmId> = self.vms.iter().map(|vm| vm.id).collect();
-        for id in ids {
-            self.stop_for_good(id, how, out);
-        }
     }
 
     fn perhaps_quit(&mut self, out: &mut Vec<Action>) {

@@ -16,6 +16,7 @@ use std::time::Instant;
 use model::{Text, UserPath};
 use proto::client::{MAX_WRONG, Reply};
 use proto::{Code, Failure};
+use sys::log::{Level, Weight};
 
 use super::life::{Asked, Vm};
 use super::{Action, Reading, Registry, Settings, Switch};
@@ -101,7 +102,7 @@ impl Registry {
         }
         self.answer_reloads(out);
         let what = reading.load.map_or_else(|| "reloaded".to_owned(), |path| format!("\"{path}\" loaded"));
-        out.push(Action::Log(log::Level::Info, format!("configuration {what}")));
+        out.push(Action::Log(Level::Info.into(), format!("configuration {what}")));
     }
 
     /// What waits for the next start of a VM that runs.
@@ -134,7 +135,7 @@ impl Registry {
                     Self::run_later(vm, definition);
                 }
             } else if let Err(failure) = self.register(definition) {
-                out.push(Action::Log(log::Level::Error, failure.to_string()));
+                out.push(Action::Log(Level::Error.into(), failure.to_string()));
             }
         }
         self.next_batch(now, out);
@@ -178,7 +179,9 @@ fn refuse(reading: &Reading, errors: &[String], out: &mut Vec<Action>) {
     let text = format!("{count} in the configuration; nothing was changed");
     let what = if reading.load.is_some() { "load" } else { "reload" };
     let lines = errors.iter().flat_map(|error| error.lines()).map(str::to_owned);
-    out.extend(lines.chain([format!("{what}: {text}")]).map(|line| Action::Log(log::Level::Error, line)));
+    // Who asked is told, and it is that user's mistake; after SIGHUP there is only the log.
+    let weight = if reading.asked.is_some() { Weight::Notice } else { Level::Error.into() };
+    out.extend(lines.chain([format!("{what}: {text}")]).map(|line| Action::Log(weight, line)));
     let Some(asked) = reading.asked else { return };
     let told = errors.iter().take(MAX_TOLD).map(|error| Reply::Wrong(Text::<MAX_WRONG>::cut(error)));
     out.extend(told.map(|reply| Action::Answer(asked, reply)));

@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use model::{BootDevice, CommandLine, Disk, List, MacAddr, Text, UserPath};
+use model::{BootDevice, CommandLine, Disk, IfName, List, MacAddr, Text, UserPath};
 use proto::client::Reply;
 use proto::device::{self, Local, Spec, Told};
 use proto::probe::{KernelKind, ToProbe};
 use proto::vmm::{StartVm, Stop};
 use proto::{Code, Failure, VmId};
+use sys::log::{Level, Weight};
 
 use super::cards;
 use super::definition::Definition;
@@ -72,6 +73,21 @@ impl Registry {
         });
     }
 
+    /// The log of the VM then has all that its network is known by.
+    pub(super) fn tap_made(
+        &mut self,
+        run: Run,
+        nic: u8,
+        result: Result<IfName, Failure>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        if let (Ok(tap), Some(vm)) = (&result, self.of_run(run).filter(|vm| matches!(vm.life, Life::Preparing(_)))) {
+            out.push(vm.definition.logger()(Level::Info, network_of(vm, nic, tap)));
+        }
+        self.made(run, result, now, out, |start, _| start.taps.retain(|tap| *tap != nic));
+    }
+
     /// Something that a start needs is there, or not: with the last of it vmm is asked, and the first failure undoes all.
     pub(super) fn made<T>(
         &mut self,
@@ -120,7 +136,7 @@ impl Registry {
                 let tty = vm.tty.clone().unwrap_or_default();
                 let definition = &vm.definition;
                 let text = format!("started {} (vm {id}) successfully, tty {tty}", definition.name);
-                out.push(definition.logger()(log::Level::Info, text));
+                out.push(definition.logger()(Level::Info, text));
                 let (name, owner) = (definition.name.clone(), definition.owner);
                 self.failures.forget(&name, owner);
                 out.extend(starter.map(|asked| Action::Answer(asked, Reply::Started { id: id.0, tty })));
@@ -165,8 +181,17 @@ impl Registry {
     fn fail_start(&mut self, id: VmId, starter: Option<Asked>, failure: Failure, out: &mut Vec<Action>) {
         if let Some(vm) = self.vms.iter().find(|vm| vm.id == id) {
             self.failures.keep(vm, &failure);
-            let text = format!("failed to start vm \"{}\": {failure}", vm.definition.name);
-            out.push(vm.definition.logger()(log::Level::Error, text));
+            let definition = &vm.definition;
+            let text = format!("failed to start vm \"{}\": {failure}", definition.name);
+            // Who asked is told; nobody else's fault is an error of the daemon's.
+            let theirs = starter.is_some() && failure.code.is_of_the_request();
+            let weight = if theirs { Weight::Notice } else { Level::Error.into() };
+            out.push(Action::LogOf(
+                definition.name.clone(),
+                definition.user.as_ref().map(|user| user.uid),
+                weight,
+                text,
+            ));
         }
         out.extend(starter.map(|asked| Action::Answer(asked, Reply::Failed(failure))));
         self.settle(id, out);
@@ -231,6 +256,24 @@ fn question(definition: &Definition, file: File) -> Option<ToProbe> {
             (!called).then_some(ToProbe::RawDisk)
         }
     }
+}
+
+/// `interface 0 of vm "web" is tap "tap0" ...`: its switch, and its addresses on both sides.
+fn network_of(vm: &Vm, nic: u8, tap: &IfName) -> String {
+    let definition = &vm.definition;
+    let index = usize::from(nic);
+    let switch = definition.nics.get(index).and_then(|nic| nic.switch.as_ref());
+    let switch = switch.map(|switch| format!(" on switch \"{switch}\"")).unwrap_or_default();
+    let local = vm.locals.get(&nic).map(|pair| {
+        let inet6 = pair.host.inet6.map(|inet6| format!(" and {inet6}")).unwrap_or_default();
+        format!(", host {}{inet6}, guest {}", pair.host.inet, pair.guest)
+    });
+    format!(
+        "interface {nic} of vm \"{}\" is tap \"{tap}\"{switch}, lladdr {}{}",
+        definition.name,
+        vm.mac(nic),
+        local.unwrap_or_default()
+    )
 }
 
 fn missing(preparation: &Preparation) -> String {

@@ -29,7 +29,7 @@ impl Registry {
             );
             out.push(match vm {
                 Some(vm) => vm.definition.logger()(Level::Warn, text),
-                None => Action::Log(Level::Warn, text),
+                None => Action::Log(Level::Warn.into(), text),
             });
             self.unkillable.push(found);
         }

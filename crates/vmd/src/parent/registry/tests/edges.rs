@@ -37,7 +37,7 @@ fn launch_of(actions: &[Action]) -> &Launch {
 
 #[test]
 fn a_switch_that_cannot_be_made_is_forgotten_and_no_other() {
-    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
+    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0, recorded: vec![] };
     let vms = vec![on_switch("a", "lan"), on_switch("b", "dmz")];
     let settings = Settings { switches: vec![switch("lan", "br0"), switch("dmz", "br0")], ..settings(vms) };
     f.on(Event::Configured(Box::new(settings)));
@@ -60,7 +60,7 @@ fn a_batch_is_not_early_for_a_switch_that_is_answered_and_not_late_at_its_moment
 
 #[test]
 fn a_delay_of_0_starts_the_next_batch_at_once() {
-    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
+    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0, recorded: vec![] };
     let settings = Settings { delay: Duration::ZERO, ..settings(all_enabled(&["a", "b", "c", "d", "e"])) };
     f.on(Event::Configured(Box::new(settings)));
     let starting = |f: &mut Fixture| {
@@ -75,7 +75,7 @@ fn a_delay_of_0_starts_the_next_batch_at_once() {
 
 #[test]
 fn the_last_batch_waits_for_no_other() {
-    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
+    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0, recorded: vec![] };
     let settings = Settings { delay: Duration::from_secs(1), ..settings(all_enabled(&["a", "b"])) };
     f.on(Event::Configured(Box::new(settings)));
     assert_eq!(f.registry.next_deadline(), Some(f.now + PREPARE_LIMIT));
@@ -145,7 +145,7 @@ fn a_start_waits_for_the_last_of_file_tap_and_console() {
         f.on(Event::Opened(run, File::Kernel, Ok(())));
         let mut events = vec![
             Event::Probed(run, File::Kernel, Ok(Some(KernelKind::Pvh))),
-            Event::TapMade(run, 0, Ok(())),
+            Event::TapMade(run, 0, Ok(tap(0))),
             Event::ConsoleMade(run, Ok(Text::cut("/dev/pts/9"))),
         ];
         events.rotate_left(last);
@@ -158,7 +158,8 @@ fn a_start_waits_for_the_last_of_file_tap_and_console() {
 fn the_cards_of_a_name_have_the_same_addresses_under_the_next_daemon_and_after_a_reload() {
     let owner = on_switch("web", "lan").owner.uid;
     let known = [(("web".to_owned(), owner), VmId(1)), (("new".to_owned(), 0), VmId(0x0102))].into();
-    let mut f = Fixture { registry: Registry::knowing(known, [0xff, 7]), now: Instant::now(), requests: 0 };
+    let mut f =
+        Fixture { registry: Registry::knowing(known, [0xff, 7]), now: Instant::now(), requests: 0, recorded: vec![] };
     let mut start = start_of(by_name("new"));
     start.kernel = Some(UserPath::new("/k").unwrap());
     start.nics = List::try_from(vec![proto::client::NicArg::Plain; 2]).unwrap();
@@ -187,7 +188,8 @@ fn an_eighth_is_forgotten_at_the_very_number_that_is_too_many() {
 #[test]
 fn a_new_name_gets_a_number_above_all_before_up_to_the_last_and_then_the_lowest() {
     let known = [(("old".to_owned(), 0), VmId(16_381))].into();
-    let mut f = Fixture { registry: Registry::knowing(known, [0; 2]), now: Instant::now(), requests: 0 };
+    let mut f =
+        Fixture { registry: Registry::knowing(known, [0; 2]), now: Instant::now(), requests: 0, recorded: vec![] };
     let numbers = ["a", "b", "c", "d"].map(|name| f.registry.claim(name, 0).unwrap().0);
     assert_eq!(numbers, [16_382, 16_383, 1, 2]);
 }
@@ -222,7 +224,7 @@ fn a_start_that_takes_too_long_says_what_is_missing() {
         let mut f = Fixture::new(vec![vm.clone()]);
         f.start("web");
         let run = f.registry.vms[0].run.unwrap();
-        let events = [Event::Probed(run, File::Kernel, Ok(Some(KernelKind::Pvh))), Event::TapMade(run, 0, Ok(()))];
+        let events = [Event::Probed(run, File::Kernel, Ok(Some(KernelKind::Pvh))), Event::TapMade(run, 0, Ok(tap(0)))];
         events.into_iter().take(there).for_each(|event| drop(f.on(event)));
         f.now += PREPARE_LIMIT;
         let told = text(&f.on(Event::Time));

@@ -67,7 +67,7 @@ fn a_guest_that_resets_at_once_says_why_it_stays_off_and_what_to_try() {
         f.on(Event::StartDone(id, Ok(7)));
     }
     let logged = f.on(Event::Ended(id, End::Rebooted)).into_iter().find_map(|action| match action {
-        Action::LogOf(_, _, log::Level::Error, text) => Some(text),
+        Action::LogOf(_, _, sys::log::Weight::Of(log::Level::Error), text) => Some(text),
         _ => None,
     });
     let why = "vm \"web\" restarted too quickly: its guest reset 3 times within 6 seconds each, and is not started again; see \

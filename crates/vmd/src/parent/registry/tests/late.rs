@@ -18,7 +18,7 @@ fn there() -> Event {
 /// A VM on the switch, one on none, and what was said when the bridge was not there.
 fn waiting() -> (Fixture, Vec<Action>) {
     let vms = vec![with_card(enabled("web"), on("lan")), enabled("db")];
-    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
+    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0, recorded: vec![] };
     let settings = Settings { switches: vec![external()], ..settings(vms) };
     f.registry.handle(Event::Configured(Box::new(settings)), f.now);
     let said = f.registry.handle(absent(), f.now);
@@ -90,7 +90,7 @@ fn a_reload_begins_the_wait_anew_and_a_reset_ends_it() {
 #[test]
 fn another_failure_and_the_bridge_of_an_ordinary_switch_are_not_waited_for() {
     for (switch, code) in [(external(), Code::Invalid), (switch("lan", "br0"), Code::NotFound)] {
-        let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
+        let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0, recorded: vec![] };
         let vms = vec![with_card(enabled("web"), on("lan"))];
         let settings = Settings { switches: vec![switch], ..settings(vms) };
         f.registry.handle(Event::Configured(Box::new(settings)), f.now);
@@ -104,7 +104,7 @@ fn another_failure_and_the_bridge_of_an_ordinary_switch_are_not_waited_for() {
 fn a_bridge_that_a_file_of_anothers_makes_is_waited_for_and_then_made() {
     let maker = Some("/etc/systemd/network/lan.netdev".to_owned());
     let lan = Switch { maker: maker.clone(), ..switch("lan", "br0") };
-    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
+    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0, recorded: vec![] };
     let settings = Settings { switches: vec![lan], ..settings(vec![with_card(enabled("web"), on("lan"))]) };
     f.registry.handle(Event::Configured(Box::new(settings)), f.now);
     let said = logged(&f.registry.handle(absent(), f.now));

@@ -3,6 +3,7 @@
 mod answers;
 mod edges;
 mod failures;
+mod farewell;
 mod instances;
 mod late;
 mod leaving;
@@ -10,6 +11,7 @@ mod local;
 mod memory;
 mod pausing;
 mod permissions;
+mod record;
 mod reference;
 mod reload;
 mod rules;
@@ -121,6 +123,8 @@ struct Fixture {
     registry: Registry,
     now: Instant,
     requests: u32,
+    /// What the log was told of the last one; nothing else has it.
+    recorded: Vec<Action>,
 }
 
 /// The cards of a start.
@@ -134,7 +138,7 @@ fn nics_of(launch: &Launch) -> Vec<proto::device::Net> {
 
 impl Fixture {
     fn new(vms: Vec<Definition>) -> Self {
-        let mut fixture = Self { registry: Registry::default(), now: Instant::now(), requests: 0 };
+        let mut fixture = Self { registry: Registry::default(), now: Instant::now(), requests: 0, recorded: vec![] };
         let settings = settings(vms);
         fixture.on(Event::Configured(Box::new(settings)));
         fixture
@@ -147,7 +151,9 @@ impl Fixture {
     fn ask_as(&mut self, who: Who, request: Request) -> (Asked, Vec<Action>) {
         self.requests += 1;
         let asked = Asked { conn: ConnId(7), id: RequestId(self.requests) };
-        (asked, self.on(Event::Ask { asked, who, request }))
+        let mut actions = self.on(Event::Ask { asked, who, request });
+        self.recorded = actions.extract_if(.., |action| matches!(action, Action::Asked { .. })).collect();
+        (asked, actions)
     }
 
     fn ask(&mut self, request: Request) -> Vec<Action> {
@@ -204,10 +210,15 @@ pub(super) fn answers(action: &Action) -> Vec<Event> {
             vec![Event::Probed(*run, *file, Ok(Some(KernelKind::Pvh)))]
         }
         Action::Probe(run, file, ToProbe::RawDisk) => vec![Event::Probed(*run, *file, Ok(None))],
-        Action::MakeTap { run, nic, .. } => vec![Event::TapMade(*run, *nic, Ok(()))],
+        Action::MakeTap { run, nic, .. } => vec![Event::TapMade(*run, *nic, Ok(tap(*nic)))],
         Action::MakeConsole(run, _) => vec![Event::ConsoleMade(*run, Ok(Text::cut("/dev/pts/9")))],
         _ => vec![],
     }
+}
+
+/// What priv calls the tap of a card.
+pub(super) fn tap(nic: u8) -> IfName {
+    IfName::new(format!("tap{nic}")).unwrap()
 }
 
 fn launched(actions: &[Action]) -> Option<VmId> {
@@ -618,7 +629,7 @@ fn guests_that_leave_show_it_and_may_change_their_mind() {
 #[test]
 fn the_staggered_start_takes_so_many_at_a_time() {
     let vms = ["a", "b", "c", "d", "e"].map(enabled);
-    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0 };
+    let mut f = Fixture { registry: Registry::default(), now: Instant::now(), requests: 0, recorded: vec![] };
     let told = |actions: Vec<Action>| {
         actions.into_iter().find_map(|a| if let Action::Log(_, text) = a { Some(text) } else { None })
     };
@@ -687,7 +698,12 @@ fn ids_are_kept_when_they_change_and_known_at_the_next_start() {
     };
     let all = kept(registry.handle(configured(vec![definition("a"), definition("b")]), Instant::now()));
     let [ids] = all.as_slice() else { panic!("{all:?}") };
-    let mut f = Fixture { registry: Registry::knowing(ids.clone(), [0; 2]), now: Instant::now(), requests: 0 };
+    let mut f = Fixture {
+        registry: Registry::knowing(ids.clone(), [0; 2]),
+        now: Instant::now(),
+        requests: 0,
+        recorded: vec![],
+    };
     let again = f.on(configured(vec![definition("c"), definition("b"), definition("a")]));
     assert_eq!(["a", "b", "c"].map(|name| f.line(name).unwrap().id), [1, 2, 3]);
     assert_eq!(kept(again).first().map(Ids::len), Some(3));

@@ -76,7 +76,7 @@ fn an_invalid_configuration_changes_nothing_and_every_error_is_told() {
         Reply::Failed(Failure::new(Code::Invalid, text)),
     ];
     assert_eq!(answers, expected);
-    let logged = |text: &str| actions.contains(&Action::Log(log::Level::Error, text.to_owned()));
+    let logged = |text: &str| actions.contains(&Action::Log(Weight::Notice, text.to_owned()));
     assert!(logged(&errors[0]) && logged(&errors[1]) && logged(&format!("reload: {text}")));
     assert_eq!((f.state("web"), f.state("db")), (Some(VmState::Running), Some(VmState::Stopped)));
 }

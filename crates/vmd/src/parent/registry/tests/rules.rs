@@ -190,7 +190,12 @@ fn an_interface_on_a_switch_that_nobody_defined_is_on_none_and_the_log_says_so()
     );
     let text = "vm \"web\": switch \"nosuch\" not found: interface 0 is not attached to a switch";
     assert!(
-        actions.contains(&Action::LogOf(VmName::new("web").expect("a name"), None, log::Level::Warn, text.to_owned())),
+        actions.contains(&Action::LogOf(
+            VmName::new("web").expect("a name"),
+            None,
+            log::Level::Warn.into(),
+            text.to_owned()
+        )),
         "{actions:?}"
     );
     assert_eq!(code(&actions), None);

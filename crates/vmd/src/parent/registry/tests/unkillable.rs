@@ -17,8 +17,7 @@ fn listed(f: &mut Fixture) -> Vec<(u32, u32)> {
 }
 
 fn warned(actions: &[Action]) -> usize {
-    let is =
-        |action: &&Action| matches!(action, Action::Log(log::Level::Warn, _) | Action::LogOf(.., log::Level::Warn, _));
+    let is = |action: &&Action| matches!(action, Action::Log(weight, _) | Action::LogOf(.., weight, _) if *weight == log::Level::Warn.into());
     actions.iter().filter(is).count()
 }
 
