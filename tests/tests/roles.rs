@@ -41,19 +41,19 @@ const HOLDS: [(&str, &[(&str, usize)]); 8] = [
             ("epoll", 1),             //
             ("signals", 1),           //
             ("process", 4),           // control, priv, agentx, vmm
-            ("socket", 5),            // their channels, and the listening socket
-            ("pipe", 5),              // logs of control, priv, agentx, vmm, and of the VM
-            ("vmd", 1),               // its own executable
-            ("/run/vmd.pid", 1),      // locked
-            ("names", 1),             // in /run: whether the socket's goes
+            ("socket", 6), // their channels, the listening socket, and the one that nftables' tables belong to
+            ("pipe", 5),   // logs of control, priv, agentx, vmm, and of the VM
+            ("vmd", 1),    // its own executable
+            ("/run/vmd.pid", 1), // locked
+            ("names", 1),  // in /run: whether the socket's goes
             ("/var/lib/vmd/lock", 1), // the same, against a second daemon
-            ("network", 1),           // the name space, for the same
-            ("cgroup", 2),            // of vmm and of the VM
-            ("user", 1),              // the name space in which VMs have users
+            ("network", 1), // the name space, for the same
+            ("cgroup", 2), // of vmm and of the VM
+            ("user", 1),   // the name space in which VMs have users
         ],
     ),
     ("control", &[("epoll", 1), ("signals", 1), ("socket", 2)]),
-    ("priv", &[("/", 1), ("epoll", 1), ("signals", 1), ("socket", 3)]), // the first: settings of IPv6, and no more of /proc
+    ("priv", &[("/", 1), ("epoll", 1), ("signals", 1), ("socket", 5)]), // the first: settings of IPv6, and no more of /proc
     ("agentx", &[("epoll", 1), ("signals", 1), ("socket", 1)]),         // no master is there
     ("vmm", &[("epoll", 1), ("signals", 1), ("/dev/kvm", 1), ("vmd", 1), ("process", 3), ("socket", 4)]),
     (

@@ -19,10 +19,15 @@ pub type Alias = Text<63>;
 pub const GROUP: u32 = 0x0076_6d64;
 /// The group of the taps of local interfaces that reach the outside.
 pub const LOCAL_GROUP: u32 = GROUP + 1;
-/// Before a tap's name, in the other one that a tap in a group of the administrator's has: `ip link show vmd-tap0`.
+/// Before the name of a tap, a bridge or a VRF that vmd made, in its alternative one: `ip link show vmd-tap0`. By that other
+/// programs are told to leave it alone (packaging/00-vmd.network).
 pub const MARK: &str = "vmd-";
-/// The name of vmd's nftables table, whose family is inet.
+/// The name of vmd's nftables table, whose family is inet. It belongs to a socket of vmd's where the kernel can have it so
+/// (Linux 5.12): another program's "flush ruleset" passes it by, and it goes with vmd, however that ends.
 pub const TABLE: &str = "vmd";
+/// The name of the table that stays when vmd is killed: what was changed on the host, and the rules that keep it from being
+/// a router for others as long as it forwards.
+pub const HOST_TABLE: &str = "vmd-host";
 /// Where tools that drop forwarded packets let others put rules, and vmd does: docker's and ufw's chains.
 pub const DOORS: [&str; 3] = ["DOCKER-USER", "ufw-user-forward", "ufw6-user-forward"];
 /// firewalld's table and the chain that ends in its refusal. It gives no place to others; where it owns its table
@@ -58,6 +63,19 @@ pub enum ToPriv {
         request: RequestId,
         /// What it is to be.
         tap: TapSpec,
+        /// What goes from port to port of a bridge meets the chains of the host's firewall for forwarded packets
+        /// (net.bridge.bridge-nf-call-iptables and the like).
+        filtered: bool,
+    },
+    /// A switch is no longer in vm.conf: remove its bridge if it was made by vmd, as soon as it has no port. Not answered.
+    RemoveSwitch {
+        /// The bridge.
+        bridge: IfName,
+    },
+    /// See whether all is there that was made, and put back what is not. Not answered.
+    Look {
+        /// As with `MakeTap`.
+        filtered: bool,
     },
     /// The tap of a local interface is gone, or going: nothing is to let its name through any more. Not answered.
     TapGone {
@@ -103,6 +121,17 @@ pub struct LocalEnd {
     pub nat: bool,
 }
 
+/// What another program undid of an interface that vmd made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Undone {
+    /// It was taken out of its bridge or VRF.
+    Master,
+    /// It was switched off.
+    Up,
+    /// An address was taken from it.
+    Address,
+}
+
 /// What priv says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToParent {
@@ -127,6 +156,15 @@ pub enum ToParent {
         /// The host side's address.
         mac: MacAddr,
     },
+    /// Another program changed an interface that vmd made. Not asked for.
+    PutBack {
+        /// Which.
+        name: IfName,
+        /// What.
+        undone: Undone,
+        /// It happened too often, and stays so for a minute; else it is as it was.
+        gave_up: bool,
+    },
     /// It could not be done; nothing was left behind.
     Failed {
         /// The request's.
@@ -140,7 +178,12 @@ impl Message for ToPriv {
     fn fds(&self) -> usize {
         match self {
             ToPriv::MakeTap { .. } => 1,
-            ToPriv::Sweep { .. } | ToPriv::MakeSwitch { .. } | ToPriv::TapGone { .. } | ToPriv::Verbose { .. } => 0,
+            ToPriv::Sweep { .. }
+            | ToPriv::MakeSwitch { .. }
+            | ToPriv::RemoveSwitch { .. }
+            | ToPriv::TapGone { .. }
+            | ToPriv::Look { .. }
+            | ToPriv::Verbose { .. } => 0,
         }
     }
 }
@@ -149,7 +192,10 @@ impl Message for ToParent {
     fn fds(&self) -> usize {
         match self {
             ToParent::TapMade { .. } => 1,
-            ToParent::SwitchMade { .. } | ToParent::Removed { .. } | ToParent::Failed { .. } => 0,
+            ToParent::SwitchMade { .. }
+            | ToParent::Removed { .. }
+            | ToParent::PutBack { .. }
+            | ToParent::Failed { .. } => 0,
         }
     }
 }

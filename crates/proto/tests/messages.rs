@@ -183,12 +183,13 @@ fn parent_and_probe() {
 
 #[test]
 fn parent_and_priv() {
-    use privileged::{Alias, LocalEnd, TapSpec, ToParent, ToPriv};
+    use privileged::{Alias, LocalEnd, TapSpec, ToParent, ToPriv, Undone};
     let (request, name) = (RequestId(4), || IfName::new("tap0").unwrap());
     let alias = || Alias::cut("vm1-if0-web");
     let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6: Some([0xfd, 0, 0, 0, 0, 0, 0, 1].into()), nat: true };
-    let tap = |name, bridge, rdomain, local| ToPriv::MakeTap {
+    let tap = |name, bridge, rdomain: Option<u8>, local| ToPriv::MakeTap {
         request,
+        filtered: rdomain.is_some(),
         tap: TapSpec {
             name,
             alias: alias(),
@@ -204,6 +205,8 @@ fn parent_and_priv() {
     let plain = vec![
         ToPriv::Sweep { request },
         ToPriv::MakeSwitch { request, bridge: name(), alias: alias(), external: true, up: false, rdomain: Some(255) },
+        ToPriv::RemoveSwitch { bridge: name() },
+        ToPriv::Look { filtered: true },
         ToPriv::TapGone { name: name() },
         ToPriv::Verbose { debug: true },
     ];
@@ -212,6 +215,9 @@ fn parent_and_priv() {
     let plain = vec![
         ToParent::SwitchMade { request, created: true },
         ToParent::Removed { request },
+        ToParent::PutBack { name: name(), undone: Undone::Master, gave_up: false },
+        ToParent::PutBack { name: name(), undone: Undone::Up, gave_up: true },
+        ToParent::PutBack { name: name(), undone: Undone::Address, gave_up: false },
         ToParent::Failed { request, failure: failure() },
     ];
     travel(0, plain);

@@ -25,7 +25,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         "opener" => with_channel(crate::opener::run),
         "probe" => with_channel(crate::probe::run),
         "control" => with_both(crate::control::run),
-        "priv" => with_channel(crate::privileged::run),
+        "priv" => with_channel(|channel| crate::privileged::run(channel, inherited::take(EXTRA).ok())),
         "agentx" => with_channel(crate::agentx::run),
         "vmm" => with_both(|channel, exe| crate::vmm::run(channel, exe, inherited::take(USERS).ok())),
         // The one role whose exit status says more than success or not (`proto::exit`).

@@ -10,6 +10,8 @@ use super::attributes::{find, plain, string};
 
 /// Bytes of a `struct ifinfomsg` (rtnetlink(7)), before the attributes.
 pub(super) const HEADER_LENGTH: usize = 16;
+/// Of a port of a bridge (linux/if_link.h).
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 /// What drives an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// The index of the bridge, bond or VRF that it is a port of.
     pub master: Option<u32>,
+    /// As a port of a bridge: it exchanges no frames with other ports that are so.
+    pub isolated: bool,
     /// Its other names.
     pub names: Vec<String>,
     /// Its description, empty when it has none.
@@ -59,6 +63,7 @@ pub(super) fn parse(payload: &[u8]) -> Result<Link, NetlinkError> {
         kind: LinkKind::Other,
         mac: None,
         master: None,
+        isolated: false,
         names: Vec::new(),
         alias: String::new(),
         group: 0,
@@ -82,7 +87,10 @@ impl Link {
             libc::IFLA_MASTER => self.master = Some(number(value)?),
             libc::IFLA_GROUP => self.group = number(value)?,
             libc::IFLA_MTU => self.mtu = number(value)?,
-            libc::IFLA_LINKINFO => self.kind = kind(value)?,
+            libc::IFLA_LINKINFO => {
+                self.kind = kind(value)?;
+                self.isolated = isolated(value)?;
+            }
             _ => {}
         }
         Ok(())
@@ -96,6 +104,12 @@ fn kind(nested: &[u8]) -> Result<LinkKind, NetlinkError> {
         Some("vrf") => LinkKind::Vrf,
         _ => LinkKind::Other,
     })
+}
+
+fn isolated(nested: &[u8]) -> Result<bool, NetlinkError> {
+    let port = find(nested, libc::IFLA_INFO_SLAVE_DATA)?;
+    let flag = port.map(|port| find(port, IFLA_BRPORT_ISOLATED)).transpose()?.flatten();
+    Ok(find(nested, libc::IFLA_INFO_SLAVE_KIND)?.map(string).as_deref() == Some("bridge") && flag == Some(&[1]))
 }
 
 fn names(nested: &[u8]) -> Result<Vec<String>, NetlinkError> {

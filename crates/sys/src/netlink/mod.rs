@@ -3,6 +3,7 @@
 //! Called by priv alone. One request is outstanding at a time, each has a deadline, and an answer that comes after its
 //! deadline is told by its sequence number and dropped. Never `ip` or `brctl`, never a name where the index is known.
 
+mod address;
 mod attributes;
 mod error;
 mod forward;
@@ -10,6 +11,7 @@ mod link;
 pub mod nft;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod wire;
 
 use std::net::IpAddr;
@@ -28,6 +30,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 pub use error::NetlinkError;
 pub use link::{Link, LinkKind};
+pub use watch::Watch;
 use wire::Wire;
 
 /// Bytes of an interface name without its NUL (Linux, if.h: IFNAMSIZ is 16 with it).

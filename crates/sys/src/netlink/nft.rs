@@ -60,10 +60,20 @@ pub struct Table {
     pub name: String,
     /// The interface whose frames it looks at; its family is netdev then.
     pub device: Option<String>,
+    /// It belongs to the socket that makes it: nobody else can change or remove it, a flush of all rules passes it by, and
+    /// it goes with the last descriptor of the socket. Before Linux 5.12 it is made as any other.
+    pub owned: bool,
     /// What its rules remember.
     pub sets: Vec<Set>,
     /// In order.
     pub chains: Vec<Chain>,
+}
+
+impl Table {
+    /// INET or NETDEV.
+    pub fn family(&self) -> u8 {
+        if self.device.is_some() { NETDEV } else { INET }
+    }
 }
 
 /// What rules remember, for a time after it was last seen and up to a number: where there is no room, the rule ends.
@@ -184,43 +194,50 @@ pub struct Listed {
 #[derive(Debug)]
 pub struct Nft {
     wire: Wire,
+    /// The kernel lets a table have an owner (NFT_TABLE_F_OWNER), as far as is known.
+    owns: bool,
+}
+
+/// Opens such a socket for an [`Nft`] of another process. Tables that it owns live as long as any descriptor of it.
+pub fn socket() -> Result<OwnedFd, NetlinkError> {
+    Ok(Wire::open(NETLINK_NETFILTER, Duration::ZERO)?.into_socket())
 }
 
 impl Nft {
     /// Opens the socket. `deadline` holds for each request.
     pub fn open(deadline: Duration) -> Result<Self, NetlinkError> {
-        Ok(Self { wire: Wire::open(NETLINK_NETFILTER, deadline)? })
+        Ok(Self { wire: Wire::open(NETLINK_NETFILTER, deadline)?, owns: true })
     }
 
     /// As [`super::Route::over`].
     pub fn over(socket: OwnedFd, deadline: Duration) -> Self {
-        Self { wire: Wire::over(socket, deadline) }
+        Self { wire: Wire::over(socket, deadline), owns: true }
+    }
+
+    /// Goes on with a [`socket`] whose last user may have been killed before it had its answer: that is thrown away.
+    pub fn take_over(socket: OwnedFd, deadline: Duration) -> Result<Self, NetlinkError> {
+        let wire = Wire::over(socket, deadline);
+        wire.drain()?;
+        Ok(Self { wire, owns: true })
     }
 
     /// Makes the table, in the place of an earlier one of the name.
     pub fn replace(&mut self, table: &Table) -> Result<(), NetlinkError> {
-        let name = text(&table.name);
-        let family = if table.device.is_some() { NETDEV } else { INET };
-        let mut batch = Batch::default();
-        // Made first, so that there is one to be removed.
-        batch.command(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, family, |out| out.put(NFTA_TABLE_NAME, &name));
-        batch.command(libc::NFT_MSG_DELTABLE, 0, family, |out| out.put(NFTA_TABLE_NAME, &name));
-        batch.command(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, family, |out| out.put(NFTA_TABLE_NAME, &name));
-        for (id, set) in (1_u32..).zip(&table.sets) {
-            batch.command(libc::NFT_MSG_NEWSET, NLM_F_CREATE, family, |out| set.write(&name, id, out));
-        }
-        for chain in &table.chains {
-            batch.command(libc::NFT_MSG_NEWCHAIN, NLM_F_CREATE, family, |out| {
-                chain.write(&name, table.device.as_deref(), out);
-            });
-            for rule in &chain.rules {
-                let flags = NLM_F_CREATE | NLM_F_APPEND;
-                batch.command(libc::NFT_MSG_NEWRULE, flags, family, |out| {
-                    write_rule(out, &name, &text(&chain.name), rule);
-                });
+        let owned = table.owned && self.owns;
+        match self.wire.batch(whole(table, owned).messages) {
+            // An unknown flag: EINVAL before Linux 5.12, in which the flag came.
+            Err(error) if owned && matches!(error.errno(), Some(Errno::INVAL | Errno::OPNOTSUPP)) => {
+                self.wire.batch(whole(table, false).messages)?;
+                self.owns = false;
+                Ok(())
             }
+            done => done,
         }
-        self.wire.batch(batch.messages)
+    }
+
+    /// Whether tables have an owner where that is wished: not known before the first of them.
+    pub fn owns(&self) -> bool {
+        self.owns
     }
 
     /// Removes a table, if it is there.
@@ -241,14 +258,19 @@ impl Nft {
 
     /// How many rules of a chain have the tag.
     pub fn tagged(&mut self, chain: &Listed, tag: &str) -> Result<usize, NetlinkError> {
-        Ok(self.handles(chain, tag)?.len())
+        Ok(self.handles(chain.family, &chain.table, &chain.name, Some(tag))?.len())
+    }
+
+    /// How many rules a chain of a table has, whoever made them.
+    pub fn rules(&mut self, table: &Table, chain: &Chain) -> Result<usize, NetlinkError> {
+        Ok(self.handles(table.family(), &table.name, &chain.name, None)?.len())
     }
 
     /// Puts rules with a tag before all others of a chain of somebody's, in the place of all that have the tag; none: those
     /// only go. No packet sees a state in between. Another who changes the chain at the moment makes it fail with NOENT.
     pub fn exchange(&mut self, chain: &Listed, tag: &str, rules: &[Vec<Expr>]) -> Result<(), NetlinkError> {
         let mut batch = Batch::default();
-        for handle in self.handles(chain, tag)? {
+        for handle in self.handles(chain.family, &chain.table, &chain.name, Some(tag))? {
             batch.command(libc::NFT_MSG_DELRULE, 0, chain.family, |out| {
                 out.put(NFTA_RULE_TABLE, &text(&chain.table));
                 out.put(NFTA_RULE_CHAIN, &text(&chain.name));
@@ -264,14 +286,52 @@ impl Nft {
         if batch.messages.is_empty() { Ok(()) } else { self.wire.batch(batch.messages) }
     }
 
-    fn handles(&mut self, chain: &Listed, tag: &str) -> Result<Vec<Vec<u8>>, NetlinkError> {
-        let mut body = Out(generic(chain.family).to_vec());
-        body.put(NFTA_RULE_TABLE, &text(&chain.table));
-        body.put(NFTA_RULE_CHAIN, &text(&chain.name));
+    /// Of the rules of a chain, or of those with the tag.
+    fn handles(
+        &mut self,
+        family: u8,
+        table: &str,
+        chain: &str,
+        tag: Option<&str>,
+    ) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        let mut body = Out(generic(family).to_vec());
+        body.put(NFTA_RULE_TABLE, &text(table));
+        body.put(NFTA_RULE_CHAIN, &text(chain));
         let (ask, answer) = (kind_of(libc::NFT_MSG_GETRULE), kind_of(libc::NFT_MSG_NEWRULE));
         let (found, _) = self.wire.list(ask, NLM_F_DUMP, &body, answer, |payload| handle_of(payload, tag))?;
         Ok(found.into_iter().flatten().collect())
     }
+}
+
+/// What makes a table in the place of an earlier one of its name.
+fn whole(table: &Table, owned: bool) -> Batch {
+    let name = text(&table.name);
+    let family = table.family();
+    let mut batch = Batch::default();
+    // Made first, so that there is one to be removed. Without flags it takes any that is there.
+    batch.command(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, family, |out| out.put(NFTA_TABLE_NAME, &name));
+    batch.command(libc::NFT_MSG_DELTABLE, 0, family, |out| out.put(NFTA_TABLE_NAME, &name));
+    batch.command(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, family, |out| {
+        out.put(NFTA_TABLE_NAME, &name);
+        if owned {
+            out.put(NFTA_TABLE_FLAGS, &NFT_TABLE_F_OWNER.to_be_bytes());
+        }
+    });
+    for (id, set) in (1_u32..).zip(&table.sets) {
+        batch.command(libc::NFT_MSG_NEWSET, NLM_F_CREATE, family, |out| set.write(&name, id, out));
+    }
+    for chain in &table.chains {
+        batch.command(libc::NFT_MSG_NEWCHAIN, NLM_F_CREATE, family, |out| {
+            chain.write(&name, table.device.as_deref(), out);
+        });
+        for rule in &chain.rules {
+            let flags = NLM_F_CREATE | NLM_F_APPEND;
+            batch.command(libc::NFT_MSG_NEWRULE, flags, family, |out| {
+                write_rule(out, &name, &text(&chain.name), rule);
+            });
+        }
+    }
+    batch
 }
 
 /// The messages of a batch, without their sequence number.
@@ -324,10 +384,10 @@ fn comment(tag: &str) -> Vec<u8> {
     [&[0, u8::try_from(text.len()).unwrap_or(0)], text.as_slice()].concat()
 }
 
-/// The handle of a rule with the tag.
-fn handle_of(payload: &[u8], tag: &str) -> Result<Option<Vec<u8>>, NetlinkError> {
+/// The handle of a rule, with the tag if one is asked for.
+fn handle_of(payload: &[u8], tag: Option<&str>) -> Result<Option<Vec<u8>>, NetlinkError> {
     let attributes = attributes(payload)?;
     let value = |wanted: u16| attributes.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| *value);
-    let ours = value(NFTA_RULE_USERDATA) == Some(comment(tag).as_slice());
+    let ours = tag.is_none_or(|tag| value(NFTA_RULE_USERDATA) == Some(comment(tag).as_slice()));
     Ok(value(NFTA_RULE_HANDLE).filter(|_| ours).map(<[u8]>::to_vec))
 }

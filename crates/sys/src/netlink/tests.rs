@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
 use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::Errno;
 use rustix::thread::{UnshareFlags, unshare};
 
 use super::*;
@@ -260,6 +261,7 @@ fn sample(name: &'static str) -> nft::Table {
     Table {
         name: name.to_owned(),
         device: None,
+        owned: false,
         sets: vec![],
         chains: vec![
             chain("back", Some((Hook::PreRouting, "filter", -150)), back),
@@ -322,5 +324,81 @@ fn tagged_rules_are_exchanged_alone_and_at_once() {
         filter.exchange(&chain, "vmd", &two).unwrap();
         assert!(filter.exchange(&chain, "vmd", &bad).is_err());
         assert_eq!(filter.tagged(&chain, "vmd").unwrap(), 2, "none goes where none can come");
+    });
+}
+
+#[test]
+fn an_owned_table_is_nobody_elses_and_goes_with_the_last_descriptor() {
+    in_namespace(|_| {
+        let held = nft::socket().unwrap();
+        let mut owner = nft::Nft::take_over(held.try_clone().unwrap(), Duration::from_secs(5)).unwrap();
+        let mut other = nft::Nft::open(Duration::from_secs(5)).unwrap();
+        let tables = || nft::Nft::open(Duration::from_secs(5)).unwrap().chains().unwrap().len();
+        owner.replace(&sample("vmd")).unwrap(); // of an earlier release
+        owner.replace(&nft::Table { owned: true, ..sample("vmd") }).unwrap();
+        assert!(owner.owns());
+        assert_eq!(other.delete(nft::INET, "vmd").unwrap_err().errno(), Some(Errno::PERM));
+        assert_eq!(other.replace(&sample("vmd")).unwrap_err().errno(), Some(Errno::PERM));
+        assert!(std::process::Command::new("nft").args(["flush", "ruleset"]).status().unwrap().success());
+        assert_eq!(tables(), 4);
+
+        drop(owner);
+        let mut next = nft::Nft::take_over(held, Duration::from_secs(5)).unwrap();
+        next.replace(&nft::Table { owned: true, ..sample("vmd") }).unwrap();
+        let table = sample("vmd");
+        let rules: Vec<_> = table.chains.iter().map(|chain| next.rules(&table, chain).unwrap()).collect();
+        assert_eq!(rules, [1, 2, 1, 0]);
+        drop(next);
+        assert_eq!(tables(), 0);
+    });
+}
+
+#[test]
+fn an_answer_that_another_did_not_wait_for_is_not_taken_for_ones_own() {
+    in_namespace(|_| {
+        let held = nft::socket().unwrap();
+        let mut killed = nft::Nft::take_over(held.try_clone().unwrap(), Duration::ZERO).unwrap();
+        let mut others = nft::Nft::open(Duration::from_secs(5)).unwrap();
+        let many = |name: &'static str, count: usize| {
+            let mut table = sample(name);
+            table.chains.extend((0..count).map(|number| nft::Chain {
+                name: format!("chain-{number}-with-a-long-name-so-that-the-listing-takes-many-datagrams"),
+                base: None,
+                rules: vec![],
+            }));
+            table
+        };
+        others.replace(&many("others", 700)).unwrap();
+        // Its listing is cut off where the deadline is over at once, and else answered by a refusal that nobody reads.
+        let mut bad = sample("vmd");
+        bad.chains[1].rules.push(vec![nft::Expr::Masquerade]);
+        let _ = killed.replace(&bad);
+        let _ = killed.chains();
+        drop(killed);
+        let mut next = nft::Nft::take_over(held, Duration::from_secs(5)).unwrap();
+        next.replace(&sample("vmd")).unwrap();
+        assert_eq!(next.chains().unwrap().len(), 4 + 704);
+    });
+}
+
+#[test]
+fn what_is_watched_tells_of_changes_by_others_and_of_none_else() {
+    in_namespace(|route| {
+        let (rules, links) = (Watch::rules().unwrap(), Watch::links().unwrap());
+        let both = || (rules.changed().unwrap(), links.changed().unwrap());
+        assert_eq!(both(), (false, false));
+        nft::Nft::open(Duration::from_secs(5)).unwrap().replace(&sample("vmd")).unwrap();
+        assert_eq!(both(), (true, false));
+        let bridge = route.create_bridge("br0", 0).unwrap();
+        assert_eq!(both(), (false, true));
+        route.add_address(bridge.index, [192, 0, 2, 1].into(), 24).unwrap();
+        assert_eq!(both(), (false, true));
+        assert_eq!(both(), (false, false));
+        // More than its buffer holds: what was lost counts as a change.
+        for _ in 0..2000 {
+            route.set_up(bridge.index, true).unwrap();
+            route.set_up(bridge.index, false).unwrap();
+        }
+        assert_eq!(both(), (false, true));
     });
 }

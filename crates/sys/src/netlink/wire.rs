@@ -21,6 +21,8 @@ use super::attributes::Out;
 
 /// Bytes read at once: the kernel makes no answer longer than 32 KiB (af_netlink.c, netlink_dump).
 const MAX_DATAGRAM: usize = 64 * 1024;
+/// Datagrams that are thrown away at most: a listing of all rules of a large host is some thousands.
+const MAX_STALE: usize = 100_000;
 /// Bytes of a `struct nlmsghdr` (netlink(7)).
 const NETLINK_HEADER_LEN: usize = 16;
 /// Where the kernel's words stand in an extended acknowledgement (linux/netlink.h, NLMSGERR_ATTR_MSG).
@@ -52,6 +54,28 @@ impl Wire {
         // SAFETY: the descriptor was just given up by its only owner.
         let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
         Self { socket, sequence: 0, deadline }
+    }
+
+    /// The socket, for another process.
+    #[allow(unsafe_code)] // netlink-sys gives its descriptor only as a number
+    pub(super) fn into_socket(self) -> OwnedFd {
+        // SAFETY: netlink-sys's socket gives up the descriptor here, and nobody else has it.
+        unsafe { OwnedFd::from_raw_fd(self.socket.into_raw_fd()) }
+    }
+
+    /// Throws away all that came, and what is left of a listing: without that, the next would be refused (EBUSY).
+    pub(super) fn drain(&self) -> Result<(), NetlinkError> {
+        let mut datagram = vec![0; MAX_DATAGRAM];
+        for _ in 0..MAX_STALE {
+            match self.socket.recv_from(&mut datagram.as_mut_slice(), libc::MSG_TRUNC) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // Some were lost, which is the purpose.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(NetlinkError::Unsteady)
     }
 
     /// A request whose only answer is that it was done.
@@ -352,5 +376,22 @@ mod tests {
     fn a_datagram_over_the_limit_is_malformed() {
         let long = message(libc::RTM_NEWLINK, 1, &vec![0; MAX_DATAGRAM]);
         assert!(matches!(ask(&[long]), Err(NetlinkError::Malformed)));
+    }
+
+    #[test]
+    fn a_kernel_that_knows_no_owners_gets_the_table_without() {
+        use crate::netlink::nft::{Nft, Table};
+        for errno in [-22, -95] {
+            let (kernel, ours) = UnixDatagram::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            for (sequence, code) in [(1, errno), (2, 0), (3, 0)] {
+                kernel.send(&message(NLMSG_ERROR, sequence, &refusal(code, &[]))).unwrap();
+            }
+            let mut filter = Nft::over(ours.into(), SHORT);
+            let table = Table { name: "vmd".to_owned(), device: None, owned: true, sets: vec![], chains: vec![] };
+            filter.replace(&table).unwrap();
+            assert!(!filter.owns());
+            filter.replace(&table).unwrap(); // without a second try
+        }
     }
 }

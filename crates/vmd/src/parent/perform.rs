@@ -19,6 +19,7 @@ impl Edge {
             Action::ReadConfig(reading) => {
                 let read = self.source.read_again(reading.load.as_deref(), &self.registry.known());
                 events.push(Event::ConfigRead(reading, read.map(Box::new)));
+                events.extend(self.wish(wishes::Event::Look));
             }
             Action::KeepIds(ids) => super::service::state::keep_ids(&ids),
             Action::GiveSocket(owner) => {
@@ -32,6 +33,7 @@ impl Edge {
                 events.push(Event::OwnerNamed(vm, Text::cut(&super::accounts::owner_name_at_once(owner))));
             }
             Action::MakeSwitch(switch) => events.extend(self.wish(wishes::Event::Switch(switch))),
+            Action::RemoveBridge(bridge) => events.extend(self.wish(wishes::Event::NoSwitch(bridge))),
             Action::HoldKernel(run) => self.hold_kernel(run, kernel.take()),
             Action::Open { run, who, files } => events.extend(self.open(run, &who, files)),
             Action::Probe(run, file, question) => events.extend(self.probe(run, file, question)),

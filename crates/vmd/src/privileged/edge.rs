@@ -1,16 +1,19 @@
-//! priv's edge: reads the parent's requests, asks the kernel, carries out what `switches.rs` decides.
+//! priv's edge: reads the parent's requests, asks the kernel, carries out what `switches.rs` and `kept.rs` decide.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use model::{IfName, MacAddr};
-use proto::privileged::{TapSpec, ToParent, ToPriv};
+use proto::privileged::{LocalEnd, TapSpec, ToParent, ToPriv};
 use proto::{Channel, Code, Failure, Received, RequestId};
 use sys::event::{Interest, Loop};
 use sys::ipv6::Settings;
-use sys::netlink::{KERNEL_DEADLINE, Link, LinkKind, NetlinkError, Route};
+use sys::netlink::{KERNEL_DEADLINE, Link, LinkKind, NetlinkError, Route, Watch};
 use sys::tun::{self, TunError};
 
 use super::Fatal;
+use super::kept::{Fix, Kept, Wanted};
+use super::looks::Looks;
 use super::outside::{Outside, or_gone};
 use super::switches::{self, GROUP, Make, Step, Switches, Undo};
 use crate::ending;
@@ -24,44 +27,100 @@ pub(super) struct Edge {
     route: Route,
     outside: Outside,
     switches: Switches,
+    kept: Kept,
+    rules: Watched,
+    links: Watched,
+}
+
+/// What others change too: whether they did, where the kernel tells it, and when to look.
+#[derive(Default)]
+struct Watched {
+    watch: Option<Watch>,
+    looks: Looks,
+}
+
+impl Watched {
+    fn new(watch: Result<Watch, NetlinkError>, what: &str) -> Self {
+        let watch = watch.map_err(|error| log::warn!("what other programs change of {what} is not seen: {error}"));
+        Self { watch: watch.ok(), looks: Looks::default() }
+    }
+
+    fn ready(&mut self, now: Instant) {
+        match self.watch.as_ref().map(Watch::changed) {
+            Some(Ok(true)) => self.looks.changed(now),
+            Some(Ok(false)) | None => {}
+            Some(Err(error)) => sys::guest_log!(Warn, "changes by other programs: {error}"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
     Parent,
     Signals,
+    Rules,
+    Links,
 }
 
 impl Edge {
     /// In the network namespace of the calling thread.
-    pub(super) fn new(channel: OwnedFd, settings: Option<Settings>) -> Result<Self, Fatal> {
-        let route = Route::open(KERNEL_DEADLINE)?;
-        let outside = Outside::new(settings);
-        Ok(Self { channel: Channel::new(channel).patient(), route, outside, switches: Switches::default() })
+    pub(super) fn new(channel: OwnedFd, settings: Option<Settings>, filter: Option<OwnedFd>) -> Result<Self, Fatal> {
+        Ok(Self {
+            channel: Channel::new(channel).patient(),
+            route: Route::open(KERNEL_DEADLINE)?,
+            outside: Outside::new(settings, filter),
+            switches: Switches::default(),
+            kept: Kept::default(),
+            rules: Watched::new(Watch::rules(), "nftables"),
+            links: Watched::new(Watch::links(), "interfaces"),
+        })
     }
 
     /// Serves until the parent is gone, and then removes what was made. A signal ends it too, but then the parent starts
     /// another, and VMs run on: bridges and taps are left to that one.
     pub(super) fn serve(mut self) -> Result<(), Fatal> {
+        self.attend()?;
+        self.end();
+        Ok(())
+    }
+
+    /// Until the parent is gone.
+    pub(super) fn attend(&mut self) -> Result<(), Fatal> {
         let signals = ending::signals()?;
         let mut events = Loop::new()?;
         events.add(&self.channel, Token::Parent, Interest::Read)?;
         events.add(&signals, Token::Signals, Interest::Read)?;
+        for (watched, token) in [(&self.rules, Token::Rules), (&self.links, Token::Links)] {
+            if let Some(watch) = &watched.watch {
+                events.add(watch, token, Interest::Read)?;
+            }
+        }
+        self.take_over();
         let mut over = false;
         while !over {
-            for ready in events.wait(None)? {
+            let deadlines = [&self.rules, &self.links].map(|watched| watched.looks.deadline());
+            for ready in events.wait(deadlines.into_iter().flatten().min())? {
                 match ready.token {
                     Token::Parent => over |= self.speak(),
                     Token::Signals if ending::is_told_to_end(&signals)? => return Err(Fatal::Signal),
                     Token::Signals => {}
+                    Token::Rules => self.rules.ready(Instant::now()),
+                    Token::Links => self.links.ready(Instant::now()),
                 }
+            }
+            if !over {
+                self.look(Instant::now());
             }
             events.change(&self.channel, Interest::of(true, self.channel.wants_write()))?;
         }
+        Ok(())
+    }
+
+    /// Removes what was made.
+    pub(super) fn end(&mut self) {
         if let Err(failure) = self.remove_all() {
             log::warn!("{failure}");
         }
-        Ok(())
     }
 
     /// Whether the conversation is over: a bad message costs only itself, a broken socket everything.
@@ -101,19 +160,93 @@ impl Edge {
                 }
                 return None;
             }
+            ToPriv::Look { filtered } => {
+                log::debug!("asked to look at all that was made; frames within bridges are filtered: {filtered}");
+                self.kept.forgive();
+                let now = Instant::now();
+                self.rules.looks.at(now);
+                self.links.looks.at(now);
+                return None;
+            }
+            ToPriv::RemoveSwitch { bridge } => {
+                self.switches.unwanted(bridge);
+                self.links.looks.at(Instant::now());
+                return None;
+            }
             ToPriv::Sweep { request } => (request, self.remove_all().map(|()| (ToParent::Removed { request }, vec![]))),
             ToPriv::MakeSwitch { request, bridge, alias, external, up, rdomain } => {
                 let vrf = self.vrf(rdomain);
                 let made = vrf.and_then(|vrf| self.make_switch(&bridge, &alias, external, up, vrf.as_ref()));
                 (request, made.map(|created| (ToParent::SwitchMade { request, created }, vec![])))
             }
-            ToPriv::MakeTap { request, tap } => {
+            ToPriv::MakeTap { request, tap, filtered } => {
                 let made = self.make_tap(&tap, fds);
+                if let Some(bridge) = tap.bridge.as_ref().filter(|_| filtered && made.is_ok()) {
+                    self.outside.bridged(bridge);
+                }
                 let answer = |(name, mac, fd)| (ToParent::TapMade { request, name, mac }, vec![fd]);
                 (request, made.map(answer))
             }
         };
         Some(done.unwrap_or_else(|failure| failed(request, failure)))
+    }
+
+    /// What an earlier priv made is kept as it is found.
+    fn take_over(&mut self) {
+        let found = self.route.links().and_then(|links| Ok((links, self.route.addresses()?)));
+        match found {
+            Ok((links, addresses)) => {
+                for (index, wanted) in switches::taken_over(&links, &addresses) {
+                    self.kept.watch(index, wanted);
+                }
+            }
+            Err(error) => log::warn!("interfaces that an earlier priv made: {error}"),
+        }
+        self.rules.looks.at(Instant::now());
+    }
+
+    /// Looks at what may have changed, and puts back what another program undid.
+    fn look(&mut self, now: Instant) {
+        if self.rules.looks.due(now)
+            && let Err(error) = self.outside.look(&mut self.route)
+        {
+            sys::guest_log!(Warn, "whether the rules of vmd are all there could not be seen: {error}");
+        }
+        if self.links.looks.due(now)
+            && let Err(error) = self.look_at_links(now)
+        {
+            sys::guest_log!(Warn, "whether interfaces of vmd are as they shall be could not be seen: {error}");
+        }
+    }
+
+    fn look_at_links(&mut self, now: Instant) -> Result<(), NetlinkError> {
+        let links = self.route.links()?;
+        for undo in self.switches.no_longer_used(&links) {
+            match (self.undo(&undo), &undo) {
+                (Ok(()), Undo::Delete { name, .. }) => {
+                    log::info!("bridge \"{name}\" removed: its switch is in vm.conf no more, and nobody uses it");
+                }
+                (Ok(()), Undo::Restore { .. } | Undo::Keep { .. }) => {}
+                (Err(failure), _) => sys::guest_log!(Warn, "{failure}"),
+            }
+        }
+        let addresses = self.route.addresses()?;
+        for Fix { index, name, undone, steps } in self.kept.look(&links, &addresses, now) {
+            match self.set(index, &steps) {
+                Ok(()) => {}
+                Err(error) if error.is_missing() => continue, // gone at this moment
+                Err(error) => sys::guest_log!(Warn, "\"{name}\" can't be put back: {error}"),
+            }
+            let told = ToParent::PutBack { name, undone, gave_up: steps.is_empty() };
+            // Where the channel is broken the loop sees it.
+            if let Err(error) = self.channel.send(&told, vec![]) {
+                log::debug!("the parent's channel: {error}");
+            }
+        }
+        if let Some(retry) = self.kept.retry() {
+            self.links.looks.at(retry.max(now));
+        }
+        Ok(())
     }
 
     /// True: the bridge is ours.
@@ -150,6 +283,10 @@ impl Edge {
                         self.abandon(created);
                         return Err(refused(error));
                     }
+                    if ours {
+                        let master = vrf.map(|vrf| vrf.index);
+                        self.kept.watch(index, Wanted { master, up, ..Wanted::default() });
+                    }
                     log::info!("bridge \"{bridge}\" {} for {alias}", if ours { "made" } else { "joined" });
                     return Ok(ours);
                 }
@@ -164,6 +301,7 @@ impl Edge {
 
     /// Goes on after a failure, and tells the first.
     fn remove_all(&mut self) -> Result<(), Failure> {
+        self.kept.clear();
         let links = self.route.links().map_err(|error| refused(format_args!("interfaces"), &error))?;
         let mut first = Ok(());
         for undo in self.switches.remove_all(&links) {
@@ -203,11 +341,10 @@ impl Edge {
         if wanted.local.is_none_or(|local| local.inet6.is_none()) {
             self.outside.without_inet6(&mut self.route, &tap);
         }
-        self.outside.limit(&mut self.route, &name, wanted.local.as_ref());
         let reached =
             |error| self::refused(format_args!("NAT of tap \"{name}\" (\"local nat no\" switches it off)"), &error);
         let made = switches::tap_steps(wanted, &tap, master.as_ref())
-            .and_then(|steps| self.set(tap.index, &steps).map_err(refused))
+            .and_then(|steps| self.set_tap(&name, &tap, wanted.local.as_ref(), &steps).map_err(refused))
             .and_then(|()| match wanted.local.filter(|local| local.nat) {
                 Some(local) => self.outside.reach(&mut self.route, tap.index, local.inet6.is_some()).map_err(reached),
                 None => Ok(()),
@@ -217,6 +354,7 @@ impl Edge {
             self.abandon(Some(tap.index));
             return Err(failure);
         }
+        self.kept.watch(tap.index, switches::wanted(wanted, master.as_ref()));
         let port = wanted.bridge.as_ref().map(|bridge| format!(", port of \"{bridge}\"")).unwrap_or_default();
         let local = wanted.local.map(|local| format!(", {}", local.inet)).unwrap_or_default();
         let inet6 = wanted.local.and_then(|local| local.inet6).map(|inet6| format!(" {inet6}")).unwrap_or_default();
@@ -235,11 +373,13 @@ impl Edge {
             return if found.kind == LinkKind::Vrf { Ok(Some(found)) } else { Err(other()) };
         }
         let made = self.route.create_vrf(&name, table, GROUP).map_err(refused)?;
-        let marked = self.route.set_mark(made.index, &name, GROUP).and_then(|()| self.route.set_up(made.index, true));
+        let steps = [Step::Name(switches::other_name(&name)), Step::Mark(name.clone(), GROUP), Step::Up(true)];
+        let marked = self.set(made.index, &steps);
         if let Err(error) = marked {
             self.abandon(Some(made.index));
             return Err(refused(error));
         }
+        self.kept.watch(made.index, Wanted { up: true, ..Wanted::default() });
         log::info!("VRF \"{name}\" made, with routing table {table}");
         Ok(Some(made))
     }
@@ -250,11 +390,31 @@ impl Edge {
         switches::master(bridge, found.as_ref()).cloned()
     }
 
+    /// Its other name comes first: programs that set up interfaces look for it as soon as there is one.
+    fn set_tap(
+        &mut self,
+        name: &IfName,
+        tap: &Link,
+        local: Option<&LocalEnd>,
+        steps: &[Step],
+    ) -> Result<(), NetlinkError> {
+        let (first, rest) = steps.split_at(steps.len().min(1));
+        self.set(tap.index, first)?;
+        self.outside.limit(&mut self.route, name, local);
+        self.set(tap.index, rest)
+    }
+
     fn set(&mut self, index: u32, steps: &[Step]) -> Result<(), NetlinkError> {
         for step in steps {
             match step {
                 Step::Mark(alias, group) => self.route.set_mark(index, alias, *group)?,
-                Step::Name(name) => self.route.add_name(index, name)?,
+                Step::Name(name) => {
+                    // Before Linux 5.5 there are none.
+                    if let Err(error) = self.route.add_name(index, name) {
+                        log::debug!("interface {index} is not also called \"{name}\": {error}");
+                    }
+                }
+                Step::NameFor(name) => self.route.add_name(index, name)?,
                 Step::Mac(mac) => self.route.set_mac(index, *mac)?,
                 Step::Mtu(mtu) => self.route.set_mtu(index, *mtu)?,
                 Step::Master(bridge) => self.route.set_master(index, Some(*bridge))?,

@@ -50,6 +50,7 @@ pub fn table(tap: &IfName, local: Option<&LocalEnd>) -> Table {
     Table {
         name: name(tap.as_str()),
         device: Some(tap.as_str().to_owned()),
+        owned: true,
         sets: vec![
             set(MACS, Key::Ethernet, MAX_MACS),
             set(INET, Key::Inet, MAX_SENDERS),

@@ -1,4 +1,4 @@
-//! How local interfaces reach the outside: one nftables table of ours, and forwarding. Pure: it sees chains and links, and
+//! How local interfaces reach the outside: nftables tables of ours, and forwarding. Pure: it sees chains and links, and
 //! says what to do.
 //!
 //! ```text
@@ -10,17 +10,21 @@
 //! postrouting  from a local tap: with the host's address
 //! ```
 //!
+//! There are two tables. The first has all of it, and belongs to a socket of ours: nobody else can flush it, but it is gone
+//! when the last process of vmd is killed. So the second has the chain `forward` once more, is nobody's, and is made again
+//! when it was flushed: what still forwards for us is kept in by it until the next daemon has undone that.
+//!
 //! Taps are known by their group, or by their index where their group is the administrator's, so that the rules need no
-//! change when one goes. What was changed on the host is kept in the table itself, as names of chains, so that the next
-//! priv, or the next daemon, can undo it.
+//! change when one goes. What was changed on the host is kept in the tables themselves, as names of chains, so that the
+//! next priv, or the next daemon, can undo it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sys::netlink::nft::{Chain, Expr, Fact, Hook, INET as NFPROTO_INET, Listed, Table};
 use sys::netlink::{Link, LinkKind};
 
-pub use proto::privileged::TABLE;
 use proto::privileged::{DOORS, FIREWALLD};
+pub use proto::privileged::{HOST_TABLE, TABLE};
 
 use super::forward6::{self, Change};
 use super::switches::LOCAL_GROUP;
@@ -52,7 +56,8 @@ pub struct Memory {
 impl Memory {
     /// What an earlier call, or an earlier priv, left in the table.
     pub fn of(chains: &[Listed]) -> Self {
-        let ours = chains.iter().filter(|chain| chain.family == NFPROTO_INET && chain.table == TABLE);
+        let ours = |chain: &&Listed| chain.family == NFPROTO_INET && is_ours(&chain.table);
+        let ours = chains.iter().filter(ours);
         let mut memory = Self::default();
         for name in ours.map(|chain| chain.name.as_str()) {
             memory.forwards.extend(name.strip_prefix(FORWARDS).map(str::to_owned));
@@ -68,6 +73,18 @@ impl Memory {
         self.taps.retain(|index| links.iter().any(|link| link.index == *index));
         self.forwards.retain(|name| there(name));
         self.inet6.retain(|change| forward6::is_for_all(&change.interface) || there(&change.interface));
+    }
+
+    /// What either knows.
+    pub fn extend(&mut self, other: Self) {
+        self.taps.extend(other.taps);
+        self.forwards.extend(other.forwards);
+        self.inet6.extend(other.inet6);
+    }
+
+    /// Whether the tables are needed: for a local tap, or because something forwards for one that was there.
+    pub fn is_needed(&self, links: &[Link]) -> bool {
+        !self.forwards.is_empty() || !self.inet6.is_empty() || links.iter().any(|link| self.is_local(link))
     }
 
     fn is_local(&self, link: &Link) -> bool {
@@ -87,8 +104,8 @@ pub fn to_switch_on<'a>(links: &'a [Link], forwarding: &BTreeMap<u32, bool>) -> 
     links.iter().filter(idle).collect()
 }
 
-/// The whole table.
-pub fn table(memory: &Memory, links: &[Link]) -> Table {
+/// Both tables.
+pub fn tables(memory: &Memory, links: &[Link]) -> [Table; 2] {
     let local = |group, index| {
         let by_group = vec![Expr::Load(group), Expr::Is(LOCAL_GROUP.to_ne_bytes().to_vec())];
         let by_index = |tap: &u32| vec![Expr::Load(index), Expr::Is(tap.to_ne_bytes().to_vec())];
@@ -130,13 +147,19 @@ pub fn table(memory: &Memory, links: &[Link]) -> Table {
             .extend(names.into_iter().map(|by| rule(vec![family(NFPROTO_IPV6), name(Fact::InName, by)], Expr::Drop))),
     }
     let chain = |name: &str, base, rules| Chain { name: name.to_owned(), base, rules };
-    let mut chains = vec![
-        chain("prerouting", Some((Hook::PreRouting, "filter", -150)), spoofing),
-        chain("forward", Some((Hook::Forward, "filter", 0)), forward),
-        chain("postrouting", Some((Hook::PostRouting, "nat", 100)), each(&from, Expr::Masquerade)),
-    ];
-    chains.extend(memory.names().map(|name| chain(&name, None, vec![])));
-    Table { name: TABLE.to_owned(), device: None, sets: vec![], chains }
+    let first = chain("prerouting", Some((Hook::PreRouting, "filter", -150)), spoofing);
+    let forward = chain("forward", Some((Hook::Forward, "filter", 0)), forward);
+    let last = chain("postrouting", Some((Hook::PostRouting, "nat", 100)), each(&from, Expr::Masquerade));
+    let names = || memory.names().map(|name| chain(&name, None, vec![]));
+    let table = |name: &str, owned, chains: Vec<Chain>| {
+        let chains = chains.into_iter().chain(names()).collect();
+        Table { name: name.to_owned(), device: None, owned, sets: vec![], chains }
+    };
+    [table(TABLE, true, vec![first, forward.clone(), last]), table(HOST_TABLE, false, vec![forward])]
+}
+
+fn is_ours(table: &str) -> bool {
+    [TABLE, HOST_TABLE].contains(&table)
 }
 
 /// A chain of somebody's that drops what guests send, and the chain for others' rules that its tool has, if any.
@@ -157,7 +180,7 @@ pub fn blocking(chains: &[Listed], inet6: bool) -> Vec<Blocking> {
             NFPROTO_IPV6 => inet6,
             _ => false,
         };
-        concerned && chain.table != TABLE && chain.hook == forward && (chain.drops || chain.table == FIREWALLD.0)
+        concerned && !is_ours(&chain.table) && chain.hook == forward && (chain.drops || chain.table == FIREWALLD.0)
     };
     let door =
         |of: &Listed| doors(chains).into_iter().find(|door| (door.family, &door.table) == (of.family, &of.table));
@@ -177,6 +200,17 @@ pub fn passes(links: &[Link], memory: &Memory) -> Vec<Vec<Expr>> {
     let local = links.iter().filter(|link| memory.is_local(link));
     let rule = |fact, link: &Link| vec![Expr::Load(fact), Expr::Is(padded(&link.name)), Expr::Accept];
     local.flat_map(|link| [rule(Fact::InName, link), rule(Fact::OutName, link)]).collect()
+}
+
+/// What keeps guests on one bridge from each other, where their frames meet the chains of forwarded packets: for the
+/// administrator, as a rule that let all such frames through would let routed packets by an isolated port's side too.
+pub fn held_up(bridge: &str, blocking: &Blocking) -> String {
+    format!(
+        "{} drops what guests on bridge \"{bridge}\" send each other, as net.bridge.bridge-nf-call-iptables is 1: accept \
+         there what comes and goes by \"{bridge}\", or set net.bridge.bridge-nf-call-iptables (for IPv6 \
+         bridge-nf-call-ip6tables) to 0",
+        place(&blocking.chain)
+    )
 }
 
 /// What names a blocking chain for the administrator.

@@ -1,13 +1,14 @@
 //! The way to the outside, as `nat.rs` and `forward6.rs` say: our table, forwarding, and the chains of others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 
 use model::IfName;
 use proto::privileged::LocalEnd;
 
 use rustix::io::Errno;
 use sys::ipv6::{Setting, Settings};
-use sys::netlink::nft::{Expr, INET, Listed, NETDEV, Nft};
+use sys::netlink::nft::{Expr, INET, Listed, NETDEV, Nft, Table};
 use sys::netlink::{KERNEL_DEADLINE, Link, NetlinkError, Route};
 
 use super::forward6::{self, ALL, Change, DEFAULT, Seen};
@@ -18,18 +19,56 @@ use super::switches::LOCAL_GROUP;
 /// How often a chain may be another than a moment before.
 const MAX_TRIES: usize = 4;
 
-/// What it is made by.
+/// What it is made by, and what was made: by this the tables can be made again (`restore.rs`).
 pub(super) struct Outside {
     /// Held from the start; a kernel that lacks it is asked again when it is needed.
     filter: Option<Nft>,
     /// None where IPv6 is not there, or not ours to set.
     settings: Option<Settings>,
+    /// What our tables remember, as far as this priv has read or written them.
+    pub(super) memory: Memory,
+    /// Our tables as they were made last.
+    pub(super) made: Option<[Table; 2]>,
+    /// Those of taps, likewise. What an earlier priv made has none here.
+    pub(super) guards: BTreeMap<IfName, Table>,
+    /// A local interface has IPv6.
+    pub(super) inet6: bool,
+    /// Bridges whose guests' frames meet the host's chains of forwarded packets.
+    pub(super) filtered: BTreeSet<IfName>,
+    /// Taps that are going: others let their names through no more, though they may still be there.
+    pub(super) going: BTreeSet<String>,
+    /// What blocks and was said.
+    pub(super) told: BTreeSet<String>,
+}
+
+/// For whom the chains of others are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// For a tap that is new.
+    NewTap,
+    /// Because rules may be missing.
+    Look,
 }
 
 impl Outside {
-    /// Nothing is changed yet.
-    pub(super) fn new(settings: Option<Settings>) -> Self {
-        Self { filter: Nft::open(KERNEL_DEADLINE).ok(), settings }
+    /// Nothing is changed yet. `filter`: the socket that owns tables, which the parent holds too; without one the tables
+    /// go with this process.
+    pub(super) fn new(settings: Option<Settings>, filter: Option<OwnedFd>) -> Self {
+        let filter = match filter {
+            Some(socket) => Nft::take_over(socket, KERNEL_DEADLINE),
+            None => Nft::open(KERNEL_DEADLINE),
+        };
+        Self {
+            filter: filter.ok(),
+            settings,
+            memory: Memory::default(),
+            made: None,
+            guards: BTreeMap::new(),
+            inet6: false,
+            filtered: BTreeSet::new(),
+            going: BTreeSet::new(),
+            told: BTreeSet::new(),
+        }
     }
 
     /// Takes IPv6 from an interface that was just made and is down: else the host would have an address there, learn
@@ -59,8 +98,11 @@ impl Outside {
 
     fn try_limit(&mut self, route: &mut Route, tap: &IfName, local: Option<&LocalEnd>) -> Result<(), NetlinkError> {
         let filter = self.filter()?;
-        filter.replace(&guard::table(tap, local))?;
+        let table = guard::table(tap, local);
+        filter.replace(&table)?;
         let chains = filter.chains()?;
+        self.guards.insert(tap.clone(), table);
+        let filter = self.filter()?;
         let links = route.links()?;
         for table in guard::left(&chains, &links) {
             filter.delete(NETDEV, table)?;
@@ -74,7 +116,8 @@ impl Outside {
         let chains = self.filter()?.chains()?;
         route.set_forwarding(tap, true)?;
         let links = route.links()?;
-        let mut memory = Memory::of(&chains);
+        let mut memory = self.memory.clone();
+        memory.extend(Memory::of(&chains));
         memory.forget_all_but(&links);
         memory
             .taps
@@ -83,7 +126,8 @@ impl Outside {
         memory.forwards.extend(idle.iter().map(|link| link.name.clone()));
         let changes = if inet6 { self.changes(&links, tap) } else { vec![] };
         memory.inet6.extend(changes.iter().cloned());
-        self.filter()?.replace(&nat::table(&memory, &links))?;
+        self.make(memory, &links)?;
+        self.going.retain(|going| !links.iter().any(|link| link.index == tap && link.name == *going));
         for link in idle {
             or_gone(route.set_forwarding(link.index, true))?;
             sys::guest_log!(
@@ -93,7 +137,20 @@ impl Outside {
             );
         }
         self.forward_inet6(&changes);
-        self.pass(&chains, &links, &memory, inet6)
+        self.inet6 |= inet6;
+        self.told.clear();
+        self.pass(&chains, &links, Why::NewTap)
+    }
+
+    /// Makes both tables, with what they are to remember.
+    pub(super) fn make(&mut self, memory: Memory, links: &[Link]) -> Result<(), NetlinkError> {
+        let tables = nat::tables(&memory, links);
+        self.memory = memory;
+        for table in &tables {
+            self.filter()?.replace(table)?;
+        }
+        self.made = Some(tables);
+        Ok(())
     }
 
     /// What to change so that IPv6 is forwarded. Of the tap itself nothing is remembered: it takes it along.
@@ -142,26 +199,38 @@ impl Outside {
         }
     }
 
-    /// Lets local taps through where others drop.
-    fn pass(&mut self, chains: &[Listed], links: &[Link], memory: &Memory, inet6: bool) -> Result<(), NetlinkError> {
-        for blocking in nat::blocking(chains, inet6) {
+    /// Lets local taps through where others drop. What can't be opened is said once.
+    pub(super) fn pass(&mut self, chains: &[Listed], links: &[Link], why: Why) -> Result<(), NetlinkError> {
+        let passes = self.passes(links);
+        if passes.is_empty() {
+            return Ok(());
+        }
+        for blocking in nat::blocking(chains, self.inet6) {
             let place = nat::place(&blocking.chain);
             let Some(door) = blocking.door else {
-                sys::guest_log!(Error, "{place} drops packets of local interfaces: accept their taps there");
+                if self.told.insert(place.clone()) {
+                    sys::guest_log!(Error, "{place} drops packets of local interfaces: accept their taps there");
+                }
                 continue;
             };
-            let passes = nat::passes(links, memory);
-            let done = exchange(self.filter()?, &door, &passes);
-            match done {
+            let filter = self.filter()?;
+            if why == Why::Look && filter.tagged(&door, nat::TAG)? == passes.len() {
+                continue;
+            }
+            match exchange(filter, &door, &passes) {
                 Ok(()) => sys::guest_log!(
                     Info,
                     "{place} drops packets: taps of local interfaces are accepted in {}",
                     door.name
                 ),
-                Err(NetlinkError::Refused { errno, .. }) => sys::guest_log!(
-                    Error,
-                    "{place} drops packets of local interfaces, and vmd can't add a rule there ({errno}): accept their taps there"
-                ),
+                Err(NetlinkError::Refused { errno, .. }) => {
+                    if self.told.insert(place.clone()) {
+                        sys::guest_log!(
+                            Error,
+                            "{place} drops packets of local interfaces, and vmd can't add a rule there ({errno}): accept their taps there"
+                        );
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -170,11 +239,11 @@ impl Outside {
 
     /// Takes the name of a tap that is gone, or going, out of the chains of others.
     pub(super) fn tap_gone(&mut self, route: &mut Route, tap: &str) -> Result<(), NetlinkError> {
+        let chains = self.filter()?.chains()?;
+        self.memory.extend(Memory::of(&chains));
+        self.going.insert(tap.to_owned());
+        let passes = self.passes(&route.links()?);
         let filter = self.filter()?;
-        let chains = filter.chains()?;
-        let mut links = route.links()?;
-        links.retain(|link| link.name != tap);
-        let passes = nat::passes(&links, &Memory::of(&chains));
         for door in nat::doors(&chains) {
             if filter.tagged(&door, nat::TAG)? > passes.len() {
                 exchange(filter, &door, &passes)?;
@@ -183,9 +252,16 @@ impl Outside {
         Ok(())
     }
 
+    fn passes(&self, links: &[Link]) -> Vec<Vec<Expr>> {
+        let staying: Vec<Link> = links.iter().filter(|link| !self.going.contains(&link.name)).cloned().collect();
+        nat::passes(&staying, &self.memory)
+    }
+
     /// Undoes it, for this priv and for one that was killed. The table goes last: as long as anything forwards for us, it
     /// keeps others out.
     pub(super) fn leave(&mut self, route: &mut Route) -> Result<(), NetlinkError> {
+        (self.made, self.guards, self.inet6) = (None, BTreeMap::new(), false);
+        let mut memory = std::mem::take(&mut self.memory);
         let Ok(filter) = self.filter() else { return Ok(()) }; // a kernel without: nothing to undo
         let chains = filter.chains()?;
         for table in guard::left(&chains, &[]) {
@@ -197,17 +273,17 @@ impl Outside {
                 log::error!("chain \"{}\" of table \"{}\": rules of vmd may stay ({error})", door.name, door.table);
             }
         }
-        let memory = Memory::of(&chains);
+        memory.extend(Memory::of(&chains));
         for name in &memory.forwards {
             let Some(link) = route.link(name)? else { continue };
             or_gone(route.set_forwarding(link.index, false))?;
             log::info!("\"{name}\" no longer forwards");
         }
         if !self.undo(&memory.inet6) {
-            log::error!("the nftables table \"inet {}\" stays, as the host still forwards IPv6", nat::TABLE);
-            return Ok(());
+            log::error!("the nftables table \"inet {}\" stays, as the host still forwards IPv6", nat::HOST_TABLE);
+            return self.filter()?.delete(INET, nat::TABLE);
         }
-        self.filter()?.delete(INET, nat::TABLE)
+        [nat::TABLE, nat::HOST_TABLE].into_iter().try_for_each(|table| self.filter()?.delete(INET, table))
     }
 
     /// Whether nothing is left of the changes.
@@ -233,7 +309,7 @@ impl Outside {
         done
     }
 
-    fn filter(&mut self) -> Result<&mut Nft, NetlinkError> {
+    pub(super) fn filter(&mut self) -> Result<&mut Nft, NetlinkError> {
         let open = match self.filter.take() {
             Some(filter) => filter,
             None => Nft::open(KERNEL_DEADLINE)?,

@@ -11,15 +11,17 @@
 //! The kernel's list of links is the memory: ours is what has our group and an alias of ours, so that a priv that was
 //! started again, or the next daemon, knows what an earlier one made. Only what was changed on others' bridges is kept here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 pub use proto::privileged::{GROUP, LOCAL_GROUP};
 
 use model::IfName;
-use proto::privileged::{MARK, TapSpec};
+use proto::privileged::{LocalEnd, MARK, TapSpec};
 use proto::{Code, Failure};
 use sys::netlink::{Link, LinkKind};
+
+use super::kept::{Address, Wanted};
 
 /// Before the number of a routing domain, in the name of its VRF.
 const VRF: &str = "rdomain";
@@ -37,8 +39,10 @@ const LOCAL_BITS: (u8, u8) = (31, 96);
 pub enum Step {
     /// Description, and a group of ours or of the administrator's.
     Mark(String, u32),
-    /// The other name, by which ours is known in a group of the administrator's.
+    /// The other name, by which other programs know ours.
     Name(String),
+    /// The same of a tap in a group of the administrator's: it is by that name alone that vmd knows it.
+    NameFor(String),
     /// A fixed address: a bridge without one takes its ports', which come and go.
     Mac([u8; 6]),
     /// The master's frame length: a shorter port would shorten its bridge.
@@ -102,6 +106,8 @@ pub enum Undo {
 pub struct Switches {
     /// Index of the bridge; whether it was up.
     changed: BTreeMap<u32, bool>,
+    /// Bridges of switches that are in vm.conf no more, which may still have ports.
+    unwanted: BTreeSet<IfName>,
 }
 
 impl Switches {
@@ -118,6 +124,7 @@ impl Switches {
         if !is_switch_alias(alias) {
             return Err(Failure::new(Code::Invalid, format!("\"{alias}\" is no description of a switch")));
         }
+        self.unwanted.remove(bridge);
         let absent = || Failure::new(Code::NotFound, format!("bridge \"{bridge}\" is not there"));
         let Some(link) = found else { return if external { Err(absent()) } else { Ok(Make::Create) } };
         if link.kind != LinkKind::Bridge {
@@ -126,6 +133,7 @@ impl Switches {
         let mut steps = Vec::new();
         let ours = is_ours(link);
         if ours {
+            steps.extend((!is_named(link)).then(|| Step::Name(other_name(&link.name))));
             steps.push(Step::Mark(alias.to_owned(), GROUP));
             steps.extend(link.mac.map(Step::Mac));
         }
@@ -146,8 +154,27 @@ impl Switches {
         Ok(Make::Set { index: link.index, steps, ours })
     }
 
+    /// A switch is in vm.conf no more: its bridge is to go when nobody uses it.
+    pub fn unwanted(&mut self, bridge: IfName) {
+        self.unwanted.insert(bridge);
+    }
+
+    /// Which of the unwanted bridges go now: those of ours without a port. Others' are left as they are.
+    pub fn no_longer_used(&mut self, links: &[Link]) -> Vec<Undo> {
+        let mut gone = Vec::new();
+        self.unwanted.retain(|name| {
+            let bridge = links.iter().find(|link| link.name == name.as_str() && is_ours_of(link, LinkKind::Bridge));
+            let Some(bridge) = bridge else { return false };
+            let used = links.iter().any(|link| link.master == Some(bridge.index));
+            gone.extend((!used).then(|| delete(bridge)));
+            used
+        });
+        gone
+    }
+
     /// The end of all that vmd made on this host: taps first, so that no bridge is kept for them.
     pub fn remove_all(&mut self, links: &[Link]) -> Vec<Undo> {
+        self.unwanted.clear();
         let taps = links.iter().filter(|link| is_ours_of(link, LinkKind::Tun)).map(delete);
         let bridges = links.iter().filter(|link| is_ours_of(link, LinkKind::Bridge));
         let bridges = bridges.map(|bridge| delete_unless(bridge, links, |port| !is_ours_of(port, LinkKind::Tun)));
@@ -198,8 +225,8 @@ pub fn tap_steps(wanted: &TapSpec, tap: &Link, master: Option<&Link>) -> Result<
     let group = others(wanted.group);
     let ours = if local.is_some_and(|local| local.nat) { LOCAL_GROUP } else { GROUP };
     // Named first, so that it is known as ours at every moment.
-    let name = group.map(|_| Step::Name(format!("{MARK}{}", tap.name)));
-    let mut steps: Vec<_> = name.into_iter().collect();
+    let name = other_name(&tap.name);
+    let mut steps = vec![if group.is_some() { Step::NameFor(name) } else { Step::Name(name) }];
     steps.push(Step::Mark(alias.to_string(), group.unwrap_or(ours)));
     if let Some(bridge) = master {
         if bridge.kind == LinkKind::Bridge && bridge.mtu != tap.mtu {
@@ -216,10 +243,57 @@ pub fn tap_steps(wanted: &TapSpec, tap: &Link, master: Option<&Link>) -> Result<
             let text = format!("a port of \"{}\" can't have addresses of its own", bridge.name);
             return Err(Failure::new(Code::Invalid, text));
         }
-        steps.push(Step::Address(local.inet.into(), LOCAL_BITS.0));
-        steps.extend(local.inet6.map(|inet6| Step::Address(inet6.into(), LOCAL_BITS.1)));
+        steps.extend(addresses(local).map(|(ip, bits)| Step::Address(ip, bits)));
     }
     Ok(steps)
+}
+
+/// How a tap shall stay that was made so.
+pub fn wanted(wanted: &TapSpec, master: Option<&Link>) -> Wanted {
+    let TapSpec { isolated, up, local, .. } = wanted;
+    Wanted {
+        master: master.map(|master| master.index),
+        isolated: *isolated,
+        up: *up,
+        addresses: local.iter().flat_map(addresses).collect(),
+    }
+}
+
+fn addresses(local: &LocalEnd) -> impl Iterator<Item = (IpAddr, u8)> {
+    let inet6 = local.inet6.map(|inet6| (inet6.into(), LOCAL_BITS.1));
+    std::iter::once((local.inet.into(), LOCAL_BITS.0)).chain(inet6)
+}
+
+/// What an earlier priv made, and how it shall stay: as it is.
+pub fn taken_over(links: &[Link], addresses: &[Address]) -> Vec<(u32, Wanted)> {
+    let ours = links.iter().filter(|link| is_ours(link));
+    let wanted = |link: &Link| Wanted {
+        master: link.master,
+        isolated: link.isolated,
+        up: link.up,
+        addresses: match link.kind {
+            LinkKind::Tun => {
+                let own = addresses.iter().filter(|(index, ip, _)| *index == link.index && !is_kernels(ip));
+                own.map(|(_, ip, bits)| (*ip, *bits)).collect()
+            }
+            LinkKind::Bridge | LinkKind::Vrf | LinkKind::Other => vec![], // the administrator's
+        },
+    };
+    ours.map(|link| (link.index, wanted(link))).collect()
+}
+
+/// An address that the kernel gives a link by itself.
+fn is_kernels(ip: &IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// The other name of an interface that vmd made.
+pub fn other_name(name: &str) -> String {
+    format!("{MARK}{name}")
+}
+
+fn is_named(link: &Link) -> bool {
+    link.names.contains(&other_name(&link.name))
 }
 
 /// The group, if it is not one of ours, which have a meaning of their own.

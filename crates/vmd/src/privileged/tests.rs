@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -39,21 +40,33 @@ mod decisions;
 mod inet6;
 mod isolated;
 mod neighbours;
+mod others;
 mod outside;
 
 /// A priv in a network namespace of its own, and this end of its channel.
 struct Priv {
     channel: Channel<ToPriv, ToParent>,
     thread: std::thread::JoinHandle<()>,
+    killed: Arc<AtomicBool>,
     route: Route,
     next: u32,
 }
 
 const SOON: Duration = Duration::from_secs(30);
 
+thread_local! {
+    /// What a parent would hold in the namespace of this thread, and give to each priv.
+    static TABLES: std::cell::RefCell<Option<OwnedFd>> = const { std::cell::RefCell::new(None) };
+}
+
 /// Puts the calling thread, and those that it starts, into an empty network namespace.
 fn own_namespace() {
     unshare(UnshareFlags::NEWNET).expect("a network namespace, as root");
+    TABLES.replace(Some(sys::netlink::nft::socket().unwrap()));
+}
+
+fn tables() -> Option<OwnedFd> {
+    TABLES.with_borrow(|tables| tables.as_ref().map(|tables| tables.try_clone().unwrap()))
 }
 
 fn control_device() -> OwnedFd {
@@ -67,9 +80,19 @@ impl Priv {
 
     fn with(settings: Settings) -> Self {
         let (channel, theirs) = proto::channel::pair::<ToPriv, ToParent>().unwrap();
-        let edge = Edge::new(theirs.into_socket(), Some(settings)).unwrap();
-        let thread = std::thread::spawn(move || edge.serve().unwrap());
-        Self { channel, thread, route: Route::open(SOON).unwrap(), next: 0 }
+        Self::of(channel, Edge::new(theirs.into_socket(), Some(settings), tables()).unwrap())
+    }
+
+    fn of(channel: Channel<ToPriv, ToParent>, mut edge: Edge) -> Self {
+        let killed = Arc::new(AtomicBool::new(false));
+        let is_killed = killed.clone();
+        let thread = std::thread::spawn(move || {
+            edge.attend().unwrap();
+            if !is_killed.load(Ordering::Acquire) {
+                edge.end();
+            }
+        });
+        Self { channel, thread, killed, route: Route::open(SOON).unwrap(), next: 0 }
     }
 
     fn ask(&mut self, message: impl FnOnce(RequestId) -> ToPriv, fds: Vec<OwnedFd>) -> (ToParent, Vec<OwnedFd>) {
@@ -92,8 +115,11 @@ impl Priv {
 
     fn try_tap(&mut self, tap: Option<&str>, bridge: Option<&str>) -> (ToParent, Vec<OwnedFd>) {
         let (tap, bridge) = (tap.map(name), bridge.map(name));
-        let message =
-            |request| ToPriv::MakeTap { request, tap: TapSpec { name: tap, bridge, ..tap_of("vm1-if0-web") } };
+        let message = |request| ToPriv::MakeTap {
+            request,
+            filtered: false,
+            tap: TapSpec { name: tap, bridge, ..tap_of("vm1-if0-web") },
+        };
         self.ask(message, vec![control_device()])
     }
 
@@ -134,6 +160,12 @@ impl Priv {
             assert!(Instant::now() < until, "\"{tap}\" is still there");
             std::thread::yield_now();
         }
+    }
+
+    /// Ends it as a signal does: it removes nothing.
+    fn kill(self) {
+        self.killed.store(true, Ordering::Release);
+        self.end();
     }
 
     /// Closes the channel and waits for the end.
@@ -250,7 +282,7 @@ fn a_descriptor_that_is_no_tun_fails_the_request() {
     own_namespace();
     let mut privileged = Priv::start();
     let null = File::open("/dev/null").unwrap().into();
-    let message = |request| ToPriv::MakeTap { request, tap: tap_of("vm1-if0-web") };
+    let message = |request| ToPriv::MakeTap { request, filtered: false, tap: tap_of("vm1-if0-web") };
     let (answer, fds) = privileged.ask(message, vec![null]);
     assert!(matches!(answer, ToParent::Failed { .. }));
     assert_eq!((fds.len(), privileged.links()), (0, 1));
@@ -262,7 +294,7 @@ fn a_step_that_fails_takes_the_tap_with_it_even_if_another_holds_its_descriptor(
     let mut privileged = Priv::start();
     let device = control_device();
     let held = device.try_clone().unwrap();
-    let message = |request| ToPriv::MakeTap { request, tap: tap_of("no description of ours") };
+    let message = |request| ToPriv::MakeTap { request, filtered: false, tap: tap_of("no description of ours") };
     let (answer, _) = privileged.ask(message, vec![device]);
     assert_eq!((code(&answer), privileged.links()), (Code::Invalid, 1));
     drop(held);
@@ -335,7 +367,7 @@ fn a_priv_that_is_started_again_takes_over_what_the_first_made() {
     let mut first = Priv::start();
     first.switch("br0", true);
     let (_, _, _fd) = first.tap(None, Some("br0"));
-    // Not ended: as if it had been killed, it removes nothing.
+    first.kill();
     let mut second = Priv::start();
     assert!(created(&second.switch("br0", true)));
     assert_eq!(second.tap(None, Some("br0")).0, "tap1");
@@ -372,7 +404,8 @@ fn a_tap_in_a_group_of_the_administrators_is_found_by_it_and_goes_all_the_same()
     own_namespace();
     let mut privileged = Priv::start();
     let in_group = |privileged: &mut Priv, group| {
-        let message = |request| ToPriv::MakeTap { request, tap: TapSpec { group, ..tap_of("vm1-if0-web") } };
+        let message =
+            |request| ToPriv::MakeTap { request, filtered: false, tap: TapSpec { group, ..tap_of("vm1-if0-web") } };
         privileged.ask(message, vec![control_device()])
     };
     let mut held: Vec<_> =
@@ -406,8 +439,11 @@ fn local_tap(privileged: &mut Priv, bridge: Option<&str>) -> (ToParent, Vec<Owne
         nat: false,
     };
     let bridge = bridge.map(name);
-    let message =
-        |request| ToPriv::MakeTap { request, tap: TapSpec { bridge, local: Some(local), ..tap_of("vm1-if0-web") } };
+    let message = |request| ToPriv::MakeTap {
+        request,
+        filtered: false,
+        tap: TapSpec { bridge, local: Some(local), ..tap_of("vm1-if0-web") },
+    };
     privileged.ask(message, vec![control_device()])
 }
 

@@ -105,7 +105,7 @@ fn make_tap(request: u32, local: Option<LocalEnd>) -> (ToPriv, Vec<OwnedFd>) {
     let tun = File::options().read(true).write(true).open("/dev/net/tun").expect("/dev/net/tun");
     sys::waits::never(&tun).expect("it is ours"); // as the parent opens it
     let tap = TapSpec { name: None, alias, bridge, isolated: false, up: true, rdomain: None, group: None, local };
-    (ToPriv::MakeTap { request: RequestId(request), tap }, vec![tun.into()])
+    (ToPriv::MakeTap { request: RequestId(request), tap, filtered: false }, vec![tun.into()])
 }
 
 #[test]
@@ -129,7 +129,8 @@ fn priv_is_confined_and_holds_what_its_page_says() {
     role.has_an_empty_root();
     let null = "/dev/null";
     let settings = "/"; // of IPv6: the root of a mount that has no other name
-    assert_eq!(role.descriptors(), ["", "", settings, null, null, null, "socket", "socket", "socket"]);
+    let held = ["", "", settings, null, null, null, "socket", "socket", "socket", "socket", "socket"];
+    assert_eq!(role.descriptors(), held);
     assert_eq!(role.end(), Exit::Code(0));
     nothing_is_left();
     drop(tap);

@@ -1,6 +1,8 @@
 //! Attributes and values of linux/netfilter/nf_tables.h that libc lacks, under its names.
 
 pub const NFTA_TABLE_NAME: u16 = 1;
+pub const NFTA_TABLE_FLAGS: u16 = 2;
+pub const NFT_TABLE_F_OWNER: u32 = 2;
 pub const NFTA_CHAIN_TABLE: u16 = 1;
 pub const NFTA_CHAIN_NAME: u16 = 3;
 pub const NFTA_CHAIN_HOOK: u16 = 4;

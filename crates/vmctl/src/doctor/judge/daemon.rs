@@ -2,7 +2,8 @@
 
 use proto::client::VERSION;
 use proto::doctor;
-use proto::privileged::TABLE;
+use proto::privileged::{HOST_TABLE, TABLE};
+use sys::netlink::nft::Listed;
 
 use super::{Judged, Verdict, fault, hidden, known, note, ok, unread, warning, with};
 use crate::doctor::ask::{CONFIGURATION, PID_FILE};
@@ -202,12 +203,16 @@ pub fn leftovers(host: &Host) -> Judged {
         by_hand.push(format!("ip link delete {name}"));
     }
     let chains = host.chains.iter().flatten();
-    let ours: Vec<_> = chains.filter(|chain| chain.family == INET && chain.table == TABLE).collect();
-    if !ours.is_empty() {
-        left.push(format!("nftables table inet {TABLE}"));
+    for table in [TABLE, HOST_TABLE] {
+        let of_table = |chain: &&Listed| chain.family == INET && chain.table == table;
+        let ours: Vec<_> = chains.clone().filter(of_table).collect();
+        if ours.is_empty() {
+            continue;
+        }
+        left.push(format!("nftables table inet {table}"));
         // A chain without a hook is a change of the host that vmd undoes; until then the table keeps others out.
         if ours.iter().all(|chain| chain.hook.is_some()) {
-            by_hand.push(format!("nft delete table inet {TABLE}"));
+            by_hand.push(format!("nft delete table inet {table}"));
         }
     }
     left.extend(marked.cgroups.iter().map(|place| format!("cgroup {place}")));

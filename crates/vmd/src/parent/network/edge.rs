@@ -1,11 +1,12 @@
 //! priv, as the parent speaks with it: carries out what `wishes.rs` decides.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use proto::Failure;
 use proto::privileged::{ToParent, ToPriv};
 
 use super::wishes::{self, Action};
+use super::{filtered, others};
 use crate::parent::edge::{Edge, Token};
 use crate::parent::peers::restarts::Lasting;
 use crate::parent::peers::turn::Turn;
@@ -14,7 +15,8 @@ use crate::parent::registry::Event;
 
 impl Edge {
     pub(in crate::parent) fn start_privileged(&mut self) -> Result<(), StartError> {
-        let started = self.starter.start("priv", &[], None)?;
+        let extras: Vec<_> = self.host.tables.iter().map(AsFd::as_fd).collect();
+        let started = self.starter.start("priv", &extras, None)?;
         self.privileged = Some(self.kept(Token::Privileged, started)?);
         self.wish(wishes::Event::Started);
         Ok(())
@@ -51,12 +53,23 @@ impl Edge {
             match action {
                 Action::Tell(message) => self.tell_priv(&message, vec![]),
                 Action::AskForTap(request, tap) => match self.host.open_tun() {
-                    Ok(tun) => self.tell_priv(&ToPriv::MakeTap { request, tap }, vec![tun]),
+                    Ok(tun) => {
+                        let filtered = tap.bridge.is_some() && filtered::frames_are_filtered();
+                        self.tell_priv(&ToPriv::MakeTap { request, tap, filtered }, vec![tun]);
+                    }
                     Err(error) => {
                         let failure = Failure::io("/dev/net/tun (is the module tun loaded?)", &error);
                         happened.extend(self.wish(wishes::Event::NotAsked(request, failure)));
                     }
                 },
+                Action::AskToLook => {
+                    let filtered = filtered::frames_are_filtered();
+                    self.tell_priv(&ToPriv::Look { filtered }, vec![]);
+                }
+                Action::SayPutBack(name, undone, gave_up) => {
+                    let text = others::put_back(&name, undone, gave_up, &others::that_run());
+                    sys::guest_log!(Warn, "{text}");
+                }
                 Action::IgnoreRouters(interface) => self.host.ignore_routers_on(&interface),
                 Action::Hold { run, nic, name, mac, outside } => {
                     let kept = self.keep(std::mem::take(&mut fds)).map(|tap| {

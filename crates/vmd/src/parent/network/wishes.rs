@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use model::{IfName, MacAddr, SwitchName};
-use proto::privileged::{Alias, TapSpec, ToParent, ToPriv};
+use proto::privileged::{Alias, TapSpec, ToParent, ToPriv, Undone};
 use proto::{Code, Failure, RequestId};
 
 use crate::parent::registry::{Run, Switch};
@@ -26,6 +26,10 @@ pub enum Event {
     Lost,
     /// A bridge is wished.
     Switch(Switch),
+    /// A switch is in vm.conf no more: its bridge is to go once nobody uses it.
+    NoSwitch(IfName),
+    /// All that was made is to be looked at, as when vm.conf was read again.
+    Look,
     /// A tap is wished, for a card of a start.
     Tap(Run, u8, TapSpec),
     /// It could not be asked for.
@@ -47,6 +51,10 @@ pub enum Action {
     Tell(ToPriv),
     /// Ask priv for a tap, with a descriptor of /dev/net/tun; without one, `NotAsked`.
     AskForTap(RequestId, TapSpec),
+    /// Ask priv to look at all that was made, with what the host does with frames within bridges.
+    AskToLook,
+    /// Say what another program did to an interface, and who that may be.
+    SayPutBack(IfName, Undone, bool),
     /// Keep the host from believing routers there.
     IgnoreRouters(IfName),
     /// Hold the tap that came for a card, and tell the registry whether there was room.
@@ -105,6 +113,9 @@ impl Wishes {
             Event::Started => self.started(),
             Event::Lost => self.lost(),
             Event::Switch(switch) => self.switch(switch),
+            Event::NoSwitch(bridge) => self.tell(ToPriv::RemoveSwitch { bridge }),
+            Event::Look if self.runs => vec![Action::AskToLook],
+            Event::Look => vec![], // the next one looks at its start
             Event::Tap(run, nic, tap) => self.tap(run, nic, tap),
             Event::NotAsked(request, failure) => {
                 self.of.remove(&request).map(|wish| self.failed(wish, failure)).unwrap_or_default()
@@ -168,8 +179,11 @@ impl Wishes {
     }
 
     fn said(&mut self, message: ToParent) -> Vec<Action> {
+        if let ToParent::PutBack { name, undone, gave_up } = message {
+            return vec![Action::SayPutBack(name, undone, gave_up)];
+        }
         // Without a wish it answers what was given up.
-        let Some(wish) = self.of.remove(&request_of(&message)) else { return vec![] };
+        let Some(wish) = request_of(&message).and_then(|request| self.of.remove(&request)) else { return vec![] };
         match (wish, message) {
             (Wish::Switch(name, bridge), ToParent::SwitchMade { created, .. }) => {
                 let made = Action::Switch(name, Ok(()));
@@ -191,9 +205,13 @@ impl Wishes {
                 vec![]
             }
             (wish, ToParent::Failed { failure, .. }) => self.failed(wish, failure),
-            (wish, ToParent::SwitchMade { .. } | ToParent::TapMade { .. } | ToParent::Removed { .. }) => {
-                self.failed(wish, Failure::new(Code::Io, "priv gave an answer to another question"))
-            }
+            (
+                wish,
+                ToParent::SwitchMade { .. }
+                | ToParent::TapMade { .. }
+                | ToParent::Removed { .. }
+                | ToParent::PutBack { .. },
+            ) => self.failed(wish, Failure::new(Code::Io, "priv gave an answer to another question")),
         }
     }
 
@@ -229,12 +247,13 @@ fn told(wish: Wish, failure: Failure) -> Option<Action> {
     }
 }
 
-fn request_of(message: &ToParent) -> RequestId {
+fn request_of(message: &ToParent) -> Option<RequestId> {
     match message {
         ToParent::SwitchMade { request, .. }
         | ToParent::TapMade { request, .. }
         | ToParent::Removed { request }
-        | ToParent::Failed { request, .. } => *request,
+        | ToParent::Failed { request, .. } => Some(*request),
+        ToParent::PutBack { .. } => None,
     }
 }
 

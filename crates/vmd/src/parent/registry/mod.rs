@@ -170,6 +170,8 @@ pub enum Action {
     ServeSnmp(Option<Master>),
     /// Make a bridge; answered by `SwitchMade`.
     MakeSwitch(Switch),
+    /// No switch of vm.conf has this bridge any more: if vmd made it, it goes once nobody uses it.
+    RemoveBridge(IfName),
     /// Look up what users call the owner of a VM; answered by `OwnerNamed`.
     NameOwner(VmId, Owner),
     /// Start an opener as this user for these files; each answered by `Opened`.

@@ -9,11 +9,13 @@
 //! | does not run | no | gone; its id stays reserved | as it was |
 //! | is not known | yes | listed; started if enabled | the same |
 //!
-//! Switches are replaced by name, and made anew where they differ; one that the file no longer has stays known.
+//! Switches are replaced by name, and made anew where they differ; one that the file no longer has is forgotten by a reload,
+//! and its bridge goes with the last tap that is on it, if vmd made it.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use model::{Text, UserPath};
+use model::{IfName, Text, UserPath};
 use proto::client::{MAX_WRONG, Reply};
 use proto::{Code, Failure};
 use sys::log::{Level, Weight};
@@ -85,8 +87,11 @@ impl Registry {
             Ok(settings) => *settings,
             Err(errors) => return refuse(&reading, &errors, out),
         };
+        let bridges: BTreeSet<IfName> = self.bridges();
         if reading.load.is_none() {
             self.vms.retain(Vm::runs);
+            self.switches
+                .retain(|(known, _)| settings.switches.iter().any(|switch| switch.spec.name == known.spec.name));
             self.stagger.parallel = settings.parallel;
             self.stagger.delay = settings.delay;
             self.locals = settings.locals;
@@ -100,9 +105,15 @@ impl Registry {
         if reading.load.is_none() {
             self.tell_what_waits(reading.asked, out);
         }
+        let left = self.bridges();
+        out.extend(bridges.into_iter().filter(|bridge| !left.contains(bridge)).map(Action::RemoveBridge));
         self.answer_reloads(out);
         let what = reading.load.map_or_else(|| "reloaded".to_owned(), |path| format!("\"{path}\" loaded"));
         out.push(Action::Log(Level::Info.into(), format!("configuration {what}")));
+    }
+
+    fn bridges(&self) -> BTreeSet<IfName> {
+        self.switches.iter().map(|(switch, _)| switch.spec.interface.clone()).collect()
     }
 
     /// What waits for the next start of a VM that runs.

@@ -147,7 +147,15 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     if let Err(error) = &users {
         log::info!("no users of their own for VMs ({error}): they share {USER}'s limits");
     }
-    let host = Host { memory, tree: tree.ok(), vms: BTreeMap::new(), users: users.ok(), tty_gid };
+    // It is never read or written here, and needs no system call beside its opening.
+    let tables = sys::netlink::nft::socket();
+    if let Err(error) = &tables {
+        log::info!(
+            "no socket of nftables ({error}): without it guests are neither limited nor reach the outside by NAT"
+        );
+    }
+    let (tree, users, tables) = (tree.ok(), users.ok(), tables.ok());
+    let host = Host { memory, tree, vms: BTreeMap::new(), users, tty_gid, tables };
     let starter = Starter {
         exe: Executable::own()?,
         null: open_device("/dev/null", OFlags::empty())?,

@@ -36,6 +36,9 @@ pub struct Host {
     pub users: Option<OwnedFd>,
     /// Group of terminals, where there is one.
     pub tty_gid: Option<u32>,
+    /// What priv's nftables tables belong to, which each priv is given: they are there as long as this is, and no priv's end
+    /// takes them away. None where the kernel has no nftables.
+    pub tables: Option<OwnedFd>,
 }
 
 impl Host {
@@ -203,7 +206,14 @@ mod tests {
 
     #[test]
     fn a_console_is_its_owners_and_of_the_owner_group_or_for_writing_of_tty() {
-        let host = |tty_gid| Host { memory: Pool::SmallPages, tree: None, vms: BTreeMap::new(), users: None, tty_gid };
+        let host = |tty_gid| Host {
+            memory: Pool::SmallPages,
+            tree: None,
+            vms: BTreeMap::new(),
+            users: None,
+            tty_gid,
+            tables: None,
+        };
         let owner = |gid| Owner { uid: 1000, gid };
         assert_eq!(host(Some(5)).console_rights(owner(Some(7))), (7, 0o660));
         assert_eq!(host(Some(5)).console_rights(owner(None)), (5, 0o620));

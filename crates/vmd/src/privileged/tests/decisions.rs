@@ -10,7 +10,9 @@ use crate::privileged::switches::{self, GROUP, Make, Step, Switches, Undo};
 fn link(index: u32, name: &str, kind: LinkKind) -> Link {
     let mac = Some([2, 0, 0, 0, 0, u8::try_from(index).unwrap()]);
     let alias = String::new();
-    Link { index, name: name.into(), kind, mac, master: None, names: vec![], alias, group: 0, mtu: 1500, up: false }
+    let (name, names) = (name.to_owned(), vec![]);
+    let isolated = false;
+    Link { index, name, kind, mac, master: None, isolated, names, alias, group: 0, mtu: 1500, up: false }
 }
 
 fn bridge(index: u32, name: &str) -> Link {
@@ -58,8 +60,11 @@ fn a_free_name_is_created_and_what_was_created_is_ours() {
     assert_eq!(make(&mut switches, true, None).unwrap(), Make::Create);
     let created = Link { group: GROUP, ..bridge(7, "br0") };
     let mark = Step::Mark("switch1-lan".into(), GROUP);
-    let steps = vec![mark, Step::Mac([2, 0, 0, 0, 0, 7]), Step::Up(true)];
+    let steps = vec![Step::Name("vmd-br0".into()), mark.clone(), Step::Mac([2, 0, 0, 0, 0, 7]), Step::Up(true)];
     assert_eq!(make(&mut switches, true, Some(&created)).unwrap(), Make::Set { index: 7, steps, ours: true });
+    let named = Link { names: vec!["vmd-br0".into()], up: true, ..created };
+    let steps = vec![mark, Step::Mac([2, 0, 0, 0, 0, 7])];
+    assert_eq!(make(&mut switches, true, Some(&named)).unwrap(), Make::Set { index: 7, steps, ours: true });
 }
 
 #[test]
@@ -126,14 +131,15 @@ fn a_description_by_which_we_would_not_know_our_own_is_refused() {
 #[test]
 fn a_tap_gets_description_then_bridge_then_state() {
     let tap = link(3, "tap0", LinkKind::Tun);
-    let mark = Step::Mark("vm1-if0-web".into(), GROUP);
+    let [name, mark] = [Step::Name("vmd-tap0".into()), Step::Mark("vm1-if0-web".into(), GROUP)];
     let web = tap_spec("vm1-if0-web", None);
     let steps = switches::tap_steps(&TapSpec { up: false, ..web.clone() }, &tap, Some(&bridge(7, "br0"))).unwrap();
-    assert_eq!(steps, [mark.clone(), Step::Master(7), Step::Up(false)]);
+    assert_eq!(steps, [name.clone(), mark.clone(), Step::Master(7), Step::Up(false)]);
     let apart = TapSpec { isolated: true, ..web.clone() };
     let steps = switches::tap_steps(&apart, &tap, Some(&bridge(7, "br0"))).unwrap();
-    assert_eq!(steps, [mark.clone(), Step::Master(7), Step::Isolated, Step::Up(true)], "before the first frame");
-    assert_eq!(switches::tap_steps(&web, &tap, None).unwrap(), [mark, Step::Up(true)]);
+    let isolated = [name.clone(), mark.clone(), Step::Master(7), Step::Isolated, Step::Up(true)];
+    assert_eq!(steps, isolated, "before the first frame");
+    assert_eq!(switches::tap_steps(&web, &tap, None).unwrap(), [name, mark, Step::Up(true)]);
 }
 
 #[test]
@@ -141,7 +147,7 @@ fn a_tap_takes_its_bridges_frame_length_first() {
     let jumbo = Link { mtu: 9000, ..bridge(7, "br0") };
     let steps =
         switches::tap_steps(&tap_spec("vm1-if0-web", None), &link(3, "tap0", LinkKind::Tun), Some(&jumbo)).unwrap();
-    assert_eq!(steps.get(1..3), Some(&[Step::Mtu(9000), Step::Master(7)][..]));
+    assert_eq!(steps.get(2..4), Some(&[Step::Mtu(9000), Step::Master(7)][..]));
 }
 
 #[test]
@@ -149,9 +155,10 @@ fn a_tap_of_another_group_is_named_before_it_is_in_it() {
     let tap = link(3, "tap0", LinkKind::Tun);
     let steps = |group| switches::tap_steps(&tap_spec("vm1-if0-web", group), &tap, None).unwrap();
     let mark = |group| Step::Mark("vm1-if0-web".into(), group);
-    assert_eq!(steps(Some(1000)), [Step::Name("vmd-tap0".into()), mark(1000), Step::Up(true)]);
+    assert_eq!(steps(Some(1000)), [Step::NameFor("vmd-tap0".into()), mark(1000), Step::Up(true)]);
     for ours in [GROUP, switches::LOCAL_GROUP] {
-        assert_eq!(steps(Some(ours)), [mark(GROUP), Step::Up(true)], "vmd's groups are what they are");
+        let expected = [Step::Name("vmd-tap0".into()), mark(GROUP), Step::Up(true)];
+        assert_eq!(steps(Some(ours)), expected, "vmd's groups are what they are");
     }
 }
 
@@ -213,8 +220,8 @@ fn a_tap_without_a_bridge_joins_the_vrf_and_keeps_its_frame_length() {
     let vrf = Link { mtu: 65575, ..domain(3) };
     let steps =
         switches::tap_steps(&tap_spec("vm1-if0-web", None), &link(3, "tap0", LinkKind::Tun), Some(&vrf)).unwrap();
-    let mark = Step::Mark("vm1-if0-web".into(), GROUP);
-    assert_eq!(steps, [mark, Step::Master(vrf.index), Step::Up(true)]);
+    let [name, mark] = [Step::Name("vmd-tap0".into()), Step::Mark("vm1-if0-web".into(), GROUP)];
+    assert_eq!(steps, [name, mark, Step::Master(vrf.index), Step::Up(true)]);
 }
 
 #[test]

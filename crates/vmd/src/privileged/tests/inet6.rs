@@ -267,7 +267,7 @@ fn the_end_and_a_sweep_after_a_kill_take_all_of_ipv6_back() {
         assert_ne!(all_settings(), before);
         drop(guest);
         first.gone("tap0");
-        // Not ended: as if it had been killed.
+        first.kill();
         let mut second = Priv::with(settings(older));
         let swept = second.ask(|request| ToPriv::Sweep { request }, vec![]).0;
         assert!(matches!(swept, ToParent::Removed { .. }), "{swept:?}");
@@ -283,14 +283,15 @@ fn the_end_and_a_sweep_after_a_kill_take_all_of_ipv6_back() {
 fn a_priv_that_can_not_undo_leaves_the_table_that_keeps_others_out() {
     let (first, guest, _near, _far) = world(true);
     let (channel, theirs) = proto::channel::pair::<ToPriv, ToParent>().unwrap();
-    let edge = Edge::new(theirs.into_socket(), None).unwrap();
+    first.kill();
+    let edge = Edge::new(theirs.into_socket(), None, tables()).unwrap();
     drop(channel);
     edge.serve().unwrap();
     assert_eq!(value("all", Setting::Forwarding), 1);
     let text = nft("list ruleset");
     assert!(text.contains("meta nfproto ipv6 drop"), "{text}");
     drop(guest);
-    first.end();
+    Priv::start().end();
     assert_eq!((value("all", Setting::Forwarding), chains()), (0, vec![]));
 }
 

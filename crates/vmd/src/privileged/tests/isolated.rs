@@ -13,7 +13,7 @@ impl Port {
     fn new(privileged: &mut Priv, isolated: bool) -> Self {
         let bridge = Some(name("br0"));
         let tap = TapSpec { bridge, isolated, ..tap_of("vm1-if0-web") };
-        match privileged.ask(|request| ToPriv::MakeTap { request, tap }, vec![control_device()]) {
+        match privileged.ask(|request| ToPriv::MakeTap { request, tap, filtered: false }, vec![control_device()]) {
             (ToParent::TapMade { .. }, mut fds) => Self(fds.pop().unwrap()),
             (other, _) => panic!("no tap: {other:?}"),
         }

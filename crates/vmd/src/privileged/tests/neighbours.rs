@@ -16,7 +16,7 @@ fn inet6(of: &str) -> (bool, bool) {
 fn tap_with(privileged: &mut Priv, bridge: Option<&str>, local: Option<LocalEnd>) -> (String, OwnedFd) {
     let bridge = bridge.map(name);
     let tap = TapSpec { bridge, local, ..tap_of("vm1-if0-web") };
-    match privileged.ask(|request| ToPriv::MakeTap { request, tap }, vec![control_device()]) {
+    match privileged.ask(|request| ToPriv::MakeTap { request, tap, filtered: false }, vec![control_device()]) {
         (ToParent::TapMade { name, .. }, mut fds) => (name.to_string(), fds.pop().unwrap()),
         (other, _) => panic!("no tap: {other:?}"),
     }
@@ -51,9 +51,7 @@ fn only_a_local_interface_that_was_given_ipv6_has_it() {
 fn without_the_settings_there_is_no_ipv6_address_at_least() {
     own_namespace();
     let (channel, theirs) = proto::channel::pair::<ToPriv, ToParent>().unwrap();
-    let edge = Edge::new(theirs.into_socket(), None).unwrap();
-    let thread = std::thread::spawn(move || edge.serve().unwrap());
-    let mut privileged = Priv { channel, thread, route: Route::open(SOON).unwrap(), next: 0 };
+    let mut privileged = Priv::of(channel, Edge::new(theirs.into_socket(), None, tables()).unwrap());
     privileged.switch("br0", true);
     let _port = tap_with(&mut privileged, Some("br0"), None);
     for without in ["br0", "tap0"] {

@@ -100,8 +100,11 @@ fn guest(privileged: &mut Priv, nat: bool) -> End {
 /// One with an IPv6 address of the host, or in a group of the administrator's.
 pub(super) fn guest_of(privileged: &mut Priv, nat: bool, inet6: Option<Ipv6Addr>, group: Option<u32>) -> End {
     let local = LocalEnd { inet: [100, 64, 1, 2].into(), inet6, nat };
-    let message =
-        |request| ToPriv::MakeTap { request, tap: TapSpec { group, local: Some(local), ..tap_of("vm1-if0-web") } };
+    let message = |request| ToPriv::MakeTap {
+        request,
+        filtered: false,
+        tap: TapSpec { group, local: Some(local), ..tap_of("vm1-if0-web") },
+    };
     match privileged.ask(message, vec![control_device()]) {
         (ToParent::TapMade { mac, .. }, mut fds) => {
             let fd = fds.pop().unwrap();
@@ -215,6 +218,7 @@ fn a_sweep_takes_back_what_a_killed_priv_left() {
     let (mut first, guest, _near, _far) = world(true);
     drop(guest);
     first.gone("tap0");
+    first.kill();
     let mut second = Priv::start();
     let swept = second.ask(|request| ToPriv::Sweep { request }, vec![]).0;
     assert!(matches!(swept, ToParent::Removed { .. }), "{swept:?}");
@@ -226,6 +230,7 @@ fn a_sweep_takes_back_what_a_killed_priv_left() {
 fn a_second_guest_and_a_new_priv_remember_what_forwards() {
     let (mut first, _guest, near, _far) = world(true);
     let _late = outside(&mut first, "up2", Ipv4Addr::new(203, 0, 113, 1));
+    first.kill();
     let mut second = Priv::start();
     let again = self::guest(&mut second, true);
     assert!(forwarding(&mut second.route)["up2"]);

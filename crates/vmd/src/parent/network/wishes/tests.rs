@@ -191,6 +191,20 @@ fn closed_taps_and_the_level_of_its_log_are_told_as_they_are() {
     let gone = Action::Tell(ToPriv::TapGone { name: name("tap7") });
     assert_eq!(wishes.handle(Event::TapClosed(name("tap7"))), [gone]);
     assert_eq!(wishes.handle(Event::Verbose(true)), [Action::Tell(ToPriv::Verbose { debug: true })]);
+    let bridge = || name("br0");
+    assert_eq!(wishes.handle(Event::NoSwitch(bridge())), [Action::Tell(ToPriv::RemoveSwitch { bridge: bridge() })]);
+}
+
+#[test]
+fn a_look_is_asked_for_and_what_was_put_back_is_said_whoever_had_asked_what() {
+    let mut wishes = wishes();
+    wishes.handle(Event::Tap(run(1), 0, tap(false)));
+    assert_eq!(wishes.handle(Event::Look), [Action::AskToLook]);
+    let said = Event::Said(ToParent::PutBack { name: name("tap0"), undone: Undone::Up, gave_up: true });
+    assert_eq!(wishes.handle(said), [Action::SayPutBack(name("tap0"), Undone::Up, true)]);
+    assert!(matches!(&wishes.handle(tap_made(2))[..], [_, Action::Hold { .. }]), "no answer to that");
+    wishes.handle(Event::Lost);
+    assert_eq!(wishes.handle(Event::Look), [], "the next priv does so at its start");
 }
 
 #[test]
@@ -241,7 +255,13 @@ proptest! {
                         *owed -= 1;
                         prop_assert!(*owed >= 0, "answered twice");
                     }
-                    Action::Tell(_) | Action::AskForTap(..) | Action::IgnoreRouters(_) | Action::Close | Action::Warn(_) => {}
+                    Action::Tell(_)
+                    | Action::AskForTap(..)
+                    | Action::AskToLook
+                    | Action::SayPutBack(..)
+                    | Action::IgnoreRouters(_)
+                    | Action::Close
+                    | Action::Warn(_) => {}
                 }
             }
         }

@@ -323,7 +323,7 @@ fn snmp_is_told_each_vm_with_its_state_and_whether_it_is_disabled() {
 }
 
 #[test]
-fn switches_are_replaced_by_name_and_one_that_is_gone_stays_known() {
+fn switches_are_replaced_by_name_and_the_bridge_of_one_that_is_gone_goes() {
     let mut f = Fixture::new(vec![]);
     let with = |bridge: &str| Box::new(Settings { switches: vec![lan(bridge)], ..settings(vec![]) });
     let made = f.on(Event::ConfigRead(reading(None), Ok(with("br0"))));
@@ -333,10 +333,22 @@ fn switches_are_replaced_by_name_and_one_that_is_gone_stays_known() {
     assert!(!same.iter().any(|action| matches!(action, Action::MakeSwitch(_))), "nothing to do");
     let changed = f.on(Event::ConfigRead(reading(None), Ok(with("br1"))));
     assert!(changed.contains(&Action::MakeSwitch(lan("br1"))));
+    let gone = |bridge: &str| Action::RemoveBridge(IfName::new(bridge).unwrap());
+    assert!(changed.contains(&gone("br0")) && !same.contains(&gone("br0")));
     f.on(Event::SwitchMade(SwitchName::new("lan").unwrap(), Ok(())));
-    f.reload(vec![]);
-    let known = f.registry.known();
-    assert_eq!(known.switches.iter().map(|switch| switch.interface.as_str()).collect::<Vec<_>>(), ["br1"]);
+    let load = Some(UserPath::new("/etc/more.conf").unwrap());
+    let nothing = || Ok(Box::new(settings(vec![])));
+    let added = f.on(Event::ConfigRead(Reading { asked: None, load }, nothing()));
+    assert_eq!(f.registry.known().switches.len(), 1, "a load takes nothing away");
+    assert!(!added.contains(&gone("br1")));
+    assert!(f.on(Event::ConfigRead(reading(None), nothing())).contains(&gone("br1")));
+    assert_eq!(f.registry.known().switches.len(), 0);
+    let mut other = lan("br2");
+    other.spec.name = SwitchName::new("other").unwrap();
+    for switches in [vec![lan("br2"), other.clone()], vec![other]] {
+        let read = Box::new(Settings { switches, ..settings(vec![]) });
+        assert!(!f.on(Event::ConfigRead(reading(None), Ok(read))).contains(&gone("br2")), "another still has it");
+    }
 }
 
 #[test]
@@ -453,5 +465,5 @@ fn switches_have_numbers_from_one_that_they_keep() {
         ids.collect::<Vec<_>>()
     };
     assert_eq!(made(vec![named("a", "br0"), named("b", "br1")]), [1, 2]);
-    assert_eq!(made(vec![named("a", "br2"), named("c", "br3")]), [1, 3]);
+    assert_eq!(made(vec![named("a", "br2"), named("b", "br1"), named("c", "br3")]), [1, 3]);
 }
