@@ -66,6 +66,9 @@ install: ## programs, manuals, unit and the rest of a package, below $(DESTDIR)$
 	install -D -m 644 man/vm.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/vm.conf.5
 	install -D -m 644 packaging/vmd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/vmd.conf
 	install -D -m 644 packaging/vmd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/vmd.conf
+	install -D -m 644 packaging/00-vmd.network $(DESTDIR)$(PREFIX)/lib/systemd/network/00-vmd.network
+	install -D -m 644 packaging/vmd.networkmanager $(DESTDIR)$(PREFIX)/lib/NetworkManager/conf.d/00-vmd.conf
+	install -D -m 644 packaging/vmd.udev $(DESTDIR)$(PREFIX)/lib/udev/rules.d/81-vmd.rules
 	install -D -m 644 packaging/completions/vmctl.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmctl
 	install -D -m 644 packaging/completions/vmctl.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vmctl
 	install -D -m 644 packaging/completions/vmctl.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vmctl.fish
@@ -76,6 +79,7 @@ install: ## programs, manuals, unit and the rest of a package, below $(DESTDIR)$
 # What "install" puts below the prefix. Of directories only its own goes: others may use the rest.
 INSTALLED = sbin/vmd bin/vmctl share/vmd/examples/vm.conf share/man/man8/vmd.8 share/man/man8/vmctl.8 share/man/man5/vm.conf.5 \
 	lib/sysusers.d/vmd.conf lib/tmpfiles.d/vmd.conf lib/systemd/system/vmd.service \
+	lib/systemd/network/00-vmd.network lib/NetworkManager/conf.d/00-vmd.conf lib/udev/rules.d/81-vmd.rules \
 	share/bash-completion/completions/vmctl share/zsh/site-functions/_vmctl share/fish/vendor_completions.d/vmctl.fish
 
 uninstall: ## removes what "install" put there; first: systemctl disable --now vmd

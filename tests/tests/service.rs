@@ -123,6 +123,9 @@ fn everything_that_a_host_needs_is_installed() {
     for (file, contains) in [
         ("usr/lib/sysusers.d/vmd.conf", "u _vmd "),
         ("usr/lib/tmpfiles.d/vmd.conf", "r! /run/vmd.sock"),
+        ("usr/lib/systemd/network/00-vmd.network", "[Match]\nName=vmd-*\n\n[Link]\nUnmanaged=yes\n"),
+        ("usr/lib/NetworkManager/conf.d/00-vmd.conf", "match-device=interface-name:tap*;"),
+        ("usr/lib/udev/rules.d/81-vmd.rules", "ATTR{netdev_group}==\"7761252|7761253\", ENV{NM_UNMANAGED}=\"1\""),
         ("usr/share/bash-completion/completions/vmctl", "complete -F _vmctl vmctl"),
         ("usr/share/zsh/site-functions/_vmctl", "#compdef vmctl"),
         ("usr/share/fish/vendor_completions.d/vmctl.fish", "complete -c vmctl"),
