@@ -80,6 +80,7 @@ install: ## programs, manuals, unit and the rest of a package, below $(DESTDIR)$
 INSTALLED = sbin/vmd bin/vmctl share/vmd/examples/vm.conf share/man/man8/vmd.8 share/man/man8/vmctl.8 share/man/man5/vm.conf.5 \
 	lib/sysusers.d/vmd.conf lib/tmpfiles.d/vmd.conf lib/systemd/system/vmd.service \
 	lib/systemd/network/00-vmd.network lib/NetworkManager/conf.d/00-vmd.conf lib/udev/rules.d/81-vmd.rules \
+	lib/systemd/network/00-vmd.network lib/NetworkManager/conf.d/00-vmd.conf lib/udev/rules.d/81-vmd.rules \
 	share/bash-completion/completions/vmctl share/zsh/site-functions/_vmctl share/fish/vendor_completions.d/vmctl.fish
 
 uninstall: ## removes what "install" put there; first: systemctl disable --now vmd
