@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, getegid, geteuid, getgroups, getrlimit, pidfd_open};
 use sys::netlink::nft::Nft;
-use sys::netlink::{LinkKind, NetlinkError, Route};
+use sys::netlink::{Link, LinkKind, NetlinkError, Route};
 
 use super::host::{Host, Marked, Program, Ran, Seen, Socket, Unseen};
 use super::look::Root;
@@ -46,7 +46,7 @@ pub fn host(socket: &Path) -> Host {
     gids.extend(others.filter(|gid| *gid != getegid().as_raw()));
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy().into_owned();
-    let cgroups = root.cgroups();
+    let (cgroups, links) = (root.cgroups(), links());
     let limits = getrlimit(Resource::Nofile);
     Host {
         caller: root.caller(geteuid().as_raw(), &gids),
@@ -63,7 +63,8 @@ pub fn host(socket: &Path) -> Host {
         io_uring: sys::kernel::io_uring().map_err(|error| plain(&error)),
         values: root.values(),
         marked: Marked {
-            links: links(),
+            links: links.as_ref().map(|all| names(all, |_| true)).map_err(Clone::clone),
+            local: names(links.as_deref().unwrap_or_default(), |link| link.group == LOCAL_GROUP),
             cgroups: root.marked_cgroups(cgroups.as_deref().unwrap_or_default()),
             processes: root.marked_processes(),
             files: root.half_written(),
@@ -92,13 +93,17 @@ fn asked<T>(answer: Result<T, NetlinkError>) -> Seen<T> {
 }
 
 /// Names of the interfaces that have a group of vmd's, or, in a group of the administrator's, its other name.
-fn links() -> Seen<Vec<String>> {
+fn links() -> Seen<Vec<Link>> {
     let all = Route::open(NETLINK).and_then(|mut route| route.links());
-    let ours = |link: &sys::netlink::Link| {
+    let ours = |link: &Link| {
         let named = link.kind == LinkKind::Tun && link.names.iter().any(|name| name.starts_with(MARK));
         [GROUP, LOCAL_GROUP].contains(&link.group) || named
     };
-    asked(all).map(|all| all.into_iter().filter(ours).map(|link| link.name).collect())
+    asked(all).map(|all| all.into_iter().filter(ours).collect())
+}
+
+fn names(links: &[Link], which: impl Fn(&Link) -> bool) -> Vec<String> {
+    links.iter().filter(|link| which(link)).map(|link| link.name.clone()).collect()
 }
 
 /// What is behind the control socket.

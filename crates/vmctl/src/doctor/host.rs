@@ -160,6 +160,8 @@ pub enum Value {
     ForwardIpv4,
     /// Whether IPv6 is forwarded.
     ForwardIpv6,
+    /// Whether frames within a bridge meet the chains of forwarded packets; only where br_netfilter is loaded.
+    BridgeFilter,
     /// Tables of iptables' older kind.
     LegacyTables,
     /// Most descriptors that a limit can be.
@@ -237,6 +239,8 @@ pub enum Socket {
 pub struct Marked {
     /// Network interfaces.
     pub links: Seen<Vec<String>>,
+    /// Those of them that are taps of local interfaces, which reach the outside by NAT.
+    pub local: Vec<String>,
     /// Directories of cgroups.
     pub cgroups: Vec<String>,
     /// Processes: pid and title.

@@ -66,6 +66,7 @@ impl Root {
             (Value::UserMap, "/proc/self/uid_map"),
             (Value::ForwardIpv4, "/proc/sys/net/ipv4/ip_forward"),
             (Value::ForwardIpv6, "/proc/sys/net/ipv6/conf/all/forwarding"),
+            (Value::BridgeFilter, "/proc/sys/net/bridge/bridge-nf-call-iptables"),
             (Value::LegacyTables, "/proc/net/ip_tables_names"),
             (Value::MostDescriptors, "/proc/sys/fs/nr_open"),
             (Value::MostPids, "/proc/sys/kernel/pid_max"),

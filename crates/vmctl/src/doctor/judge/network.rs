@@ -92,6 +92,26 @@ pub fn firewall(host: &Host) -> Judged {
         blocking.iter().filter(|chain| door(chains, chain).is_none()).map(|chain| place(chain)).collect();
     let open: Vec<String> =
         blocking.iter().filter_map(|chain| Some(format!("{} (by {})", place(chain), door(chains, chain)?))).collect();
+    if let [tap, ..] = host.marked.local.as_slice()
+        && !chains.iter().any(|chain| chain.table == TABLE)
+    {
+        return warning(
+            format!(
+                "tap \"{tap}\" is there, and the nftables table \"inet {TABLE}\" is not: guests have no NAT, and the host may route for others"
+            ),
+            "\"vmctl reload\" restores the table; see the log for what removed it",
+        );
+    }
+    if !blocking.is_empty() && value(host, "", Value::BridgeFilter).is_ok_and(|value| value != "0") {
+        let places: Vec<String> = blocking.iter().map(|chain| place(chain)).collect();
+        return warning(
+            format!(
+                "{} drops what guests on one bridge send each other, as net.bridge.bridge-nf-call-iptables is 1",
+                places.join(", ")
+            ),
+            "\"sysctl net.bridge.bridge-nf-call-iptables=0\" (and bridge-nf-call-ip6tables), or accept there what comes and goes by the bridge",
+        );
+    }
     if !closed.is_empty() {
         let seen = format!("{} drops packets from guests on local interfaces and routed bridges", closed.join(", "));
         return warning(seen, "accept there packets from and to the taps and bridges of VMs");

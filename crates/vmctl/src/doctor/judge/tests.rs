@@ -65,7 +65,7 @@ fn sound() -> Host {
         program: Ok(program),
         socket: Socket::Answers { release: "0.1.0".to_owned() },
         pid_file: Ok(("7".to_owned(), true)),
-        marked: Marked { links: Ok(vec![]), cgroups: vec![], processes: vec![], files: vec![] },
+        marked: Marked { links: Ok(vec![]), local: vec![], cgroups: vec![], processes: vec![], files: vec![] },
         configuration: Ok(()),
     }
 }
@@ -291,6 +291,7 @@ fn what_a_dead_daemon_left_is_told_with_how_it_goes() {
         host.pid_file = Ok(("7".to_owned(), false));
         host.marked = Marked {
             links: Ok(vec!["bridge0".to_owned()]),
+            local: vec![],
             cgroups: vec!["/sys/fs/cgroup/vmd".to_owned()],
             processes: vec![(9, "vm web".to_owned())],
             files: vec!["/var/lib/vmd/ids.new".to_owned()],
@@ -412,6 +413,40 @@ fn the_chain_that_drops_is_named_unless_there_is_a_way_through() {
     finds(&[nftables("2 chains"), ("firewall", Fine, "of table ip6 filter (by ufw6-user-forward)")], chains(ufw));
     finds(&[nftables("1 chains")], chains(vec![chain(2, "filter", "FORWARD", false)]));
     finds(&[("firewall", Note, "older kind")], set(Value::LegacyTables, "nat\nfilter"));
+}
+
+#[test]
+fn guests_on_one_bridge_that_a_firewall_keeps_apart_are_told_and_what_to_do() {
+    let docker = || vec![chain(2, "filter", "FORWARD", true), chain(2, "filter", "DOCKER-USER", false)];
+    let with = |bridges: &'static str| {
+        move |host: &mut Host| {
+            host.chains = Ok(docker());
+            host.values.insert(Value::BridgeFilter, Ok(bridges.to_owned()));
+        }
+    };
+    let two = ("nftables", Fine, "2 chains");
+    let apart = "chain FORWARD of table ip filter drops what guests on one bridge send each other";
+    finds(&[("firewall", Warning, apart), two], with("1"));
+    finds(&[two, ("firewall", Fine, "by DOCKER-USER")], with("0"));
+    let found = differs(with("1"));
+    let told = found.iter().find(|finding| finding.id == "firewall").expect("it is told");
+    assert!(told.advice.as_deref().is_some_and(|advice| advice.contains("net.bridge.bridge-nf-call-iptables=0")));
+}
+
+#[test]
+fn rules_of_vmd_that_somebody_flushed_are_missed() {
+    let local = |host: &mut Host| {
+        host.marked.links = Ok(vec!["tap0".to_owned()]);
+        host.marked.local = vec!["tap0".to_owned()];
+    };
+    let found = differs(local);
+    let told = found.iter().find(|finding| finding.id == "firewall").expect("it is told");
+    assert_eq!(told.verdict, Warning);
+    let found = differs(|host| {
+        local(host);
+        host.chains = Ok(vec![chain(1, "vmd", "forward", false)]);
+    });
+    assert!(!found.iter().any(|finding| finding.id == "firewall"), "it is there");
 }
 
 #[test]
