@@ -8,8 +8,8 @@ use crate::layout::MIB;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Error {
     /// The file is no kernel that this program knows.
-    #[error("is neither a Linux bzImage nor an ELF kernel; name one such as /vmlinuz")]
-    NotAKernel,
+    #[error("is {}, and neither a Linux bzImage nor an ELF kernel; name one such as /vmlinuz", .0.unwrap_or("of an unknown kind"))]
+    NotAKernel(Option<&'static str>),
     /// The file ends before what its headers promise.
     #[error("is cut short: it has {len} bytes, at least {needed} are needed to the end of its {what}; copy it again")]
     CutShort {
@@ -32,7 +32,10 @@ pub enum Error {
     #[error("is an ELF file for another processor than x86-64")]
     OtherProcessor,
     /// An ELF kernel that can't be entered by PVH.
-    #[error("is an ELF file without a PVH entry; use the bzImage, or a kernel built with CONFIG_PVH")]
+    #[error(
+        "is an ELF file that lacks a PVH entry (Xen's note PHYS32_ENTRY), by which it would be started; use the bzImage, or a \
+         Linux kernel built with CONFIG_PVH"
+    )]
     NoPvhEntry,
     /// A bzImage from before Linux 3.8 or a 32-bit one.
     #[error("is a bzImage without a 64-bit entry (boot protocol {major}.{minor:02})")]

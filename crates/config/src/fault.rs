@@ -3,7 +3,7 @@
 
 use std::io;
 
-use model::{MemoryError, NameError};
+use model::{MemoryError, NameError, lookalike_in};
 
 use crate::keyword::Block;
 use crate::prefix::PrefixError;
@@ -154,6 +154,10 @@ pub enum Slip {
     DollarInValue,
     /// The file begins with a byte order mark.
     ByteOrderMark,
+    /// A shell's word for a home.
+    Tilde,
+    /// A character that is not what it seems, and what to write.
+    Lookalike(String),
 }
 
 impl Slip {
@@ -164,9 +168,14 @@ impl Slip {
                 "a macro's value is not expanded again; define it without quotes, as in name = $other".to_owned()
             }
             Self::ByteOrderMark => "the file begins with a byte order mark; save it without one".to_owned(),
+            Self::Tilde => TILDE.to_owned(),
+            Self::Lookalike(told) => format!("this is {told}"),
         }
     }
 }
+
+/// What a shell does, and vm.conf does not.
+const TILDE: &str = "\"~\" is no home here, as it is for a shell: write the whole path, from \"/\"";
 
 /// Words that are reserved: as text they have been quoted.
 const BOOT_DEVICES: [&str; 3] = ["cdrom", "disk", "net"];
@@ -246,7 +255,7 @@ impl Fault {
                 format!("add a line such as \"1000 {name}\" to /etc/iproute2/group; until then it has no effect")
             }
             Self::RdomainInvalid { limit, .. } => format!("expected 0 to {limit}"),
-            Self::VmNameInvalid { .. } => {
+            Self::VmNameInvalid { name } if lookalike_in(name).is_none() => {
                 "expected letters, digits, \".\", \"-\" and \"_\", the first a letter or digit".to_owned()
             }
             Self::VmRefused { reason, .. } => return refusal_hint(reason),
@@ -278,6 +287,13 @@ impl Fault {
             }
             Self::LocalInRdomain => "its ways out are those that you give the VRF".to_owned(),
             Self::ReservedName { .. } => "choose another name".to_owned(),
+            Self::PathNotFound { path, .. } if path.starts_with('~') => TILDE.to_owned(),
+            Self::VmNameInvalid { name: text } | Self::PathNotFound { path: text, .. }
+                if lookalike_in(text).is_some() =>
+            {
+                return lookalike_in(text).map(|told| format!("it has {told}"));
+            }
+            Self::VmNameInvalid { .. } => return None,
             Self::PathNotFound { what: "disk", .. } => {
                 "correct the path, or make a disk with \"vmctl create\"".to_owned()
             }

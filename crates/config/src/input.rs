@@ -148,6 +148,13 @@ impl Input {
         (begin, text.strip_suffix(b"\r").unwrap_or(text))
     }
 
+    /// The character that begins here, if it is one of UTF-8.
+    pub fn char_at(&self, span: Span) -> Option<char> {
+        let rest = self.files.get(span.file)?.text.get(span.start..)?;
+        let first = rest.get(..rest.len().min(4))?.utf8_chunks().next()?;
+        first.valid().chars().next()
+    }
+
     /// Whether this is the beginning of a file, and a byte order mark.
     pub fn is_mark(&self, span: Span) -> bool {
         span.start == 0 && self.files.get(span.file).is_some_and(|file| file.text.starts_with(BYTE_ORDER_MARK))

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `bounded` | text and lists that can't be longer than their type says |
 //! | `names`, `mac` | names of VMs, switches and interfaces; hardware addresses |
+//! | `lookalike` | characters that are not what they seem |
 //! | `vm` | a whole VM, and what its instances may change |
 //! | `memory`, `disk`, `nic` | its parts |
 //! | `switch`, `owner` | what it is attached to, and whose it is |
@@ -26,6 +27,7 @@
 
 mod bounded;
 mod disk;
+mod lookalike;
 mod mac;
 mod memory;
 mod names;
@@ -36,6 +38,7 @@ mod vm;
 
 pub use bounded::*;
 pub use disk::*;
+pub use lookalike::*;
 pub use mac::*;
 pub use memory::*;
 pub use names::*;

@@ -27,7 +27,7 @@ pub enum NameError {
     #[error("name is not UTF-8")]
     NotUtf8,
     /// A character that the name may not hold.
-    #[error("name has the character {0:?}")]
+    #[error("name has the character {c:?}{}", seems(*.0), c = .0)]
     Character(char),
     /// A character that the name may hold, but not begin with.
     #[error("name begins with {0:?}")]
@@ -35,6 +35,10 @@ pub enum NameError {
     /// A character that the name may hold, but not end in.
     #[error("name ends in {0:?}")]
     Last(char),
+}
+
+fn seems(c: char) -> String {
+    crate::lookalike(c).map(|told| format!(", {told}")).unwrap_or_default()
 }
 
 /// A text of at most so many bytes that keeps a rule, also when it comes out of a packet.

@@ -25,6 +25,7 @@ pub mod plain;
 pub mod privileges;
 pub mod procfs;
 pub mod pty;
+pub mod reach;
 pub mod ring;
 pub mod seqpacket;
 pub mod signal;

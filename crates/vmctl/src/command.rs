@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use model::{MAX_DISKS, MemorySize, UserPath, VmName};
+use model::{MAX_DISKS, MemorySize, UserPath, VmName, lookalike};
 use proto::client::{DiskOperation, Order, VmRef};
 
 use crate::create::{self, Create};
@@ -263,17 +263,31 @@ pub fn parse(arguments: &[OsString]) -> Result<Invocation, Misuse> {
     let Some((word, rest)) = rest.split_first() else { return Err(Misuse::General) };
     let entry = entry(word)?;
     let command = (entry.parse)(rest).or_else(|wrong| {
-        let usage = |message| Err(Misuse::Command { message, name: entry.name, syntax: entry.syntax });
+        let usage = |message: String| {
+            let message = odd_option(rest).unwrap_or_default() + &message;
+            Err(Misuse::Command { message, name: entry.name, syntax: entry.syntax })
+        };
         match wrong {
             // No command has these two for itself.
             Wrong::Option(error) if error.asks_for_help() => Ok(Command::Help(Some(entry.name))),
             Wrong::Usage => usage(String::new()),
             Wrong::Option(error) => usage(format!("vmctl: {error}\n")),
             Wrong::SaidAndUsage(text) => usage(format!("{text}\n")),
-            Wrong::Said(text) => Err(Misuse::Value(text)),
+            Wrong::Said(text) => match odd_option(rest) {
+                Some(_) => usage(String::new()),
+                None => Err(Misuse::Value(text)),
+            },
         }
     })?;
     Ok(Invocation { verbose, command })
+}
+
+/// An argument that was to be an option, and begins with another character than `-`: it was taken for an operand.
+fn odd_option(arguments: &[OsString]) -> Option<String> {
+    let odd =
+        |word: &OsString| word.to_str()?.chars().next().and_then(lookalike).map(|told| (words::shown(word), told));
+    let (word, told) = arguments.iter().find_map(odd)?;
+    Some(format!("vmctl: \"{word}\" begins with {told}\n"))
 }
 
 /// Commands that the original does not have: a word that is short for one of its own stays that.

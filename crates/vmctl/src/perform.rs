@@ -9,11 +9,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use config::size;
-use model::DiskFormat;
+use model::{DiskFormat, lookalike_in};
 use proto::client::{Detail, DiskArg, DiskOperation, Order, Reply, Request, Start as StartRequest, VmLine, VmRef};
 use proto::failure::plain;
 use proto::{Code, Failure};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::command::{Command, help_text};
 use crate::console::{self, ConsoleError};
@@ -50,7 +51,7 @@ pub enum RunError {
         failure: Failure,
     },
     /// A file that the command names.
-    #[error("{what}: {}: {}", .path.display(), plain(.error))]
+    #[error("{what}: {}: {}{}", .path.display(), plain(.error), file_hint(.path, .error))]
     File {
         /// The original's words for what is wrong.
         what: &'static str,
@@ -107,6 +108,23 @@ fn limit(request: &Request) -> Option<Duration> {
         | Request::Order { order: Order::Unpause | Order::Nmi, .. }
         | Request::Memory { .. }
         | Request::Log { .. } => Some(ANSWER),
+    }
+}
+
+/// What is behind a file that can't be had, where that can be told.
+fn file_hint(path: &Path, error: &io::Error) -> String {
+    let text = path.to_string_lossy();
+    match Errno::from_io_error(error) {
+        Some(Errno::ACCESS) => {
+            let barrier = sys::reach::barrier(path);
+            barrier.map(|barrier| format!(": {}", barrier.told(&text, "you"))).unwrap_or_default()
+        }
+        Some(Errno::NOENT) if text.starts_with("~") => {
+            "; a shell takes \"~\" for a home only where a word begins with it, and without quotes".to_owned()
+        }
+        Some(Errno::NOENT) => lookalike_in(&text).map(|told| format!("; it has {told}")).unwrap_or_default(),
+        Some(Errno::NAMETOOLONG) => ": a name in it may have at most 255 bytes".to_owned(),
+        _ => String::new(),
     }
 }
 

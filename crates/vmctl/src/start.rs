@@ -3,7 +3,9 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use model::{BootDevice, DiskFormat, MAX_CPUS, MAX_DISKS, MAX_NICS, MemorySize, NameError, SwitchName, VmName};
+use model::{
+    BootDevice, DiskFormat, MAX_CPUS, MAX_DISKS, MAX_NAME, MAX_NICS, MemorySize, NameError, SwitchName, VmName,
+};
 use proto::client::{NicArg, VmRef};
 
 use crate::getopt;
@@ -171,7 +173,9 @@ fn nic(value: &OsString) -> Result<NicArg, Wrong> {
         Some("") => Ok(NicArg::Plain),
         Some(name) => match SwitchName::new(name) {
             Ok(name) => Ok(NicArg::Switch(name)),
-            Err(NameError::TooLong(_)) => Err(Wrong::Said(format!("interface name too long: {name}"))),
+            Err(NameError::TooLong(_)) => {
+                Err(Wrong::Said(format!("interface name too long: {name}; a switch has at most {MAX_NAME} bytes")))
+            }
             Err(why) => Err(Wrong::Said(format!("invalid switch \"{name}\": {why}"))),
         },
         None => Err(Wrong::Said(format!("switch name is not UTF-8: {}", words::shown(value)))),
@@ -180,7 +184,9 @@ fn nic(value: &OsString) -> Result<NicArg, Wrong> {
 
 fn template(value: &OsString) -> Result<VmName, Wrong> {
     words::name(value).map_err(|error| match error {
-        WordError::IdTooLong(word) => Wrong::Said(format!("instance vm name too long\nvmctl: invalid name: {word}")),
+        WordError::IdTooLong(word) => {
+            Wrong::Said(format!("instance vm name too long: at most {MAX_NAME} bytes\nvmctl: invalid name: {word}"))
+        }
         WordError::Id(word, reason) => {
             Wrong::Said(format!("invalid name: {word}: {reason}; -t takes the name of the vm to make an instance of"))
         }

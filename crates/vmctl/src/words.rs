@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use config::size::{self, MIB, SizeError};
-use model::{MemoryError, MemorySize, NameError, UserPath, VmName};
+use model::{MAX_NAME, MAX_PATH, MemoryError, MemorySize, NameError, UserPath, VmName};
 use proto::client::VmRef;
 
 use crate::getopt::OptionError;
@@ -13,7 +13,7 @@ use crate::getopt::OptionError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WordError {
     /// A name of more than 63 bytes.
-    #[error("name too long\nvmctl: invalid id: {0}")]
+    #[error("name too long: at most {MAX_NAME} bytes\nvmctl: invalid id: {0}")]
     IdTooLong(String),
     /// Neither a number nor a name.
     #[error("invalid id: {0}: {1}")]
@@ -57,7 +57,7 @@ pub enum WordError {
         most: i64,
     },
     /// A path that no message can carry.
-    #[error("path too long or not UTF-8: {0}")]
+    #[error("path too long (at most {MAX_PATH} bytes) or not UTF-8: {0}")]
     Path(String),
 }
 
@@ -209,7 +209,7 @@ mod tests {
             assert_eq!(id(word), Err(format!("invalid id: {word}: name {reason}")));
         }
         let long = "x".repeat(64);
-        assert_eq!(id(&long), Err(format!("name too long\nvmctl: invalid id: {long}")));
+        assert_eq!(id(&long), Err(format!("name too long: at most 63 bytes\nvmctl: invalid id: {long}")));
     }
 
     #[test]

@@ -77,6 +77,37 @@ fn help_of_a_command_is_its_usage_however_it_is_asked_for() {
 }
 
 #[test]
+fn an_option_with_another_dash_is_told_as_one() {
+    let start = wrong("start \u{2013}c web");
+    let said =
+        "vmctl: \"\u{2013}c\" begins with a typographic dash (U+2013); write - instead\nusage:\tvmctl [-v] start";
+    assert!(start.starts_with(said), "{start}");
+    assert!(wrong("status \u{2014}\u{2014}json").starts_with("vmctl: \"\u{2014}\u{2014}json\" begins with"));
+    let console = wrong("console we\u{2013}b");
+    assert_eq!(
+        console,
+        "vmctl: invalid id: we\u{2013}b: name has the character '\u{2013}', a typographic dash (U+2013); write - instead"
+    );
+}
+
+#[test]
+fn a_file_that_can_not_be_had_is_told_with_what_is_behind_it() {
+    let told = |line: &str| {
+        let Outcome { success, err, .. } = vmctl(Path::new("/nonexistent/vmd.sock"), line);
+        assert!(!success, "{line}");
+        err
+    };
+    let home = "; a shell takes \"~\" for a home only where a word begins with it, and without quotes\n";
+    for line in ["start -d ~/no.img web", "start -d raw:~/no.img web", "start -b ~/no.img web"] {
+        assert!(told(line).ends_with(home), "{}", told(line));
+    }
+    let dash = told("start -d /no\u{2013}such web");
+    assert!(dash.ends_with("; it has a typographic dash (U+2013); write - instead\n"), "{dash}");
+    let long = told(&format!("start -d /{} web", "x".repeat(300)));
+    assert!(long.ends_with(": File name too long: a name in it may have at most 255 bytes\n"), "{long}");
+}
+
+#[test]
 fn the_release_is_told_and_there_is_no_other_word_for_it() {
     assert_eq!(prints("--version"), concat!("vmctl ", env!("CARGO_PKG_VERSION"), "\n"));
     assert!(wrong("-V").starts_with("vmctl: unknown option -- V\nusage:"));

@@ -30,7 +30,7 @@ fn wrong_arguments_are_told_with_their_value_and_what_is_right() {
         let daemon = Daemon::start_quietly("vm \"web\" {\n\tdisable\n\tboot \"/etc/passwd\"\n}\n");
         let quiet = Quiet::of(&daemon);
         let long = "x".repeat(64);
-        let too_long = format!("vmctl: name too long\nvmctl: invalid id: {long}");
+        let too_long = format!("vmctl: name too long: at most 63 bytes\nvmctl: invalid id: {long}");
         let rule = "use letters, digits, \".\", \"-\" and \"_\", the first a letter or digit";
         let has = |name: &str, character: &str| {
             format!("vmctl: invalid VM name: \"{name}\": name has the character {character}; {rule}")

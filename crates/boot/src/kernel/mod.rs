@@ -46,7 +46,7 @@ impl Kernel {
         if BzImage::is_one(&head) {
             return BzImage::parse(&head).map(|image| Self::BzImage(Box::new(image)));
         }
-        Err(Error::NotAKernel)
+        Err(Error::NotAKernel(what_else(&head.first)))
     }
 
     /// Most bytes of a command line, without its NUL.
@@ -95,6 +95,34 @@ impl Kernel {
             }
         }
     }
+}
+
+/// What users name instead of a kernel, by its first bytes; where they are elsewhere, by an offset.
+const OTHERS: [(usize, &[u8], &str); 15] = [
+    (0, b"\x1F\x8B", "compressed with gzip"),
+    (0, b"\xFD7zXZ\0", "compressed with xz"),
+    (0, b"\x28\xB5\x2F\xFD", "compressed with zstd"),
+    (0, b"BZh", "compressed with bzip2"),
+    (0, b"\x04\x22\x4D\x18", "compressed with lz4"),
+    (0, b"\x02\x21\x4C\x18", "compressed with lz4"),
+    (0, b"07070", "an initial RAM disk (cpio)"),
+    (0, b"QFI\xFB", "a disk image (qcow2)"),
+    (0, b"#!", "a script"),
+    (0, b"\xD0\x0D\xFE\xED", "a device tree, or a FIT image with one"),
+    (0, b"\x27\x05\x19\x56", "a U-Boot image"),
+    (0x38, b"ARM\x64", "a kernel for ARM"),
+    (0x30, b"RISCV", "a kernel for RISC-V"),
+    (0x1FE, b"\x55\xAA", "a boot sector, as a disk begins with"),
+    (0, b"MZ", "a program for EFI or Windows"),
+];
+
+/// What a file is that is no kernel, if that can be told.
+fn what_else(first: &[u8]) -> Option<&'static str> {
+    if first.is_empty() {
+        return Some("empty");
+    }
+    let begins = |(at, magic, _): &&(usize, &[u8], &str)| first.get(*at..).is_some_and(|rest| rest.starts_with(magic));
+    OTHERS.iter().find(begins).map(|(.., what)| *what)
 }
 
 /// The first bytes of a file, and a checked way to its others.

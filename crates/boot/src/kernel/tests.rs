@@ -178,15 +178,34 @@ fn a_bzimage_that_may_not_move_is_not_moved() {
 
 #[test]
 fn files_that_are_no_kernels_are_refused() {
-    for file in [&b""[..], b"\x1F\x8B\x08", b"MZ", &[0; 4096], b"QFI\xFB\0\0\0\x03"] {
-        assert_eq!(probe(file), Err(Error::NotAKernel));
+    let with = |offset: usize, bytes: &[u8]| {
+        let mut file = vec![0; 4096];
+        put(&mut file, offset, bytes);
+        file
+    };
+    for (file, what) in [
+        (vec![], "empty"),
+        (b"\x1F\x8B\x08".to_vec(), "compressed with gzip"),
+        (with(0, b"\x28\xB5\x2F\xFD"), "compressed with zstd"),
+        (with(0, b"MZ"), "a program for EFI or Windows"),
+        (with(0x38, b"ARM\x64"), "a kernel for ARM"),
+        (with(0x1FE, &[0x55, 0xAA]), "a boot sector, as a disk begins with"),
+        (b"QFI\xFB\0\0\0\x03".to_vec(), "a disk image (qcow2)"),
+        (with(0, b"070701"), "an initial RAM disk (cpio)"),
+        (with(0, b""), "of an unknown kind"),
+    ] {
+        let said = probe(&file).unwrap_err().to_string();
+        assert_eq!(
+            said,
+            format!("is {what}, and neither a Linux bzImage nor an ELF kernel; name one such as /vmlinuz")
+        );
     }
 }
 
 #[test]
 fn a_bzimage_has_both_its_magic_and_the_boot_sectors() {
     for (offset, bytes) in [(0x202, &b"HdrT"[..]), (0x1FE, &[0x55, 0xAB])] {
-        assert_eq!(probe(&bzimage_with(offset, bytes)), Err(Error::NotAKernel));
+        assert!(matches!(probe(&bzimage_with(offset, bytes)), Err(Error::NotAKernel(_))));
     }
 }
 

@@ -113,7 +113,7 @@ impl Parser<'_> {
     /// The same, where some words and numbers would be right if they stood without quotes.
     fn unexpected_but<T>(&mut self, expected: String, right: impl Fn(&str) -> bool) -> Read<T> {
         if self.token.kind != Kind::Bad {
-            let found = found(&self.token);
+            let found = self.found(&self.token);
             let span = match self.token.kind {
                 // An end is shown behind what came before it.
                 Kind::Newline | Kind::End => Span { start: self.last.end, ..self.last },
@@ -142,7 +142,7 @@ impl Parser<'_> {
             Some(word) if self.fresh || token.span != self.token.span => Fault::UnknownWord { word, block },
             _ => {
                 let slip = self.slip(token, |word| block.has(word.as_bytes()));
-                Fault::Unexpected { found: found(token), expected: block.one().to_owned(), slip }
+                Fault::Unexpected { found: self.found(token), expected: block.one().to_owned(), slip }
             }
         };
         self.error(fault, token.span);
@@ -153,12 +153,36 @@ impl Parser<'_> {
     fn slip(&self, token: &Token, right: impl Fn(&str) -> bool) -> Option<Slip> {
         match &token.kind {
             Kind::Sign(b'$') => Some(Slip::DollarInValue),
+            Kind::Sign(b'~') => Some(Slip::Tilde),
             Kind::Sign(_) if self.lexer.input.is_mark(token.span) => Some(Slip::ByteOrderMark),
+            Kind::Sign(sign) => self.character(*sign, token.span).and_then(model::lookalike).map(Slip::Lookalike),
             Kind::Text { bytes, quoted: true } => {
                 let word = std::str::from_utf8(bytes).ok().filter(|word| right(word))?;
                 Some(Slip::Quoted(word.to_owned()))
             }
             _ => None,
+        }
+    }
+
+    /// The character that this byte begins, if it is not one by itself and stands there: one from a macro's value does not.
+    fn character(&self, first: u8, span: Span) -> Option<char> {
+        let c = self.lexer.input.char_at(span).filter(|c| !c.is_ascii())?;
+        (c.encode_utf8(&mut [0; 4]).as_bytes().first() == Some(&first)).then_some(c)
+    }
+
+    /// How messages call a token.
+    fn found(&self, token: &Token) -> String {
+        match &token.kind {
+            Kind::Newline | Kind::Bad => "end of line".to_owned(),
+            Kind::End => "end of file".to_owned(),
+            Kind::Number(number) => format!("number {number}"),
+            Kind::Text { bytes, .. } => format!("\"{}\"", String::from_utf8_lossy(bytes)),
+            Kind::Word(keyword) => format!("\"{}\"", keyword.text()),
+            Kind::Sign(sign) if sign.is_ascii_graphic() => format!("\"{}\"", char::from(*sign)),
+            Kind::Sign(sign) => match self.character(*sign, token.span).filter(|c| c.is_alphanumeric()) {
+                Some(c) => format!("\"{c}\""),
+                None => format!("byte 0x{sign:02x}"),
+            },
         }
     }
 
@@ -196,17 +220,4 @@ impl Parser<'_> {
 fn is_number(word: &str) -> bool {
     let digits = word.strip_prefix('-').unwrap_or(word);
     digits.bytes().all(|byte| byte.is_ascii_digit()) && word.parse::<i64>().is_ok()
-}
-
-/// How messages call a token.
-fn found(token: &Token) -> String {
-    match &token.kind {
-        Kind::Newline | Kind::Bad => "end of line".to_owned(),
-        Kind::End => "end of file".to_owned(),
-        Kind::Number(number) => format!("number {number}"),
-        Kind::Text { bytes, .. } => format!("\"{}\"", String::from_utf8_lossy(bytes)),
-        Kind::Word(keyword) => format!("\"{}\"", keyword.text()),
-        Kind::Sign(sign) if sign.is_ascii_graphic() => format!("\"{}\"", char::from(*sign)),
-        Kind::Sign(sign) => format!("byte 0x{sign:02x}"),
-    }
 }

@@ -63,9 +63,9 @@ fn a_byte_order_mark_is_told_by_its_name() {
     let found = "syntax error: found byte 0xef".to_owned();
     let named = (found.clone(), "the file begins with a byte order mark; save it without one".to_owned());
     assert_eq!(told("\u{feff}local inet6\n".as_bytes()), [named]);
-    let stray = (found, "expected a statement".to_owned());
-    assert_eq!(told("\n\u{feff}local inet6\n".as_bytes()), std::slice::from_ref(&stray), "not behind the beginning");
-    assert_eq!(told(b"\xef\xbb x\n"), [stray]);
+    let inside = (found.clone(), "this is an invisible character (U+FEFF); remove it".to_owned());
+    assert_eq!(told("\n\u{feff}local inet6\n".as_bytes()), [inside], "not at the beginning");
+    assert_eq!(told(b"\xef\xbb x\n"), [(found, "expected a statement".to_owned())]);
 }
 
 #[test]

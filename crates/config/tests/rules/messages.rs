@@ -1,5 +1,8 @@
 //! Section 6: what is said of a file that is wrong, and how reading goes on.
 
+use config::Macros;
+
+use crate::world::World;
 use crate::{errors, refused, told};
 
 #[test]
@@ -9,6 +12,34 @@ fn one_mistake_in_a_block_is_one_message() {
         "2: syntax error: unknown vm option \"kernel\"",
     );
     refused("vm \"a\" {\n\tcpus 99\n\tdisk \"/d\"\n}\n", "2: invalid number of cpus: 99");
+}
+
+/// What a web page, a word processor or a shell's habit puts into a file is told with what to write instead.
+#[test]
+fn characters_that_are_not_what_they_seem_are_told_with_the_right_ones() {
+    let quote = "this is a typographic quote (U+201C); write \" instead";
+    let blank = "this is a blank of another kind (U+00A0); write an ordinary one instead";
+    let dash = "this is a typographic dash (U+2013); write - instead";
+    let tilde = "\"~\" is no home here, as it is for a shell: write the whole path, from \"/\"";
+    for (text, hint) in [
+        ("vm \u{201C}a\u{201D} {\n\tdisk \"/d\"\n}\n", quote),
+        ("vm \"a\" {\n\tdisk \u{201C}/d\u{201D}\n}\n", quote),
+        ("vm \"a\" {\n\tdisk \"/d\"\n\towner \u{201C}root\u{201D}\n}\n", quote),
+        ("vm \"a\" {\n\tdisk \"/d\"\n\tmemory\u{A0}512M\n}\n", blank),
+        ("vm \"a\" {\n\u{A0}\tdisk \"/d\"\n}\n", blank),
+        ("vm \"a\" {\n\tdisk \"/d\"\u{A0}\n}\n", blank),
+        ("vm web\u{2013}1 {\n\tdisk \"/d\"\n}\n", dash),
+        ("vm \"web\u{2013}1\" {\n\tdisk \"/d\"\n}\n", "it has a typographic dash (U+2013); write - instead"),
+        ("vm \"a\" {\n\tdisk \"/nonexistent/x\u{2013}y\"\n}\n", "it has a typographic dash (U+2013); write - instead"),
+        ("vm \"a\" {\n\u{FEFF}\tdisk \"/d\"\n}\n", "this is an invisible character (U+FEFF); remove it"),
+        ("vm \"a\" {\n\tdisk ~/d\n}\n", tilde),
+        ("vm \"a\" {\n\tdisk \"~/d\"\n}\n", tilde),
+        ("vm \"a\" {\n\tboot \"~ann/k\"\n}\n", tilde),
+    ] {
+        let wrong = config::parse("f", text.as_bytes(), &Macros::new(), &World, &World).expect_err(text).errors;
+        let hints: Vec<String> = wrong.iter().filter_map(|error| error.fault.hint()).collect();
+        assert_eq!(hints, [hint], "{text:?}: {wrong:?}");
+    }
 }
 
 /// The original drops the rest of the block.

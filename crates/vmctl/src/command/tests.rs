@@ -244,8 +244,8 @@ fn start_refuses_wrong_values() {
             "-m 512".to_owned(),
             "memory size must be at least 1MB: 512; a number alone is bytes, so write it with M or G".to_owned(),
         ),
-        (format!("-n {long}"), format!("interface name too long: {long}")),
-        (format!("-t {long}"), format!("instance vm name too long\nvmctl: invalid name: {long}")),
+        (format!("-n {long}"), format!("interface name too long: {long}; a switch has at most 63 bytes")),
+        (format!("-t {long}"), format!("instance vm name too long: at most 63 bytes\nvmctl: invalid name: {long}")),
     ] {
         assert_eq!(parsed(&format!("start {options} web")), Err(format!("vmctl: {message}")), "{options}");
     }

@@ -101,6 +101,10 @@ fn refused(errno: Errno, path: &str) -> Refusal {
         Errno::ACCESS if found().is_ok_and(|it| FileType::from_raw_mode(it.st_mode) == FileType::Directory) => {
             Refusal::Type(FileType::Directory)
         }
+        Errno::ACCESS => match sys::reach::barrier(std::path::Path::new(path)) {
+            Some(barrier) => Refusal::Denied(barrier),
+            None => Refusal::Open(errno),
+        },
         other => Refusal::Open(other),
     }
 }

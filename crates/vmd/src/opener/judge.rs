@@ -7,6 +7,7 @@ use proto::{Code, Failure};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use sys::lock::Kind as LockKind;
+use sys::reach::Barrier;
 
 /// Bytes of the shortest disk: one sector (virtio 1.2, 5.2.4: capacity in units of 512 bytes).
 pub const MIN_DISK: u64 = disk::SECTOR;
@@ -49,6 +50,8 @@ pub enum Refusal {
     Relative,
     /// The kernel refused.
     Open(Errno),
+    /// A right is missing, and this is where.
+    Denied(Barrier),
     /// It is open, and something else than was wanted.
     Type(FileType),
     /// Shorter than a sector.
@@ -83,7 +86,8 @@ pub fn check_size(what: What, size: u64) -> Result<(), Refusal> {
 pub fn failure(refusal: Refusal, what: What, path: &str, asker: &Asker, user: Option<&str>) -> Failure {
     let why = match refusal {
         Refusal::Relative => "the path must begin with \"/\"".to_owned(),
-        Refusal::Open(errno) => open_sentence(errno, what, path, asker, user),
+        Refusal::Open(errno) => open_sentence(errno, None, what, path, asker, user),
+        Refusal::Denied(barrier) => open_sentence(Errno::ACCESS, Some(barrier), what, path, asker, user),
         Refusal::Type(found) => format!("is {}, {} must be {}", type_name(found), noun(what), wanted(what)),
         Refusal::Short(size) => {
             format!(
@@ -103,7 +107,7 @@ pub fn failure(refusal: Refusal, what: What, path: &str, asker: &Asker, user: Op
 /// The numbers that OpenBSD's clients know for each kind of file (openbsd/daemon.md, 3.5).
 fn code(refusal: Refusal, what: What) -> Code {
     match (refusal, what) {
-        (Refusal::Open(Errno::ACCESS | Errno::PERM | Errno::ROFS), _) => Code::NotPermitted,
+        (Refusal::Denied(_) | Refusal::Open(Errno::ACCESS | Errno::PERM | Errno::ROFS), _) => Code::NotPermitted,
         (Refusal::Relative | Refusal::Short(_) | Refusal::Empty, _) => Code::Invalid,
         (Refusal::Type(_), What::Cdrom) => Code::CdromInvalid,
         (Refusal::Type(_), _) => Code::NotPermitted,
@@ -114,7 +118,14 @@ fn code(refusal: Refusal, what: What) -> Code {
     }
 }
 
-fn open_sentence(errno: Errno, what: What, path: &str, asker: &Asker, user: Option<&str>) -> String {
+fn open_sentence(
+    errno: Errno,
+    barrier: Option<Barrier>,
+    what: What,
+    path: &str,
+    asker: &Asker,
+    user: Option<&str>,
+) -> String {
     match errno {
         Errno::ACCESS | Errno::PERM => match asker {
             Asker::Root => {
@@ -122,9 +133,16 @@ fn open_sentence(errno: Errno, what: What, path: &str, asker: &Asker, user: Opti
             }
             Asker::User { uid, .. } => {
                 let user = user.map_or_else(|| uid.to_string(), |name| format!("\"{name}\""));
-                format!("permission denied to user {user}; a {} you name is opened with your own rights", noun(what))
+                let barrier = barrier.map(|it| format!(": {}", it.told(path, "that user"))).unwrap_or_default();
+                let noun = noun(what);
+                format!("permission denied to user {user}{barrier}; a {noun} you name is opened with your own rights")
             }
         },
+        Errno::NAMETOOLONG => "a name in the path is longer than 255 bytes; correct the path".to_owned(),
+        Errno::NOTDIR => "a part of the path before its last is no directory; correct the path".to_owned(),
+        Errno::ROFS => {
+            "it lies on a file system that is read-only; mount that for writing, or copy the image".to_owned()
+        }
         Errno::NOENT => match what {
             What::Disk { .. } => {
                 format!("no such file; make a disk with \"vmctl create -s SIZE {path}\", or correct the path")

@@ -10,6 +10,7 @@ use proto::opener::{Asker, ToOpener, ToParent, What};
 use proto::{Code, Failure, Received};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
+use sys::reach::Barrier;
 use tempfile::TempDir;
 
 use super::Fatal;
@@ -231,6 +232,21 @@ fn refusals_say_what_failed_with_which_value_and_what_to_do() {
             open(Errno::ACCESS),
             WRITE,
             "disk \"/srv/web.img\": permission denied to user \"ann\"; a disk you name is opened with your own rights",
+        ),
+        (
+            Refusal::Denied(Barrier::Directory(4)),
+            WRITE,
+            "disk \"/srv/web.img\": permission denied to user \"ann\": directory \"/srv\" gives that user no search permission (x); a disk you name is opened with your own rights",
+        ),
+        (
+            Refusal::Denied(Barrier::Itself),
+            READ,
+            "disk \"/srv/web.img\": permission denied to user \"ann\": the file's own mode does not give that user that right; a disk you name is opened with your own rights",
+        ),
+        (
+            open(Errno::NAMETOOLONG),
+            WRITE,
+            "disk \"/srv/web.img\": a name in the path is longer than 255 bytes; correct the path",
         ),
         (
             open(Errno::NOENT),

@@ -73,7 +73,24 @@ fn a_directory_that_the_user_may_not_enter_hides_what_is_in_it() {
     let (dir, own) = file(4711, 0o666);
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).expect("chmod");
     assert_eq!(ask(&mut opener_for(user()), DISK, &own), Err(Code::NotPermitted));
+    let said = told(&mut opener_for(user()), DISK, &own);
+    let where_to = format!("directory \"{}\" gives that user no search permission (x)", dir.path().display());
+    assert!(said.contains(&where_to), "{said}");
     assert_eq!(ask(&mut opener_for(Asker::Root), DISK, &own), Ok(1024));
+}
+
+#[test]
+fn what_keeps_a_user_from_a_file_is_told() {
+    let (dir, roots) = file(0, 0o600);
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    let said = told(&mut opener_for(user()), DISK, &roots);
+    assert!(said.contains("the file's own mode does not give that user that right"), "{said}");
+    let (hidden, behind) = file(4711, 0o666);
+    std::fs::set_permissions(hidden.path(), std::fs::Permissions::from_mode(0o700)).expect("chmod");
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&behind, &link).expect("a link");
+    let said = told(&mut opener_for(user()), What::Kernel, &link);
+    assert!(said.contains(&format!("\"{}\" is a link to where that user may not go", link.display())), "{said}");
 }
 
 #[test]

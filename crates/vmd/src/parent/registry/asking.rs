@@ -73,7 +73,8 @@ impl Registry {
 
     /// The VM that is meant, if there is one and the asker may use it.
     pub(super) fn found(&mut self, who: &Who, wanted: &VmRef) -> Result<&mut Vm, Failure> {
-        let vm = self.vms.iter_mut().find(|vm| vm.is_meant(wanted)).ok_or_else(|| not_found(wanted))?;
+        let at = self.vms.iter().position(|vm| vm.is_meant(wanted)).ok_or_else(|| self.not_found(who, wanted))?;
+        let vm = &mut self.vms[at];
         if who.may_use(vm.definition.owner) {
             return Ok(vm);
         }
@@ -81,6 +82,24 @@ impl Registry {
         let text =
             format!("vm \"{name}\" belongs to \"{owner}\", and uid {} is neither that user nor in that group", who.uid);
         Err(Failure::new(Code::NotPermitted, text))
+    }
+
+    /// A word of digits is a number, also where it is meant as a name.
+    fn not_found(&self, who: &Who, wanted: &VmRef) -> Failure {
+        let id = match wanted {
+            VmRef::Name(name) => return Failure::new(Code::NotFound, format!("vm \"{name}\" not found")),
+            VmRef::Id(id) => id,
+        };
+        let word = id.to_string();
+        let named = self.vms.iter().find(|vm| vm.definition.name.as_str() == word);
+        let text = match named.filter(|vm| who.may_use(vm.definition.owner)) {
+            Some(vm) => format!(
+                "vm {id} not found: digits are taken for a number, not a name; the vm named \"{id}\" has number {}",
+                vm.id
+            ),
+            None => format!("vm {id} not found"),
+        };
+        Failure::new(Code::NotFound, text)
     }
 
     fn ask_start(&mut self, asker: &Asker, start: &Start, now: Instant, out: &mut Vec<Action>) -> Result<(), Failure> {
@@ -110,8 +129,16 @@ impl Registry {
                 format!("only root defines new VMs, and uid {} is not root; ask for a block in vm.conf", who.uid);
             return Err(Failure::new(Code::NotPermitted, text));
         }
-        let VmRef::Name(name) = &start.vm else { return Err(not_found(&start.vm)) };
-        if start.kernel.is_none() && start.disks.is_empty() && start.cdrom.is_none() {
+        let nothing = start.kernel.is_none() && start.disks.is_empty() && start.cdrom.is_none();
+        let name = match &start.vm {
+            VmRef::Name(name) => name,
+            VmRef::Id(_) if nothing => return Err(self.not_found(who, &start.vm)),
+            VmRef::Id(id) => {
+                let text = format!("vm {id} not found, and a new vm needs a name that is no number");
+                return Err(Failure::new(Code::NotFound, text));
+            }
+        };
+        if nothing {
             let text = format!("vm \"{name}\" is not known, and no kernel or disk was given to start it from (-b, -d)");
             return Err(Failure::new(Code::NotFound, text));
         }
@@ -243,12 +270,4 @@ fn root_only(who: &Who, command: &str) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(Code::NotPermitted, format!("only root may {command}, and uid {} is not root", who.uid)))
-}
-
-fn not_found(wanted: &VmRef) -> Failure {
-    let text = match wanted {
-        VmRef::Id(id) => format!("vm {id} not found"),
-        VmRef::Name(name) => format!("vm \"{name}\" not found"),
-    };
-    Failure::new(Code::NotFound, text)
 }

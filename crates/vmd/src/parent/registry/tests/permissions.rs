@@ -90,6 +90,25 @@ fn check(running: bool, who: usize, request: &Request, may: bool) {
 }
 
 #[test]
+fn a_vm_whose_name_is_a_number_is_told_by_its_own_to_who_may_use_it() {
+    let mut f = Fixture::new(vec![definition("web"), definition("100")]);
+    let said = |f: &mut Fixture, who: Who, vm: u32, kernel: bool| {
+        let mut start = start_of(VmRef::Id(vm));
+        start.kernel = kernel.then(|| UserPath::new("/k").unwrap());
+        let (_, actions) = f.ask_as(who, Request::Start(Box::new(start)));
+        let Some(Reply::Failed(failure)) = replies(&actions).pop() else { panic!("{actions:?}") };
+        failure.to_string()
+    };
+    let named = "vm 100 not found: digits are taken for a number, not a name; the vm named \"100\" has number 2";
+    assert_eq!(said(&mut f, root(), 100, false), named);
+    assert_eq!(said(&mut f, root(), 7, false), "vm 7 not found");
+    assert_eq!(said(&mut f, root(), 7, true), "vm 7 not found, and a new vm needs a name that is no number");
+    let (_, actions) = f.ask_as(Who { uid: 4711, gid: 4711, groups: vec![] }, Request::Wait { vm: VmRef::Id(100) });
+    let Some(Reply::Failed(failure)) = replies(&actions).pop() else { panic!("{actions:?}") };
+    assert_eq!(failure.to_string(), "vm 100 not found");
+}
+
+#[test]
 fn each_caller_may_use_and_copy_what_the_table_says() {
     for (kind, rights) in KINDS {
         for (who, rights) in rights.iter().enumerate() {
