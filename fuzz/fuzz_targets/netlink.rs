@@ -57,7 +57,7 @@ fn run(host: &Host, mut script: Script<'_>) {
             8 => heard(nft.tagged(&chain(), "vmd")),
             9 => heard(nft.exchange(&chain(), "vmd", &[vec![Expr::Accept]])),
             10 => heard(nft.delete(1, "vmd")),
-            _ => heard(nft.replace(&Table { name: "vmd".into(), device: None, sets: vec![], chains: vec![] })),
+            _ => heard(nft.replace(&Table { name: "vmd".into(), device: None, owned: true, sets: vec![], chains: vec![] })),
         };
         // What was asked, and what was said and not heard; numbers of requests go on.
         sequence[of] += drain(&host.kernel);
