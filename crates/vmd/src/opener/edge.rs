@@ -1,6 +1,7 @@
 //! The opener's loop: reads a message, does it, answers. The only file here that makes system calls.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use model::UserPath;
@@ -85,6 +86,12 @@ pub fn open(what: What, path: &str) -> Result<Opened, Refusal> {
     let status = rustix::fs::fstat(&file).map_err(Refusal::Examine)?;
     let found = FileType::from_raw_mode(status.st_mode);
     judge::check_type(what, found)?; // before its size, which the end of a fifo does not tell
+    if what == (What::Disk { write: true })
+        && found == FileType::BlockDevice
+        && read_only(Path::new(DEVICES), status.st_rdev)
+    {
+        return Err(Refusal::ReadOnly);
+    }
     let size = size(&file).map_err(Refusal::Examine)?;
     judge::check_size(what, size)?;
     take_lock(&file, what)?;
@@ -101,12 +108,22 @@ fn refused(errno: Errno, path: &str) -> Refusal {
         Errno::ACCESS if found().is_ok_and(|it| FileType::from_raw_mode(it.st_mode) == FileType::Directory) => {
             Refusal::Type(FileType::Directory)
         }
-        Errno::ACCESS => match sys::reach::barrier(std::path::Path::new(path)) {
+        Errno::ACCESS => match sys::reach::barrier(Path::new(path)) {
             Some(barrier) => Refusal::Denied(barrier),
             None => Refusal::Open(errno),
         },
         other => Refusal::Open(other),
     }
+}
+
+/// Where the kernel tells of each block device, by its number (Linux, ABI/stable/sysfs-block).
+const DEVICES: &str = "/sys/dev/block";
+
+/// Whether a block device takes no writes. One of which nothing is told is taken for an ordinary one.
+pub fn read_only(devices: &Path, number: u64) -> bool {
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let told = std::fs::read_to_string(devices.join(format!("{major}:{minor}")).join("ro"));
+    told.is_ok_and(|told| told.trim() == "1")
 }
 
 /// The end of a file or of a block device, which alone knows it so.

@@ -56,6 +56,8 @@ pub enum Refusal {
     Type(FileType),
     /// Shorter than a sector.
     Short(u64),
+    /// A block device that takes no writes, as after `losetup -r`: the kernel says so of none until the first write.
+    ReadOnly,
     /// Nothing is in it.
     Empty,
     /// Somebody else has locked it; who, if the kernel tells.
@@ -94,6 +96,10 @@ pub fn failure(refusal: Refusal, what: What, path: &str, asker: &Asker, user: Op
                 "has {size} bytes, but a disk has at least {MIN_DISK}; create one with \"vmctl create -s SIZE {path}\""
             )
         }
+        Refusal::ReadOnly => {
+            "is a read-only block device; make it writable (blockdev --setrw, losetup without -r), or copy it"
+                .to_owned()
+        }
         Refusal::Empty => "is empty; name another file, or leave the option out".to_owned(),
         Refusal::Locked(Some(pid)) => format!("already in use by process {pid}; end it, or name another image"),
         Refusal::Locked(None) => {
@@ -107,7 +113,9 @@ pub fn failure(refusal: Refusal, what: What, path: &str, asker: &Asker, user: Op
 /// The numbers that OpenBSD's clients know for each kind of file (openbsd/daemon.md, 3.5).
 fn code(refusal: Refusal, what: What) -> Code {
     match (refusal, what) {
-        (Refusal::Denied(_) | Refusal::Open(Errno::ACCESS | Errno::PERM | Errno::ROFS), _) => Code::NotPermitted,
+        (Refusal::Denied(_) | Refusal::ReadOnly | Refusal::Open(Errno::ACCESS | Errno::PERM | Errno::ROFS), _) => {
+            Code::NotPermitted
+        }
         (Refusal::Relative | Refusal::Short(_) | Refusal::Empty, _) => Code::Invalid,
         (Refusal::Type(_), What::Cdrom) => Code::CdromInvalid,
         (Refusal::Type(_), _) => Code::NotPermitted,

@@ -144,6 +144,18 @@ fn a_block_device_may_be_a_disk_and_no_kernel() {
 }
 
 #[test]
+fn a_block_device_that_takes_no_writes_is_told_by_sysfs() {
+    let devices = TempDir::new().expect("directory");
+    for (number, told) in [("7:3", "1\n"), ("7:4", "0\n")] {
+        let folder = devices.path().join(number);
+        std::fs::create_dir(&folder).expect("it is ours");
+        std::fs::write(folder.join("ro"), told).expect("it is ours");
+    }
+    let read_only = |minor| edge::read_only(devices.path(), rustix::fs::makedev(7, minor));
+    assert_eq!([3, 4, 5].map(read_only), [true, false, false], "of the last nothing is told");
+}
+
+#[test]
 fn a_disk_has_at_least_a_sector() {
     let (_dir, short) = file_of(511);
     assert_eq!(open(WRITE, &short).expect_err("short"), Refusal::Short(511));
@@ -270,6 +282,11 @@ fn refusals_say_what_failed_with_which_value_and_what_to_do() {
             WRITE,
             "disk \"/srv/web.img\": has 5 bytes, but a disk has at least 512; create one with \"vmctl create -s SIZE /srv/web.img\"",
         ),
+        (
+            Refusal::ReadOnly,
+            WRITE,
+            "disk \"/srv/web.img\": is a read-only block device; make it writable (blockdev --setrw, losetup without -r), or copy it",
+        ),
         (Refusal::Empty, What::Initrd, "initrd \"/srv/web.img\": is empty; name another file, or leave the option out"),
         (
             Refusal::Locked(None),
@@ -295,6 +312,7 @@ fn codes_are_those_that_clients_know() {
     assert_eq!(code(Refusal::Locked(None), WRITE), Code::DiskMissing);
     assert_eq!(code(Refusal::Open(Errno::ACCESS), WRITE), Code::NotPermitted);
     assert_eq!(code(Refusal::Type(FileType::Fifo), WRITE), Code::NotPermitted);
+    assert_eq!(code(Refusal::ReadOnly, WRITE), Code::NotPermitted);
     assert_eq!(code(Refusal::Short(1), WRITE), Code::Invalid);
     assert_eq!(code(Refusal::Empty, What::Initrd), Code::Invalid);
     assert_eq!(code(Refusal::Open(Errno::NOENT), What::Cdrom), Code::CdromMissing);
