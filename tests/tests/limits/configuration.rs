@@ -268,7 +268,7 @@ fn ten_thousand_vms_are_started_with_and_listed() {
         println!("10,000 VMs listed in {:?}", began.elapsed());
         assert_eq!((rows.len(), &*rows[9_999].name, rows[9_999].id), (10_000, "vm10000", 10_000));
         let quiet = Quiet::of(&daemon);
-        let said = "kernel \"/etc/passwd\": is neither a Linux bzImage nor an ELF kernel; name one such as /vmlinuz";
+        let said = "kernel \"/etc/passwd\": is of an unknown kind, and neither a Linux bzImage nor an ELF kernel; name one such as /vmlinuz";
         refused(&daemon, &["start", "vm9999"], &format!("vmctl: start \"vm9999\": {said}"));
         refused(&daemon, &["start", "10001"], "vmctl: start vm 10001: vm 10001 not found");
         quiet.again();

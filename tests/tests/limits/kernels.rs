@@ -72,10 +72,13 @@ fn a_truncated_bzimage_is_refused_wherever_it_is_cut() {
         let header = 0x202 + usize::from(whole[0x201]);
         let daemon = bare();
         let quiet = Quiet::of(&daemon);
-        let none = "is neither a Linux bzImage nor an ELF kernel; name one such as /vmlinuz";
-        for length in [0, 1, 100, 0x1fe, 0x205] {
+        let none = "and neither a Linux bzImage nor an ELF kernel; name one such as /vmlinuz";
+        let program = "a program for EFI or Windows";
+        for (length, what) in
+            [(0, "empty"), (1, "of an unknown kind"), (100, program), (0x1fe, program), (0x205, program)]
+        {
             fs::write(&kernel, &whole[..length]).expect("it is ours");
-            is_refused(&daemon, &kernel, none);
+            is_refused(&daemon, &kernel, &format!("is {what}, {none}"));
         }
         for (length, needed, what) in [
             (0x206, header, "setup header"),
@@ -84,7 +87,7 @@ fn a_truncated_bzimage_is_refused_wherever_it_is_cut() {
             (setup - 1, setup, "setup sectors"),
             (setup + 0x1000, setup + code, "protected-mode code"),
             (whole.len() / 2, setup + code, "protected-mode code"),
-            (setup + code - 1, setup + code, "protected-mode code"),
+            (setup + code - 16, setup + code, "protected-mode code"), // its last paragraph need not be whole
         ] {
             fs::write(&kernel, &whole[..length]).expect("it is ours");
             let sizes = format!("it has {length} bytes, at least {needed} are needed");
@@ -109,7 +112,7 @@ fn an_elf_with_wild_headers_is_refused_with_what_is_wild() {
             (4, &[1u8][..], "is an ELF file for another processor than x86-64"),
             (18, &[183, 0], "is an ELF file for another processor than x86-64"),
             (56, &[0, 0], "has a damaged header: e_phnum is 0x0; copy it again"),
-            (120, &[0], "is an ELF file without a PVH entry; use the bzImage, or a kernel built with CONFIG_PVH"),
+            (120, &[0], "is an ELF file that lacks a PVH entry (Xen's note PHYS32_ENTRY)"),
             (56, &[0xff, 0xff], "has a damaged header: e_phnum is 0xffff; copy it again"),
             (54, &[1, 0], "has a damaged header: e_phentsize is 0x1; copy it again"),
             (32, &wild, "is cut short"),

@@ -112,8 +112,8 @@ const OTHERS: [(usize, &[u8], &str); 15] = [
     (0, b"\x27\x05\x19\x56", "a U-Boot image"),
     (0x38, b"ARM\x64", "a kernel for ARM"),
     (0x30, b"RISCV", "a kernel for RISC-V"),
-    (0x1FE, b"\x55\xAA", "a boot sector, as a disk begins with"),
     (0, b"MZ", "a program for EFI or Windows"),
+    (0x1FE, b"\x55\xAA", "a boot sector, as a disk begins with"),
 ];
 
 /// What a file is that is no kernel, if that can be told.
