@@ -400,7 +400,7 @@ fn settings(script: &mut Script<'_>, known: &[&str]) -> Settings {
     let switches = if choice & 0x40 != 0 { vec![Switch { id: 1, spec, maker: None }] } else { vec![] };
     let delay = Duration::from_secs(5);
     let parallel = 1 + usize::from(choice >> 7);
-    Settings { socket: Owner::default(), snmp: None, switches, locals: Locals::default(), vms, parallel, delay }
+    Settings { socket: Owner::default(), snmp: None, switches, locals: Locals::default(), troubles: vec![], vms, parallel, delay }
 }
 
 fn definition(name: &str, nth: u32, choice: u8) -> Definition {

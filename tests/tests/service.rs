@@ -107,6 +107,9 @@ fn the_unit_leaves_the_daemon_its_time_and_its_cgroups() {
     };
     assert_eq!((one("Type"), one("KillMode"), one("Delegate")), ("notify".into(), "mixed".into(), "yes".into()));
     assert_eq!((one("ExecStart"), one("OOMPolicy")), ("/usr/sbin/vmd -d".into(), "continue".into()));
+    // The daemon judges its file: one missing image is no reason for no VM at all.
+    assert_eq!(settings(&unit, "Service", "ExecStartPre"), [""; 0]);
+    assert_eq!(one("ExecReload"), "/usr/bin/vmctl reload");
     assert!(one("TimeoutStopSec").parse::<u64>().expect("seconds") >= GRACE_S + 20, "and ten for force, twice");
     assert!(one("WatchdogSec").parse::<u64>().expect("seconds") > 0);
     let manual = fs::read_to_string(artefacts::project().join("man/vmd.8")).expect("a manual");

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use model::VmName;
+
 use crate::fault::Fault;
 use crate::input::{Input, Span};
 use crate::line::Line;
@@ -92,6 +94,8 @@ struct Note {
     severity: Severity,
     fault: Fault,
     span: Option<Span>,
+    /// It costs this VM alone.
+    vm: Option<VmName>,
 }
 
 /// Collects while the files are read.
@@ -100,6 +104,10 @@ pub(crate) struct Report {
     step: u64,
     notes: Vec<Note>,
     errors: usize,
+    /// What concerns one VM alone is no error of the file.
+    pub patient: bool,
+    /// The VM whose block is being read.
+    pub vm: Option<VmName>,
 }
 
 /// A moment of reading, for a fault that is found later than the place it belongs to.
@@ -139,22 +147,28 @@ impl Report {
     }
 
     fn note(&mut self, step: Step, severity: Severity, fault: Fault, span: Option<Span>) {
-        if severity == Severity::Error {
+        let alone = self.patient && severity == Severity::Error && fault.is_of_one_vm();
+        let vm = self.vm.clone().filter(|_| alone);
+        if severity == Severity::Error && vm.is_none() {
             self.errors = self.errors.saturating_add(1);
         }
-        self.notes.push(Note { step: step.0, severity, fault, span });
+        self.notes.push(Note { step: step.0, severity, fault, span, vm });
     }
 
-    /// Errors and warnings, each in the order of reading.
-    pub fn finish(mut self, input: &Input) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
+    /// Errors and warnings, each in the order of reading, and what costs one VM alone.
+    pub fn finish(mut self, input: &Input) -> (Vec<Diagnostic>, Vec<Diagnostic>, Vec<(VmName, Diagnostic)>) {
         self.notes.sort_by_key(|note| (note.step, note.span.map(|span| (span.file, span.start))));
         let mut lines = Lines { input, last: None };
-        let all = self.notes.into_iter().map(|note| Diagnostic {
-            severity: note.severity,
-            fault: note.fault,
-            place: note.span.map(|span| lines.locate(span)),
-        });
-        all.partition(|note| note.severity == Severity::Error)
+        let (mut errors, mut warnings, mut troubles) = (Vec::new(), Vec::new(), Vec::new());
+        for Note { severity, fault, span, vm, .. } in self.notes {
+            let note = Diagnostic { severity, fault, place: span.map(|span| lines.locate(span)) };
+            match (vm, severity) {
+                (Some(vm), _) => troubles.push((vm, note)),
+                (None, Severity::Error) => errors.push(note),
+                (None, Severity::Warning) => warnings.push(note),
+            }
+        }
+        (errors, warnings, troubles)
     }
 }
 

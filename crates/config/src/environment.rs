@@ -11,6 +11,11 @@ pub trait Sources {
 
     /// The absolute path, free of symbolic links, of a file that must exist: a disk, kernel or initrd.
     fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
+
+    /// The absolute path of one that is not there yet.
+    fn absolute(&self, path: &Path) -> PathBuf {
+        path.to_owned()
+    }
 }
 
 /// Accounts and interface groups that a configuration names. `Ok(None)` is one that does not exist; an error is a lookup

@@ -207,6 +207,16 @@ impl Fault {
         text.split(" (os error").next().unwrap_or_default().to_owned()
     }
 
+    /// It may be another tomorrow, and keeps no other VM from its work: a file that is missing, an account that is not known.
+    pub(crate) fn is_of_one_vm(&self) -> bool {
+        matches!(self, Self::PathNotFound { .. } | Self::UnknownAccount { .. })
+    }
+
+    /// An account is missing, so that it is not known whose the VM is.
+    pub fn is_of_an_owner(&self) -> bool {
+        matches!(self, Self::UnknownAccount { .. })
+    }
+
     /// What to do, or what was expected instead; stands behind the caret.
     pub fn hint(&self) -> Option<String> {
         let text = match self {

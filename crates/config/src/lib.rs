@@ -63,6 +63,8 @@ pub struct Parsed {
     pub config: Config,
     /// What is legal but has no effect or not the expected one, in the order of the file.
     pub warnings: Vec<Diagnostic>,
+    /// What keeps single VMs from being started, if the file was read with patience; they are in `config`.
+    pub troubles: Vec<(model::VmName, Diagnostic)>,
 }
 
 /// Reads a whole file: its grammar, all checks of values and names, and the rules that a VM must keep.
@@ -76,6 +78,18 @@ pub fn parse(
     users: &dyn Users,
 ) -> Result<Parsed, Errors> {
     parser::Parser::new(file_name, text, macros, sources, users, &Config::default(), false).run()
+}
+
+/// As [`parse`], for a service that starts: what concerns one VM alone, a file that is missing or an account that is not
+/// known, costs that VM. Its paths are kept as they were given.
+pub fn parse_with_patience(
+    file_name: &str,
+    text: &[u8],
+    macros: &Macros,
+    sources: &dyn Sources,
+    users: &dyn Users,
+) -> Result<Parsed, Errors> {
+    parser::Parser::new(file_name, text, macros, sources, users, &Config::default(), false).patient().run()
 }
 
 /// As [`parse`], for a file that is loaded beside what is `known` already: its VMs may be named as templates, its

@@ -385,6 +385,8 @@ pub enum VmState {
     Stopping,
     /// Known, not running.
     Stopped,
+    /// The same, and vm.conf names for it what was not there.
+    NotStartable,
 }
 
 impl Request {

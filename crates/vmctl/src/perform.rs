@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use config::size;
 use model::{DiskFormat, lookalike_in};
-use proto::client::{Detail, DiskArg, DiskOperation, Order, Reply, Request, Start as StartRequest, VmLine, VmRef};
+use proto::client::{
+    Detail, DiskArg, DiskOperation, Order, Reply, Request, Start as StartRequest, VmLine, VmRef, VmState,
+};
 use proto::failure::plain;
 use proto::{Code, Failure};
 use rustix::fs::{Mode, OFlags};
@@ -301,6 +303,12 @@ impl Run<'_> {
             false => shown(&status::table(&vms, wanted, &detail)),
         };
         self.print(&text)?;
+        let unfit = vms.iter().filter(|vm| vm.state == VmState::NotStartable && !json);
+        for vm in unfit.filter(|vm| wanted.is_none_or(|wanted| status::is_meant(vm, wanted))) {
+            let why = self.detail(&mut conversation, &VmRef::Name(vm.name.clone()))?.failure;
+            let why = why.map(|why| format!(": {}", why.reason)).unwrap_or_default();
+            self.say(&format!("vm \"{}\" is not startable{why}", vm.name));
+        }
         if !json {
             unkillable.iter().for_each(|left| self.tell(&format!("vmctl: {}\n", status::unkillable(left))));
         }

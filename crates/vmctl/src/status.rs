@@ -73,7 +73,7 @@ fn value(vm: &VmLine) -> Value {
         ("id", vm.id.into()),
         ("name", Value::text(&vm.name)),
         ("description", vm.description.as_ref().map(Value::text).into()),
-        ("state", state(vm.state).into()),
+        ("state", (if vm.state == VmState::NotStartable { "not startable" } else { state(vm.state) }).into()),
         ("pid", vm.pid.filter(|_| running).into()),
         ("cpus", vm.cpus.into()),
         ("memory_bytes", vm.memory.bytes().into()),
@@ -146,6 +146,7 @@ fn state(state: VmState) -> &'static str {
         VmState::Paused => "paused",
         VmState::Stopping => "stopping",
         VmState::Stopped => "stopped",
+        VmState::NotStartable => "stopped", // one word: scripts count columns
     }
 }
 
@@ -256,6 +257,7 @@ mod tests {
             (VmState::Paused, "  paused"),
             (VmState::Stopping, "stopping"),
             (VmState::Stopped, " stopped"),
+            (VmState::NotStartable, " stopped"),
         ];
         for (state, word) in words {
             assert!(line(&VmLine { state, ..vm("a") }).ends_with(&format!(" {word} a")), "{state:?}");

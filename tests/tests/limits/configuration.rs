@@ -15,6 +15,17 @@ use crate::world::{Quiet, ends, gone, refused, text, vmd};
 /// Longest line that a user gets to see, in characters.
 const MAX_LINE: usize = 300;
 
+/// What the check says, which refuses this configuration.
+#[track_caller]
+fn checked(configuration: &[u8]) -> String {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("vm.conf");
+    fs::write(&file, configuration).expect("it is ours");
+    let reply = vmd(&["-n", "-f", text(&file)]);
+    assert_eq!((reply.status, reply.stdout.as_str()), (Some(1), ""), "{}", reply.stderr);
+    reply.stderr.replace(text(&file), "vm.conf")
+}
+
 /// Checked and started with this configuration, vmd ends with status 1; what it says.
 #[track_caller]
 fn told(configuration: &[u8]) -> String {
@@ -194,13 +205,56 @@ fn what_is_too_much_or_too_little_is_told_with_the_bounds() {
             ("boot \"/nowhere\"", "kernel path not found: \"/nowhere\": No such file", "^ correct the path"),
             ("disk \"/nowhere\"", "disk path not found: \"/nowhere\"", "make a disk with \"vmctl create\""),
         ] {
-            let said = told(format!("vm \"web\" {{\n\t{option}\n}}\n").as_bytes());
+            let file = format!("vm \"web\" {{\n\t{option}\n}}\n");
+            // The start lists a VM whose file is missing, and serves.
+            let said = if option.contains("/nowhere") { checked(file.as_bytes()) } else { told(file.as_bytes()) };
             assert!(said.starts_with("vm.conf:2:") && said.contains(message), "{said}");
             assert!(said.contains(&format!("    2 | \t{option}\n")) && said.contains(hint), "{option}: {said}");
         }
         let disks = "\tdisk \"/etc/passwd\"\n".repeat(17);
         let said = told(format!("vm \"web\" {{\n{disks}}}\n").as_bytes());
         assert!(said.starts_with("vm.conf:18:7: failed to parse disks: /etc/passwd: too many disks\n"), "{said}");
+    });
+}
+
+#[test]
+fn what_one_vm_lacks_costs_that_vm_alone_until_it_is_there() {
+    apart("configuration::what_one_vm_lacks_costs_that_vm_alone_until_it_is_there", || {
+        let dir = tempfile::tempdir().expect("a directory");
+        let image = dir.path().join("late.img");
+        let configuration = format!(
+            "vm \"good\" {{\n\tdisable\n\tboot \"/etc/passwd\"\n}}\n\
+             vm \"late\" {{\n\tdisable\n\tboot \"/etc/passwd\"\n\tdisk \"{0}\" format raw\n}}\n\
+             vm \"lost\" {{\n\tdisable\n\tboot \"/etc/passwd\"\n\towner nobodyknows\n}}\n",
+            image.display()
+        );
+        let daemon = Daemon::start(&configuration);
+        let checked = vmd(&["-n", "-f", text(&daemon.path("vm.conf"))]);
+        assert_eq!(checked.status, Some(1), "the check refuses the file");
+        let shown = daemon.vmctl(&["status"]);
+        assert_eq!(daemon.status().len(), 3, "{}", shown.stdout);
+        let late = format!("vm.conf:8:7: disk path not found: \"{}\": No such file or directory\n", image.display());
+        for (name, why) in [("late", late.as_str()), ("lost", "vm.conf:13:8: failed to get user: nobodyknows\n")] {
+            let line = shown.stderr.lines().find(|line| line.contains(&format!("vm \"{name}\" is not startable: ")));
+            let line = format!("{}\n", line.unwrap_or_else(|| panic!("{name}: {}", shown.stderr)));
+            assert!(line.ends_with(why), "{line}");
+        }
+        assert!(!shown.stderr.contains("good"), "{}", shown.stderr);
+        // Tried again, it is missing still; then it has come.
+        let start = || daemon.vmctl(&["start", "late"]).stderr;
+        let said = start();
+        assert!(said.contains("late.img") && said.contains("no such file"), "{said}");
+        fs::write(&image, [0; 512]).expect("it is ours");
+        let said = start();
+        assert!(!said.contains("late.img"), "{said}");
+        assert!(daemon.vmctl(&["start", "lost"]).stderr.contains("is not startable"), "nobody may have it");
+        let reloaded = daemon.vmctl(&["reload"]).success();
+        assert!(
+            reloaded.stderr.contains("\"lost\" is not startable") && !reloaded.stderr.contains("late"),
+            "{}",
+            reloaded.stderr
+        );
+        assert!(daemon.stop().success());
     });
 }
 

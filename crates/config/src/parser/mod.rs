@@ -147,6 +147,12 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// What concerns one VM alone costs that VM.
+    pub fn patient(mut self) -> Self {
+        self.lexer.report.patient = true;
+        self
+    }
+
     pub fn run(mut self) -> Result<Parsed, Errors> {
         while self.token.kind != Kind::End {
             let read = self.statement();
@@ -156,9 +162,9 @@ impl<'a> Parser<'a> {
         self.check_switch_uses();
         self.check_rdomains();
         self.lexer.warn_of_unused_macros();
-        let (errors, warnings) = self.lexer.report.finish(&self.lexer.input);
+        let (errors, warnings, troubles) = self.lexer.report.finish(&self.lexer.input);
         match errors.is_empty() {
-            true => Ok(Parsed { config: self.config, warnings }),
+            true => Ok(Parsed { config: self.config, warnings, troubles }),
             false => Err(Errors { errors, warnings }),
         }
     }

@@ -45,7 +45,9 @@ impl Parser<'_> {
         let mut request = VmRequest::new(stand_in);
         request.vm.template = template;
         let mut draft = Draft { request, given: BTreeMap::new(), disks: 0, nics: 0 };
+        self.lexer.report.vm.clone_from(&name);
         let closed = self.block(Block::Vm, &mut draft, Self::vm_option);
+        self.lexer.report.vm = None;
         let right = closed.is_ok() && self.lexer.report.errors() == errors;
         match name {
             Some(_) if right => self.add_vm(draft, name_text.span, first.span, step),
@@ -281,8 +283,10 @@ impl Parser<'_> {
             },
             Err(error) => Fault::PathNotFound { what, path: text.shown(), reason: Fault::reason(&error) },
         };
+        let absent = matches!(fault, Fault::PathNotFound { .. }) && self.lexer.report.patient;
         self.error(fault, text.span);
-        None
+        let path = absent.then(|| self.sources.absolute(text.as_path()))?;
+        UserPath::new(path.to_str()?).ok() // the opener says of it what is wrong when the VM starts
     }
 
     fn interface(&mut self, draft: &mut Draft, local: bool, option: Span) -> Read<()> {

@@ -35,7 +35,7 @@ fn line(note: &Diagnostic) -> String {
 fn told_by(text: &[u8], macros: &Macros, sources: &dyn Sources) -> Told {
     let lines = |notes: &[Diagnostic]| notes.iter().map(line).collect();
     match parse("vm.conf", text, macros, sources, &World) {
-        Ok(Parsed { config, warnings }) => {
+        Ok(Parsed { config, warnings, .. }) => {
             Told { config: Some(config), errors: Vec::new(), warnings: lines(&warnings) }
         }
         Err(errors) => Told { config: None, errors: lines(&errors.errors), warnings: lines(&errors.warnings) },

@@ -122,7 +122,7 @@ fn states(row: &Row) -> (i32, i32) {
     match row.state {
         VmState::Paused => (3, 8),
         VmState::Running | VmState::Pausing | VmState::Stopping => (1, 4),
-        VmState::Waiting | VmState::Starting | VmState::Stopped => (4, 11),
+        VmState::Waiting | VmState::Starting | VmState::Stopped | VmState::NotStartable => (4, 11),
     }
 }
 

@@ -99,7 +99,7 @@ pub fn configuration(host: &Host) -> Judged {
                     // What runs goes on; the next start, or a reload, fails.
                     if runs(host) { Verdict::Warning } else { Verdict::Fault },
                     format!("{first}{more}"),
-                    "\"vmd -n\" shows each error with its line; vmd does not start with one",
+                    "\"vmd -n\" shows each error with its line; with one vmd does not start, or not the VM that it concerns",
                 ),
             }
         }

@@ -11,7 +11,7 @@ use proto::{Code, Failure};
 use crate::parent::accounts::names::Names;
 use crate::parent::network::local::{Locals, random_network};
 use crate::parent::registry::definition::definition_of;
-use crate::parent::registry::{Settings, Switch};
+use crate::parent::registry::{Settings, Switch, Trouble};
 use crate::parent::service::snmp::{DEFAULT_PATH, Master};
 
 /// Time between two batches of starts where vm.conf says nothing (openbsd/daemon.md, 3.8).
@@ -56,11 +56,26 @@ pub fn of_config(config: &config::Config, cpus_online: usize, names: &mut dyn Na
         snmp,
         switches,
         locals: locals_of(globals),
+        troubles: vec![],
         vms,
         parallel: stagger.map_or(cpus_online, |s| usize::try_from(s.parallel).unwrap_or(usize::MAX)),
         delay: stagger.map_or(STAGGER_DELAY, |s| Duration::from_secs(s.delay_s.into())),
     };
     (settings, refused)
+}
+
+/// What keeps single VMs from being started: the first of each.
+pub fn troubles_of(troubles: &[(model::VmName, config::Diagnostic)]) -> Vec<(model::VmName, Trouble)> {
+    let trouble = |(vm, note): &(model::VmName, config::Diagnostic)| {
+        let owner = note.fault.is_of_an_owner();
+        let text = note.to_string();
+        (vm.clone(), Trouble { owner, reason: text.lines().next().unwrap_or_default().to_owned() })
+    };
+    let mut all: Vec<(model::VmName, Trouble)> = troubles.iter().map(trouble).collect();
+    all.sort_by_key(|(_, trouble)| !trouble.owner); // an owner's is the one that does not go by itself
+    let mut seen = std::collections::BTreeSet::new();
+    all.retain(|(vm, _)| seen.insert(vm.clone()));
+    all
 }
 
 fn master_of(agentx: &config::AgentX) -> Result<Master, Failure> {

@@ -42,6 +42,10 @@ impl Sources for Names {
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
         std::fs::canonicalize(self.directory.join(path))
     }
+
+    fn absolute(&self, path: &Path) -> PathBuf {
+        self.directory.join(path)
+    }
 }
 
 impl Source {
@@ -56,49 +60,47 @@ impl Source {
         Self { file: options.file.clone(), macros, names: Names { directory: options.directory.clone() } }
     }
 
-    /// The first time, and for a check: errors and warnings are written for who starts the daemon.
+    /// For a check: errors and warnings are written for who asks.
     pub fn read(&self) -> Result<Config, Fatal> {
-        match self.parse()? {
-            Ok(parsed) => {
-                parsed.warnings.iter().for_each(say::all);
-                let notes = will_not_start(&parsed.config);
-                notes.iter().for_each(|note| say::say(format_args!("vmd: warning: {note}")));
-                let refused = refused(&parsed.config);
-                refused.iter().for_each(|failure| say::say(format_args!("vmd: {failure}")));
-                if refused.is_empty() { Ok(parsed.config) } else { Err(Fatal::Told) }
-            }
-            Err(errors) => {
-                say::all(&errors);
-                Err(Fatal::Told)
-            }
-        }
+        told(self.parse()?).map(|parsed| parsed.config)
+    }
+
+    /// The same for the service: what concerns one VM alone is written, and costs that VM.
+    pub fn read_with_patience(&self) -> Result<Parsed, Fatal> {
+        let (name, text) = self.text()?;
+        told(config::parse_with_patience(&name, &text, &self.macros, &self.names, &HostAccounts))
     }
 
     /// What the file means, or its errors, with nothing said.
     pub fn parse(&self) -> Result<Result<Parsed, Errors>, Fatal> {
+        let (name, text) = self.text()?;
+        Ok(config::parse(&name, &text, &self.macros, &self.names, &HostAccounts))
+    }
+
+    fn text(&self) -> Result<(String, Vec<u8>), Fatal> {
         let (name, path) = self.name();
         let text = self
             .or_missing(read_text(&self.names.directory.join(path)))
             .map_err(|error| Fatal::File(name.clone(), error))?;
-        Ok(config::parse(&name, &text, &self.macros, &self.names, &HostAccounts))
+        Ok((name, text))
     }
 
-    /// Again, or one more file beside what is `known`. What `vmd -n` would refuse is refused: each error in the order of
-    /// the file.
+    /// Again, with the patience of the start; or one more file beside what is `known`, without. Each error in the order of the
+    /// file.
     pub fn read_again(&self, load: Option<&str>, known: &Config) -> Result<Settings, Vec<String>> {
         let parsed = match load {
             None => {
                 let (name, path) = self.name();
                 let path = self.names.directory.join(path);
                 let text = self.or_missing(read_at_once(&path)).map_err(|error| unread(&name, &error))?;
-                config::parse(&name, &text, &self.macros, &self.names, &HostAccounts)
+                config::parse_with_patience(&name, &text, &self.macros, &self.names, &HostAccounts)
             }
             Some(name) => {
                 let text = read_at_once(&self.names.directory.join(name)).map_err(|error| unread(name, &error))?;
                 config::parse_onto(name, &text, &self.macros, &self.names, &HostAccounts, known)
             }
         };
-        let Parsed { config, warnings } =
+        let Parsed { config, warnings, troubles } =
             parsed.map_err(|errors| errors.errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         will_not_start(&config).iter().for_each(|note| log::warn!("{note}"));
@@ -106,6 +108,7 @@ impl Source {
         match settings::of_config(&config, cpus, &mut HostAccounts) {
             (mut settings, refused) if refused.is_empty() => {
                 makers::note(&mut settings.switches);
+                settings.troubles = settings::troubles_of(&troubles);
                 Ok(settings)
             }
             (_, refused) => Err(refused.iter().map(ToString::to_string).collect()),
@@ -122,6 +125,25 @@ impl Source {
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.file.is_none() => Ok(Vec::new()),
             read => read,
+        }
+    }
+}
+
+/// Says what was noticed, and gives what there is to go on with.
+fn told(read: Result<Parsed, Errors>) -> Result<Parsed, Fatal> {
+    match read {
+        Ok(parsed) => {
+            parsed.warnings.iter().for_each(say::all);
+            parsed.troubles.iter().for_each(|(_, trouble)| say::all(trouble));
+            let notes = will_not_start(&parsed.config);
+            notes.iter().for_each(|note| say::say(format_args!("vmd: warning: {note}")));
+            let refused = refused(&parsed.config);
+            refused.iter().for_each(|failure| say::say(format_args!("vmd: {failure}")));
+            if refused.is_empty() { Ok(parsed) } else { Err(Fatal::Told) }
+        }
+        Err(errors) => {
+            say::all(&errors);
+            Err(Fatal::Told)
         }
     }
 }

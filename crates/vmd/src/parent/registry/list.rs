@@ -15,13 +15,18 @@ impl Registry {
         let mut vms: Vec<&Vm> = self.vms.iter().collect();
         vms.sort_by_key(|vm| if vm.pid().is_some() { (0, vm.started) } else { (1, 0) });
         for some in vms.chunks(MAX_LINES) {
-            let lines: Vec<VmLine> = some.iter().map(|vm| line(vm, now)).collect();
+            let lines: Vec<VmLine> = some.iter().map(|vm| self.seen(line(vm, now), vm)).collect();
             out.push(Action::Answer(asked, Reply::Vms(lines.try_into().unwrap_or_default())));
         }
         for some in self.unkillable.chunks(MAX_UNKILLABLE) {
             out.push(Action::Answer(asked, Reply::Unkillable(some.to_vec().try_into().unwrap_or_default())));
         }
         out.push(Action::Answer(asked, Reply::Done));
+    }
+
+    /// Whether it could be started is the registry's to say.
+    fn seen(&self, line: VmLine, vm: &Vm) -> VmLine {
+        if self.is_unfit(vm) { VmLine { state: VmState::NotStartable, ..line } } else { line }
     }
 
     /// What the VM-MIB says of each VM, and the process whose resident memory it uses, while it runs.

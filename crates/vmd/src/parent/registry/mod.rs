@@ -35,6 +35,7 @@ mod reload;
 mod starting;
 #[cfg(test)]
 mod tests;
+mod unfit;
 mod unkillable;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +55,7 @@ pub use cards::HostBytes;
 pub use ids::Ids;
 pub use life::Asked;
 use life::{Life, Vm};
+pub use unfit::Trouble;
 
 use self::access::Who;
 use self::asking::Asker;
@@ -292,6 +294,8 @@ pub struct Settings {
     pub switches: Vec<Switch>,
     /// Where addresses of local interfaces come from.
     pub locals: Locals,
+    /// What keeps single ones of its VMs from being started.
+    pub troubles: Vec<(VmName, Trouble)>,
     /// In the file's order.
     pub vms: Vec<Definition>,
     /// VMs that are started at once.
@@ -329,6 +333,7 @@ pub struct Registry {
     /// What was killed and is not gone.
     unkillable: Vec<Unkillable>,
     failures: failures::Failures,
+    unfit: BTreeMap<VmName, Trouble>,
     ending: bool,
     /// When the log is told again who is waited for at the end.
     remind: Option<Instant>,
@@ -421,7 +426,9 @@ impl Registry {
         self.stagger = Stagger { parallel: settings.parallel, delay: settings.delay, next: None };
         self.locals = settings.locals;
         self.report(settings.snmp.take(), out);
+        self.unfit = std::mem::take(&mut settings.troubles).into_iter().collect();
         self.take_in(settings, false, now, out);
+        self.tell_troubles(None, out);
     }
 
     /// Says so only where it is something else than before.

@@ -43,6 +43,8 @@ impl Registry {
         }
         let definition = vm.definition.clone();
         let name = &definition.name;
+        self.may_try(name)?;
+        let vm = self.vm(id).ok_or_else(|| Failure::new(Code::NotFound, "vm not found"))?;
         let rebooting = vm.tty.is_some();
         if !vm.rate.start(now) {
             return Err(too_quick(name, rebooting));

@@ -95,6 +95,7 @@ impl Registry {
             self.stagger.parallel = settings.parallel;
             self.stagger.delay = settings.delay;
             self.locals = settings.locals;
+            self.unfit = std::mem::take(&mut settings.troubles).into_iter().collect();
             self.unmade.clear(); // the file says anew which are to be made
             out.push(Action::GiveSocket(settings.socket));
             self.report(settings.snmp.take(), out);
@@ -104,6 +105,7 @@ impl Registry {
         self.take_in(settings, reading.load.is_none(), now, out);
         if reading.load.is_none() {
             self.tell_what_waits(reading.asked, out);
+            self.tell_troubles(reading.asked, out);
         }
         let left = self.bridges();
         out.extend(bridges.into_iter().filter(|bridge| !left.contains(bridge)).map(Action::RemoveBridge));

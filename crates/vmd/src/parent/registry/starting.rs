@@ -139,6 +139,7 @@ impl Registry {
                 out.push(definition.logger()(Level::Info, text));
                 let (name, owner) = (definition.name.clone(), definition.owner);
                 self.failures.forget(&name, owner);
+                self.unfit.remove(&name);
                 out.extend(starter.map(|asked| Action::Answer(asked, Reply::Started { id: id.0, tty })));
                 if let Some(how) = stop {
                     self.stop_for_good(id, how, out);

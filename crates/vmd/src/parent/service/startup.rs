@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use config::Config;
+use config::Parsed;
 use proto::vmm::{self, ToVmm};
 use rustix::fs::OFlags;
 use sys::event::{Interest, Loop};
@@ -107,18 +107,18 @@ fn end(result: Result<(), Fatal>) -> ExitCode {
 }
 
 /// What can be told before anything is changed: the daemon's user and its configuration.
-fn fit(options: &Options) -> Result<(sys::users::User, Source, Config), Fatal> {
+fn fit(options: &Options) -> Result<(sys::users::User, Source, Parsed), Fatal> {
     if !rustix::process::geteuid().is_root() {
         return Err(Fatal::NotRoot);
     }
     let user = sys::users::user_in_files(USER)?.ok_or(Fatal::NoUser)?;
     let source = Source::new(options);
-    let config = source.read()?;
-    Ok((user, source, config))
+    let parsed = source.read_with_patience()?;
+    Ok((user, source, parsed))
 }
 
 fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
-    let (user, source, config) = fit(options)?;
+    let (user, source, parsed) = fit(options)?;
     let kvm = Host::open_kvm().map_err(Fatal::Kvm)?;
     let cgroups = sys::cgroup::Place::find();
     let _sole = Sole::take(cgroups.as_ref().ok())?;
@@ -127,7 +127,7 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     sys::limits::raise_descriptors(DESCRIPTORS);
     let signals = [Signal::Terminate, Signal::Interrupt, Signal::Hangup, Signal::Child, Signal::Pipe, Signal::User1];
     let signals = Signals::block(&signals)?;
-    let socket = Socket::listen(config.globals.socket_owner)?;
+    let socket = Socket::listen(parsed.config.globals.socket_owner)?;
     let tree = cgroups.and_then(|place| sys::cgroup::Tree::make(place, user.uid, user.gid));
     if let Err(error) = &tree {
         log::info!("no cgroups of version 2 ({error}); processes of VMs are tracked by their pidfds alone");
@@ -163,7 +163,7 @@ fn daemon(options: &Options, ready: &mut Option<OwnedFd>) -> Result<(), Fatal> {
     };
     sandbox::enter(&sandbox::promise::PARENT)?;
     let mut edge = Edge::new(source, host, starter, signals, socket)?;
-    let result = edge.start(kvm, &config).and_then(|()| {
+    let result = edge.start(kvm, &parsed).and_then(|()| {
         tell_ready(ready)?;
         edge.serve()
     });
@@ -220,7 +220,7 @@ impl Edge {
         })
     }
 
-    fn start(&mut self, kvm: OwnedFd, config: &Config) -> Result<(), Fatal> {
+    fn start(&mut self, kvm: OwnedFd, parsed: &Parsed) -> Result<(), Fatal> {
         self.keep_socket();
         self.start_privileged().map_err(|error| Fatal::Start("priv", error))?;
         self.start_control().map_err(|error| Fatal::Start("control", error))?;
@@ -235,7 +235,8 @@ impl Edge {
         }
         self.tell_vmm(&ToVmm::Config(vmm::Config { debug: self.starter.debug }));
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let (mut settings, refused) = settings::of_config(config, cpus, &mut HostAccounts);
+        let (mut settings, refused) = settings::of_config(&parsed.config, cpus, &mut HostAccounts);
+        settings.troubles = settings::troubles_of(&parsed.troubles);
         for failure in refused {
             log::error!("{failure}");
         }

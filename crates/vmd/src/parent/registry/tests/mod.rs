@@ -16,6 +16,7 @@ mod reference;
 mod reload;
 mod rules;
 mod silent;
+mod unfit;
 mod unkillable;
 mod world;
 
@@ -112,6 +113,7 @@ pub(super) fn settings(vms: Vec<Definition>) -> Settings {
         snmp: None,
         switches: vec![],
         locals: Locals::default(),
+        troubles: vec![],
         vms,
         parallel: 2,
         delay: Duration::from_secs(30),
