@@ -421,4 +421,10 @@ fn what_blocks_is_named() {
     assert_eq!(places, ["chain fw of table ip mine", "chain filter_FORWARD of table inet firewalld"]);
     let doors: Vec<_> = found.iter().map(|blocking| blocking.door.as_ref().map(|door| door.name.as_str())).collect();
     assert_eq!(doors, [None, Some("filter_FORWARD")]);
+    let apart = nat::held_up("br0", &found[0]);
+    for part in
+        ["chain fw of table ip mine drops", "guests on bridge \"br0\"", "net.bridge.bridge-nf-call-iptables is 1"]
+    {
+        assert!(apart.contains(part), "{apart}");
+    }
 }
