@@ -248,7 +248,7 @@ impl Daemon {
                 files.iter().map(|(file, ..)| Event::Opened(*run, *file, Ok(()))).collect()
             }
             Action::Probe(run, file, kind) => {
-                let kind = matches!(kind, ToProbe::Kernel).then_some(KernelKind::Pvh);
+                let kind = matches!(kind, ToProbe::Kernel { .. }).then_some(KernelKind::Pvh);
                 vec![Event::Probed(*run, *file, Ok(kind))]
             }
             Action::MakeTap { run, nic, .. } => vec![Event::TapMade(*run, *nic, Ok(tap()))],

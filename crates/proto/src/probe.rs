@@ -1,5 +1,6 @@
 //! Parent and probe: one file in, what its header says out. The probe has nothing else, and ends.
 
+use model::MemorySize;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
@@ -8,8 +9,11 @@ use crate::failure::Failure;
 /// What the parent says; the file comes along.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToProbe {
-    /// What kind of kernel is this? Answered by `Kernel` or `Failed`.
-    Kernel,
+    /// What kind of kernel is this, and has a guest room for it? Answered by `Kernel` or `Failed`.
+    Kernel {
+        /// All that the guest has.
+        memory: MemorySize,
+    },
     /// May this be used as a raw disk that nobody called raw? Answered by `Raw` or `Failed`.
     RawDisk,
 }
@@ -40,7 +44,7 @@ pub enum KernelKind {
 impl Message for ToProbe {
     fn fds(&self) -> usize {
         match self {
-            ToProbe::Kernel | ToProbe::RawDisk => 1,
+            ToProbe::Kernel { .. } | ToProbe::RawDisk => 1,
         }
     }
 }

@@ -176,7 +176,7 @@ fn parent_and_opener() {
 #[test]
 fn parent_and_probe() {
     use probe::{KernelKind, ToParent, ToProbe};
-    travel(1, vec![ToProbe::Kernel, ToProbe::RawDisk]);
+    travel(1, vec![ToProbe::Kernel { memory: MemorySize::DEFAULT }, ToProbe::RawDisk]);
     let kernels = [KernelKind::BzImage, KernelKind::Pvh].map(|kind| ToParent::Kernel { kind });
     travel(0, kernels.into_iter().chain([ToParent::Raw, ToParent::Failed(failure())]).collect());
 }

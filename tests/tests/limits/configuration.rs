@@ -114,7 +114,7 @@ fn what_vmd_tells_commands_no_terminal() {
     apart("configuration::what_vmd_tells_commands_no_terminal", || {
         let dir = tempfile::tempdir().expect("a directory");
         let (file, disk) = (dir.path().join("vm.conf"), dir.path().join("\u{1b}[31m\n.img"));
-        fs::write(&disk, "").expect("it is ours");
+        fs::write(&disk, [0; 512]).expect("it is ours");
         let shown = dir.path().join("disk");
         std::os::unix::fs::symlink(&disk, &shown).expect("it is ours");
         fs::write(&file, format!("vm a {{\ndisk \"{}\" format qcow2\n}}\n", shown.display())).expect("it is ours");
@@ -305,8 +305,11 @@ fn garbage_is_refused_line_by_line_and_can_not_command_a_terminal() {
             assert_eq!(control, None);
             assert!(said.lines().all(|line| line.chars().count() < MAX_LINE), "a line without end");
         }
-        let crlf = tempfile::NamedTempFile::new().expect("a file");
-        fs::write(crlf.path(), "vm \"web\" {\r\n\tdisable\r\n\tboot \"/etc/passwd\"\r\n}\r\n").expect("it is ours");
+        let (crlf, disk) = (tempfile::NamedTempFile::new(), tempfile::NamedTempFile::new());
+        let (crlf, disk) = (crlf.expect("a file"), disk.expect("a file"));
+        fs::write(disk.path(), [0; 512]).expect("it is ours");
+        let conf = format!("vm \"web\" {{\r\n\tdisable\r\n\tdisk \"{}\"\r\n}}\r\n", text(disk.path()));
+        fs::write(crlf.path(), conf).expect("it is ours");
         assert_eq!(vmd(&["-n", "-f", text(crlf.path())]).success().stderr, "configuration OK\n");
     });
 }

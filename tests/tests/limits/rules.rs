@@ -13,6 +13,7 @@ use testkit::apart::{apart, mount};
 use testkit::artefacts;
 use testkit::daemon::{Daemon, vmctl};
 use testkit::deadline::{self, DAEMON};
+use testkit::idle::{self, Does};
 
 use crate::world::{Quiet, as_nobody, ends, gone, refused, run, text, vmd};
 
@@ -26,6 +27,8 @@ fn what_the_check_accepts_starts_and_says_the_same_of_what_will_not() {
     apart("rules::what_the_check_accepts_starts_and_says_the_same_of_what_will_not", || {
         let qcow2 = Path::new("/mnt/disk.qcow2");
         fs::write(qcow2, [0; 512]).expect("it is ours");
+        let kernel = idle::kernel_file(Path::new("/mnt"), Does::Nothing);
+        let web = |option: &str| web(option).replace("/etc/hostname", text(&kernel));
         for (option, why) in [
             ("memory 1M", "memory of 1 MiB is less than the 64 MiB that a kernel needs"),
             ("cdrom \"/nowhere.iso\"", "a CD-ROM is not supported by this release"),
@@ -41,6 +44,43 @@ fn what_the_check_accepts_starts_and_says_the_same_of_what_will_not() {
             refused(&daemon, &["start", "web"], &format!("vmctl: start \"web\": {why}"));
             assert_eq!(daemon.row("web").state, "stopped");
             daemon.vmctl(&["reload"]).success();
+            ends(daemon);
+        }
+    });
+}
+
+#[test]
+fn what_a_start_refuses_for_certain_the_check_foresees_in_the_same_words() {
+    apart("rules::what_a_start_refuses_for_certain_the_check_foresees_in_the_same_words", || {
+        let kernel = idle::kernel_file(Path::new("/mnt"), Does::Nothing);
+        for (name, bytes) in
+            [("qcow.img", &b"QFI\xfb\0\0\0\x03"[..]), ("short.img", b"x"), ("empty", b""), ("script", b"#!/bin/sh\n")]
+        {
+            fs::write(Path::new("/mnt").join(name), bytes).expect("it is ours");
+        }
+        let image = fs::OpenOptions::new().write(true).open("/mnt/qcow.img").and_then(|file| file.set_len(1 << 20));
+        image.expect("it is ours");
+        let cut = fs::read(&kernel).expect("a kernel");
+        fs::write("/mnt/cut", &cut[..cut.len() / 2]).expect("it is ours");
+        let (own, kernel) = (|path: &str| format!("boot \"{path}\""), format!("boot \"{}\"", text(&kernel)));
+        for (options, why) in [
+            (
+                format!("{kernel}\n\tdisk \"/mnt/qcow.img\""),
+                "disk \"/mnt/qcow.img\": the image begins like a qcow2 image",
+            ),
+            (format!("{kernel}\n\tdisk \"/mnt/short.img\""), "disk \"/mnt/short.img\": has 1 bytes"),
+            (format!("{kernel}\n\tinitrd \"/mnt/empty\""), "initrd \"/mnt/empty\": is empty"),
+            (own("/mnt/script"), "kernel \"/mnt/script\": is a script"),
+            (own("/mnt/empty"), "kernel \"/mnt/empty\": is empty"),
+            (own("/mnt/cut"), "kernel \"/mnt/cut\": "),
+        ] {
+            let daemon = Daemon::start_quietly(&format!("vm \"web\" {{\n\tdisable\n\t{options}\n}}\n"));
+            let checked = vmd(&["-n", "-f", text(&daemon.path("vm.conf"))]).success().stderr;
+            let foreseen = checked.strip_prefix("vmd: warning: vm \"web\" will not start: ");
+            let foreseen = foreseen.and_then(|rest| rest.lines().next()).unwrap_or_else(|| panic!("{checked}"));
+            assert!(foreseen.starts_with(why), "{foreseen}");
+            let said = daemon.vmctl(&["start", "web"]);
+            assert_eq!((said.status, said.stderr), (Some(1), format!("vmctl: start \"web\": {foreseen}\n")));
             ends(daemon);
         }
     });

@@ -8,7 +8,7 @@ use model::UserPath;
 use proto::opener::{Asker, ToOpener, ToParent, What};
 use proto::{Channel, Received};
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::Fatal;
@@ -85,13 +85,7 @@ pub fn open(what: What, path: &str) -> Result<Opened, Refusal> {
     let file = file.map_err(|errno| refused(errno, path))?;
     let status = rustix::fs::fstat(&file).map_err(Refusal::Examine)?;
     let found = FileType::from_raw_mode(status.st_mode);
-    judge::check_type(what, found)?; // before its size, which the end of a fifo does not tell
-    if what == (What::Disk { write: true })
-        && found == FileType::BlockDevice
-        && read_only(Path::new(DEVICES), status.st_rdev)
-    {
-        return Err(Refusal::ReadOnly);
-    }
+    look(what, &status)?; // before its size, which the end of a fifo does not tell
     let size = size(&file).map_err(Refusal::Examine)?;
     judge::check_size(what, size)?;
     take_lock(&file, what)?;
@@ -101,8 +95,20 @@ pub fn open(what: What, path: &str) -> Result<Opened, Refusal> {
     Ok(Opened { file, size, block: found == FileType::BlockDevice })
 }
 
+/// What a file's status alone says against it.
+pub fn look(what: What, status: &Stat) -> Result<(), Refusal> {
+    let found = FileType::from_raw_mode(status.st_mode);
+    judge::check_type(what, found)?;
+    let block = found == FileType::BlockDevice;
+    if block && what == (What::Disk { write: true }) && read_only(Path::new(DEVICES), status.st_rdev) {
+        return Err(Refusal::ReadOnly);
+    }
+    // A block device's status tells no size.
+    if block { Ok(()) } else { judge::check_size(what, u64::try_from(status.st_size).unwrap_or(0)) }
+}
+
 /// Our own Landlock rules forbid to read directories, so one that the user may reach is told from what is forbidden to him.
-fn refused(errno: Errno, path: &str) -> Refusal {
+pub fn refused(errno: Errno, path: &str) -> Refusal {
     let found = || rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).and_then(rustix::fs::fstat);
     match errno {
         Errno::ACCESS if found().is_ok_and(|it| FileType::from_raw_mode(it.st_mode) == FileType::Directory) => {

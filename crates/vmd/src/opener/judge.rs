@@ -171,7 +171,8 @@ fn reason(errno: Errno) -> String {
     letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
-fn noun(what: What) -> &'static str {
+/// What messages call it.
+pub fn noun(what: What) -> &'static str {
     match what {
         What::Kernel => "kernel",
         What::Initrd => "initrd",

@@ -15,6 +15,8 @@ mod tests;
 
 use std::os::fd::OwnedFd;
 
+pub use edge::{look, refused};
+
 use proto::channel::ChannelError;
 
 /// Why an opener ends before it was told to.

@@ -3,19 +3,24 @@
 use std::io::{Read, Seek};
 
 use boot::kernel::Kernel;
+use model::MemorySize;
 use proto::probe::{KernelKind, ToParent, ToProbe};
 use proto::{Code, Failure};
 
 /// Answers `question` about `file`, whose position is at its start.
 pub fn answer(question: ToProbe, file: &mut (impl Read + Seek)) -> ToParent {
     match question {
-        ToProbe::Kernel => kernel(file),
+        ToProbe::Kernel { memory } => kernel(file, memory),
         ToProbe::RawDisk => raw_disk(file),
     }
 }
 
-fn kernel(file: &mut (impl Read + Seek)) -> ToParent {
-    match Kernel::probe(file) {
+fn kernel(file: &mut (impl Read + Seek), memory: MemorySize) -> ToParent {
+    let fitting = Kernel::probe(file).and_then(|kernel| {
+        let ram = boot::layout::ram(memory.bytes())?;
+        kernel.fits(boot::layout::low_ram_end(&ram)).map(|()| kernel)
+    });
+    match fitting {
         Ok(Kernel::BzImage(_)) => ToParent::Kernel { kind: KernelKind::BzImage },
         Ok(Kernel::ElfPvh(_)) => ToParent::Kernel { kind: KernelKind::Pvh },
         Err(error @ boot::Error::Read(_)) => ToParent::Failed(Failure::new(Code::Io, error.to_string())),

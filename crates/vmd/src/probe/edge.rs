@@ -23,7 +23,7 @@ pub fn serve(mut parent: Channel<ToParent, ToProbe>) -> Result<(), Fatal> {
     Ok(()) // one packet always finds room in an empty socket
 }
 
-fn look(question: ToProbe, file: OwnedFd) -> ToParent {
+pub(super) fn look(question: ToProbe, file: OwnedFd) -> ToParent {
     match Positioned::new(File::from(file)) {
         Ok(mut file) => answer(question, &mut file),
         Err(error) => ToParent::Failed(Failure::io("can't be examined", &error)),

@@ -10,6 +10,9 @@ use super::answer::answer;
 use super::edge;
 use super::positioned::Positioned;
 
+/// Of a guest with room for any.
+const KERNEL: ToProbe = ToProbe::Kernel { memory: model::MemorySize::DEFAULT };
+
 fn about(question: ToProbe, bytes: &[u8]) -> ToParent {
     answer(question, &mut Cursor::new(bytes))
 }
@@ -44,13 +47,22 @@ fn bzimage() -> Vec<u8> {
 
 #[test]
 fn a_bzimage_is_told() {
-    assert_eq!(about(ToProbe::Kernel, &bzimage()), ToParent::Kernel { kind: KernelKind::BzImage });
+    assert_eq!(about(KERNEL, &bzimage()), ToParent::Kernel { kind: KernelKind::BzImage });
+}
+
+#[test]
+fn a_kernel_that_a_guest_has_no_room_for_is_refused() {
+    let mut large = bzimage();
+    large[0x260..0x264].copy_from_slice(&(60_u32 << 20).to_le_bytes()); // init_size
+    let failure = refused(about(ToProbe::Kernel { memory: model::MemorySize::LEAST_BOOTABLE }, &large));
+    assert!(failure.text.contains("the guest has 64 MiB"), "{failure}");
+    assert_eq!(about(KERNEL, &large), ToParent::Kernel { kind: KernelKind::BzImage });
 }
 
 #[test]
 fn what_is_no_kernel_is_refused() {
     for bytes in [&b""[..], b"x", b"#!/bin/sh\n", &[0; 4096]] {
-        assert_eq!(refused(about(ToProbe::Kernel, bytes)).code, Code::NotExecutable);
+        assert_eq!(refused(about(KERNEL, bytes)).code, Code::NotExecutable);
     }
 }
 
@@ -58,7 +70,7 @@ fn what_is_no_kernel_is_refused() {
 fn a_kernel_cut_anywhere_is_refused_or_the_same_kernel() {
     let whole = bzimage();
     for len in 0..whole.len() {
-        let answer = about(ToProbe::Kernel, &whole[..len]);
+        let answer = about(KERNEL, &whole[..len]);
         if len < 0x400 {
             assert_eq!(refused(answer).code, Code::NotExecutable, "{len} bytes");
         }
@@ -70,7 +82,7 @@ fn an_elf_file_without_an_entry_says_what_to_use() {
     let mut elf = b"\x7FELF\x02\x01\x01".to_vec();
     elf.resize(64, 0);
     elf[18..20].copy_from_slice(&62_u16.to_le_bytes());
-    let failure = refused(about(ToProbe::Kernel, &elf));
+    let failure = refused(about(KERNEL, &elf));
     assert_eq!(failure.code, Code::NotExecutable);
 }
 
@@ -97,7 +109,7 @@ fn the_files_own_position_stays() {
     file.write_all(&bzimage()).expect("write");
     file.seek(SeekFrom::Start(77)).expect("seek");
     let mut positioned = Positioned::new(file.try_clone().expect("duplicate")).expect("examined");
-    assert_eq!(answer(ToProbe::Kernel, &mut positioned), ToParent::Kernel { kind: KernelKind::BzImage });
+    assert_eq!(answer(KERNEL, &mut positioned), ToParent::Kernel { kind: KernelKind::BzImage });
     assert_eq!(file.stream_position().expect("position"), 77);
 }
 
@@ -127,7 +139,7 @@ fn one_question_one_answer() {
 fn a_file_that_can_not_be_read_is_a_refusal() {
     let (mut parent, probe): (Parent, _) = proto::channel::pair().expect("pair");
     let for_writing = File::options().write(true).open("/dev/null").expect("open");
-    parent.send(&ToProbe::Kernel, vec![for_writing.into()]).expect("sent");
+    parent.send(&KERNEL, vec![for_writing.into()]).expect("sent");
     edge::serve(probe).expect("served");
     assert!(matches!(parent.recv(), Ok(Received::Message(ToParent::Failed(_), _))));
 }

@@ -49,8 +49,8 @@ fn it_tells_a_raw_disk_from_one_that_begins_like_qcow2() {
 #[test]
 fn a_program_is_no_kernel() {
     let program = std::fs::read(env!("CARGO_BIN_EXE_vmd")).expect("vmd");
-    assert_eq!(code(ask(ToProbe::Kernel, &program)), Code::NotExecutable);
-    assert_eq!(code(ask(ToProbe::Kernel, b"")), Code::NotExecutable);
+    assert_eq!(code(ask(ToProbe::Kernel { memory: model::MemorySize::DEFAULT }, &program)), Code::NotExecutable);
+    assert_eq!(code(ask(ToProbe::Kernel { memory: model::MemorySize::DEFAULT }, b"")), Code::NotExecutable);
 }
 
 /// The parent hands it a descriptor that it may have opened for writing (a disk): the probe has no call to use it.

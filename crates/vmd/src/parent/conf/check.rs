@@ -1,14 +1,27 @@
 //! `vmd -n`: what a configuration means, or what is wrong with it, for a user who need not be root.
 
-use config::json::Value;
-use config::{Diagnostic, dump};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use super::obstacles::will_not_start;
+use config::json::Value;
+use config::{Config, Diagnostic, dump};
+use proto::probe::{ToParent, ToProbe};
+use proto::{Failure, Received};
+use rustix::fs::OFlags;
+use rustix::process::Signal;
+use sys::exe::Executable;
+
+use super::foreseen::foreseen;
 use super::source::{Source, refused};
 use crate::parent::Fatal;
 use crate::parent::accounts::HostAccounts;
+use crate::parent::peers::{Probe, Starter};
 use crate::parent::service::options::{Options, Tell};
 use crate::parent::service::say;
+use crate::parent::start::host::open_device;
+
+/// A probe reads a header.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Says on standard error what is wrong, or `configuration OK`; and on standard output what was asked for.
 pub fn check(options: &Options) -> Result<(), Fatal> {
@@ -27,6 +40,32 @@ pub fn check(options: &Options) -> Result<(), Fatal> {
     }
 }
 
+/// What is foreseen of a start on this host. Root does not read what others wrote, as in a start: a probe does.
+pub fn foreseen_here(config: &Config) -> Vec<String> {
+    if !rustix::process::geteuid().is_root() {
+        return foreseen(config, false, &mut crate::probe::look_at);
+    }
+    let null = open_device("/dev/null", OFlags::empty());
+    let starter = Executable::own().and_then(|exe| Ok(Starter { exe, null: null?, debug: false }));
+    foreseen(config, true, &mut |question, file| match &starter {
+        Ok(starter) => by_probe(starter, question, file),
+        Err(_) => Ok(()),
+    })
+}
+
+/// Where no probe can be had, nothing is known against a file.
+fn by_probe(starter: &Starter, question: ToProbe, file: OwnedFd) -> Result<(), Failure> {
+    let Ok((mut probe, _log)): Result<(Probe, _), _> = starter.start("probe", &[], None) else { return Ok(()) };
+    let sent = probe.channel.send(&question, vec![file]);
+    let answer = sent.and_then(|()| probe.channel.recv_within(PATIENCE));
+    let _ = probe.child.kill(Signal::KILL).and_then(|()| probe.child.wait()); // it has said what it had to
+    match answer {
+        Ok(Received::Message(ToParent::Failed(failure), _)) => Err(failure),
+        Ok(Received::Message(ToParent::Kernel { .. } | ToParent::Raw, _) | Received::Empty | Received::Closed)
+        | Err(_) => Ok(()),
+    }
+}
+
 /// All that is to be said stands in the JSON, whichever way the check ends.
 fn json(options: &Options) -> Result<(), Fatal> {
     let values = |notes: &[Diagnostic]| notes.iter().map(Value::from).collect::<Vec<_>>();
@@ -34,7 +73,7 @@ fn json(options: &Options) -> Result<(), Fatal> {
         Ok(Ok(parsed)) => {
             let refused: Vec<Value> = refused(&parsed.config).iter().map(dump::error).collect();
             let right = refused.is_empty();
-            let notes = will_not_start(&parsed.config).iter().map(dump::warning).collect();
+            let notes = foreseen_here(&parsed.config).iter().map(dump::warning).collect();
             (Some(Value::from(&parsed.config)), [refused, values(&parsed.warnings), notes].concat(), right)
         }
         Ok(Err(errors)) => (None, [values(&errors.errors), values(&errors.warnings)].concat(), false),

@@ -14,11 +14,15 @@ use crate::parent::registry::definition::obstacle;
 /// A sentence for each such VM.
 pub fn will_not_start(config: &Config) -> Vec<String> {
     let why = |vm: &Vm| {
-        let why = obstacle(vm).map(|failure| failure.to_string());
-        let why = why.or_else(|| no_kernel(vm)).or_else(|| wrong_file(vm))?;
+        let why = without_files(vm).or_else(|| wrong_file(vm))?;
         Some(format!("vm \"{}\" will not start: {why}", vm.name))
     };
     config.vms.iter().filter_map(why).collect()
+}
+
+/// What the block itself says.
+pub fn without_files(vm: &Vm) -> Option<String> {
+    obstacle(vm).map(|failure| failure.to_string()).or_else(|| no_kernel(vm))
 }
 
 /// One that does not start with the daemon may be given a kernel by `vmctl start -b`.

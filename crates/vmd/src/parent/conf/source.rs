@@ -62,13 +62,13 @@ impl Source {
 
     /// For a check: errors and warnings are written for who asks.
     pub fn read(&self) -> Result<Config, Fatal> {
-        told(self.parse()?).map(|parsed| parsed.config)
+        told(self.parse()?, super::check::foreseen_here).map(|parsed| parsed.config)
     }
 
     /// The same for the service: what concerns one VM alone is written, and costs that VM.
     pub fn read_with_patience(&self) -> Result<Parsed, Fatal> {
         let (name, text) = self.text()?;
-        told(config::parse_with_patience(&name, &text, &self.macros, &self.names, &HostAccounts))
+        told(config::parse_with_patience(&name, &text, &self.macros, &self.names, &HostAccounts), will_not_start)
     }
 
     /// What the file means, or its errors, with nothing said.
@@ -130,13 +130,12 @@ impl Source {
 }
 
 /// Says what was noticed, and gives what there is to go on with.
-fn told(read: Result<Parsed, Errors>) -> Result<Parsed, Fatal> {
+fn told(read: Result<Parsed, Errors>, notes: fn(&Config) -> Vec<String>) -> Result<Parsed, Fatal> {
     match read {
         Ok(parsed) => {
             parsed.warnings.iter().for_each(say::all);
             parsed.troubles.iter().for_each(|(_, trouble)| say::all(trouble));
-            let notes = will_not_start(&parsed.config);
-            notes.iter().for_each(|note| say::say(format_args!("vmd: warning: {note}")));
+            notes(&parsed.config).iter().for_each(|note| say::say(format_args!("vmd: warning: {note}")));
             let refused = refused(&parsed.config);
             refused.iter().for_each(|failure| say::say(format_args!("vmd: {failure}")));
             if refused.is_empty() { Ok(parsed) } else { Err(Fatal::Told) }

@@ -146,7 +146,7 @@ impl Plan {
         }
         if boot.kernel.is_some() {
             out.push(Action::HoldKernel(run));
-            out.push(Action::Probe(run, File::Kernel, ToProbe::Kernel));
+            out.push(Action::Probe(run, File::Kernel, ToProbe::Kernel { memory: vm.definition.memory }));
         }
         let taps = self.taps.iter().map(|(nic, _)| *nic).collect();
         out.extend(self.taps.into_iter().map(|(nic, tap)| Action::MakeTap { run, nic, tap }));

@@ -250,7 +250,7 @@ fn path_of(vm: &Vm, file: File) -> UserPath {
 /// What the probe is asked about a file that is open; nothing where its bytes don't matter.
 fn question(definition: &Definition, file: File) -> Option<ToProbe> {
     match file {
-        File::Kernel => Some(ToProbe::Kernel),
+        File::Kernel => Some(ToProbe::Kernel { memory: definition.memory }),
         File::Initrd => None,
         File::Disk(index) => {
             let called = definition.disks.get(usize::from(index)).is_some_and(Disk::is_called);

@@ -208,7 +208,7 @@ pub(super) fn answers(action: &Action) -> Vec<Event> {
     match action {
         Action::MakeSwitch(switch) => vec![Event::SwitchMade(switch.spec.name.clone(), Ok(()))],
         Action::Open { run, files, .. } => files.iter().map(|(file, ..)| Event::Opened(*run, *file, Ok(()))).collect(),
-        Action::Probe(run, file, ToProbe::Kernel) => {
+        Action::Probe(run, file, ToProbe::Kernel { .. }) => {
             vec![Event::Probed(*run, *file, Ok(Some(KernelKind::Pvh)))]
         }
         Action::Probe(run, file, ToProbe::RawDisk) => vec![Event::Probed(*run, *file, Ok(None))],
@@ -783,7 +783,7 @@ fn a_request_may_bring_a_kernel_and_cpus_for_one_boot() {
     start.cpus = Some(4);
     let actions = f.ask(Request::Start(Box::new(start)));
     let held = actions.iter().position(|action| matches!(action, Action::HoldKernel(run) if run.vm == VmId(1)));
-    let probe = |action: &Action| matches!(action, Action::Probe(_, File::Kernel, ToProbe::Kernel));
+    let probe = |action: &Action| matches!(action, Action::Probe(_, File::Kernel, ToProbe::Kernel { .. }));
     assert!(actions.iter().position(probe) > held && held.is_some(), "it is held before it is looked at");
     let all = f.prepare(actions);
     let cpus = all.iter().find_map(|a| if let Action::Launch(_, l) = a { Some(l.vm.cpus) } else { None });
