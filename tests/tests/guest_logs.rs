@@ -100,7 +100,8 @@ fn texts_of_lines_are_found() {
 }
 
 /// What is printed as the code has it, though it is no word of the code: a character in quotes, a time.
-const PRINTED: [&str; 6] = [
+const PRINTED: [&str; 7] = [
+    "name has the character {c:?}",
     "name has the character {0:?}",
     "name begins with {0:?}",
     "name ends in {0:?}",
@@ -138,9 +139,9 @@ const ROOTS: [(&str, usize); 17] = [
     ("vmd/src/parent/service/agentx.rs", 1),
     ("vmd/src/parent/service/pid_file.rs", 1),
     ("vmd/src/parent/service/socket.rs", 1),
-    ("vmd/src/parent/service/startup.rs", 13),
+    ("vmd/src/parent/service/startup.rs", 14),
     ("vmd/src/parent/service/state.rs", 3),
-    ("vmd/src/privileged/edge.rs", 5),
+    ("vmd/src/privileged/edge.rs", 8),
     ("vmd/src/privileged/outside.rs", 5),
     ("vmd/src/role.rs", 1),
 ];

@@ -337,7 +337,9 @@ fn systemd_finds_no_fault_in_the_files() {
     if Path::new("/usr/bin/systemd-analyze").exists() {
         // The programs are looked for on the host, so the unit names those that were installed.
         let unit = fs::read_to_string(at("usr/lib/systemd/system/vmd.service")).expect("a unit");
-        let here = unit.replace("=/usr/sbin/", &format!("={}/", at("usr/sbin").display()));
+        let there =
+            |unit: String, from: &str| unit.replace(&format!("=/{from}/"), &format!("={}/", at(from).display()));
+        let here = there(there(unit, "usr/sbin"), "usr/bin");
         fs::write(at("vmd.service"), here).expect("it is ours");
         quiet(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(at("vmd.service")));
     }
