@@ -31,7 +31,7 @@ pub struct Reply {
     pub status: Option<i32>,
     /// Standard output.
     pub stdout: String,
-    /// Standard error.
+    /// Standard error, without the line that vmctl writes when it waits for more than two seconds.
     pub stderr: String,
 }
 
@@ -191,9 +191,11 @@ impl Drop for Daemon {
 pub fn vmctl(arguments: &[&str]) -> Reply {
     let output = Command::new(artefacts::vmctl()).args(arguments).stdin(Stdio::null()).output();
     let output = output.expect("vmctl can be run");
+    let waits = |line: &&str| line.starts_with("vmctl: ") && line.trim_end().ends_with(": waiting for vmd");
+    let stderr = String::from_utf8_lossy(&output.stderr);
     Reply {
         status: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        stderr: stderr.split_inclusive('\n').filter(|line| !waits(line)).collect(),
     }
 }

@@ -133,7 +133,7 @@ fn a_configuration_with_errors() {
     let expected = [
         ("configuration", "fault", "/etc/vm.conf:1:1:"),
         ("configuration", "fault", "(and 1 more)"),
-        ("configuration", "fault", "vmd does not start with one"),
+        ("configuration", "fault", "with one vmd does not start, or not the VM that it concerns"),
     ];
     faulty("devices::a_configuration_with_errors", &expected, || {
         fs::write("/etc/vm.conf", "vn \"web\" { }\nvm \"a\" { memory 1X }\n").expect("it is ours");

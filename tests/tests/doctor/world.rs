@@ -92,7 +92,15 @@ fn make() -> Cgroup {
     let cgroup = Cgroup::make();
     run("cp -a /etc /mnt/etc");
     mount("--bind /mnt/etc /etc");
-    fs::write("/etc/vm.conf", "vm \"web\" {\n\tdisable\n\tboot \"/etc/passwd\"\n}\n").expect("it is ours");
+    let kernel = testkit::idle::kernel_file(Path::new("/mnt"), testkit::idle::Does::Nothing);
+    fs::write("/etc/vm.conf", testkit::idle::vm("web", &kernel, &[])).expect("it is ours");
+    // Where the host has br_netfilter, each new name space filters frames within bridges.
+    for family in ["iptables", "ip6tables"] {
+        let filters = format!("/proc/sys/net/bridge/bridge-nf-call-{family}");
+        if Path::new(&filters).exists() {
+            fs::write(filters, "0").expect("root may");
+        }
+    }
     cgroup
 }
 

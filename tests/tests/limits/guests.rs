@@ -75,9 +75,12 @@ fn sizes_that_do_not_fit_and_what_a_guest_has_are_refused_while_it_runs() {
             refused(&daemon, &["start", name], &format!("vmctl: start \"{name}\": {said}"));
         }
         for (name, said) in [
-            ("large", "initrd has 1073741824 bytes, and "),
-            ("wide", "kernel needs memory from 0x100000 to 0x40100000 (1025 MiB), the guest has 64 MiB there; give it"),
-            ("stock", "kernel needs memory from 0x1000000 to "),
+            ("large", "initrd has 1073741824 bytes, and ".to_owned()),
+            (
+                "wide",
+                format!("kernel \"{place}/wide\": needs memory from 0x100000 to 0x40100000 (1025 MiB), the guest has"),
+            ),
+            ("stock", format!("kernel \"{place}/stock\": needs memory from 0x1000000 to ")),
         ] {
             let reply = daemon.vmctl(&["start", name]);
             let start = format!("vmctl: start \"{name}\": {said}");
