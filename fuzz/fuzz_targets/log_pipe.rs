@@ -5,6 +5,8 @@
 
 #[path = "../../crates/sys/src/log/line.rs"]
 mod line;
+#[path = "../../crates/sys/src/words.rs"]
+mod words;
 
 use libfuzzer_sys::fuzz_target;
 use line::Form;
@@ -85,7 +87,7 @@ fn piped(stream: &[u8]) -> Vec<Line> {
 
 /// The line as a process writes it: bounded, and one.
 fn written(level: Level, name: &str, text: &str) -> Vec<u8> {
-    let line = line::Line::new(Form::Piped, level, format_args!("{name}"), format_args!("{text}"));
+    let line = line::Line::new(Form::Piped, level.into(), format_args!("{name}"), format_args!("{text}"));
     let (end, rest) = line.bytes().split_last().expect("a line is never empty");
     assert!(*end == b'\n' && rest.len() < MAX_LINE);
     let text = std::str::from_utf8(rest).expect("whole characters");

@@ -159,7 +159,7 @@ fn shared(vms: &[Vm]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::symlink;
     use std::path::Path;
 
     use super::*;
@@ -229,7 +229,6 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("kernel");
         fs::write(&file, "x").expect("it is ours");
-        fs::set_permissions(&file, fs::Permissions::from_mode(0)).expect("it is ours");
         let question = Some(ToProbe::Kernel { memory: model::MemorySize::DEFAULT });
         let path = file.display().to_string();
         let gone = wrong(What::Kernel, &format!("{path}/x"), question, false, &mut probe::look_at);
