@@ -164,20 +164,8 @@ mod tests {
 
     use super::*;
     use crate::parent::accounts::HostAccounts;
+    use crate::parent::conf::here::Here;
     use crate::probe;
-
-    /// Files as they are, without includes.
-    struct Here;
-
-    impl config::Sources for Here {
-        fn include(&self, _: &Path) -> std::io::Result<Vec<u8>> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
-
-        fn resolve(&self, path: &Path) -> std::io::Result<std::path::PathBuf> {
-            Ok(path.to_owned())
-        }
-    }
 
     /// What is said of a configuration in which `@` is this directory.
     fn told(dir: &Path, text: &str) -> Vec<String> {

@@ -2,6 +2,8 @@
 
 pub mod check;
 mod foreseen;
+#[cfg(test)]
+mod here;
 pub mod obstacles;
 pub mod settings;
 pub mod source;

@@ -48,24 +48,12 @@ fn wrong(what: What, path: &Path) -> Option<String> {
 mod tests {
     use super::*;
     use crate::parent::accounts::HostAccounts;
+    use crate::parent::conf::here::Here;
 
     fn notes(options: &str) -> Vec<String> {
         let text = format!("vm \"a\" {{\n{options}\n}}\n");
         let parsed = config::parse("f", text.as_bytes(), &config::Macros::new(), &Here, &HostAccounts);
         will_not_start(&parsed.expect("it is legal").config)
-    }
-
-    /// Files as they are, without includes.
-    struct Here;
-
-    impl config::Sources for Here {
-        fn include(&self, _: &Path) -> std::io::Result<Vec<u8>> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
-
-        fn resolve(&self, path: &Path) -> std::io::Result<std::path::PathBuf> {
-            Ok(path.to_owned())
-        }
     }
 
     #[test]
