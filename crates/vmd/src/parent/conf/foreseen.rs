@@ -57,7 +57,9 @@ fn wrong(what: What, path: &str, question: Option<ToProbe>, privileged: bool, pr
         Ok(status) => status,
         Err(errno) => return hidden(errno),
     };
-    if let Err(refusal) = opener::look(what, &status) {
+    let block = FileType::from_raw_mode(status.st_mode) == FileType::BlockDevice;
+    let size = if block { judge::MIN_DISK } else { u64::try_from(status.st_size).unwrap_or(0) };
+    if let Err(refusal) = opener::look(what, &status).and_then(|()| judge::check_size(what, size)) {
         return refused(refusal);
     }
     let writes = privileged && what == (What::Disk { write: true }); // root will, whatever we may

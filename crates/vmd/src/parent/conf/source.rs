@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use config::{Config, Errors, Macros, Parsed, Sources};
+use proto::Failure;
 use proto::failure::plain;
 
 use super::obstacles::will_not_start;
@@ -100,17 +101,11 @@ impl Source {
                 config::parse_onto(name, &text, &self.macros, &self.names, &HostAccounts, known)
             }
         };
-        let Parsed { config, warnings, troubles } =
-            parsed.map_err(|errors| errors.errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        will_not_start(&config).iter().for_each(|note| log::warn!("{note}"));
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        match settings::of_config(&config, cpus, &mut HostAccounts) {
-            (mut settings, refused) if refused.is_empty() => {
-                makers::note(&mut settings.switches);
-                settings.troubles = settings::troubles_of(&troubles);
-                Ok(settings)
-            }
+        let parsed = parsed.map_err(|errors| errors.errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        parsed.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        will_not_start(&parsed.config).iter().for_each(|note| log::warn!("{note}"));
+        match settings_here(&parsed) {
+            (settings, refused) if refused.is_empty() => Ok(settings),
             (_, refused) => Err(refused.iter().map(ToString::to_string).collect()),
         }
     }
@@ -145,6 +140,15 @@ fn told(read: Result<Parsed, Errors>, notes: fn(&Config) -> Vec<String>) -> Resu
             Err(Fatal::Told)
         }
     }
+}
+
+/// The settings that a file means on this host, and what of it can't be carried out.
+pub fn settings_here(parsed: &Parsed) -> (Settings, Vec<Failure>) {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let (mut settings, refused) = settings::of_config(&parsed.config, cpus, &mut HostAccounts);
+    settings.troubles = settings::troubles_of(&parsed.troubles);
+    makers::note(&mut settings.switches);
+    (settings, refused)
 }
 
 /// What this release does not carry out, or can't on Linux.

@@ -35,17 +35,14 @@ impl Registry {
         self.disks_are_free(id)?;
         self.within_limits(id, boot.cpus)?;
         self.may_leave_more(id)?;
-        let begins = self.vms.iter().find(|vm| vm.id == id && vm.tty.is_none());
-        begins.and_then(|vm| self.waits_for(vm)).map_or(Ok(()), Err)?;
-        let vm = self.vm(id).ok_or_else(|| Failure::new(Code::NotFound, "vm not found"))?;
-        if let Some(failure) = obstacle(&vm.definition) {
-            return Err(failure);
-        }
-        let definition = vm.definition.clone();
+        let unknown = || Failure::new(Code::NotFound, "vm not found");
+        let vm = self.vms.iter().find(|vm| vm.id == id).ok_or_else(unknown)?;
+        let (definition, rebooting) = (vm.definition.clone(), vm.tty.is_some());
         let name = &definition.name;
+        let late = if rebooting { None } else { self.waits_for(vm) };
+        late.or_else(|| obstacle(&definition)).map_or(Ok(()), Err)?;
         self.may_try(name)?;
-        let vm = self.vm(id).ok_or_else(|| Failure::new(Code::NotFound, "vm not found"))?;
-        let rebooting = vm.tty.is_some();
+        let vm = self.vm(id).ok_or_else(unknown)?;
         if !vm.rate.start(now) {
             return Err(too_quick(name, rebooting));
         }

@@ -23,12 +23,9 @@ use super::pulse::Pulse;
 use super::socket::Socket;
 use super::sole::Sole;
 use crate::parent::Fatal;
-use crate::parent::accounts::HostAccounts;
-use crate::parent::conf::settings;
-use crate::parent::conf::source::Source;
+use crate::parent::conf::source::{Source, settings_here};
 use crate::parent::edge::{Edge, Token};
 use crate::parent::graves::Graves;
-use crate::parent::network::makers;
 use crate::parent::network::wishes::Wishes;
 use crate::parent::peers::reserve::Reserve;
 use crate::parent::peers::restarts::Restarts;
@@ -234,13 +231,10 @@ impl Edge {
             }
         }
         self.tell_vmm(&ToVmm::Config(vmm::Config { debug: self.starter.debug }));
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let (mut settings, refused) = settings::of_config(&parsed.config, cpus, &mut HostAccounts);
-        settings.troubles = settings::troubles_of(&parsed.troubles);
+        let (settings, refused) = settings_here(parsed);
         for failure in refused {
             log::error!("{failure}");
         }
-        makers::note(&mut settings.switches);
         self.event(Event::Configured(Box::new(settings)));
         Ok(())
     }
