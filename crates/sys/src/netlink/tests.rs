@@ -349,7 +349,12 @@ fn an_owned_table_is_nobody_elses_and_goes_with_the_last_descriptor() {
         let rules: Vec<_> = table.chains.iter().map(|chain| next.rules(&table, chain).unwrap()).collect();
         assert_eq!(rules, [1, 2, 1, 0]);
         drop(next);
-        assert_eq!(tables(), 0);
+        // A child that another test starts has a copy until it executes its program.
+        let until = std::time::Instant::now() + Duration::from_secs(30);
+        while tables() > 0 {
+            assert!(std::time::Instant::now() < until, "the table goes with the last descriptor");
+            std::thread::yield_now();
+        }
     });
 }
 
