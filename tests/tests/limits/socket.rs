@@ -133,6 +133,14 @@ fn garbage_half_messages_and_what_is_too_long_end_their_connection_alone() {
     });
 }
 
+/// The log has lines with these words, of one limit, and no more than `each` for each window of 10 s since `began`.
+fn is_told_at_most(daemon: &Daemon, began: Instant, each: usize, words: &str) {
+    let log = daemon.log();
+    let lines = log.lines().filter(|line| line.contains(words)).count();
+    let windows = usize::try_from(began.elapsed().as_secs() / 10).expect("few") + 2;
+    assert!((1..=each * windows).contains(&lines), "{lines} lines of {words:?} in {windows} windows:\n{log}");
+}
+
 /// As a user of the group that owns the socket, who may do nothing: another thread with that user's ids.
 fn as_stranger<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(|| {
@@ -333,10 +341,7 @@ fn who_connects_and_closes_in_a_loop_turns_nobody_away_and_fills_no_log() {
         took.sort();
         println!("{connections} connections; root's list: median {:?}, worst {:?}", took[20], took[39]);
         assert_eq!(refused, 0, "root was turned away, of 40 times");
-        let log = daemon.log();
-        let lines = log.lines().filter(|line| line.contains("65534")).count();
-        let windows = usize::try_from(began.elapsed().as_secs() / 10).expect("few") + 2;
-        assert!((1..=20 * windows).contains(&lines), "{lines} lines in the log:\n{log}");
+        is_told_at_most(&daemon, began, 20, "a client was turned away");
         quiet.again();
         ends(daemon);
     });
@@ -365,12 +370,9 @@ fn starts_of_ever_new_instances_fill_no_log() {
                 assert!(failure.text.ends_with(NO_KVM), "{failure}");
             }
         });
-        let log = daemon.log();
-        let windows = usize::try_from(began.elapsed().as_secs() / 10).expect("few") + 2;
-        for of in ["tap \"", "failed to start"] {
-            let lines = log.lines().filter(|line| line.contains(of)).count();
-            assert!((1..=20 * windows).contains(&lines), "{lines} lines of {of} in {windows} windows:\n{log}");
-        }
+        // Of priv, which limits taps, and of the parent, which limits all lines of a user together.
+        is_told_at_most(&daemon, began, 20, "vmd: priv: tap ");
+        is_told_at_most(&daemon, began, 20, "vmd/new");
         ends(daemon);
     });
 }
@@ -388,10 +390,8 @@ fn starts_that_are_refused_in_a_loop_fill_no_log() {
                 panic!("{answer:?}");
             };
         }
-        let log = daemon.log();
-        let lines = log.lines().filter(|line| line.contains("web")).count();
-        let windows = usize::try_from(began.elapsed().as_secs() / 10).expect("few") + 2;
-        assert!((1..=20 * windows).contains(&lines), "{lines} lines in the log");
+        is_told_at_most(&daemon, began, 20, "asked to start vm"); // of the user
+        is_told_at_most(&daemon, began, 20, "failed to start vm"); // of the VM
         ends(daemon);
     });
 }
@@ -480,10 +480,7 @@ fn a_socket_that_is_removed_in_a_loop_takes_nothing_and_fills_no_log() {
             });
         }
         comes_back(&daemon);
-        let log = daemon.log();
-        let lines = log.lines().filter(|line| line.contains(SOCKET)).count();
-        let windows = usize::try_from(began.elapsed().as_secs() / 10).expect("few") + 2;
-        assert!((1..=5 * windows).contains(&lines), "{lines} lines in the log:\n{log}");
+        is_told_at_most(&daemon, began, 5, "it was removed, and is made anew");
         quiet.again();
         deadline::until("control to hold what it held", DAEMON, || (of_control(&daemon) == controls).then_some(()));
         ends(daemon);
