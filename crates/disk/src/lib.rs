@@ -17,6 +17,7 @@
 mod create;
 mod format;
 mod image;
+pub mod qcow2;
 
 pub use create::{CreateError, create_raw};
 pub use format::{QCOW2_MAGIC, RawError, check_raw};

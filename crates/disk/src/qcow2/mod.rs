@@ -1,0 +1,25 @@
+//! qcow2 images: QEMU's copy-on-write format, versions 2 and 3 (QEMU, docs/interop/qcow2.rst). What stands in a file is
+//! read and written here as types; nothing here does I/O. Used by the probe (names of bases), vioblk and vmctl.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `header` | the first cluster: every field checked, and written |
+//! | `extensions` | what follows the header's fields in its cluster |
+//! | `fault` | why a header is refused, in users' words |
+//! | `geometry` | sizes that follow from cluster bits and refcount width |
+//! | `entry` | entries of the L1 and L2 tables |
+//! | `refcount` | entries of refcount tables and blocks |
+
+mod entry;
+mod extensions;
+mod fault;
+mod geometry;
+mod header;
+mod refcount;
+
+pub use entry::{BadEntry, Cluster, L1Entry, L2Entry, Subcluster, Subclusters};
+pub use extensions::{Extension, Extensions};
+pub use fault::{HeaderError, TableName};
+pub use geometry::{Geometry, MAX_CLUSTER_BITS, MAX_REFCOUNT_ORDER, MIN_CLUSTER_BITS, Place};
+pub use header::{Access, Backing, Compression, Header, Probe, Snapshots, Table, Version, features};
+pub use refcount::{RefcountBlock, block_of, table_entry};
