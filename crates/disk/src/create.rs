@@ -1,9 +1,9 @@
 //! New images. Called by vmctl, with the rights of the user who runs it.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::SECTOR;
 
@@ -30,26 +30,57 @@ pub enum CreateError {
     Io(io::Error),
 }
 
-/// Makes a raw image of `bytes`, all zero and without blocks, readable and writable by its owner alone. Never follows a
-/// link or takes an existing file; one that can't be made whole is removed.
+/// A file that is being made: readable and writable by its owner alone, and removed unless it is kept.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    file: File,
+    kept: bool,
+}
+
+impl NewFile {
+    /// Makes an empty one. Never follows a link or takes an existing file.
+    pub fn make(path: &Path) -> Result<Self, CreateError> {
+        if path.as_os_str().is_empty() {
+            return Err(CreateError::NoName);
+        }
+        match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path) {
+            Ok(file) => Ok(Self { path: path.to_owned(), file, kept: false }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(CreateError::Exists),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(not_found(path)),
+            Err(error) => Err(CreateError::Io(error)),
+        }
+    }
+
+    /// It, open for reading and writing.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// It is whole: it stays.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.kept {
+            // It is ours; where even this fails, the error that led here says more.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Makes a raw image of `bytes`, all zero and without blocks, as [`NewFile`] does.
 pub fn create_raw(path: &Path, bytes: u64) -> Result<(), CreateError> {
     if bytes < SECTOR {
         return Err(CreateError::Short(bytes));
     }
-    if path.as_os_str().is_empty() {
-        return Err(CreateError::NoName);
-    }
-    let file = match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(CreateError::Exists),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(not_found(path)),
-        Err(error) => return Err(CreateError::Io(error)),
-    };
-    file.set_len(bytes).map_err(|error| {
-        // It is ours and empty; where even this fails the first error says more.
-        let _ = std::fs::remove_file(path);
-        CreateError::Io(error)
-    })
+    let new = NewFile::make(path)?;
+    new.file().set_len(bytes).map_err(CreateError::Io)?;
+    new.keep();
+    Ok(())
 }
 
 /// Why a file that is to be made is "not found".

@@ -1,5 +1,5 @@
-//! Disk images: what a descriptor holds, which format it is taken for, and making new ones. Used by vioblk, the probe and
-//! vmctl. Reads and writes nothing that it was not handed, spawns nothing, logs nothing.
+//! Disk images: what a descriptor holds, which format it is taken for, and making and copying them. Used by vioblk, the
+//! probe and vmctl. Reads and writes nothing that it was not handed, spawns nothing, logs nothing.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -14,11 +14,13 @@
     )
 )]
 
+mod copy;
 mod create;
 mod format;
 mod image;
 pub mod qcow2;
 
-pub use create::{CreateError, create_raw};
+pub use copy::{CopyError, PIECE, RawSource, RawTarget, Source, Target, Watch, copy, pour};
+pub use create::{CreateError, NewFile, create_raw};
 pub use format::{QCOW2_MAGIC, RawError, check_raw};
 pub use image::{Image, ImageError, SECTOR};

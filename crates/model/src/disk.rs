@@ -46,9 +46,14 @@ impl DiskFormat {
         }
     }
 
-    /// The format that a file's extension suggests, else raw. A name that only begins with a dot has none.
+    /// The format that a file's extension suggests, else raw.
     pub fn of_path(path: impl AsRef<Path>) -> Self {
-        extension(path.as_ref()).unwrap_or(Self::Raw)
+        Self::of_extension(path).unwrap_or(Self::Raw)
+    }
+
+    /// The format that a file's extension suggests. A name that only begins with a dot has none.
+    pub fn of_extension(path: impl AsRef<Path>) -> Option<Self> {
+        Self::of_word(path.as_ref().extension()?.as_bytes())
     }
 
     /// The format of a word, in any case.
@@ -67,7 +72,7 @@ impl Disk {
     /// Whether somebody called it what it is: by keyword, by prefix or by the file's extension. One that was not is raw
     /// for want of a word.
     pub fn is_called(&self) -> bool {
-        self.format.named || extension(Path::new(&*self.path)).is_some()
+        self.format.named || DiskFormat::of_extension(&*self.path).is_some()
     }
 }
 
@@ -81,10 +86,6 @@ pub fn split_prefix(word: &[u8]) -> (Option<DiskFormat>, &[u8]) {
         }
     }
     (None, word)
-}
-
-fn extension(path: &Path) -> Option<DiskFormat> {
-    DiskFormat::of_word(path.extension()?.as_bytes())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use model::DiskFormat;
 
 use crate::getopt;
+use crate::image::Packing;
 use crate::words::{self, Wrong};
 
 /// An image to be made.
@@ -33,7 +34,36 @@ pub enum Content {
     /// What differs from a base, of which there is nothing yet.
     Base(OsString),
     /// Another image's contents.
-    Copy(OsString),
+    Copy {
+        /// Where from.
+        source: Source,
+        /// Bytes of the new image, if not as many as the source has.
+        size: Option<u64>,
+    },
+}
+
+/// A disk to be read, as a user names one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Where.
+    pub path: PathBuf,
+    /// Its format, from prefix or extension.
+    pub format: DiskFormat,
+    /// Whether either said so.
+    pub called: bool,
+    /// How it is packed. A prefix says what the file is itself, so that one with a prefix is not.
+    pub packing: Option<Packing>,
+}
+
+impl Source {
+    fn new(word: &OsStr) -> Self {
+        let (named, path) = model::split_prefix(word.as_bytes());
+        let path = Path::new(OsStr::from_bytes(path)).to_owned();
+        let packed = Packing::of_path(&path).filter(|_| named.is_none());
+        let (packing, inner) = packed.map_or((None, path.as_path()), |(packing, inner)| (Some(packing), inner));
+        let said = named.or_else(|| DiskFormat::of_extension(inner));
+        Self { format: said.unwrap_or(DiskFormat::Raw), called: said.is_some(), packing, path }
+    }
 }
 
 /// `[-b base | -i disk] [-s size] disk`
@@ -60,7 +90,7 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Create, Wrong> {
             return Err(Wrong::Said("base images require qcow2 disk format".to_owned()));
         }
         (Some(base), None, _) => Content::Base(base),
-        (None, Some(input), _) => Content::Copy(input),
+        (None, Some(input), size) => Content::Copy { source: Source::new(&input), size },
         (None, None, Some(size)) => Content::Empty { size },
         (None, None, None) => {
             let path = path.display();
@@ -68,4 +98,25 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Create, Wrong> {
         }
     };
     Ok(Create { path, format, content, warning })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_unpacked_by_its_extension_unless_a_prefix_says_what_it_is() {
+        use DiskFormat::{Qcow2, Raw};
+        for (word, path, format, called, packing) in [
+            ("a", "a", Raw, false, None),
+            ("a.raw", "a.raw", Raw, true, None),
+            ("qcow2:a", "a", Qcow2, true, None),
+            ("d/a.qcow2.gz", "d/a.qcow2.gz", Qcow2, true, Some(Packing::Gzip)),
+            ("a.img.XZ", "a.img.XZ", Raw, false, Some(Packing::Xz)),
+            ("raw:a.qcow2.zst", "a.qcow2.zst", Raw, true, None),
+        ] {
+            let source = Source { path: path.into(), format, called, packing };
+            assert_eq!(Source::new(OsStr::new(word)), source, "{word}");
+        }
+    }
 }

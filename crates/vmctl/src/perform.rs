@@ -144,8 +144,8 @@ impl Run<'_> {
         match command {
             Command::Create(create) => {
                 self.warn(create.warning.as_deref());
-                let made = image::make(&create)?;
-                self.say(made);
+                let made = image::make(&create, self.lively, self.err)?;
+                made.iter().for_each(|said| self.say(said));
             }
             Command::Doctor { json } => return self.doctor(json),
             Command::Start(start) => return self.start(*start),

@@ -60,6 +60,37 @@ impl Watch<'_> {
     }
 }
 
+/// How far something has come that takes its time, on a lively screen.
+pub struct Meter<'a> {
+    /// Whether `err` is a terminal that shows progress.
+    pub lively: bool,
+    /// Standard error.
+    pub err: &'a mut dyn Write,
+    /// What is done.
+    pub line: &'a str,
+    /// When it was last told, and at first when it began.
+    pub told: Instant,
+}
+
+impl Meter<'_> {
+    /// So much of it is done.
+    pub fn tell(&mut self, done: u64, of: u64) {
+        if !self.lively || self.told.elapsed() < TICK {
+            return;
+        }
+        self.told = Instant::now();
+        let percent = u128::from(done.min(of)) * 100 / u128::from(of.max(1));
+        let _ = write!(self.err, "{ERASE}{}: {percent} %", self.line).and_then(|()| self.err.flush());
+    }
+
+    /// It is over: the line goes.
+    pub fn end(&mut self) {
+        if self.lively {
+            let _ = write!(self.err, "{ERASE}").and_then(|()| self.err.flush());
+        }
+    }
+}
+
 /// A failure's first word, in red where colours are seen.
 pub fn coloured(lively: bool, word: &str) -> String {
     if lively { format!("\x1b[31m{word}\x1b[m") } else { word.to_owned() }
@@ -89,6 +120,22 @@ mod tests {
             .send(&ToClient::Hello { version: VERSION, release: model::Text::default() }, Vec::new())
             .expect("greeted");
         while !matches!(client.recv_within(Duration::from_secs(20)), Ok(Received::Closed) | Err(_)) {}
+    }
+
+    #[test]
+    fn a_meter_shows_each_second_how_much_is_done_and_then_nothing() {
+        let mut err = Vec::new();
+        let long_ago = Instant::now().checked_sub(TICK).expect("the machine is up for longer");
+        let mut meter = Meter { lively: true, err: &mut err, line: "copying a", told: long_ago };
+        meter.tell(u64::MAX / 2, u64::MAX);
+        meter.tell(u64::MAX, u64::MAX);
+        meter.end();
+        assert_eq!(String::from_utf8(err).expect("text"), "\r\x1b[Kcopying a: 49 %\r\x1b[K");
+        let mut err = Vec::new();
+        let mut meter = Meter { lively: false, err: &mut err, line: "copying a", told: long_ago };
+        meter.tell(1, 0);
+        meter.end();
+        assert_eq!(err, b"", "nothing where no terminal shows it");
     }
 
     #[test]

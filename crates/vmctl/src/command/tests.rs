@@ -309,7 +309,12 @@ fn create_takes_its_format_from_prefix_or_extension() {
         assert_eq!((create.format, create.content), (format, Content::Empty { size: 1 << 30 }), "{word}");
     }
     assert_eq!(created("create -b base.qcow2 x.qcow2").content, Content::Base("base.qcow2".into()));
-    assert_eq!(created("create -i a x").content, Content::Copy("a".into()));
+    let copied = |line: &str| match created(line).content {
+        Content::Copy { source, size } => (source.path, size),
+        content => panic!("{content:?}"),
+    };
+    assert_eq!(copied("create -i a x"), ("a".into(), None));
+    assert_eq!(copied("create -i raw:a -s 2M x"), ("a".into(), Some(2 << 20)));
     assert_eq!(created("create x -s 1500K -s 1G").warning, None);
 }
 

@@ -1,0 +1,162 @@
+//! `vmctl create -i`: copies of images (openbsd/vmctl.md, 4.4), by the program itself.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn program(folder: &Path, arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmctl"));
+    command.args(arguments.split(' ')).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+fn vmctl(folder: &Path, arguments: &str) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = program(folder, arguments).output().expect("it runs");
+    (status.code(), String::from_utf8(stderr).expect("text"))
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// A sparse disk of this size with something at its beginning, its middle and its end.
+fn disk(folder: &Path, name: &str, size: u64) -> File {
+    let file = File::options().read(true).write(true).create_new(true).open(folder.join(name)).expect("it is ours");
+    file.set_len(size).expect("it is ours");
+    for at in [0, size / 2, size - 3] {
+        file.write_all_at(b"abc", at).expect("it is ours");
+    }
+    file
+}
+
+/// Programs of the host that pack.
+const PACKERS: [(&str, &str); 3] = [("gzip", "gz"), ("xz", "xz"), ("zstd", "zst")];
+
+/// A packed copy of a file beside it.
+fn pack(folder: &Path, name: &str, program: &str, extension: &str) {
+    let packed = File::create_new(folder.join(format!("{name}.{extension}"))).expect("it is ours");
+    let done = Command::new(program).args(["-c", name]).current_dir(folder).stdout(packed).status();
+    assert!(done.unwrap_or_else(|error| panic!("{program}: {error}")).success(), "{program}");
+}
+
+#[test]
+fn a_copy_has_the_same_bytes_is_sparse_and_its_users_alone() {
+    let folder = folder();
+    let folder = folder.path();
+    disk(folder, "a", 64 << 20);
+    assert_eq!(vmctl(folder, "create -i a b.raw"), (Some(0), "vmctl: raw imagefile created\n".into()));
+    let made = fs::metadata(folder.join("b.raw")).expect("made");
+    assert_eq!((made.len(), made.mode() & 0o7777), (64 << 20, 0o600));
+    assert!(made.blocks() * 512 < 1 << 20, "{} blocks", made.blocks());
+    assert!(fs::read(folder.join("a")).expect("read") == fs::read(folder.join("b.raw")).expect("read"));
+}
+
+#[test]
+fn what_gzip_xz_and_zstd_packed_is_unpacked_and_sparse_again() {
+    let folder = folder();
+    let folder = folder.path();
+    disk(folder, "a.raw", 16 << 20);
+    let bytes = fs::read(folder.join("a.raw")).expect("read");
+    for (program, extension) in PACKERS {
+        pack(folder, "a.raw", program, extension);
+        assert_eq!(vmctl(folder, &format!("create -i a.raw.{extension} {extension}")).0, Some(0), "{program}");
+        let made = folder.join(extension);
+        assert!(fs::read(&made).expect("read") == bytes, "{program}");
+        assert!(fs::metadata(&made).expect("made").blocks() * 512 < 1 << 20, "{program}");
+        let plain = vmctl(folder, &format!("create -i raw:a.raw.{extension} plain-{extension}"));
+        assert_eq!(plain.0, Some(0), "with a prefix it is copied as it is: {}", plain.1);
+        let (copied, packed) = (folder.join(format!("plain-{extension}")), folder.join(format!("a.raw.{extension}")));
+        assert!(fs::read(copied).expect("read").starts_with(&fs::read(packed).expect("read")), "{program}");
+    }
+}
+
+#[test]
+fn the_size_of_a_copy_is_rounded_up_to_mib_or_given_and_never_smaller() {
+    let folder = folder();
+    let folder = folder.path();
+    disk(folder, "a", (2 << 20) + 5);
+    pack(folder, "a", "gzip", "gz");
+    let rounded = "vmctl: destination size rounded to 3 megabytes\nvmctl: raw imagefile created\n";
+    let len = |name: &str| fs::metadata(folder.join(name)).expect("made").len();
+    for (source, bytes) in [("a", "2097157"), ("a.gz", "more")] {
+        assert_eq!(vmctl(folder, &format!("create -i {source} x")), (Some(0), rounded.into()), "{source}");
+        assert_eq!(len("x"), 3 << 20);
+        fs::remove_file(folder.join("x")).expect("it is ours");
+        let given = vmctl(folder, &format!("create -i {source} -s 5M x"));
+        assert_eq!((given, len("x")), ((Some(0), "vmctl: raw imagefile created\n".into()), 5 << 20));
+        fs::remove_file(folder.join("x")).expect("it is ours");
+        let said =
+            format!("vmctl: size cannot be smaller than input disk size: 2097152, and \"{source}\" has {bytes}\n");
+        assert_eq!(vmctl(folder, &format!("create -i {source} -s 2M x")), (Some(1), said));
+        assert!(!folder.join("x").exists());
+    }
+}
+
+#[test]
+fn a_copy_that_can_not_be_made_is_told_and_leaves_nothing() {
+    let folder = folder();
+    let folder = folder.path();
+    disk(folder, "a", 1 << 20);
+    fs::write(folder.join("q"), b"QFI\xfb\0\0\0\x03").expect("it is ours");
+    pack(folder, "q", "gzip", "gz");
+    fs::write(folder.join("cut.xz"), b"\xfd7zXZ\0\0\x04\xe6").expect("it is ours");
+    let held = disk(folder, "held", 1 << 20);
+    assert!(sys::lock::try_lock(&held, sys::lock::Kind::Exclusive).expect("it is ours"));
+    let fifo = Command::new("mkfifo").arg("fifo").current_dir(folder).status().expect("mkfifo runs");
+    assert!(fifo.success());
+    let looks = "begins like a qcow2 image; write \"qcow2:\" or \"raw:\" before its name to say what it is";
+    for (source, said) in [
+        ("none", "failed to open source image file: \"none\": No such file or directory".to_owned()),
+        ("fifo", "\"fifo\" is neither a regular file nor a block device".to_owned()),
+        (".", "\".\" is neither a regular file nor a block device".to_owned()),
+        ("q", format!("\"q\" {looks}")),
+        ("q.gz", format!("\"q.gz\" {looks}")),
+        ("held", "\"held\" is in use: a VM, or another program, has it open for writing; stop that first".to_owned()),
+    ] {
+        assert_eq!(vmctl(folder, &format!("create -i {source} x")), (Some(1), format!("vmctl: {said}\n")));
+        assert!(!folder.join("x").exists(), "{source}");
+    }
+    let (status, said) = vmctl(folder, "create -i cut.xz x");
+    assert_eq!(status, Some(1));
+    assert!(said.starts_with("vmctl: failed to read from source: \"cut.xz\": "), "{said}");
+    assert!(!folder.join("x").exists());
+    let itself = vmctl(folder, "create -i a a");
+    let said = "vmctl: create imagefile operation failed: \"a\": the file exists; name another, or remove it first\n";
+    assert_eq!(itself, (Some(1), said.to_owned()));
+    assert_eq!(fs::metadata(folder.join("a")).expect("untouched").len(), 1 << 20);
+}
+
+#[test]
+fn a_copy_that_is_interrupted_leaves_nothing() {
+    let folder = folder();
+    let folder = folder.path();
+    pack_zeros(folder);
+    for signal in ["INT", "TERM", "HUP"] {
+        let mut child = program(folder, "create -i endless.gz x").stderr(Stdio::piped()).spawn().expect("it runs");
+        let until = Instant::now() + Duration::from_secs(60);
+        while !folder.join("x").exists() {
+            assert!(Instant::now() < until, "the copy begins");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let kill = Command::new("kill").arg(format!("-{signal}")).arg(child.id().to_string()).status();
+        assert!(kill.expect("kill runs").success());
+        let status = child.wait().expect("it ends");
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut child.stderr.take().expect("piped"), &mut said).expect("text");
+        assert_eq!((status.code(), said.as_str()), (Some(1), "vmctl: interrupted; \"x\" was removed\n"), "{signal}");
+        assert!(!folder.join("x").exists(), "{signal}");
+    }
+}
+
+/// A packed file of so many zeros that unpacking them takes minutes: members one after the other.
+fn pack_zeros(folder: &Path) {
+    let mut gzip = Command::new("gzip").arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("gzip");
+    let mut input = gzip.stdin.take().expect("piped");
+    let writing = std::thread::spawn(move || input.write_all(&vec![0; 64 << 20]));
+    let member = gzip.wait_with_output().expect("it ends").stdout;
+    writing.join().expect("no panic").expect("written");
+    fs::write(folder.join("endless.gz"), member.repeat(2000)).expect("it is ours");
+}
