@@ -333,7 +333,7 @@ impl Daemon {
     /// An answer of a start that may be over, or of a request that was never made.
     fn late(&self, script: &mut Script<'_>) -> Event {
         let run = Run { vm: VmId(u32::from(script.byte() % 6)), nth: u64::from(script.byte()) };
-        let file = [File::Kernel, File::Initrd, File::Disk(0), File::Disk(9)][usize::from(script.byte() % 4)];
+        let file = [File::Kernel, File::Initrd, File::Disk(0), File::Disk(9), File::Cdrom][usize::from(script.byte() % 5)];
         let result = || if self.fail { Err(failure()) } else { Ok(()) };
         match script.byte() % 6 {
             0 => Event::Opened(run, file, result()),

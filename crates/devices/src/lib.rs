@@ -19,5 +19,6 @@ pub mod blk;
 pub mod entropy;
 pub mod net;
 pub mod queue;
+pub mod scsi;
 pub mod serve_vhost;
 pub mod start;

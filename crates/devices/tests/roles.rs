@@ -6,6 +6,7 @@ mod support;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -223,7 +224,7 @@ fn a_device_of_another_kind_is_refused() {
 
 #[test]
 fn a_device_that_vmm_leaves_before_it_is_described_ends() {
-    for role in ["vioblk", "vionet", "vioballoon"] {
+    for role in ["vioblk", "vionet", "vioballoon", "vioscsi"] {
         let mut process = Process::start(role);
         let (gone, _) = sys::seqpacket::pair().unwrap();
         drop(std::mem::replace(&mut process.channel, Channel::new(gone)));
@@ -299,4 +300,71 @@ fn what_only_another_kind_of_device_can_do_ends_the_one_that_is_asked() {
     process.channel.send(&ToDevice::Ask(Ask::Memory(MemorySize::DEFAULT)), Vec::new()).unwrap();
     process.ended();
     assert!(process.said().contains("another kind of device"), "{}", process.said());
+}
+
+fn cdrom_description(medium: bool) -> ToDevice {
+    let (serial, called) = (Text::new("cdrom0-web").unwrap(), Text::new("/srv/a.iso").unwrap());
+    start(0, Told::Cdrom(device::Cdrom { serial, medium, called, open: false }))
+}
+
+/// One command to the drive with a buffer of so many bytes: its status, and the buffer.
+fn command(vmm: &Vmm, requests: &mut Driver, cdb: &[u8], room: u32) -> (u8, Vec<u8>) {
+    let mut header = [0; 51];
+    header[0] = 1;
+    header[19..19 + cdb.len()].copy_from_slice(cdb);
+    vmm.guest.write(BUFFERS, &header);
+    requests.add(&[Part::Out(BUFFERS, 51), Part::In(BUFFERS + 0x100, 108), Part::In(BUFFERS + 0x1000, room)]);
+    requests.kick();
+    requests.used();
+    (vmm.guest.read(BUFFERS + 0x10a, 1)[0], vmm.guest.read(BUFFERS + 0x1000, room as usize))
+}
+
+#[test]
+fn vioscsi_serves_in_its_sandbox_and_ends_with_the_vm() {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&[0x5a; 4096], 5 << 30).unwrap(); // beyond 4 GiB
+    let mut process = Process::start("vioscsi");
+    let (socket, theirs) = UnixStream::pair().unwrap();
+    let image = file.try_clone().unwrap().into();
+    process.channel.send(&cdrom_description(true), vec![theirs.into(), image]).unwrap();
+    assert_eq!(process.told(), ToVmm::Ready);
+    let mut vmm = Vmm::over(socket, VERSION_1);
+    let mut requests = Driver::new(&vmm.guest, 2, 64);
+    vmm.start(2, &requests, 0);
+    let block: u32 = 5 << 19;
+    let [a, b, c, d] = block.to_be_bytes();
+    let read = command(&vmm, &mut requests, &[0x28, 0, a, b, c, d, 0, 0, 2], 4096);
+    assert_eq!(read, (0, vec![0x5a; 4096]));
+    let capacity = command(&vmm, &mut requests, &[0x25], 8);
+    assert_eq!(capacity, (0, [&(block + 1).to_be_bytes()[..], &[0, 0, 8, 0]].concat()));
+    let config = vmm.front_end.get_config(0, 36, vhost::vhost_user::message::VhostUserConfigFlags::empty(), &[0; 36]);
+    assert_eq!(config.unwrap().1[..4], [1, 0, 0, 0]);
+    println!("vioscsi: KiB private, clean and dirty: {:?}", process.private_kib());
+    drop(vmm);
+    assert_eq!(process.told(), ToVmm::Ended);
+    assert!(process.ended().success(), "{}", process.said());
+}
+
+#[test]
+fn vioscsi_serves_an_empty_drive_and_refuses_an_image_of_no_block() {
+    let mut process = Process::start("vioscsi");
+    let (socket, theirs) = UnixStream::pair().unwrap();
+    process.channel.send(&cdrom_description(false), vec![theirs.into()]).unwrap();
+    assert_eq!(process.told(), ToVmm::Ready);
+    let mut vmm = Vmm::over(socket, VERSION_1);
+    let mut requests = Driver::new(&vmm.guest, 2, 64);
+    vmm.start(2, &requests, 0);
+    assert_eq!(command(&vmm, &mut requests, &[0], 0).0, 2, "CHECK CONDITION");
+    drop(vmm);
+    assert!(process.ended().success(), "{}", process.said());
+
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(2047).unwrap();
+    let mut process = Process::start("vioscsi");
+    let (_socket, theirs) = UnixStream::pair().unwrap();
+    process.channel.send(&cdrom_description(true), vec![theirs.into(), file.into()]).unwrap();
+    match process.told() {
+        ToVmm::Failed(failure) => assert!(failure.to_string().contains("2047 bytes"), "{failure}"),
+        other => panic!("{other:?}"),
+    }
 }

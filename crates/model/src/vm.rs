@@ -42,7 +42,7 @@ pub struct Vm {
     pub initrd: Option<UserPath>,
     /// The kernel's command line.
     pub cmdline: Option<CommandLine>,
-    /// CD-ROM image, as written: it is looked for when the VM starts.
+    /// It has a CD-ROM drive, and this image is in it, as written: it is looked for when the VM starts. Empty: the drive is.
     pub cdrom: Option<UserPath>,
     /// Disks in the guest's order, at most [`crate::MAX_DISKS`].
     pub disks: Vec<Disk>,
@@ -80,6 +80,11 @@ impl Vm {
             sev: None,
             balloon: None,
         }
+    }
+
+    /// The image that is in its CD-ROM drive when it starts.
+    pub fn medium(&self) -> Option<&UserPath> {
+        self.cdrom.as_ref().filter(|path| !path.is_empty())
     }
 
     /// What it says in text, each with its word of vm.conf.

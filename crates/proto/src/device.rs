@@ -34,6 +34,8 @@ pub enum Told {
     Net(Net),
     /// A vioballoon.
     Balloon(Balloon),
+    /// A vioscsi. The image comes along, if a medium is in the drive.
+    Cdrom(Cdrom),
 }
 
 /// What all devices of a kind have in common.
@@ -43,7 +45,7 @@ pub struct Kind {
     pub role: &'static str,
     /// What the vm process shows the guest.
     pub front: Front,
-    /// Descriptors that come along for its process, beside its vhost-user socket.
+    /// Descriptors that come along for its process, beside its vhost-user socket: at most, see [`Spec::fds`].
     pub fds: usize,
     /// Threads of its process at most, those of the kernel for it included.
     pub threads: u32,
@@ -65,7 +67,7 @@ pub struct Front {
 impl Front {
     /// The role of the process behind it, as logs and ps(1) have it.
     pub fn role(&self) -> &'static str {
-        [&BLK, &NET, &BALLOON]
+        [&BLK, &NET, &BALLOON, &CDROM]
             .iter()
             .find(|kind| kind.front.virtio_id == self.virtio_id)
             .map_or("device", |kind| kind.role)
@@ -98,13 +100,31 @@ const BALLOON: Kind = Kind {
     threads: 1,
 };
 
+/// Virtio 1.2, 5.6: a queue for task management, one for events, one for requests. The kernel may start four threads of each
+/// of two kinds for its ring.
+const CDROM: Kind = Kind {
+    role: "vioscsi",
+    front: Front { virtio_id: 8, queues: 3, queue_size: 128, config_len: 36 },
+    fds: 1,
+    threads: 9,
+};
+
 impl Spec {
+    /// Descriptors that come along for its process, beside its vhost-user socket.
+    pub fn fds(&self) -> usize {
+        match &self.told {
+            Told::Cdrom(cdrom) => usize::from(cdrom.medium),
+            Told::Blk(_) | Told::Net(_) | Told::Balloon(_) => self.kind().fds,
+        }
+    }
+
     /// What it has in common with others of its kind.
     pub fn kind(&self) -> &'static Kind {
         match self.told {
             Told::Blk(_) => &BLK,
             Told::Net(_) => &NET,
             Told::Balloon(_) => &BALLOON,
+            Told::Cdrom(_) => &CDROM,
         }
     }
 }
@@ -147,6 +167,19 @@ pub struct Net {
 pub struct Balloon {
     /// All memory of the guest.
     pub memory: MemorySize,
+}
+
+/// A CD-ROM drive.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cdrom {
+    /// What the guest reads as the drive's serial number.
+    pub serial: Text<20>,
+    /// A medium is in it.
+    pub medium: bool,
+    /// What its users call the medium, for the log: nothing is opened by this name. Empty where there is none.
+    pub called: Text<MAX_PATH>,
+    /// The tray is open: the guest had opened it before it was reset.
+    pub open: bool,
 }
 
 /// The two ends of a `local interface`: the whole network is this pair (openbsd/daemon.md, 3.12).
@@ -252,7 +285,7 @@ impl Message for ToDevice {
 
     fn fds(&self) -> usize {
         match self {
-            ToDevice::Start { spec, .. } => spec.kind().fds.saturating_add(1),
+            ToDevice::Start { spec, .. } => spec.fds().saturating_add(1),
             ToDevice::Ask(_) | ToDevice::Verbose { .. } => 0,
         }
     }

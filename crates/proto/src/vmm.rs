@@ -215,7 +215,7 @@ impl Message for ToVmm {
         match self {
             ToVmm::Kvm | ToVmm::Psp => 1,
             ToVmm::StartVm(start) => 3 + usize::from(start.initrd) + usize::from(start.cgroup),
-            ToVmm::StartDevice { spec, .. } => spec.kind().fds,
+            ToVmm::StartDevice { spec, .. } => spec.fds(),
             ToVmm::StartEnd { .. } => 1,
             ToVmm::Config(_)
             | ToVmm::StartCancel { .. }

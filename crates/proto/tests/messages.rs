@@ -241,13 +241,20 @@ fn devices() -> Vec<device::Spec> {
     };
     let net = Net { mac: MacAddr([1; 6]), locked: true, guarded: false, local: Some(local) };
     let balloon = Told::Balloon(device::Balloon { memory: memory() });
-    let told = [Told::Blk(blk), Told::Net(net), balloon];
+    let cdrom = |medium| {
+        let (serial, called) = (Text::cut("cdrom0-web"), Text::cut("/srv/a.iso"));
+        Told::Cdrom(device::Cdrom { serial, medium, called, open: !medium })
+    };
+    let told = [Told::Blk(blk), Told::Net(net), balloon, cdrom(true), cdrom(false)];
     (0..).zip(told).map(|(number, told)| Spec { number, told }).collect()
 }
 
 #[test]
 fn a_device_is_called_by_its_role_and_number() {
-    assert_eq!(devices().iter().map(ToString::to_string).collect::<Vec<_>>(), ["vioblk0", "vionet1", "vioballoon2"]);
+    assert_eq!(
+        devices().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["vioblk0", "vionet1", "vioballoon2", "vioscsi3", "vioscsi4"]
+    );
 }
 
 #[test]
@@ -257,9 +264,9 @@ fn parent_and_vmm() {
     let request = RequestId(4);
     let device = |spec| ToVmm::StartDevice { vm, device: 1, spec: Box::new(spec) };
     for spec in devices() {
-        travel(spec.kind().fds, vec![device(spec)]);
+        travel(spec.fds(), vec![device(spec)]);
     }
-    assert_eq!(devices().iter().map(|spec| spec.kind().fds).collect::<Vec<_>>(), [1, 1, 0]);
+    assert_eq!(devices().iter().map(|spec| spec.fds()).collect::<Vec<_>>(), [1, 1, 0, 1, 0]);
     let start = |initrd, cgroup| {
         ToVmm::StartVm(Box::new(StartVm {
             vm,
@@ -364,7 +371,7 @@ fn vmm_and_device() {
     use device::{ToDevice, ToVmm};
     let start = |spec| ToDevice::Start { vm: name(), spec: Box::new(spec), debug: true };
     for spec in devices() {
-        travel(spec.kind().fds + 1, vec![start(spec)]);
+        travel(spec.fds() + 1, vec![start(spec)]);
     }
     travel(0, vec![ToDevice::Ask(device::Ask::Memory(memory())), ToDevice::Verbose { debug: false }]);
     let answered = |changed| ToVmm::Answered { changed };

@@ -427,6 +427,9 @@ pub const DISK: Group = group("disk").of(&[
     any(libc::SYS_fdatasync),
 ]);
 
+/// Reads of an open image.
+pub const MEDIUM: Group = group("medium").of(&[any(libc::SYS_preadv2).rare("preadv2: where the host has no io_uring")]);
+
 /// Holes in an open file, and nothing else that changes how much of it there is.
 pub const PUNCH: Group =
     group("punch").of(&[when(libc::SYS_fallocate, is(1, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE))]);

@@ -6,9 +6,9 @@
 
 use crate::calls::{
     ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, GUEST_MEMORY, Group, IPV6_SETTINGS, KILL,
-    KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEMORY, NAMES, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PRIORITY, PUNCH, RESOLVE,
-    SETIDS, SIGNALS, SPAWN, STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP, VM_USERS,
-    WIRES,
+    KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEDIUM, MEMORY, NAMES, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PRIORITY, PUNCH,
+    RESOLVE, SETIDS, SIGNALS, SPAWN, STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP,
+    VM_USERS, WIRES,
 };
 pub use rustix::thread::CapabilitySet as Capabilities;
 /// Which namespaces a role makes for itself.
@@ -273,7 +273,7 @@ pub const VMM: Promise = Promise {
         TIED,     // VMs end with it
         VM_USERS, // each VM has its own
     ],
-    starts: &[&VM, &VIOBLK, &VIONET, &VIOBALLOON],
+    starts: &[&VM, &VIOBLK, &VIONET, &VIOBALLOON, &VIOSCSI],
     files: Some(&[(File::OwnExecutable, Access::Execute)]), // nothing else has a name
     limits: Limits { descriptors: 65536, grows_files: true }, // inherited: an image of a vioblk grows
     ..SEALED
@@ -354,6 +354,24 @@ pub const VIOBALLOON: Promise = Promise {
     ..SEALED
 };
 
+/// vioscsi: serves the queues of a SCSI host with a CD-ROM drive, from the image that it was handed. It can't write to it.
+pub const VIOSCSI: Promise = Promise {
+    calls: &[
+        STDIO,       //
+        MEMORY,      // guest memory is mapped
+        CHANNEL,     // vhost-user; kicks and calls are read and written
+        MEDIUM,      // reads
+        URING,       // the same without a call each
+        URING_SETUP, // a ring starts disabled, is restricted, then enabled
+    ],
+    then: Some(&VIOSCSI_RUNNING),
+    ..VIOSCSI_RUNNING
+};
+
+/// vioscsi once its ring is restricted and enabled: no other ring, and this one stays as it is.
+pub const VIOSCSI_RUNNING: Promise =
+    Promise { name: "vioscsi", user: User::Vm, calls: &[STDIO, MEMORY, CHANNEL, MEDIUM, URING], ..SEALED };
+
 /// Every role, in the order of the docs.
-pub const ROLES: [&Promise; 11] =
-    [&PARENT, &OPENER, &PROBE, &CONTROL, &PRIV, &AGENTX, &VMM, &VM, &VIOBLK, &VIONET, &VIOBALLOON];
+pub const ROLES: [&Promise; 12] =
+    [&PARENT, &OPENER, &PROBE, &CONTROL, &PRIV, &AGENTX, &VMM, &VM, &VIOBLK, &VIONET, &VIOBALLOON, &VIOSCSI];

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -540,7 +541,12 @@ fn request(start: Start) -> Result<(StartRequest, Option<OwnedFd>), RunError> {
         Ok(DiskArg { path, format })
     };
     let disks: Vec<DiskArg> = start.disks.into_iter().map(disk).collect::<Result<_, RunError>>()?;
-    let cdrom = start.cdrom.map(|path| resolved("invalid iso image path", &path)).transpose()?;
+    // "none" is no file: the drive is empty.
+    let image = |path: OsString| match path.as_bytes() {
+        b"none" => Ok(PathBuf::new()),
+        _ => resolved("invalid iso image path", &path),
+    };
+    let cdrom = start.cdrom.map(image).transpose()?;
     let path = |path: PathBuf| words::path(path.as_os_str());
     let request = StartRequest {
         vm: start.vm,

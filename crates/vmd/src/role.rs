@@ -33,6 +33,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         "vioblk" => with_channel(devices::blk::run),
         "vionet" => with_channel(devices::net::run),
         "vioballoon" => with_channel(devices::balloon::run),
+        "vioscsi" => with_channel(devices::scsi::run),
         other => failed(&format!("unknown role \"{other}\": -x is for vmd's own use")),
     }
 }

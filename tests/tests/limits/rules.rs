@@ -31,7 +31,10 @@ fn what_the_check_accepts_starts_and_says_the_same_of_what_will_not() {
         let web = |option: &str| web(option).replace("/etc/hostname", text(&kernel));
         for (option, why) in [
             ("memory 1M", "memory of 1 MiB is less than the 64 MiB that a kernel needs"),
-            ("cdrom \"/nowhere.iso\"", "a CD-ROM is not supported by this release"),
+            (
+                "cdrom \"/dev/null\"",
+                "cdrom \"/dev/null\": is a character device, cdrom must be a regular file or a block device",
+            ),
             ("sev", "memory encryption is not supported by this release"),
             ("disk \"/mnt/disk.qcow2\"", "disk \"/mnt/disk.qcow2\" in qcow2 format is not supported by this release"),
         ] {

@@ -231,7 +231,7 @@ impl Parser<'_> {
         if text.bytes.len() > MAX_PATH {
             self.error(Fault::PathTooLong { what: "cdrom", limit: MAX_PATH }, text.span);
         } else if self.is_utf8(&text, "cdrom path") {
-            draft.request.vm.cdrom = text.path();
+            draft.request.vm.cdrom = if text.bytes == b"none" { Some(UserPath::default()) } else { text.path() };
         }
         Ok(())
     }

@@ -81,6 +81,14 @@ fn of_several_boot_devices_the_last_counts_and_none_is_checked() {
 }
 
 #[test]
+fn a_cdrom_of_none_is_an_empty_drive() {
+    for options in ["cdrom none", "cdrom \"none\"", "cdrom \"\""] {
+        let vm = vm(&format!("disk d\n\t{options}"));
+        assert_eq!((vm.cdrom.as_deref(), vm.medium()), (Some(""), None), "{options}");
+    }
+}
+
+#[test]
 fn a_cdrom_is_kept_as_written_and_not_looked_for() {
     assert_eq!(vm("cdrom \"nonexistent/x.iso\"").cdrom.as_deref(), Some("nonexistent/x.iso"));
     assert_eq!(config("vm v { cdrom x.iso }\n").vms.len(), 1, "it is enough to boot from");

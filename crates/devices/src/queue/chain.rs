@@ -94,6 +94,22 @@ impl Chain {
         last.addr.checked_add(u64::from(last.len)).ok_or(RingFault::Outside)
     }
 
+    /// Takes the first `len` writable bytes off, however the driver split them: `into` gets them in place of what it had.
+    pub fn take_writable(&mut self, len: u32, into: &mut Vec<Extent>) -> Result<(), RingFault> {
+        into.clear();
+        let mut left = len;
+        for extent in &mut self.writable {
+            let count = left.min(extent.len);
+            if count > 0 {
+                into.push(Extent { addr: extent.addr, len: count });
+                let count = usize::try_from(count).map_err(|_| RingFault::TooShort)?;
+                *extent = extent.after(count).ok_or(RingFault::Outside)?;
+            }
+            left = left.saturating_sub(count);
+        }
+        if left == 0 { Ok(()) } else { Err(RingFault::TooShort) }
+    }
+
     fn add(&mut self, descriptor: &Descriptor) -> Result<(), RingFault> {
         let extent = Extent { addr: descriptor.addr(), len: descriptor.len() };
         if descriptor.is_write_only() {

@@ -349,3 +349,16 @@ fn extents_are_filled_from_the_front_as_far_as_both_go() {
     assert_eq!(fill_front(&memory, &[extent(0x9000, 1)], &[1]), Err(RingFault::Outside));
     assert_eq!(fill_front(&memory, &[extent(0x9000, 1)], &[]), Ok(0), "nothing to write");
 }
+
+#[test]
+fn the_first_writable_bytes_are_taken_off_however_they_are_cut() {
+    let writable = || vec![extent(0x100, 3), extent(0x9000, 0), extent(0x200, 8)];
+    let mut chain = Chain { writable: writable(), ..Chain::default() };
+    let mut front = vec![extent(1, 1)];
+    assert_eq!(chain.take_writable(5, &mut front), Ok(()));
+    assert_eq!(front, [extent(0x100, 3), extent(0x200, 2)]);
+    assert_eq!(chain.writable, [extent(0x103, 0), extent(0x9000, 0), extent(0x202, 6)]);
+    assert_eq!(chain.take_writable(7, &mut front), Err(RingFault::TooShort));
+    chain.writable = vec![extent(u64::MAX, 3)];
+    assert_eq!(chain.take_writable(3, &mut front), Err(RingFault::Outside));
+}

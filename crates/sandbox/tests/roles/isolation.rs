@@ -180,7 +180,7 @@ fn a_root_that_is_no_mount_point_is_left_for_an_empty_one_too() {
 
 #[test]
 fn a_file_outside_the_promise_can_not_be_opened() {
-    for role in ["probe", "control", "priv", "agentx", "vm", "vioblk", "vionet", "vioballoon"] {
+    for role in ["probe", "control", "priv", "agentx", "vm", "vioblk", "vionet", "vioballoon", "vioscsi"] {
         assert_eq!(run(role, &["read", "/etc/passwd"]), KILLED, "{role}");
     }
     // vmm's children start with an openat of libc's, so for that vmm is answered, not killed; it sees nothing either way.
@@ -249,7 +249,7 @@ fn the_opener_creates_nothing() {
 /// What got out of one role's sandbox, but not out of its user: it meets the others' walls.
 #[test]
 fn a_process_of_the_same_user_can_not_look_into_a_role() {
-    for name in ["probe", "control", "agentx", "vmm", "vm", "vioblk", "vionet", "vioballoon"] {
+    for name in ["probe", "control", "agentx", "vmm", "vm", "vioblk", "vionet", "vioballoon", "vioscsi"] {
         let role = Idle::start(name, &[]);
         let trace = call(libc::SYS_ptrace, &[16, role.pid.into(), 0, 0]); // PTRACE_ATTACH
         assert_eq!(run("unconfined", &["user", "call", &trace]), Ended::Errno(libc::EPERM), "{name}");
@@ -267,7 +267,7 @@ fn a_process_of_the_same_user_can_not_look_into_a_role() {
 #[test]
 fn no_role_of_the_user_can_signal_another() {
     let target = Idle::start("control", &[]);
-    for role in ["probe", "control", "agentx", "vm", "vioblk", "vionet", "vioballoon"] {
+    for role in ["probe", "control", "agentx", "vm", "vioblk", "vionet", "vioballoon", "vioscsi"] {
         for number in [libc::SYS_kill, libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo] {
             let step = call(number, &[target.pid.into(), 0, 0, 0]);
             assert_eq!(run(role, &["call", &step]), KILLED, "{role}");
@@ -286,7 +286,7 @@ fn vmm_signals_only_what_it_started() {
 #[test]
 fn a_role_can_wake_its_own_threads() {
     let own = format!("{},self,self,0", libc::SYS_tgkill);
-    for role in ["vm", "vioblk", "vionet", "vioballoon", "control"] {
+    for role in ["vm", "vioblk", "vionet", "vioballoon", "vioscsi", "control"] {
         assert_eq!(run(role, &["call", &own]), Ended::Errno(0), "{role}");
     }
 }
@@ -294,7 +294,7 @@ fn a_role_can_wake_its_own_threads() {
 #[test]
 fn another_process_has_other_limits_than_ours_to_set() {
     let init = call(libc::SYS_prlimit64, &[1, i64::from(libc::RLIMIT_NOFILE), 1, 0]);
-    for role in ["opener", "probe", "control", "priv", "agentx", "vm", "vioblk", "vionet", "vioballoon"] {
+    for role in ["opener", "probe", "control", "priv", "agentx", "vm", "vioblk", "vionet", "vioballoon", "vioscsi"] {
         assert_eq!(run(role, &["call", &init]), KILLED, "{role}");
     }
 }

@@ -2,8 +2,20 @@
 
 use crate::support::{Ended, KILLED, call, run, run_onto};
 
-const ALL: [&str; 11] =
-    ["parent", "opener", "probe", "control", "priv", "agentx", "vmm", "vm", "vioblk", "vionet", "vioballoon"];
+const ALL: [&str; 12] = [
+    "parent",
+    "opener",
+    "probe",
+    "control",
+    "priv",
+    "agentx",
+    "vmm",
+    "vm",
+    "vioblk",
+    "vionet",
+    "vioballoon",
+    "vioscsi",
+];
 
 #[test]
 fn every_role_lives() {
@@ -70,7 +82,7 @@ fn a_call_of_another_role_kills() {
         ("fallocate of room beyond the end", call(libc::SYS_fallocate, &[99, 1, 0, 4096]), &[]),
         ("fallocate of zeroes", call(libc::SYS_fallocate, &[99, 0x10, 0, 4096]), &[]),
         ("BLKDISCARD", call(libc::SYS_ioctl, &[99, 0x1277, 0]), &[]),
-        ("io_uring_setup", call(libc::SYS_io_uring_setup, &[1, 0]), &["parent", "vmm", "vioblk"]),
+        ("io_uring_setup", call(libc::SYS_io_uring_setup, &[1, 0]), &["parent", "vmm", "vioblk", "vioscsi"]),
         ("KVM_CREATE_VM", call(libc::SYS_ioctl, &[0, 0xAE01, 0]), &["parent", "vmm", "vm"]),
         ("TUNSETIFF", call(libc::SYS_ioctl, &[0, 0x4004_54CA, 0]), &["parent", "priv"]),
         ("openat of IPv6 settings", call(libc::SYS_openat, &[64, 0, 0]), &["parent", "opener", "priv", "vmm"]),
@@ -97,9 +109,14 @@ fn memory_is_never_made_executable() {
 
 #[test]
 fn only_roles_with_parallel_work_have_threads() {
-    for (role, ended) in
-        [("vm", Ended::Errno(0)), ("vioblk", KILLED), ("vionet", KILLED), ("vioballoon", KILLED), ("control", KILLED)]
-    {
+    for (role, ended) in [
+        ("vm", Ended::Errno(0)),
+        ("vioblk", KILLED),
+        ("vionet", KILLED),
+        ("vioballoon", KILLED),
+        ("vioscsi", KILLED),
+        ("control", KILLED),
+    ] {
         assert_eq!(run(role, &["thread"]), ended, "{role}");
     }
 }
@@ -108,7 +125,7 @@ fn only_roles_with_parallel_work_have_threads() {
 fn a_thread_is_no_way_to_a_process() {
     let fork = call(libc::SYS_clone, &[i64::from(libc::SIGCHLD), 0, 0, 0, 0]);
     let untraced = call(libc::SYS_clone, &[i64::from(libc::CLONE_THREAD | libc::CLONE_UNTRACED), 0, 0, 0, 0]);
-    for role in ["opener", "probe", "control", "priv", "agentx", "vm", "vioblk", "vionet", "vioballoon"] {
+    for role in ["opener", "probe", "control", "priv", "agentx", "vm", "vioblk", "vionet", "vioballoon", "vioscsi"] {
         assert_eq!(run(role, &["call", &fork]), KILLED, "{role}");
         assert_eq!(run(role, &["call", &untraced]), KILLED, "{role}");
     }
@@ -243,7 +260,7 @@ fn a_ring_stays_as_it_was_made() {
 #[test]
 fn a_role_of_vmm_refuses_to_be_started_by_root() {
     // "unconfined" starts it as root, with the host's files in sight: 200 is the fixture's "not entered".
-    for role in ["vm", "vioblk", "vionet", "vioballoon"] {
+    for role in ["vm", "vioblk", "vionet", "vioballoon", "vioscsi"] {
         assert_eq!(run("unconfined", &["start", role, "live"]), Ended::Errno(200), "{role}");
     }
 }

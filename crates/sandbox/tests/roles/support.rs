@@ -26,10 +26,10 @@ pub fn vms_have_users() -> bool {
 /// The whole command line for `role`: the children of vmm are started by a vmm that the parent started.
 fn command_line<'a>(role: &'a str, steps: &[&'a str]) -> Vec<&'a str> {
     let chain: &[&str] = match role {
-        "vm" | "vioblk" | "vionet" | "vioballoon" if vms_have_users() => {
+        "vm" | "vioblk" | "vionet" | "vioballoon" | "vioscsi" if vms_have_users() => {
             &["parent", "start", "vmm", "as-vm", "7", "start"]
         }
-        "vm" | "vioblk" | "vionet" | "vioballoon" => &["parent", "start", "vmm", "start"],
+        "vm" | "vioblk" | "vionet" | "vioballoon" | "vioscsi" => &["parent", "start", "vmm", "start"],
         "opener" | "probe" | "control" | "priv" | "agentx" | "vmm" => &["parent", "start"],
         _ => &[],
     };

@@ -12,6 +12,9 @@ use sys::reach::Barrier;
 /// Bytes of the shortest disk: one sector (virtio 1.2, 5.2.4: capacity in units of 512 bytes).
 pub const MIN_DISK: u64 = disk::SECTOR;
 
+/// Bytes of the shortest CD-ROM image: one block.
+pub const MIN_CDROM: u64 = 2048;
+
 /// How a file is opened for `what`. Never created; a fifo does not wait for its other end; a terminal does not become
 /// ours. Symbolic links are followed: it is the file they lead to that the user must be allowed to open.
 pub fn flags(what: What) -> OFlags {
@@ -23,12 +26,12 @@ pub fn flags(what: What) -> OFlags {
     }
 }
 
-/// The lock that goes with it. Kernels and CD-ROMs are only read, by any number of VMs.
+/// The lock that goes with it. Kernels are read once; a CD-ROM is read all the time, by any number of VMs.
 pub fn lock(what: What) -> Option<LockKind> {
     match what {
         What::Disk { write: true } => Some(LockKind::Exclusive),
-        What::Disk { write: false } => Some(LockKind::Shared),
-        What::Kernel | What::Initrd | What::Cdrom => None,
+        What::Disk { write: false } | What::Cdrom => Some(LockKind::Shared),
+        What::Kernel | What::Initrd => None,
     }
 }
 
@@ -78,6 +81,7 @@ pub fn check_type(what: What, found: FileType) -> Result<(), Refusal> {
 pub fn check_size(what: What, size: u64) -> Result<(), Refusal> {
     match what {
         What::Disk { .. } if size < MIN_DISK => Err(Refusal::Short(size)),
+        What::Cdrom if size < MIN_CDROM => Err(Refusal::Short(size)),
         What::Initrd if size == 0 => Err(Refusal::Empty),
         // The probe judges kernels.
         What::Disk { .. } | What::Kernel | What::Initrd | What::Cdrom => Ok(()),
@@ -91,6 +95,9 @@ pub fn failure(refusal: Refusal, what: What, path: &str, asker: &Asker, user: Op
         Refusal::Open(errno) => open_sentence(errno, None, what, path, asker, user),
         Refusal::Denied(barrier) => open_sentence(Errno::ACCESS, Some(barrier), what, path, asker, user),
         Refusal::Type(found) => format!("is {}, {} must be {}", type_name(found), noun(what), wanted(what)),
+        Refusal::Short(size) if what == What::Cdrom => {
+            format!("has {size} bytes, but a CD-ROM image has at least {MIN_CDROM}; name another file")
+        }
         Refusal::Short(size) => {
             format!(
                 "has {size} bytes, but a disk has at least {MIN_DISK}; create one with \"vmctl create -s SIZE {path}\""
@@ -116,8 +123,8 @@ fn code(refusal: Refusal, what: What) -> Code {
         (Refusal::Denied(_) | Refusal::ReadOnly | Refusal::Open(Errno::ACCESS | Errno::PERM | Errno::ROFS), _) => {
             Code::NotPermitted
         }
+        (Refusal::Type(_) | Refusal::Short(_), What::Cdrom) => Code::CdromInvalid,
         (Refusal::Relative | Refusal::Short(_) | Refusal::Empty, _) => Code::Invalid,
-        (Refusal::Type(_), What::Cdrom) => Code::CdromInvalid,
         (Refusal::Type(_), _) => Code::NotPermitted,
         (Refusal::Open(_) | Refusal::Locked(_), What::Disk { .. }) => Code::DiskMissing,
         (Refusal::Open(_), What::Cdrom) => Code::CdromMissing,

@@ -166,6 +166,15 @@ fn a_disk_has_at_least_a_sector() {
 }
 
 #[test]
+fn a_cdrom_has_at_least_a_block_and_is_shared() {
+    let (_dir, short) = file_of(2047);
+    assert_eq!(open(What::Cdrom, &short).expect_err("short"), Refusal::Short(2047));
+    let (_dir, just) = file_of(2048);
+    let (_one, _two) = (open(What::Cdrom, &just).expect("a block"), open(What::Cdrom, &just).expect("shared"));
+    assert_eq!(open(WRITE, &just).expect_err("it is read"), Refusal::Locked(None));
+}
+
+#[test]
 fn an_initrd_has_at_least_a_byte() {
     let (_dir, empty) = file_of(0);
     assert_eq!(open(What::Initrd, &empty).expect_err("empty"), Refusal::Empty);
@@ -287,6 +296,11 @@ fn refusals_say_what_failed_with_which_value_and_what_to_do() {
             WRITE,
             "disk \"/srv/web.img\": is a read-only block device; make it writable (blockdev --setrw, losetup without -r), or copy it",
         ),
+        (
+            Refusal::Short(5),
+            What::Cdrom,
+            "cdrom \"/srv/web.img\": has 5 bytes, but a CD-ROM image has at least 2048; name another file",
+        ),
         (Refusal::Empty, What::Initrd, "initrd \"/srv/web.img\": is empty; name another file, or leave the option out"),
         (
             Refusal::Locked(None),
@@ -317,6 +331,8 @@ fn codes_are_those_that_clients_know() {
     assert_eq!(code(Refusal::Empty, What::Initrd), Code::Invalid);
     assert_eq!(code(Refusal::Open(Errno::NOENT), What::Cdrom), Code::CdromMissing);
     assert_eq!(code(Refusal::Type(FileType::Directory), What::Cdrom), Code::CdromInvalid);
+    assert_eq!(code(Refusal::Short(1), What::Cdrom), Code::CdromInvalid);
+    assert_eq!(code(Refusal::Locked(None), What::Cdrom), Code::Busy);
     assert_eq!(code(Refusal::Open(Errno::NOENT), What::Kernel), Code::NotFound);
     assert_eq!(code(Refusal::Open(Errno::MFILE), What::Kernel), Code::NoDescriptors);
 }

@@ -110,7 +110,7 @@ impl Held {
     pub fn for_device(&mut self, run: Run, device: u8, message: &ToDevice) -> io::Result<Vec<OwnedFd>> {
         match message {
             ToDevice::Start { spec, .. } => {
-                let resources = (0..=u8::MAX).take(spec.kind().fds).map(|fd| Slot::Device(device, fd));
+                let resources = (0..=u8::MAX).take(spec.fds()).map(|fd| Slot::Device(device, fd));
                 [Slot::Back(device)].into_iter().chain(resources).map(|slot| self.take(run, slot)).collect()
             }
             ToDevice::Ask(_) | ToDevice::Verbose { .. } => Ok(Vec::new()),

@@ -46,7 +46,7 @@ fn files(vm: &Vm) -> impl Iterator<Item = (What, &str, Option<ToProbe>)> {
         .disks
         .iter()
         .map(|disk| (What::Disk { write: true }, &*disk.path, (!disk.is_called()).then_some(ToProbe::RawDisk)));
-    kernel.chain(initrd).chain(disks)
+    kernel.chain(initrd).chain(disks).chain(vm.medium().map(|path| (What::Cdrom, &**path, None)))
 }
 
 /// Why a start can't have a file. One that is not there is told as an error.

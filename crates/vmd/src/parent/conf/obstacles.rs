@@ -35,7 +35,8 @@ fn wrong_file(vm: &Vm) -> Option<String> {
     let boot = vm.boot.iter().map(|path| (What::Kernel, path));
     let initrd = vm.initrd.iter().map(|path| (What::Initrd, path));
     let disks = vm.disks.iter().map(|disk| (What::Disk { write: true }, &disk.path));
-    boot.chain(initrd).chain(disks).find_map(|(what, path)| wrong(what, Path::new(&**path)))
+    let medium = vm.medium().into_iter().map(|path| (What::Cdrom, path));
+    boot.chain(initrd).chain(disks).chain(medium).find_map(|(what, path)| wrong(what, Path::new(&**path)))
 }
 
 fn wrong(what: What, path: &Path) -> Option<String> {

@@ -156,9 +156,6 @@ pub fn obstacle(vm: &model::Vm) -> Option<Failure> {
     if let Some(disk) = qcow2 {
         return Some(unsupported(&format!("disk \"{}\" in qcow2 format", disk.path)));
     }
-    if vm.cdrom.is_some() {
-        return Some(unsupported("a CD-ROM"));
-    }
     if vm.sev.is_some() {
         return Some(unsupported("memory encryption"));
     }

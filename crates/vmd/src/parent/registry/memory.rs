@@ -31,7 +31,7 @@ impl Vm {
         Ok(())
     }
 
-    /// It is the last of the devices.
+    /// It comes after the cards and the disks.
     fn balloon_index(&self) -> Option<u8> {
         let before = self.definition.cards.len().saturating_add(self.definition.disks.len());
         self.definition.balloon.and(u8::try_from(before).ok())

@@ -91,6 +91,8 @@ pub enum File {
     Initrd,
     /// A disk, by index.
     Disk(u8),
+    /// The image in the CD-ROM drive.
+    Cdrom,
 }
 
 impl std::fmt::Display for File {
@@ -99,6 +101,7 @@ impl std::fmt::Display for File {
             File::Kernel => "kernel",
             File::Initrd => "initrd",
             File::Disk(_) => "disk",
+            File::Cdrom => "cdrom",
         })
     }
 }
@@ -240,7 +243,7 @@ pub enum Action {
 pub enum Keep {
     /// Nothing.
     Nothing,
-    /// Console, disks with their locks, taps: it reboots.
+    /// Console, disks and the CD-ROM with their locks, taps: it reboots.
     ForReboot,
 }
 

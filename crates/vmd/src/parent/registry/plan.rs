@@ -137,7 +137,7 @@ impl Plan {
         files.insert(File::Kernel); // also one that a client gave is looked at by the probe
         // What vm.conf names root may open; what a user named, that user.
         let user = vm.definition.user.clone().unwrap_or_default();
-        let (theirs, ours) = self.files.into_iter().partition(|(file, ..)| matches!(file, File::Disk(_)));
+        let (theirs, ours) = self.files.into_iter().partition(|(file, ..)| matches!(file, File::Disk(_) | File::Cdrom));
         for (who, files) in by_opener([(Who::default(), ours), (user, theirs)]) {
             out.push(Action::Open { run, who, files });
         }
@@ -169,7 +169,7 @@ fn by_opener([ours, theirs]: [(Who, Files); 2]) -> Vec<(Who, Files)> {
     openers.into_iter().filter(|(_, files)| !files.is_empty()).collect()
 }
 
-/// Files to open. A reboot still holds its disks; its kernel is read anew, as it may have been upgraded.
+/// Files to open. A reboot still holds its disks and what is in its CD-ROM drive; its kernel is read anew, as it may have been upgraded.
 fn files_of(definition: &Definition, boot: &ThisBoot, rebooting: bool) -> Result<Files, Failure> {
     let mut files = Vec::new();
     match (&definition.boot, &boot.kernel) {
@@ -187,6 +187,7 @@ fn files_of(definition: &Definition, boot: &ThisBoot, rebooting: bool) -> Result
     if !rebooting {
         let disks = (0u8..).zip(&definition.disks);
         files.extend(disks.map(|(index, disk)| (File::Disk(index), What::Disk { write: true }, disk.path.clone())));
+        files.extend(definition.medium().map(|path| (File::Cdrom, What::Cdrom, path.clone())));
     }
     Ok(files)
 }

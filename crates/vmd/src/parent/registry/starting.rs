@@ -243,6 +243,7 @@ fn path_of(vm: &Vm, file: File) -> UserPath {
         File::Kernel => given.or_else(|| definition.boot.clone()),
         File::Initrd => definition.initrd.clone(),
         File::Disk(index) => definition.disks.get(usize::from(index)).map(|disk| disk.path.clone()),
+        File::Cdrom => definition.cdrom.clone(),
     };
     path.unwrap_or_default()
 }
@@ -251,7 +252,7 @@ fn path_of(vm: &Vm, file: File) -> UserPath {
 fn question(definition: &Definition, file: File) -> Option<ToProbe> {
     match file {
         File::Kernel => Some(ToProbe::Kernel { memory: definition.memory }),
-        File::Initrd => None,
+        File::Initrd | File::Cdrom => None,
         File::Disk(index) => {
             let called = definition.disks.get(usize::from(index)).is_some_and(Disk::is_called);
             (!called).then_some(ToProbe::RawDisk)
@@ -290,6 +291,7 @@ fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
     let devices: Vec<Device> = cards
         .chain((0u8..).zip(&definition.disks).map(|(n, disk)| disk_of(vm, n, disk)))
         .chain(balloon_of(vm))
+        .chain(cdrom_of(vm))
         .collect();
     Launch {
         vm: StartVm {
@@ -322,7 +324,16 @@ fn nic_of(vm: &Vm, number: u8, card: &cards::Card) -> Device {
     Device { spec: Spec { number, told: Told::Net(told) }, outside: pair.is_some_and(|pair| pair.host.nat) }
 }
 
-/// The last of the devices: `memory.rs` finds it there.
+/// The last of the devices.
+fn cdrom_of(vm: &Vm) -> Option<Device> {
+    let path = vm.definition.cdrom.as_ref()?;
+    let serial = Text::cut(&format!("cdrom0-{}", vm.definition.name));
+    let medium = !path.is_empty();
+    let told = Told::Cdrom(device::Cdrom { serial, medium, called: path.clone(), open: false });
+    Some(Device { spec: Spec { number: 0, told }, outside: false })
+}
+
+/// After cards and disks: `memory.rs` finds it there.
 fn balloon_of(vm: &Vm) -> Option<Device> {
     let told = Told::Balloon(device::Balloon { memory: vm.definition.memory });
     vm.definition.balloon.map(|_| Device { spec: Spec { number: 0, told }, outside: false })

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use model::{IfName, MacAddr};
-use proto::device::{Net, Spec, Told};
+use proto::device::{Cdrom, Net, Spec, Told};
 use proto::vmm::{StartVm, ToVmm};
 use sys::pty::Pty;
 
@@ -23,7 +23,7 @@ const OVERLAY: u32 = 0x794c_7630;
 pub struct Holdings {
     /// Its console; the slave stays open, raw, so that the master never hangs up.
     pub console: Option<Pty>,
-    /// Kernel, initrd and disks.
+    /// Kernel, initrd, disks, and the image in the CD-ROM drive.
     pub files: BTreeMap<File, OwnedFd>,
     /// By index of the card.
     pub taps: BTreeMap<u8, OwnedFd>,
@@ -45,7 +45,7 @@ impl Holdings {
     /// Closes what only a start needs. The kernel is read anew; the log pipe is to end with the VM's processes, its memory to
     /// be given back with the last of them, and the host has the cgroup itself.
     pub fn keep_for_reboot(&mut self) {
-        self.files.retain(|file, _| matches!(file, File::Disk(_)));
+        self.files.retain(|file, _| matches!(file, File::Disk(_) | File::Cdrom));
         (self.log, self.memory, self.cgroup) = (None, None, None);
     }
 
@@ -93,7 +93,8 @@ impl Holdings {
         match device.told {
             Told::Blk(_) => Ok(vec![copy(self.files.get(&File::Disk(device.number)))?]),
             Told::Net(_) => Ok(vec![copy(self.taps.get(&device.number))?]),
-            Told::Balloon(_) => Ok(vec![]),
+            Told::Cdrom(Cdrom { medium: true, .. }) => Ok(vec![copy(self.files.get(&File::Cdrom))?]),
+            Told::Balloon(_) | Told::Cdrom(_) => Ok(vec![]),
         }
     }
 

@@ -104,7 +104,7 @@ impl Running {
         if device >= count {
             return self.spoil(id, Code::Invalid, format!("invalid device {device}: the vm has {count}"), out);
         }
-        let slots: Vec<Slot> = (0..=u8::MAX).take(spec.kind().fds).map(|fd| Slot::Device(device, fd)).collect();
+        let slots: Vec<Slot> = (0..=u8::MAX).take(spec.fds()).map(|fd| Slot::Device(device, fd)).collect();
         if let Some(before) = vm.devices.insert(device, spec) {
             return self.spoil(id, Code::Invalid, format!("device {device} came twice, the first was {before}"), out);
         }

@@ -109,8 +109,9 @@ fn an_unknown_vm_with_a_cdrom_alone_is_told_what_it_lacks() {
     let cdrom = UserPath::new("/c.iso").ok();
     let mut f = Fixture::new(vec![]);
     let (_, actions) = f.ask_as(root(), Request::Start(Box::new(Start { cdrom, ..start_of(by_name("new")) })));
-    assert_eq!(text(&actions), "a CD-ROM is not supported by this release");
-    assert!(f.line("new").is_none(), "it was never defined");
+    let lacks = "vm \"new\" has no kernel: name one with \"boot\" in vm.conf or vmctl start -b";
+    assert_eq!(text(&actions), lacks);
+    assert!(f.line("new").is_none(), "it is forgotten");
 }
 
 #[test]

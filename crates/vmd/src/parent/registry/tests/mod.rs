@@ -1,6 +1,7 @@
 //! One test per rule of a VM's life; `world` drives it with everything in any order.
 
 mod answers;
+mod cdrom;
 mod edges;
 mod failures;
 mod farewell;
@@ -133,7 +134,7 @@ struct Fixture {
 fn nics_of(launch: &Launch) -> Vec<proto::device::Net> {
     let card = |device: &Device| match &device.spec.told {
         proto::device::Told::Net(card) => Some(card.clone()),
-        proto::device::Told::Blk(_) | proto::device::Told::Balloon(_) => None,
+        proto::device::Told::Blk(_) | proto::device::Told::Balloon(_) | proto::device::Told::Cdrom(_) => None,
     };
     launch.devices.iter().filter_map(card).collect()
 }

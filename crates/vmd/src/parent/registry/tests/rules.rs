@@ -131,14 +131,12 @@ fn force_ends_a_vm_that_is_being_stopped() {
 fn a_vm_that_asks_for_what_is_not_carried_out_is_known_and_its_start_says_so() {
     let small = model::MemorySize::from_bytes(63 << 20).unwrap();
     let vms = vec![
-        changed("cd", |vm| vm.cdrom = UserPath::new("/c.iso").ok()),
         changed("sev", |vm| vm.sev = Some(model::Sev::Memory)),
         changed("small", |vm| vm.memory = small),
         changed("least", |vm| vm.memory = model::MemorySize::from_bytes(64 << 20).unwrap()),
     ];
     let mut f = Fixture::new(vms);
     for (name, why, text) in [
-        ("cd", Code::Unsupported, "a CD-ROM is not supported by this release"),
         ("sev", Code::Unsupported, "memory encryption is not supported by this release"),
         ("small", Code::Invalid, "memory of 63 MiB is less than the 64 MiB that a kernel needs"),
     ] {
