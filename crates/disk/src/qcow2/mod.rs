@@ -9,17 +9,23 @@
 //! | `geometry` | sizes that follow from cluster bits and refcount width |
 //! | `entry` | entries of the L1 and L2 tables |
 //! | `refcount` | entries of refcount tables and blocks |
+//! | `unpack` | compressed clusters |
+//! | `map` | a guest's requests to operations on the files of a chain |
 
 mod entry;
 mod extensions;
 mod fault;
 mod geometry;
 mod header;
+mod map;
 mod refcount;
+mod unpack;
 
 pub use entry::{BadEntry, Cluster, L1Entry, L2Entry, Subcluster, Subclusters};
 pub use extensions::{Extension, Extensions};
 pub use fault::{HeaderError, TableName};
 pub use geometry::{Geometry, MAX_CLUSTER_BITS, MAX_REFCOUNT_ORDER, MIN_CLUSTER_BITS, Place};
 pub use header::{Access, Backing, Compression, Header, Probe, Snapshots, Table, Version, features};
+pub use map::{Action, Corruption, Failure, Layer, LayerError, Limits, MAX_CHAIN, Map, Op, Request, RequestId, Token};
 pub use refcount::{RefcountBlock, block_of, table_entry};
+pub use unpack::unpack;

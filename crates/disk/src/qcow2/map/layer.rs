@@ -1,0 +1,153 @@
+//! A file of a chain as the map knows it: what was read when it was opened.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use model::DiskFormat;
+
+use crate::qcow2::{Access, Cluster, Geometry, Header, HeaderError, L1Entry, L2Entry, Version};
+
+use super::Corruption;
+
+/// Why a file can't be part of a chain.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// It can't be read.
+    #[error("the image can't be read: {0}")]
+    Io(#[from] io::Error),
+    /// Its header is refused.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// None, or too many files.
+    #[error("the image and its bases are {0} files; up to 16 are read")]
+    Chain(usize),
+}
+
+/// One file: the image or one of its bases.
+#[derive(Debug)]
+pub struct Layer {
+    pub(super) kind: Kind,
+    /// The file's bytes: what was written since counts once it is done.
+    pub(super) file_len: u64,
+}
+
+/// What a file is.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// The disk's bytes.
+    Raw,
+    /// An image.
+    Qcow2(Box<Image>),
+}
+
+/// The part of an image that is held in memory.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) header: Header,
+    /// The active L1 table, as it stands in the file.
+    pub(super) l1: Vec<u64>,
+}
+
+impl Layer {
+    /// Reads what the map needs of a file: header and L1 table, up to 34 MiB of an image, nothing of a raw file. Blocks.
+    /// Its format was decided before, never here.
+    pub fn open(file: &File, file_len: u64, format: DiskFormat) -> Result<Self, LayerError> {
+        let read = |at: u64, len: usize| -> io::Result<Vec<u8>> {
+            // What is beyond the file's end is zero: a table may end in a cut last cluster.
+            let there = usize::try_from(file_len.saturating_sub(at)).unwrap_or(usize::MAX).min(len);
+            let mut bytes = vec![0; there];
+            file.read_exact_at(&mut bytes, at)?;
+            bytes.resize(len, 0);
+            Ok(bytes)
+        };
+        Self::from_reads(read, file_len, format)
+    }
+
+    /// As `open`, by a function that gives so many bytes from a place on, and zeros beyond the file's end.
+    pub fn from_reads(
+        read: impl Fn(u64, usize) -> io::Result<Vec<u8>>,
+        file_len: u64,
+        format: DiskFormat,
+    ) -> Result<Self, LayerError> {
+        match format {
+            DiskFormat::Raw => return Ok(Self { kind: Kind::Raw, file_len }),
+            DiskFormat::Qcow2 => {}
+        }
+        let up_to = |len: usize| usize::try_from(file_len).unwrap_or(usize::MAX).min(len);
+        let needed = Header::bytes_needed(&read(0, up_to(512))?)?;
+        let header = Header::parse(&read(0, up_to(needed))?, file_len)?;
+        header.check(Access::Read)?;
+        let table = |at: u64, entries: usize| -> io::Result<Vec<u64>> {
+            let bytes = read(at, entries.saturating_mul(8))?;
+            Ok(bytes.chunks_exact(8).filter_map(|entry| entry.try_into().ok()).map(u64::from_be_bytes).collect())
+        };
+        let l1 = table(header.l1.at, usize::try_from(header.l1.count).unwrap_or(usize::MAX))?;
+        Ok(Self { kind: Kind::Qcow2(Box::new(Image { header, l1 })), file_len })
+    }
+
+    /// The disk's bytes, as this file has them.
+    pub fn size(&self) -> u64 {
+        match &self.kind {
+            Kind::Raw => self.file_len,
+            Kind::Qcow2(image) => image.header.size,
+        }
+    }
+
+    /// An image's header; none of a raw file.
+    pub fn header(&self) -> Option<&Header> {
+        match &self.kind {
+            Kind::Raw => None,
+            Kind::Qcow2(image) => Some(&image.header),
+        }
+    }
+}
+
+impl Image {
+    pub(super) fn geometry(&self) -> Geometry {
+        self.header.geometry
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.header.version
+    }
+
+    /// The L2 table of an L1 entry; none where there is no table. `file_len` bounds where it may be.
+    pub(super) fn table(&self, index: u64, file_len: u64) -> Result<Option<L1Entry>, Corruption> {
+        let bits = usize::try_from(index).ok().and_then(|index| self.l1.get(index)).copied().unwrap_or(0);
+        let entry = L1Entry::of(bits, self.geometry()).map_err(|why| Corruption::L1 { index, why })?;
+        match entry {
+            Some(entry) if !self.holds(entry.at, file_len) => Err(Corruption::Outside { at: entry.at }),
+            entry => Ok(entry),
+        }
+    }
+
+    /// Whether a cluster that begins here is one of the file, and not the header's.
+    pub(super) fn holds(&self, at: u64, file_len: u64) -> bool {
+        at < file_len && at >= self.geometry().cluster_size()
+    }
+
+    /// What a cluster of the disk is, by its table's bytes. `offset` is a byte of it.
+    pub(super) fn cluster(&self, table: &[u8], offset: u64, file_len: u64) -> Result<Cluster, Corruption> {
+        let geometry = self.geometry();
+        let entry_size = geometry.l2_entry_size();
+        let at = usize::try_from(geometry.place(offset).l2.saturating_mul(entry_size)).unwrap_or(usize::MAX);
+        let word = |at: usize| {
+            let bytes = table.get(at..at.saturating_add(8)).and_then(|bytes| bytes.first_chunk());
+            bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes))
+        };
+        let bitmap = if geometry.is_extended() { word(at.saturating_add(8)) } else { 0 };
+        let entry = L2Entry { bits: word(at), bitmap };
+        let cluster = entry.cluster(geometry, self.version()).map_err(|why| Corruption::L2 { offset, why })?;
+        let host = match cluster {
+            Cluster::Unallocated => None,
+            Cluster::Zero { kept } => kept.map(|(at, _)| at),
+            Cluster::Standard { at, .. } | Cluster::Compressed { at, .. } => Some(at),
+            Cluster::Subclusters { at, .. } => at.map(|(at, _)| at),
+        };
+        match host {
+            Some(at) if !self.holds(at, file_len) => Err(Corruption::Outside { at }),
+            _ => Ok(cluster),
+        }
+    }
+}

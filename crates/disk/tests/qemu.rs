@@ -1,0 +1,160 @@
+//! Images that qemu-img makes, with its options, read as what was put into them. Wants qemu-utils.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use disk::qcow2::{Action, Layer, Limits, Map, Op, Request, RequestId};
+use model::DiskFormat;
+
+/// Runs one of QEMU's tools; it must succeed.
+fn qemu(tool: &str, dir: &Path, args: &[&str]) {
+    let ran = Command::new(tool).args(args).current_dir(dir).output();
+    let ran = ran.unwrap_or_else(|error| panic!("{tool}: {error}; install qemu-utils"));
+    assert!(ran.status.success(), "{tool} {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// Opens a chain, nearest first.
+fn open(files: &[(PathBuf, DiskFormat)]) -> (Map, Vec<File>) {
+    let opened: Vec<File> = files.iter().map(|(path, _)| File::open(path).expect("it was made")).collect();
+    let layers = opened.iter().zip(files).map(|(file, (path, format))| {
+        let len = file.metadata().expect("it is a file").len();
+        Layer::open(file, len, *format).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    });
+    (Map::open(layers.collect(), Limits::default()).expect("it is short"), opened)
+}
+
+/// Reads a whole disk, a piece at a time.
+fn read(files: &[(PathBuf, DiskFormat)], piece: u64) -> Vec<u8> {
+    let (mut map, opened) = open(files);
+    let mut disk = vec![0xee; usize::try_from(map.size()).expect("it is small")];
+    let usize_of = |value: u64| usize::try_from(value).expect("it is small");
+    for at in (0..map.size()).step_by(usize_of(piece)) {
+        let len = piece.min(map.size() - at);
+        map.submit(RequestId(at), Request::Read { offset: at, len });
+        let buffer = &mut disk[usize_of(at)..usize_of(at + len)];
+        loop {
+            let (token, file, op) = match map.poll().expect("a request is answered") {
+                Action::Do { token, file, op } => (token, &opened[usize::from(file)], op),
+                Action::Finish { result, .. } => break result.expect("the image is right"),
+            };
+            let mut got = None;
+            match op {
+                Op::Read { at, len } => {
+                    let mut bytes = vec![0; len];
+                    file.read_exact_at(&mut bytes, at).expect("what is read is in the file");
+                    got = Some(bytes);
+                }
+                Op::ReadGuest { data, at, .. } => {
+                    let part = &mut buffer[usize_of(data.start)..usize_of(data.end)];
+                    file.read_exact_at(part, at).expect("what is read is in the file");
+                }
+                Op::ZeroGuest { data, .. } => buffer[usize_of(data.start)..usize_of(data.end)].fill(0),
+                Op::FillGuest { data, bytes, from, .. } => {
+                    let part = &mut buffer[usize_of(data.start)..usize_of(data.end)];
+                    let len = part.len();
+                    part.copy_from_slice(&bytes[from..from + len]);
+                }
+            }
+            map.done(token, Ok(got));
+        }
+    }
+    disk
+}
+
+/// 3 MiB and a sector: words that repeat and numbers that do not, with holes of all sizes.
+fn content() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < (3 << 20) + 512 {
+        let number = bytes.len() / 4096;
+        match number % 7 {
+            0 | 3 => bytes.extend([0; 4096]),
+            1 => bytes.extend(format!("{number:08}").repeat(512).bytes()),
+            _ => bytes.extend((0..1024u32).flat_map(|at| {
+                at.wrapping_mul(2_654_435_761).wrapping_add(u32::try_from(number).unwrap_or(0)).to_le_bytes()
+            })),
+        }
+        if number == 200 {
+            bytes.extend(vec![0; 600_000_usize.next_multiple_of(4096)]);
+        }
+    }
+    bytes.truncate((3 << 20) + 512);
+    bytes
+}
+
+#[test]
+fn images_with_every_option_read_as_what_was_put_in() {
+    let dir = tempfile::tempdir().expect("there is room");
+    let raw = content();
+    fs::write(dir.path().join("raw"), &raw).expect("there is room");
+    let mut options: Vec<(String, bool)> = Vec::new();
+    for cluster in ["512", "4k", "64k", "2M"] {
+        for packed in [false, true] {
+            options.push((format!("compat=0.10,cluster_size={cluster}"), packed));
+            options.push((format!("compat=1.1,cluster_size={cluster},compression_type=zlib"), packed));
+            options.push((format!("compat=1.1,cluster_size={cluster},compression_type=zstd"), packed));
+        }
+    }
+    for bits in [1, 2, 4, 8, 32, 64] {
+        options.push((format!("refcount_bits={bits},cluster_size=1k"), false));
+    }
+    for cluster in ["16k", "64k", "2M"] {
+        options.push((format!("extended_l2=on,cluster_size={cluster}"), false));
+        options.push((format!("extended_l2=on,cluster_size={cluster},compression_type=zstd"), true));
+    }
+    for preallocation in ["metadata", "falloc", "full"] {
+        options.push((format!("preallocation={preallocation}"), false));
+    }
+    options.push(("lazy_refcounts=on".to_owned(), false));
+    for (option, packed) in options {
+        let mut args = vec!["convert", "-f", "raw", "-O", "qcow2", "-o", &option];
+        if packed {
+            args.push("-c");
+        }
+        args.extend(["raw", "image"]);
+        qemu("qemu-img", dir.path(), &args);
+        let read = read(&[(dir.path().join("image"), DiskFormat::Qcow2)], 100_000);
+        assert!(read == raw, "{option}, compressed: {packed}");
+    }
+}
+
+#[test]
+fn chains_with_snapshots_and_zeros_read_as_qemu_reads_them() {
+    let dir = tempfile::tempdir().expect("there is room");
+    fs::write(dir.path().join("base.raw"), content()).expect("there is room");
+    let at = |name: &str| dir.path().join(name);
+    for compat in ["0.10", "1.1"] {
+        for (middle, top) in [("64k", "4k"), ("512", "2M"), ("2M", "64k")] {
+            let options = |cluster: &str| format!("compat={compat},cluster_size={cluster}");
+            let create = |base: &str, format: &str, cluster: &str, name: &str, size: &str| {
+                let options = options(cluster);
+                let args = ["create", "-q", "-f", "qcow2", "-o", &options, "-b", base, "-F", format, name, size];
+                qemu("qemu-img", dir.path(), &args);
+            };
+            // The middle is shorter than its base and than the top.
+            create("base.raw", "raw", middle, "middle", "2M");
+            create("middle", "qcow2", top, "top", "5M");
+            let write = |name: &str, commands: &[&str]| {
+                let mut args = vec!["-f", "qcow2"];
+                commands.iter().for_each(|command| args.extend(["-c", command]));
+                args.push(name);
+                qemu("qemu-io", dir.path(), &args);
+            };
+            write("middle", &["write -P 17 300000 70000", "write -z 512k 100k", "discard 1M 128k"]);
+            qemu("qemu-img", dir.path(), &["snapshot", "-c", "one", "middle"]);
+            write("middle", &["write -P 18 320000 5000", "write -P 19 1M 4k"]);
+            write(
+                "top",
+                &["write -P 20 310000 3000", "write -z 1500k 300k", "write -P 21 4M 1000", "write -c -P 9 2M 2M"],
+            );
+            qemu("qemu-img", dir.path(), &["convert", "-f", "qcow2", "-O", "raw", "top", "flat"]);
+            let qcow2 = DiskFormat::Qcow2;
+            let chain = [(at("top"), qcow2), (at("middle"), qcow2), (at("base.raw"), DiskFormat::Raw)];
+            let flat = fs::read(at("flat")).expect("it was made");
+            for piece in [65536, 1 << 23] {
+                assert!(read(&chain, piece) == flat, "{compat} {middle} {top} by {piece}");
+            }
+        }
+    }
+}
