@@ -87,7 +87,7 @@ fn setup(now: Now) -> Setup {
         irq_line: Some(irq),
     };
     let devices = vec![device(Kind::ENTROPY, 1, 10), device(Kind::NETWORK, 2, 11), device(Kind::BLOCK, 1, 11)];
-    Setup { ram: std::iter::once(0..RAM).collect(), vcpus: 1, mmio: WINDOW, ecam: ECAM, devices, now }
+    Setup { ram: std::iter::once(0..RAM).collect(), vcpus: 1, mmio: WINDOW, ecam: ECAM, devices, vmmci: Some(10), now }
 }
 
 /// A machine that goes on from the state of this one, in which the script has changed some bytes; `None` if it is refused.
@@ -139,8 +139,9 @@ fn act(chipset: &Chipset, script: &mut Script<'_>, world: &Recorder) {
             chipset.pio_write(port, &value.to_le_bytes()[..width.min(4)], world);
         }
         9 => world.ns.set(world.ns.get().saturating_add(script.number() << 10)),
-        10 => chipset.timer(if slot.0 & 1 == 0 { Timer::Rtc } else { Timer::Pm }, world),
+        10 => chipset.timer([Timer::Rtc, Timer::Pm, Timer::Vmmci][usize::from(slot.0 % 3)], world),
         11 => assert!(chipset.serial_input(&[1; 20], world) <= 16),
+        12 if slot.0 == 0 => chipset.ask_to_stop(world),
         12 => chipset.power_button(world),
         13 => chipset.reset_done(slot, world),
         14 => chipset.needs_reset(slot, world),
@@ -168,6 +169,7 @@ fn port(script: &mut Script<'_>) -> u16 {
         1 | 2 => 0x70 + offset % 2,
         3 => 0x600 + offset % 12,
         4 | 5 => 0xCF8 + offset % 8,
+        6 if offset % 5 == 0 => 0x1000 + offset % 44,
         6 => [0x60, 0x64, 0x80, 0x92][usize::from(offset % 4)],
         _ => offset,
     }
@@ -175,7 +177,7 @@ fn port(script: &mut Script<'_>) -> u16 {
 
 fn check(effect: &Effect, lines: &mut BTreeMap<u32, bool>, active: &mut [bool; 4], ends: &mut u32) {
     match effect {
-        Effect::Reset | Effect::PowerOff => *ends += 1,
+        Effect::Reset | Effect::PowerOff | Effect::Overdue => *ends += 1,
         // A line that two share is told of once.
         Effect::Irq { gsi, level } if [10, 11].contains(gsi) => {
             assert_ne!(lines.insert(*gsi, *level).unwrap_or(false), *level, "line {gsi} is {level} already");

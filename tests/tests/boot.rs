@@ -59,12 +59,16 @@ fn everything(kernel: Kernel, vcpus: u32, memory: &str) {
     let disk = dir.path().join("disk.img");
     File::create(&disk).and_then(|file| file.set_len(DISK)).expect("an image can be made");
     let vm = Vm::new("guest", kernel).size(vcpus, memory).disk(&disk).card("lan", LLADDR);
+    // A guest without its driver is asked to stop as one without the device is.
+    let vmmci = vcpus > 1;
+    let vm = if vmmci { vm.option("vmmci") } else { vm };
     let daemon = Daemon::start(&(switch("lan", BRIDGE) + &vm.text()));
 
     daemon.vmctl(&["start", "guest"]).success();
     let mut guest = Guest::wait_up(daemon.console("guest"));
     shows_its_banner(&guest);
     has_all_processors_and_memory(&mut guest, vcpus, memory);
+    assert_eq!(has_vmmci(&mut guest), vmmci);
     has_entropy(&mut guest);
     let checksum = writes_its_disk(&mut guest);
     let mut guest = reboots(&daemon, guest);
@@ -97,6 +101,21 @@ fn has_all_processors_and_memory(guest: &mut Guest, vcpus: u32, memory: &str) {
         assert!((200_000..262_144).contains(&total), "{total} kB");
         assert!(!ram.contains("100000000-"), "all of it lies below the hole: {ram}");
     }
+}
+
+/// Behind the entropy device, the card and the disk, with its ports where the guest's kernel can use them.
+fn has_vmmci(guest: &mut Guest) -> bool {
+    let shown = guest.check(
+        "cd /sys/bus/pci/devices && for of in *:04.0; do cat $of/device $of/resource; done 2>/dev/null | head -2; true",
+    );
+    if shown.is_empty() {
+        return false;
+    }
+    let mut lines = shown.lines().map(str::trim);
+    assert_eq!(lines.next(), Some("0x0777"), "{shown}");
+    let ports = lines.next().unwrap_or_default();
+    assert!(ports.starts_with("0x0000000000001000 0x0000000000001fff "), "{ports}");
+    true
 }
 
 fn has_entropy(guest: &mut Guest) {

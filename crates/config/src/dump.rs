@@ -121,6 +121,7 @@ impl From<&Vm> for Value {
             ("owner", vm.owner.into()),
             ("allow_instance", (&vm.allow).into()),
             ("sev", vm.sev.map(sev).into()),
+            ("vmmci", vm.vmmci.into()),
             ("balloon_bytes", vm.balloon.map(model::MemorySize::bytes).into()),
         ];
         members.extend(vm.texts().map(|(word, text)| (word, text.into())));

@@ -124,6 +124,9 @@ impl Writer<'_> {
         if let Some(least) = vm.balloon {
             self.line(&format!("\tballoon {}", least.bytes()));
         }
+        if vm.vmmci {
+            self.line("\tvmmci");
+        }
         if let Some(device) = vm.boot_device {
             self.line(&format!("\tboot device {}", device.word()));
         }

@@ -44,6 +44,8 @@ pub(crate) const CMDLINE: &str = "cmdline";
 pub(crate) const DESCRIPTION: &str = "description";
 /// The balloon of a VM.
 pub(crate) const BALLOON: &str = "balloon";
+/// OpenBSD's control device.
+pub(crate) const VMMCI: &str = "vmmci";
 /// `local inet prefix`, the long form of `local prefix`.
 pub(crate) const INET: &str = "inet";
 /// `local nat yes|no`.
@@ -124,6 +126,7 @@ impl Block {
                 "owner",
                 "sev",
                 "seves",
+                VMMCI,
             ],
             Self::Interface => &["down", "group", "lladdr", "locked", "rdomain", "switch", "up"],
             Self::Allow => &["boot", "cdrom", "cpus", "disk", "instance", "interface", "memory", "owner"],

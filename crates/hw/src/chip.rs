@@ -15,10 +15,19 @@ pub enum Place {
     Ports(u16, u16),
     /// The configuration space of the function in this slot of PCI bus 0.
     Config(Slot),
-    /// What BAR 0 of the function in this slot decodes, wherever that is: [`Chip::bar0`].
+    /// What BAR 0 of the function in this slot decodes, memory or ports, wherever that is: [`Chip::bar0`].
     Bar0(Slot),
     /// The deadlines of this timer.
     Timer(Timer),
+}
+
+/// What a BAR decodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bar {
+    /// Guest-physical addresses.
+    Memory(Range<u64>),
+    /// I/O ports.
+    Ports(Range<u64>),
 }
 
 /// What an access of a chip means.
@@ -47,8 +56,8 @@ pub trait Chip: Debug + Send {
     /// The deadline of its timer has passed.
     fn timer(&mut self, _world: &dyn World, _fx: &mut Effects) {}
 
-    /// The addresses that its BAR 0 asks for; `None` with the memory decoder off.
-    fn bar0(&self) -> Option<Range<u64>> {
+    /// What its BAR 0 asks for; `None` with its decoder off.
+    fn bar0(&self) -> Option<Bar> {
         None
     }
 

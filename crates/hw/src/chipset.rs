@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::access;
-use crate::chip::Chip;
+use crate::chip::{Bar, Chip};
 use crate::effect::{DeviceEffect, Edge, Effect, Effects, Now, Slot, Timer, World};
 use crate::i8042::I8042;
 use crate::pci::address::{self, SLOTS};
@@ -21,9 +21,12 @@ use crate::setup::{RestoreError, Setup, SetupError};
 use crate::table::{Answer, Table};
 use crate::uart::Uart;
 use crate::virtio::{Function, layout};
+use crate::vmmci::{self, Vmmci};
 
 /// The I/O APIC's first byte, where no BAR can be any more: local APICs and firmware follow.
 const APICS: u64 = 0xFEC0_0000;
+/// Where BARs with ports may be: behind the ports of all chips.
+const PORTS: Range<u64> = vmmci::FIRST_PORT as u64..0x1_0000;
 
 type Shared<T> = Arc<Mutex<T>>;
 
@@ -33,6 +36,8 @@ pub struct Chipset {
     chips: Vec<Shared<dyn Chip>>,
     table: Table,
     bars: Mutex<Bars>,
+    /// Of functions with ports.
+    port_bars: Mutex<Bars>,
     /// First byte of the configuration space.
     ecam: u64,
     lines: Mutex<Lines>,
@@ -45,6 +50,7 @@ pub struct Chipset {
     uart: Shared<Uart>,
     pm: Shared<Pm>,
     config_address: Shared<ConfigAddress>,
+    vmmci: Option<Shared<Vmmci>>,
     /// Slots 1 and up.
     functions: Vec<Shared<Function>>,
 }
@@ -57,7 +63,7 @@ impl Chipset {
 
     /// The same, with chips more than it has of its own.
     fn with_chips(setup: Setup, more: Vec<Shared<dyn Chip>>) -> Result<Self, SetupError> {
-        let count = setup.devices.len();
+        let count = setup.devices.len().saturating_add(usize::from(setup.vmmci.is_some()));
         if count >= usize::from(SLOTS) {
             return Err(SetupError::TooManyDevices { count });
         }
@@ -70,6 +76,7 @@ impl Chipset {
             function.map(shared).map_err(|error| SetupError::Layout { slot, error })
         });
         let functions = functions.collect::<Result<Vec<_>, _>>()?;
+        let vmmci = setup.vmmci.map(|line| shared(Vmmci::new(Slot(u8::try_from(count).unwrap_or(SLOTS)), line)));
         let (uart, pm) = (shared(Uart::default()), shared(Pm::new(setup.now)));
         let config_address = shared(ConfigAddress::default());
         // The one table of chips. Port 0x80, where firmware writes POST codes and Linux to wait a moment, has none.
@@ -84,11 +91,13 @@ impl Chipset {
             shared(HostBridge::default()),
         ];
         chips.extend(functions.iter().cloned().map(|function| function as Shared<dyn Chip>));
+        chips.extend(vmmci.iter().cloned().map(|vmmci| vmmci as Shared<dyn Chip>));
         chips.extend(more);
         Ok(Self {
             table: Table::new(chips.iter().map(|chip| lock(chip).places())),
             chips,
             bars: Mutex::new(bars),
+            port_bars: Mutex::new(Bars::new(PORTS, 0..0)),
             ecam: setup.ecam,
             lines: Mutex::default(),
             ended: AtomicBool::new(false),
@@ -96,6 +105,7 @@ impl Chipset {
             uart,
             pm,
             config_address,
+            vmmci,
             functions,
         })
     }
@@ -125,6 +135,9 @@ impl Chipset {
         }
         for (slot, function) in (1..SLOTS).zip(&chipset.functions) {
             chipset.move_bar(Slot(slot), lock(function).bar0(), edge);
+        }
+        if let (Some(vmmci), Ok(slot)) = (&chipset.vmmci, u8::try_from(chipset.functions.len().saturating_add(1))) {
+            chipset.move_bar(Slot(slot), lock(vmmci).bar0(), edge);
         }
         fx.into_iter().for_each(|effect| chipset.perform(effect, edge));
         Ok(chipset)
@@ -181,6 +194,14 @@ impl Chipset {
         lock(&self.uart).take_output(buffer)
     }
 
+    /// Asks the guest to stop: by vmmci where its driver listens, else by the power button.
+    pub fn ask_to_stop(&self, edge: &dyn Edge) {
+        let ask = |vmmci| self.with(vmmci, edge, |vmmci: &mut Vmmci, world, fx| vmmci.ask_to_stop(world.now(), fx));
+        if !self.vmmci.as_deref().is_some_and(ask) {
+            self.power_button(edge);
+        }
+    }
+
     /// Presses the power button.
     pub fn power_button(&self, edge: &dyn Edge) {
         self.with(&self.pm, edge, |pm, world, fx| pm.power_button(world.now(), fx));
@@ -208,10 +229,15 @@ impl Chipset {
 
     fn at_port(&self, port: u16, len: usize) -> Option<Answer> {
         if !DATA_PORTS.contains(&port) {
-            return self.table.port(port);
+            return if PORTS.contains(&port.into()) { self.at_port_bar(port, len) } else { self.table.port(port) };
         }
         let address = lock(&self.config_address).value();
         self.table.config(address::mechanism_1(address, port & 3, len)?)
+    }
+
+    fn at_port_bar(&self, port: u16, len: usize) -> Option<Answer> {
+        let (slot, offset) = lock(&self.port_bars).find(port.into(), len)?;
+        self.table.bar0(slot, u16::try_from(offset).ok()?)
     }
 
     fn at_address(&self, gpa: u64, len: usize) -> Option<Answer> {
@@ -245,9 +271,16 @@ impl Chipset {
 
     /// A function's BAR 0 asks for these addresses now. All that changes by it is performed with the bars held, since one
     /// function's move can uncover another's BAR.
-    fn move_bar(&self, slot: Slot, bar: Option<Range<u64>>, edge: &dyn Edge) {
+    fn move_bar(&self, slot: Slot, bar: Option<Bar>, edge: &dyn Edge) {
+        let (memory, ports) = match bar {
+            Some(Bar::Memory(range)) => (Some(range), None),
+            Some(Bar::Ports(range)) => (None, Some(range)),
+            None => (None, None),
+        };
+        lock(&self.port_bars).change(slot, ports);
         let mut bars = lock(&self.bars);
-        let (gone, come): (Vec<_>, Vec<_>) = bars.change(slot, bar).into_iter().partition(|(_, base)| base.is_none());
+        let (gone, come): (Vec<_>, Vec<_>) =
+            bars.change(slot, memory).into_iter().partition(|(_, base)| base.is_none());
         for (slot, base) in gone.into_iter().chain(come) {
             let base = base.map(|base| base.saturating_add(u64::from(layout::NOTIFY)));
             edge.perform(Effect::Device(slot, DeviceEffect::NotifyBase(base)));
@@ -277,7 +310,7 @@ impl Chipset {
 
     fn perform(&self, effect: Effect, edge: &dyn Edge) {
         match effect {
-            Effect::Reset | Effect::PowerOff => {
+            Effect::Reset | Effect::PowerOff | Effect::Overdue => {
                 if !self.ended.swap(true, Ordering::AcqRel) {
                     edge.perform(effect);
                 }

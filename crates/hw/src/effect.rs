@@ -61,6 +61,8 @@ pub enum Timer {
     Rtc,
     /// Carry of the ACPI PM timer.
     Pm,
+    /// Time limits of vmmci, and its look at the host's clock.
+    Vmmci,
 }
 
 impl core::fmt::Display for Timer {
@@ -68,6 +70,7 @@ impl core::fmt::Display for Timer {
         f.write_str(match self {
             Timer::Rtc => "RTC's timer",
             Timer::Pm => "ACPI PM timer",
+            Timer::Vmmci => "vmmci's timer",
         })
     }
 }
@@ -146,6 +149,9 @@ pub enum Effect {
     Reset,
     /// The guest switches the machine off (ACPI S5). Given once in the chipset's life, and not after `Reset`.
     PowerOff,
+    /// The guest was asked to stop by vmmci, and has used up its time: it is ended. Given once in the chipset's life, and not after
+    /// `Reset` or `PowerOff`, nor they after it.
+    Overdue,
     /// An interrupt line changes. Lines below 16 other than the SCI are edge-triggered: a rising one may be given as a
     /// pulse (irqfd); the SCI and INTx lines are levels (KVM_IRQ_LINE).
     Irq {

@@ -28,7 +28,7 @@
 //! | `timer(Timer, edge)` | the deadline of the last `Effect::Deadline` of that timer has passed |
 //! | `serial_input(&[u8], edge) -> usize` | bytes from the console; the number taken |
 //! | `serial_output(&mut [u8]) -> usize` | after `Effect::SerialOutput`, until it gives 0 |
-//! | `power_button(edge)` | the graceful stop |
+//! | `ask_to_stop(edge)` | the graceful stop: by vmmci where its driver listens, else by the power button |
 //! | `reset_done(slot, edge)` | the back end has stopped after `DeviceEffect::Reset` |
 //! | `needs_reset(slot, edge)` | the back end found the rings broken or could not be activated |
 //! | `set_device_config(slot, bytes, edge)` | the back end's configuration space changed |
@@ -64,6 +64,7 @@ mod setup;
 mod table;
 pub mod uart;
 pub mod virtio;
+pub mod vmmci;
 
 pub use chip::Chip;
 pub use chipset::Chipset;

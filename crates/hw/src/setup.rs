@@ -22,6 +22,9 @@ pub struct Setup {
     pub ecam: u64,
     /// The devices of slots 1 and up, in order.
     pub devices: Vec<Device>,
+    /// The IOAPIC pin of vmmci's INTx, shared with other functions alone; `None`: the machine has no vmmci. It is in the slot
+    /// after the last device.
+    pub vmmci: Option<u8>,
     /// The time of the start.
     pub now: Now,
 }

@@ -54,6 +54,8 @@ pub struct Vm {
     pub allow: Allow,
     /// Memory encryption.
     pub sev: Option<Sev>,
+    /// It has vmmci, OpenBSD's control device.
+    pub vmmci: bool,
     /// It has a balloon, which leaves the guest at least so much memory.
     pub balloon: Option<MemorySize>,
 }
@@ -78,6 +80,7 @@ impl Vm {
             owner: Owner::default(),
             allow: Allow::default(),
             sev: None,
+            vmmci: false,
             balloon: None,
         }
     }
@@ -107,6 +110,7 @@ impl Vm {
             self.initrd = self.initrd.take().or_else(|| template.initrd.clone());
             self.cmdline = self.cmdline.take().or_else(|| template.cmdline.clone());
         }
+        self.vmmci |= template.vmmci;
         self.balloon = self.balloon.or(template.balloon);
         self.cdrom = self.cdrom.take().or_else(|| template.cdrom.clone());
         // A copied card is the template's in all but what only one VM can have: its address and its tap.

@@ -24,8 +24,8 @@ pub enum ToVm {
     },
     /// All devices are described and ready: make the VM and run it. Answered by `Started` or `Failed`.
     Begin,
-    /// Press the power button.
-    PowerButton,
+    /// Ask the guest to stop: by vmmci where its driver listens, else by the power button.
+    AskToStop,
     /// Do this. Answered by `Done`.
     Order(Order),
     /// The configuration space of a device has changed: ask it, and tell the guest.
@@ -55,6 +55,8 @@ pub struct Description {
     pub cmdline: CommandLine,
     /// An initial RAM disk comes along.
     pub initrd: bool,
+    /// It has vmmci.
+    pub vmmci: bool,
     /// Devices that follow.
     pub devices: u8,
     /// Debug lines too.
@@ -92,7 +94,7 @@ impl Message for ToVm {
         match self {
             ToVm::Describe(description) => 4 + usize::from(description.initrd),
             ToVm::Device { .. } => 1,
-            ToVm::Begin | ToVm::PowerButton | ToVm::Order(_) | ToVm::ConfigChanged { .. } | ToVm::Verbose { .. } => 0,
+            ToVm::Begin | ToVm::AskToStop | ToVm::Order(_) | ToVm::ConfigChanged { .. } | ToVm::Verbose { .. } => 0,
         }
     }
 }

@@ -93,7 +93,7 @@ pub struct Config {
 pub enum Stop {
     /// SIGTERM, then SIGKILL.
     Force,
-    /// The power button; by force when the guest has not gone by then.
+    /// The guest is asked, by vmmci or the power button; by force when the guest has not gone by then.
     Graceful {
         /// Seconds that the guest has.
         seconds: u16,
@@ -117,6 +117,8 @@ pub struct StartVm {
     pub cmdline: CommandLine,
     /// An initial RAM disk comes along.
     pub initrd: bool,
+    /// It has vmmci.
+    pub vmmci: bool,
     /// The descriptor of the VM's cgroup comes along.
     pub cgroup: bool,
     /// The user and group of its processes; none: those of vmm.

@@ -276,6 +276,7 @@ fn parent_and_vmm() {
             kernel: probe::KernelKind::Pvh,
             cmdline: CommandLine::new("console=ttyS0").unwrap(),
             initrd,
+            vmmci: initrd,
             cgroup,
             user: cgroup.then_some(u32::MAX),
             devices: 2,
@@ -336,6 +337,7 @@ fn vmm_and_vm() {
             kernel: probe::KernelKind::BzImage,
             cmdline: CommandLine::new("quiet").unwrap(),
             initrd,
+            vmmci: initrd,
             devices: 2,
             debug: false,
         }))
@@ -346,7 +348,7 @@ fn vmm_and_vm() {
     travel(1, vec![ToVm::Device { device: 1, front }]);
     let plain = vec![
         ToVm::Begin,
-        ToVm::PowerButton,
+        ToVm::AskToStop,
         ToVm::Order(Order::Pause),
         ToVm::Order(Order::Unpause),
         ToVm::Order(Order::Nmi),

@@ -104,6 +104,7 @@ fn start(arguments: &Arguments) -> Result<Started, Box<dyn Error>> {
         kernel: KernelKind::Pvh,
         cmdline: CommandLine::new(&arguments.cmdline)?,
         initrd: arguments.files.len() > 1,
+        vmmci: false,
         devices: 0,
         debug: true,
     };
@@ -124,7 +125,7 @@ fn watch(running: Started, arguments: &Arguments) -> Result<ExitCode, Box<dyn Er
     std::thread::spawn(move || copy_console(console, marker, pid, started));
     if let Some(after) = arguments.press_after {
         std::thread::sleep(after);
-        channel.send(&ToVm::PowerButton, Vec::new())?;
+        channel.send(&ToVm::AskToStop, Vec::new())?;
     }
     let status = child.wait()?;
     while let Ok(Received::Message(message, _)) = channel.recv() {

@@ -92,7 +92,7 @@ impl Progress {
                 Err(Error::Description("a device before the description, or after the last".into()))
             }
             (_, ToVm::Begin) => Err(Error::Description("the start before the description, or twice".into())),
-            (_, ToVm::PowerButton | ToVm::Order(..) | ToVm::ConfigChanged { .. }) => {
+            (_, ToVm::AskToStop | ToVm::Order(..) | ToVm::ConfigChanged { .. }) => {
                 Err(Error::Description("an order before the start".into()))
             }
         }
@@ -126,6 +126,7 @@ mod tests {
             kernel: KernelKind::Pvh,
             cmdline: CommandLine::default(),
             initrd,
+            vmmci: false,
             devices,
             debug: false,
         }))
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn nothing_but_a_description_comes_first() {
-        for message in [ToVm::Begin, device(0), ToVm::PowerButton, ToVm::Order(Order::Pause)] {
+        for message in [ToVm::Begin, device(0), ToVm::AskToStop, ToVm::Order(Order::Pause)] {
             assert!(take(vec![(message, 1)]).is_err());
         }
         assert!(take(vec![(description(0, false), 4), (description(0, false), 4)]).is_err());

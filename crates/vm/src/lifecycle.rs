@@ -50,8 +50,8 @@ pub type Pause = u32;
 /// What is to be done, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Press the power button.
-    PressPowerButton,
+    /// Ask the guest to stop: by vmmci where its driver listens, else by the power button.
+    AskToStop,
     /// Raise the line by which each vCPU's local APIC is told an NMI.
     Nmi,
     /// Have all vCPUs wait outside the guest; answered by `Parked`.
@@ -135,7 +135,7 @@ impl Lifecycle {
 
     fn message(&mut self, message: ToVm) -> Vec<Action> {
         match message {
-            ToVm::PowerButton => vec![Action::PressPowerButton],
+            ToVm::AskToStop => vec![Action::AskToStop],
             ToVm::Order(order) => self.order(order),
             ToVm::ConfigChanged { device } => vec![Action::ReadConfig(device)],
             ToVm::Verbose { debug } => vec![Action::SetDebug(debug)],
@@ -225,10 +225,10 @@ mod tests {
     }
 
     #[test]
-    fn a_graceful_stop_presses_the_button_each_time() {
+    fn a_graceful_stop_asks_the_guest_each_time() {
         let mut lifecycle = Lifecycle::default();
         for _ in 0..2 {
-            assert_eq!(lifecycle.handle(Event::Message(ToVm::PowerButton)), [Action::PressPowerButton]);
+            assert_eq!(lifecycle.handle(Event::Message(ToVm::AskToStop)), [Action::AskToStop]);
         }
     }
 

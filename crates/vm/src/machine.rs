@@ -57,7 +57,9 @@ pub fn assemble(plan: Plan, narrow: impl FnOnce() -> Result<(), sandbox::Error>)
     let parts = parts(&description, kvm, console, memory)?;
     narrow()?;
     enter(&parts, entry)?;
-    furnish(parts, devices, |setup, _| Chipset::new(setup).map_err(|error| Error::Chipset(error.into())))
+    furnish(parts, devices, description.vmmci, |setup, _| {
+        Chipset::new(setup).map_err(|error| Error::Chipset(error.into()))
+    })
 }
 
 fn parts(description: &Description, kvm: OwnedFd, console: OwnedFd, memory: OwnedFd) -> Result<Parts, Error> {
@@ -89,11 +91,13 @@ fn enter(parts: &Parts, entry: Entry<File>) -> Result<(), Error> {
 fn furnish(
     parts: Parts,
     devices: Vec<description::Device>,
+    vmmci: bool,
     chipset: impl FnOnce(Setup, &Outside) -> Result<Chipset, Error>,
 ) -> Result<Assembled, Error> {
     let Parts { ram, vm, vcpus, console } = parts;
     let virtio::Devices { functions, front_ends, worker } = virtio::connect(devices, &vm)?;
-    let outside = Outside::new(vm, front_ends)?;
+    let outside = Outside::new(vm, front_ends, vmmci)?;
+    let vmmci = vmmci.then(|| intx_irq(functions.len().saturating_add(1)));
     let range = |start: u64, len: u64| start..start.saturating_add(len);
     let setup = Setup {
         ram: ram.iter().map(|piece| range(piece.gpa, piece.len)).collect(),
@@ -101,10 +105,16 @@ fn furnish(
         mmio: range(layout::PCI_MMIO32, layout::PCI_MMIO32_LEN),
         ecam: layout::ECAM,
         devices: functions,
+        vmmci,
         now: outside.now(),
     };
     let chipset = chipset(setup, &outside)?;
     Ok(Assembled { machine: Arc::new(Machine { chipset, outside, held_back: Mutex::new(()) }), vcpus, console, worker })
+}
+
+/// The interrupt line of a slot of PCI's.
+fn intx_irq(slot: usize) -> u8 {
+    layout::intx_irq(u8::try_from(slot).unwrap_or(u8::MAX))
 }
 
 fn check_sizes(host: &Host, ram: &[Ram], vcpus: u8) -> Result<(), Error> {

@@ -42,6 +42,8 @@ pub struct Outside {
     front_ends: Arc<dyn FrontEnds>,
     rtc: OwnedFd,
     pm: OwnedFd,
+    /// Where the machine has one.
+    vmmci: Option<OwnedFd>,
     wake: OwnedFd,
     serial: AtomicU8,
     /// The last that was said of the devices, until the event loop has taken it.
@@ -50,15 +52,17 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// Makes timers and the event loop's wake-up. `vm` and `front_ends` are those of the chipset that it will serve.
-    pub fn new(vm: Arc<Vm>, front_ends: Arc<dyn FrontEnds>) -> Result<Self, Error> {
+    /// Makes timers and the event loop's wake-up. `vm` and `front_ends` are those of the chipset that it will serve, which may have
+    /// vmmci.
+    pub fn new(vm: Arc<Vm>, front_ends: Arc<dyn FrontEnds>, vmmci: bool) -> Result<Self, Error> {
         let timer = || {
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)
                 .map_err(Error::system("timerfd"))
         };
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(Error::system("eventfd"))?;
         let (serial, devices, ended) = (AtomicU8::new(0), Mutex::default(), OnceLock::new());
-        Ok(Self { vm, front_ends, rtc: timer()?, pm: timer()?, wake, serial, devices, ended })
+        let vmmci = vmmci.then(timer).transpose()?;
+        Ok(Self { vm, front_ends, rtc: timer()?, pm: timer()?, vmmci, wake, serial, devices, ended })
     }
 
     /// The VM.
@@ -76,11 +80,12 @@ impl Outside {
         self.wake.as_fd()
     }
 
-    /// Readable when the chipset's timer is due.
-    pub fn timer(&self, timer: Timer) -> BorrowedFd<'_> {
+    /// Readable when the chipset's timer is due; `None` of a chip that the machine does not have.
+    pub fn timer(&self, timer: Timer) -> Option<BorrowedFd<'_>> {
         match timer {
-            Timer::Rtc => self.rtc.as_fd(),
-            Timer::Pm => self.pm.as_fd(),
+            Timer::Rtc => Some(self.rtc.as_fd()),
+            Timer::Pm => Some(self.pm.as_fd()),
+            Timer::Vmmci => self.vmmci.as_ref().map(AsFd::as_fd),
         }
     }
 
@@ -120,10 +125,11 @@ impl Outside {
     }
 
     fn arm(&self, timer: Timer, at: Option<u64>) {
+        let Some(fd) = self.timer(timer) else { return };
         // A deadline in the past fires at once; zero would disarm.
         let at = at.map(|ns| ns.max(1));
         let value = Itimerspec { it_interval: timespec(0), it_value: timespec(at.unwrap_or(0)) };
-        if let Err(error) = timerfd_settime(self.timer(timer), TimerfdTimerFlags::ABSTIME, &value) {
+        if let Err(error) = timerfd_settime(fd, TimerfdTimerFlags::ABSTIME, &value) {
             guest_log!(Warn, "the {timer} can't be set to {} ns: {error}", at.unwrap_or(0));
         }
     }
@@ -134,6 +140,10 @@ impl Edge for Outside {
         match effect {
             Effect::Reset => self.end(Event::GuestReset),
             Effect::PowerOff => self.end(Event::GuestPowerOff),
+            Effect::Overdue => {
+                guest_log!(Warn, "the guest was asked to stop by vmmci, did not in time, and is ended");
+                self.end(Event::GuestPowerOff);
+            }
             Effect::Irq { gsi, level } => {
                 if let Err(error) = self.vm.fd().set_irq_line(gsi, level) {
                     guest_log!(Warn, "interrupt {gsi} can't be set to {level}: {error}");

@@ -71,8 +71,10 @@ impl<'a> Running<'a> {
         let mut events = Loop::new()?;
         events.add(&*channel, Token::Vmm, Interest::Read)?;
         events.add(machine.outside.wake(), Token::Wake, Interest::Read)?;
-        for timer in [Timer::Rtc, Timer::Pm] {
-            events.add(machine.outside.timer(timer), Token::Timer(timer), Interest::Read)?;
+        for timer in [Timer::Rtc, Timer::Pm, Timer::Vmmci] {
+            if let Some(fd) = machine.outside.timer(timer) {
+                events.add(fd, Token::Timer(timer), Interest::Read)?;
+            }
         }
         let mut running = Self {
             channel,
@@ -109,7 +111,9 @@ impl<'a> Running<'a> {
                     Token::Wake => drain(self.machine.outside.wake()),
                     Token::Console => pump = true,
                     Token::Timer(timer) => {
-                        drain(self.machine.outside.timer(timer));
+                        if let Some(fd) = self.machine.outside.timer(timer) {
+                            drain(fd);
+                        }
                         self.rang(timer);
                     }
                 }
@@ -183,7 +187,7 @@ impl<'a> Running<'a> {
                 Action::QuietDevices(pause) => self.machine.outside.front_ends().quiet(pause),
                 Action::WakeDevices(pause) => self.machine.outside.front_ends().wake_up(pause),
                 Action::Nmi => self.vcpus.nmi(),
-                Action::PressPowerButton => self.machine.chipset.power_button(&self.machine.outside),
+                Action::AskToStop => self.machine.chipset.ask_to_stop(&self.machine.outside),
                 Action::ReadConfig(device) => self.machine.outside.front_ends().read_config(virtio::slot_of(device)),
                 Action::Tell(message) => self.tell(&message),
                 Action::SetDebug(debug) => crate::set_debug(debug),

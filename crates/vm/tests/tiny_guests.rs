@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::VmName;
 use proto::client::Order;
@@ -55,7 +55,7 @@ fn file(bytes: &[u8]) -> File {
     file
 }
 
-fn describe(kernel: File, cpus: u8, memory: u64) -> Tiny {
+fn describe(kernel: File, cpus: u8, memory: u64, vmmci: bool) -> Tiny {
     let (ours, theirs) = sys::seqpacket::pair().unwrap();
     let process = std::thread::spawn(move || vm::serve(theirs, || Ok(())));
     let mut vmm = Channel::new(ours);
@@ -70,6 +70,7 @@ fn describe(kernel: File, cpus: u8, memory: u64) -> Tiny {
         kernel: KernelKind::Pvh,
         cmdline: model::CommandLine::default(),
         initrd: false,
+        vmmci,
         devices: 0,
         debug: false,
     };
@@ -79,7 +80,15 @@ fn describe(kernel: File, cpus: u8, memory: u64) -> Tiny {
 }
 
 fn start(code: &[u8]) -> Tiny {
-    let mut tiny = describe(kernel(code), 1, 64 << 20);
+    started(describe(kernel(code), 1, 64 << 20, false))
+}
+
+/// With vmmci, in slot 2.
+fn start_with_vmmci(code: &[u8]) -> Tiny {
+    started(describe(kernel(code), 1, 64 << 20, true))
+}
+
+fn started(mut tiny: Tiny) -> Tiny {
     assert_eq!(tiny.hear(), Some(ToVmm::Started));
     tiny
 }
@@ -120,6 +129,12 @@ fn out8(port: u16, value: u8) -> Vec<u8> {
 fn out16(port: u16, value: u16) -> Vec<u8> {
     let ([low, high], [value_low, value_high]) = (port.to_le_bytes(), value.to_le_bytes());
     vec![0x66, 0xBA, low, high, 0x66, 0xB8, value_low, value_high, 0x66, 0xEF]
+}
+
+/// `mov dx, port; mov eax, value; out dx, eax`.
+fn out32(port: u16, value: u32) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    [&[0x66, 0xBA, low, high, 0xB8][..], &value.to_le_bytes(), &[0xEF]].concat()
 }
 
 /// `cli; hlt; jmp` back to the hlt: nothing more happens.
@@ -188,7 +203,82 @@ fn the_power_button_reaches_the_guest() {
     let parts = [out16(0x602, 0x100), out8(0x3F8, b'!'), poll, out16(POWER_OFF.0, POWER_OFF.1)];
     let mut tiny = start(&then_stop(&parts));
     tiny.reads("!");
-    tiny.vmm.send(&ToVm::PowerButton, Vec::new()).unwrap();
+    tiny.vmm.send(&ToVm::AskToStop, Vec::new()).unwrap();
+    tiny.ends_with(false, exit::POWERED_OFF);
+}
+
+/// vmmci's ports, where firmware puts them (openbsd/devices.md, 6.2).
+const VMMCI: u16 = 0x1000;
+const VMMCI_COMMAND: u16 = VMMCI + 20;
+
+/// A driver of vmmci that has accepted all features and is ready, and says so.
+fn vmmci_driver() -> Vec<u8> {
+    let decode = [out32(0xCF8, 0x8000_1004), out16(0xCFC, 1)].concat();
+    [decode, out32(VMMCI + 4, 7), out8(VMMCI + 18, 7), out8(0x3F8, b'!')].concat()
+}
+
+/// Polls vmmci until it has this command, says that it does it, and writes `a` to the console.
+fn acknowledge(command: u8) -> Vec<u8> {
+    let [low, high] = VMMCI_COMMAND.to_le_bytes();
+    let poll = vec![0x66, 0xBA, low, high, 0xED, 0x83, 0xF8, command, 0x75, 0xF6]; // in eax, dx; cmp eax; jne
+    [poll, out32(VMMCI_COMMAND, command.into()), out8(0x3F8, b'a')].concat()
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn vmmci_asks_its_driver_to_reboot() {
+    // `ud2` after the acknowledgement, and the late word of a guest that goes down.
+    let parts = [vmmci_driver(), acknowledge(2), out32(VMMCI_COMMAND, 1), vec![0x0F, 0x0B]];
+    let mut tiny = start_with_vmmci(&parts.concat());
+    tiny.reads("!");
+    tiny.vmm.send(&ToVm::AskToStop, Vec::new()).unwrap();
+    tiny.reads("a");
+    tiny.ends_with(true, exit::REBOOTED);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_guest_that_is_deaf_to_vmmci_is_ended_after_three_seconds() {
+    let mut tiny = start_with_vmmci(&then_stop(&[vmmci_driver()]));
+    tiny.reads("!");
+    let asked = Instant::now();
+    tiny.vmm.send(&ToVm::AskToStop, Vec::new()).unwrap();
+    tiny.ends_with(false, exit::POWERED_OFF);
+    assert!(asked.elapsed() >= Duration::from_secs(3), "{:?}", asked.elapsed());
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_guest_that_tells_vmmci_that_it_goes_down_has_three_seconds_to_reset_and_is_off_then() {
+    let down = [vmmci_driver(), out32(VMMCI_COMMAND, 1)];
+    let began = Instant::now();
+    start_with_vmmci(&then_stop(&down)).ends_with(false, exit::POWERED_OFF);
+    assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
+    start_with_vmmci(&[down.concat(), vec![0x0F, 0x0B]].concat()).ends_with(true, exit::REBOOTED);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn the_power_button_reaches_a_guest_without_a_driver_for_vmmci() {
+    let poll = vec![0x66, 0xBA, 0x00, 0x06, 0x66, 0xED, 0xF6, 0xC4, 0x01, 0x74, 0xF5]; // in ax, dx; test ah, 1; jz
+    let mut tiny = start_with_vmmci(&then_stop(&[out8(0x3F8, b'!'), poll, out16(POWER_OFF.0, POWER_OFF.1)]));
+    tiny.reads("!");
+    tiny.vmm.send(&ToVm::AskToStop, Vec::new()).unwrap();
+    tiny.ends_with(false, exit::POWERED_OFF);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_guest_that_was_paused_is_told_to_read_its_clock_anew() {
+    let mut tiny = start_with_vmmci(&then_stop(&[vmmci_driver(), acknowledge(3), out16(POWER_OFF.0, POWER_OFF.1)]));
+    tiny.reads("!");
+    tiny.vmm.send(&ToVm::Order(Order::Pause), Vec::new()).unwrap();
+    assert_eq!(tiny.hear(), Some(ToVmm::Pausing));
+    assert_eq!(tiny.hear(), Some(ToVmm::Done(Order::Pause, Ok(true))));
+    std::thread::sleep(Duration::from_secs(6)); // the time that it misses: more than five seconds count
+    tiny.vmm.send(&ToVm::Order(Order::Unpause), Vec::new()).unwrap();
+    assert_eq!(tiny.hear(), Some(ToVmm::Done(Order::Unpause, Ok(false))));
+    tiny.reads("a");
     tiny.ends_with(false, exit::POWERED_OFF);
 }
 
@@ -305,7 +395,7 @@ fn a_guest_that_only_writes_is_held_up_by_no_reader() {
 #[ignore = "needs /dev/kvm"]
 fn what_is_no_kernel_is_refused_with_a_reason() {
     for bytes in [&b""[..], b"#!/bin/sh\n", &[0; 8192]] {
-        let mut tiny = describe(file(bytes), 1, 64 << 20);
+        let mut tiny = describe(file(bytes), 1, 64 << 20, false);
         let Some(ToVmm::Failed(failure)) = tiny.hear() else { panic!("taken") };
         assert_eq!(failure.code, Code::NotExecutable);
         assert!(failure.text.contains("neither a Linux bzImage nor an ELF kernel"), "{failure}");
@@ -317,7 +407,7 @@ fn what_is_no_kernel_is_refused_with_a_reason() {
 #[ignore = "needs /dev/kvm"]
 fn sizes_that_cannot_be_are_refused() {
     for (cpus, memory) in [(0, 64 << 20), (65, 64 << 20), (1, 1 << 20)] {
-        let mut tiny = describe(kernel(&STOP), cpus, memory);
+        let mut tiny = describe(kernel(&STOP), cpus, memory, false);
         let Some(ToVmm::Failed(failure)) = tiny.hear() else { panic!("taken") };
         assert_eq!(failure.code, Code::Invalid, "{failure}");
     }

@@ -12,7 +12,7 @@ use crate::diagnostic::Step;
 use crate::fault::Fault;
 use crate::input::Span;
 use crate::instance::Requester;
-use crate::keyword::{BALLOON, Block, CMDLINE, DESCRIPTION, INITRD, Keyword};
+use crate::keyword::{BALLOON, Block, CMDLINE, DESCRIPTION, INITRD, Keyword, VMMCI};
 use crate::lexer::Kind;
 use crate::register::register;
 use crate::request::{Refusal, VmRequest};
@@ -104,7 +104,7 @@ impl Parser<'_> {
     /// The options that OpenBSD does not have; their words are not reserved.
     fn our_option(&mut self, draft: &mut Draft) -> Read<()> {
         let option = self.token.span;
-        let ours = [INITRD, BALLOON, CMDLINE, DESCRIPTION];
+        let ours = [INITRD, BALLOON, CMDLINE, DESCRIPTION, VMMCI];
         let word = ours.into_iter().find(|word| self.plain_word() == Some(word.as_bytes()));
         let Some(word) = word else { return self.misplaced(Block::Vm) };
         self.advance();
@@ -121,6 +121,7 @@ impl Parser<'_> {
                     draft.request.vm.balloon = self.memory_size()?;
                 }
             }
+            VMMCI => draft.request.vm.vmmci = true,
             CMDLINE => {
                 let text = self.texts("a kernel command line")?;
                 self.once(draft, CMDLINE, option);

@@ -27,6 +27,8 @@ pub mod offset {
     pub const INTERRUPT_LINE: usize = 0x3C;
 }
 
+/// Command register: accesses of ports are decoded.
+pub const COMMAND_IO: u16 = 1;
 /// Command register: memory accesses are decoded.
 pub const COMMAND_MEMORY: u16 = 1 << 1;
 /// Command register: the function may master the bus.
@@ -92,10 +94,10 @@ impl ConfigSpace {
         space
     }
 
-    /// Lets the guest change the command bits of a function with memory, and the registers that are storage.
-    pub fn allow_commands(&mut self) {
-        const COMMANDS: u16 = COMMAND_MEMORY + COMMAND_MASTER + COMMAND_INTX_DISABLE + COMMAND_ERRORS;
-        self.allow(offset::COMMAND, &COMMANDS.to_le_bytes());
+    /// Lets the guest change the command bits of a function with this decoder, and the registers that are storage.
+    pub fn allow_commands(&mut self, decoder: u16) {
+        const COMMANDS: u16 = COMMAND_MASTER + COMMAND_INTX_DISABLE + COMMAND_ERRORS;
+        self.allow(offset::COMMAND, &(COMMANDS | decoder).to_le_bytes());
         self.allow(0x0C, &[0xFF]); // cache line size
         self.allow(offset::INTERRUPT_LINE, &[0xFF]);
     }
@@ -105,6 +107,14 @@ impl ConfigSpace {
     pub fn add_bar0(&mut self, bits: u32, base: u32) {
         let mask = u32::MAX.checked_shl(bits).unwrap_or(0) & 0xFFFF_FFF0;
         self.put(offset::BAR0, &(base & mask).to_le_bytes());
+        self.allow(offset::BAR0, &mask.to_le_bytes());
+    }
+
+    /// Gives the function BAR 0: `1 << bits` ports (PCI 3.0, 6.2.5.1), with the base that firmware would have written.
+    pub fn add_port_bar0(&mut self, bits: u32, base: u16) {
+        const PORTS: u32 = 1;
+        let mask = u32::MAX.checked_shl(bits).unwrap_or(0) & 0xFFFF_FFFC;
+        self.put(offset::BAR0, &(u32::from(base) & mask | PORTS).to_le_bytes());
         self.allow(offset::BAR0, &mask.to_le_bytes());
     }
 
@@ -229,7 +239,7 @@ mod tests {
         let id =
             Identity { vendor: 1, device: 2, subsystem_vendor: 3, subsystem: 4, class: 5, subclass: 6, revision: 7 };
         let mut space = ConfigSpace::new(id);
-        space.allow_commands();
+        space.allow_commands(COMMAND_MEMORY);
         space.set_interrupt(11);
         assert_eq!(space.u16_at(0x3C), 0x010B);
         space.write(0, &[0xFF; 0x40]);

@@ -10,7 +10,7 @@ use super::ids::Kind;
 use super::layout::{self, Capabilities, Region};
 use super::transport::{Outcome, Transport};
 use crate::access;
-use crate::chip::{At, Chip, Place};
+use crate::chip::{At, Bar, Chip, Place};
 use crate::effect::{Delivery, DeviceEffect, Effect, Effects, Slot, World};
 use crate::pci::config_space::{COMMAND_INTX_DISABLE, COMMAND_MEMORY, ConfigSpace, LayoutError, offset};
 use crate::pci::msix::Msix;
@@ -63,7 +63,7 @@ impl Function {
         let vectors = queues.saturating_add(1);
 
         let mut space = ConfigSpace::new(device.kind.identity());
-        space.allow_commands();
+        space.allow_commands(COMMAND_MEMORY);
         space.add_bar0(layout::BAR_BITS, base);
         if let Some(line) = device.irq_line {
             space.set_interrupt(line);
@@ -116,10 +116,10 @@ impl Chip for Function {
         }
     }
 
-    fn bar0(&self) -> Option<Range<u64>> {
+    fn bar0(&self) -> Option<Bar> {
         let base = u64::from(self.space.u32_at(offset::BAR0) & 0xFFFF_FFF0);
         let decodes = self.space.command() & COMMAND_MEMORY != 0;
-        decodes.then(|| base..base.saturating_add(layout::BAR_LEN))
+        decodes.then(|| Bar::Memory(base..base.saturating_add(layout::BAR_LEN)))
     }
 
     fn save(&self) -> Saved {

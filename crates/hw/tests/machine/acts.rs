@@ -3,7 +3,7 @@
 use hw::{Slot, Timer};
 use proptest::prelude::*;
 
-use crate::driver::{BAR, ECAM, Machine};
+use crate::driver::{BAR, ECAM, Machine, PORTS};
 
 /// Something a guest or the world outside does.
 #[derive(Debug, Clone)]
@@ -17,6 +17,7 @@ pub enum Act {
     Wait(u64),
     Input(Vec<u8>),
     Button,
+    Stop,
     Timer(Timer),
     ResetDone(u8),
     NeedsReset(u8),
@@ -42,6 +43,7 @@ fn port() -> impl Strategy<Value = u16> {
         3 => 0x70_u16..0x72,
         3 => 0x600_u16..0x60C,
         3 => 0xCF8_u16..0xD00,
+        3 => (0_u16..44).prop_map(|offset| PORTS + offset),
         1 => prop::sample::select(vec![0x60_u16, 0x64, 0x80, 0x92]),
         1 => any::<u16>(),
     ]
@@ -81,7 +83,8 @@ pub fn act() -> impl Strategy<Value = Act> {
         1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Act::Input),
         1 => prop_oneof![Just(Act::Out(0x64, 1, 0xD1)), value().prop_map(|value| Act::Out(0x60, 1, value))],
         1 => Just(Act::Button),
-        1 => any::<bool>().prop_map(|rtc| Act::Timer(if rtc { Timer::Rtc } else { Timer::Pm })),
+        1 => Just(Act::Stop),
+        1 => prop::sample::select(vec![Timer::Rtc, Timer::Pm, Timer::Vmmci]).prop_map(Act::Timer),
         1 => (0_u8..5).prop_map(Act::ResetDone),
         1 => (0_u8..5).prop_map(Act::NeedsReset),
         1 => (0_u8..5, 0_u16..4).prop_map(|(slot, queue)| Act::Interrupt(slot, queue)),
@@ -109,6 +112,7 @@ pub fn perform(machine: &Machine, act: &Act) -> u64 {
         Act::Wait(ns) => edge.now_ns.set(edge.now_ns.get().checked_add(*ns).unwrap_or(edge.now_ns.get())),
         Act::Input(bytes) => return chipset.serial_input(bytes, edge) as u64,
         Act::Button => chipset.power_button(edge),
+        Act::Stop => chipset.ask_to_stop(edge),
         Act::Timer(timer) => chipset.timer(*timer, edge),
         Act::ResetDone(slot) => chipset.reset_done(Slot(*slot), edge),
         Act::NeedsReset(slot) => chipset.needs_reset(Slot(*slot), edge),

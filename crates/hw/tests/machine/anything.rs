@@ -10,7 +10,7 @@ use crate::driver::{BAR, Machine, NET};
 fn immutables(machine: &Machine) -> Vec<u64> {
     let registers = [(0, 4), (8, 4), (0xE, 1), (0x2C, 4), (0x34, 1), (0x3D, 1), (0x40, 2), (0x44, 4), (0x48, 4)];
     let of_slot = |slot| registers.map(|(offset, width)| machine.read(machine.config(Slot(slot), offset), width));
-    (0..4).flat_map(of_slot).collect()
+    (0..5).flat_map(of_slot).collect()
 }
 
 proptest! {
@@ -22,7 +22,9 @@ proptest! {
         let before = immutables(&machine);
         if started {
             machine.start(NET);
+            machine.start_vmmci(7);
             machine.enable_msix(NET);
+            machine.edge.take();
         }
         let mut ends = 0;
         for act in acts {
@@ -30,7 +32,7 @@ proptest! {
             prop_assert!(perform(&machine, &act) <= input, "no more input is taken than there is");
             let effects = machine.edge.take();
             prop_assert!(effects.len() <= 16, "{} effects of one access", effects.len());
-            ends += effects.iter().filter(|effect| matches!(effect, Effect::Reset | Effect::PowerOff)).count();
+            ends += effects.iter().filter(|effect| matches!(effect, Effect::Reset | Effect::PowerOff | Effect::Overdue)).count();
             for effect in &effects {
                 if let Effect::Deadline { at: Some(at), .. } = effect {
                     prop_assert!(*at >= machine.edge.now().monotonic_ns);

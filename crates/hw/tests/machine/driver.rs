@@ -1,4 +1,4 @@
-//! A machine with an entropy device, a network card and a disk, and a driver's way to it.
+//! A machine with an entropy device, a network card, a disk and vmmci, and a driver's way to it.
 
 use std::cell::{Cell, RefCell};
 
@@ -10,6 +10,9 @@ pub const WINDOW: std::ops::Range<u64> = 0xC000_0000..0xE000_0000;
 pub const BAR: u64 = 0xC000_0000;
 pub const NET: Slot = Slot(2);
 pub const BLK: Slot = Slot(3);
+pub const VMMCI: Slot = Slot(4);
+/// Where vmmci's registers are.
+pub const PORTS: u16 = 0x1000;
 pub const VERSION_1: u64 = 1 << 32;
 pub const NOTIFY: u64 = 0x3000;
 pub const TABLE: u64 = 0x8000;
@@ -79,7 +82,7 @@ pub fn device(kind: Kind, queues: usize, config: &[u8], irq_line: Option<u8>) ->
     Device { kind, features: u64::MAX, queues: vec![256; queues], config: config.to_vec(), irq_line }
 }
 
-/// A machine with an entropy device, a network card and a disk.
+/// A machine with an entropy device, a network card, a disk and vmmci.
 pub fn setup(now: Now) -> Setup {
     Setup {
         ram: vec![0..0x1000_0000, 0x1_0000_0000..0x1_1000_0000],
@@ -91,6 +94,7 @@ pub fn setup(now: Now) -> Setup {
             device(Kind::NETWORK, 2, &[2, 0, 0, 0, 0, 1], Some(11)),
             device(Kind::BLOCK, 1, &[1, 2, 3, 4, 5, 6, 7, 8], None),
         ],
+        vmmci: Some(10),
         now,
     }
 }
@@ -163,6 +167,13 @@ impl Machine {
             at = is(1);
         }
         panic!("no capability {id} {cfg_type}");
+    }
+
+    /// A driver of vmmci that has accepted these features.
+    pub fn start_vmmci(&self, features: u64) {
+        self.write(self.config(VMMCI, 0x04), 2, 1);
+        self.pio_write(PORTS + 4, 4, features);
+        self.pio_write(PORTS + 18, 1, 7);
     }
 
     pub fn enable_msix(&self, slot: Slot) {

@@ -4,12 +4,13 @@
 use hw::{DeviceEffect, Effect, SavedChipset, Slot, Timer};
 
 use crate::acts::{Act, perform};
-use crate::driver::{BAR, ECAM, Machine, NET};
+use crate::driver::{BAR, ECAM, Machine, NET, PORTS};
 
 /// Much of it is not as after a reset: a card that runs, queued output, a clock with an alarm, a latched command.
 fn busy() -> Machine {
     let machine = Machine::new();
     machine.start(NET);
+    machine.start_vmmci(7);
     machine.enable_msix(NET);
     machine.open_vector(0, 0x41);
     for (port, value) in [(0x3F9, 1), (0x3FA, 1), (0x3FF, 0xA5), (0x64, 0xD1), (0x92, 2)] {
@@ -22,13 +23,17 @@ fn busy() -> Machine {
     });
     machine.chipset.serial_input(b"input", &machine.edge);
     machine.chipset.power_button(&machine.edge);
+    machine.chipset.ask_to_stop(&machine.edge);
     machine
 }
 
 /// A bit of everything that a guest and the world do. The effects of each are few.
 fn behaves(machine: &Machine) {
-    let ports =
-        [0x60, 0x64, 0x70, 0x71, 0x92, 0x600, 0x602, 0x604, 0x608, 0xCF8, 0xCF9, 0xCFC].into_iter().chain(0x3F8..0x400);
+    let ports = [0x60, 0x64, 0x70, 0x71, 0x92, 0x600, 0x602, 0x604, 0x608, 0xCF8, 0xCF9, 0xCFC]
+        .into_iter()
+        .chain(0x3F8..0x400)
+        .chain((PORTS..PORTS + 40).step_by(4))
+        .chain([PORTS + 18]);
     let registers = (0..0x14_u64).map(|register| register * 4);
     let addresses: Vec<u64> = registers.flat_map(|at| [BAR + at, BAR + 0x8000 + at, ECAM + (2 << 15) + at]).collect();
     let clock = [0, 2, 4, 7, 8, 9, 0xA, 0xB, 0xC, 0x32].map(|index| Act::Clock(index, None));
@@ -44,8 +49,8 @@ fn behaves(machine: &Machine) {
             Act::Config(slot, vec![7; 9]),
         ]);
     }
-    let timers = [Act::Timer(Timer::Rtc), Act::Timer(Timer::Pm)];
-    acts.extend(timers.into_iter().chain([Act::Wait(u64::MAX / 2), Act::Timer(Timer::Rtc), Act::Timer(Timer::Pm)]));
+    let timers = [Timer::Rtc, Timer::Pm, Timer::Vmmci].map(Act::Timer);
+    acts.extend(timers.clone().into_iter().chain([Act::Wait(u64::MAX / 2)]).chain(timers));
     assert!(machine.edge.take().len() <= 16);
     for act in &acts {
         perform(machine, act);

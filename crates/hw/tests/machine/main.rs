@@ -11,3 +11,4 @@ mod pci;
 mod platform;
 mod saved;
 mod virtio;
+mod vmmci;

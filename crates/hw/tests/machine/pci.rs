@@ -12,13 +12,13 @@ fn mechanism_1(machine: &Machine, address: u64, width: usize) -> u64 {
 #[test]
 fn both_mechanisms_show_the_same_functions() {
     let machine = Machine::new();
-    let ids = [0x0666_0B5D, 0x1044_1AF4, 0x1041_1AF4, 0x1042_1AF4];
+    let ids = [0x0666_0B5D, 0x1044_1AF4, 0x1041_1AF4, 0x1042_1AF4, 0x0777_0B5D];
     for (slot, id) in ids.into_iter().enumerate() {
         assert_eq!(mechanism_1(&machine, 0x8000_0000 | (slot as u64) << 11, 4), id);
         assert_eq!(machine.read(machine.config(Slot(slot as u8), 0), 4), id);
     }
-    assert_eq!(mechanism_1(&machine, 0x8000_2000, 4), 0xFFFF_FFFF, "slot 4 is empty");
-    assert_eq!(machine.read(machine.config(Slot(4), 0), 4), 0xFFFF_FFFF);
+    assert_eq!(mechanism_1(&machine, 0x8000_2800, 4), 0xFFFF_FFFF, "slot 5 is empty");
+    assert_eq!(machine.read(machine.config(Slot(5), 0), 4), 0xFFFF_FFFF);
     assert_eq!(mechanism_1(&machine, 0x8000_1802, 2), 0x1AF4, "low bits of the address are none");
 }
 

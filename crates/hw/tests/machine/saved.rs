@@ -49,7 +49,7 @@ impl Known {
             Effect::Deadline { timer, at } => {
                 self.deadlines.retain(|(of, _)| *of != timer);
                 self.deadlines.extend(at.map(|at| (timer, at)));
-                self.deadlines.sort_by_key(|(timer, _)| *timer == Timer::Pm);
+                self.deadlines.sort_by_key(|(timer, _)| timer.to_string());
             }
             Effect::Device(slot, DeviceEffect::NotifyBase(Some(base))) => drop(self.notify.insert(slot, base)),
             Effect::Device(slot, DeviceEffect::NotifyBase(None)) => drop(self.notify.remove(&slot)),
@@ -66,6 +66,7 @@ impl Known {
             Effect::SerialOutput => self.output = true,
             Effect::Reset
             | Effect::PowerOff
+            | Effect::Overdue
             | Effect::SerialRoom
             | Effect::Device(_, DeviceEffect::Notify(_) | DeviceEffect::Signal(_))
             | Effect::WriteMemory { .. } => {}
@@ -142,7 +143,7 @@ proptest! {
     fn a_changed_state_is_refused_or_gives_a_machine_that_behaves(
         driver in 0_u8..4,
         before in acts(),
-        changes in prop::collection::vec((0_usize..11, any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        changes in prop::collection::vec((0_usize..12, any::<prop::sample::Index>(), any::<u8>()), 1..4),
         after in acts(),
     ) {
         let first = Machine::new();
@@ -171,7 +172,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_refused_or_taken(chip in 0_usize..11, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn any_bytes_are_refused_or_taken(chip in 0_usize..12, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let first = Machine::new();
         let mut saved = first.chipset.save(&first.edge);
         saved.chips[chip].state.bytes = bytes;
@@ -185,6 +186,7 @@ proptest! {
 fn drive(machine: &Machine, how: u8) {
     if how > 0 {
         machine.start(NET);
+        machine.start_vmmci(7);
     }
     if how > 1 {
         machine.enable_msix(NET);
@@ -216,7 +218,7 @@ fn a_state_of_another_machine_or_program_is_refused_by_name() {
     let machine = Machine::new();
     let saved = machine.chipset.save(&machine.edge);
     let names: Vec<&str> = saved.chips.iter().map(|chip| chip.name.as_str()).collect();
-    let expected = "uart rtc pm i8042 port92 reset-control pci-address host-bridge virtio-1 virtio-2 virtio-3";
+    let expected = "uart rtc pm i8042 port92 reset-control pci-address host-bridge virtio-1 virtio-2 virtio-3 vmmci";
     assert_eq!(names.join(" "), expected);
     let refused = |change: &dyn Fn(&mut SavedChipset)| {
         let mut saved = saved.clone();
@@ -224,7 +226,7 @@ fn a_state_of_another_machine_or_program_is_refused_by_name() {
         Machine::restored(&saved, &machine.edge, 0).err().expect("refused").to_string()
     };
     assert_eq!(refused(&|saved| saved.version = 2), "saved state: version 2 is not known, only 1");
-    assert_eq!(refused(&|saved| drop(saved.chips.pop())), "saved state: it has 10 chips, this machine 11");
+    assert_eq!(refused(&|saved| drop(saved.chips.pop())), "saved state: it has 11 chips, this machine 12");
     assert_eq!(refused(&|saved| saved.chips.swap(1, 2)), "saved state: another chip is in the place of rtc");
     assert_eq!(
         refused(&|saved| saved.chips[3].state.version = 9),
@@ -301,6 +303,7 @@ fn the_form_of_each_version_stays() {
         "virtio-1 1: 302 2549313372",
         "virtio-2 1: 335 3532511111",
         "virtio-3 1: 310 2011745024",
+        "vmmci 1: 279 3142434410",
     ];
     assert_eq!(forms, expected);
 }

@@ -89,6 +89,7 @@ fn description() -> Description {
         kernel: KernelKind::Pvh,
         cmdline: CommandLine::default(),
         initrd: false,
+        vmmci: false,
         devices: 0,
         debug: false,
     }
@@ -103,7 +104,9 @@ fn some_parts(memory: &OwnedFd, console: OwnedFd) -> Parts {
 }
 
 fn restored(parts: Parts, chipset: &SavedChipset) -> Result<Assembled, Error> {
-    furnish(parts, Vec::new(), |setup, outside| Chipset::restore(setup, chipset, outside).map_err(Error::Chipset))
+    furnish(parts, Vec::new(), false, |setup, outside| {
+        Chipset::restore(setup, chipset, outside).map_err(Error::Chipset)
+    })
 }
 
 /// A vCPU that runs in a thread until it is told to stop.
@@ -159,7 +162,7 @@ fn stopped() -> (Stopped, OwnedFd) {
     guest::put(parts.vm.memory(), &registers);
     entry_state::set_first(parts.vcpus[0].fd(), &registers).unwrap();
     let new = |setup, _: &Outside| Chipset::new(setup).map_err(|error| Error::Chipset(error.into()));
-    let Assembled { machine, mut vcpus, .. } = furnish(parts, Vec::new(), new).unwrap();
+    let Assembled { machine, mut vcpus, .. } = furnish(parts, Vec::new(), false, new).unwrap();
 
     let turning = Turning::start(vcpus.remove(0), machine.clone());
     assert_eq!(turning.marks.recv_timeout(PATIENCE), Ok(guest::READY));

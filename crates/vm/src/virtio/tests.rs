@@ -198,6 +198,7 @@ fn machine(function: hw::virtio::Device, back_end: Box<dyn BackEnd>, memory: Gue
         mmio: layout::PCI_MMIO32..layout::ECAM,
         ecam: layout::ECAM,
         devices: vec![function],
+        vmmci: None,
         now: edge.now(),
     };
     let chipset = Chipset::new(setup).unwrap();

@@ -100,7 +100,7 @@ impl Held {
                 Ok(fds)
             }
             ToVm::Device { device, .. } => Ok(vec![self.take(run, Slot::Front(*device))?]),
-            ToVm::Begin | ToVm::PowerButton | ToVm::Order(_) | ToVm::ConfigChanged { .. } | ToVm::Verbose { .. } => {
+            ToVm::Begin | ToVm::AskToStop | ToVm::Order(_) | ToVm::ConfigChanged { .. } | ToVm::Verbose { .. } => {
                 Ok(Vec::new())
             }
         }

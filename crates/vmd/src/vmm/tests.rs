@@ -54,6 +54,7 @@ fn start_of(id: u32, name: &str, devices: u8) -> StartVm {
         kernel: KernelKind::BzImage,
         cmdline: model::CommandLine::default(),
         initrd: false,
+        vmmci: false,
         cgroup: false,
         user: None,
         devices,

@@ -162,6 +162,7 @@ fn a_kvm_that_is_none_fails_the_start_and_is_named() {
         kernel: KernelKind::Pvh,
         cmdline: CommandLine::default(),
         initrd: false,
+        vmmci: false,
         devices: 0,
         debug: false,
     };

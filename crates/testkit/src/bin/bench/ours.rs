@@ -15,8 +15,9 @@ use crate::boot::{CMDLINE, Contender, MEMORY_MIB, Running, wait_for_init};
 pub const BARE: &str = "bare";
 
 /// VMs, and what each has beside what `bare` has.
-const VMS: [(&str, &str); 4] = [
+const VMS: [(&str, &str); 5] = [
     (BARE, ""),
+    ("vmmci", "\tvmmci\n"),
     ("disk", "\tdisk \"DISK\" format raw\n"),
     ("card", "\tinterface { switch \"lan\" }\n"),
     ("both", "\tdisk \"DISK\" format raw\n\tinterface { switch \"lan\" }\n"),
@@ -73,6 +74,7 @@ impl Contender for Vm<'_> {
     fn name(&self) -> String {
         match self.name {
             BARE => "vmd".to_owned(),
+            "vmmci" => "vmd with vmmci".to_owned(),
             "both" => "vmd with a disk and a card".to_owned(),
             other => format!("vmd with a {other}"),
         }

@@ -62,6 +62,7 @@ fn changes(now: &Definition, next: &Definition) -> Vec<String> {
     word(before.sev != after.sev, "memory encryption as the file says now".to_owned());
     let balloon = after.balloon.map_or_else(|| "no balloon".to_owned(), |least| format!("balloon {}", size(least)));
     word(before.balloon != after.balloon, balloon);
+    word(before.vmmci != after.vmmci, if after.vmmci { "vmmci" } else { "no vmmci" }.to_owned());
     words
 }
 
@@ -108,6 +109,7 @@ mod tests {
         assert_eq!(of(|vm| vm.disks = vec![disk("/a"), disk("/b")]), ["disk \"/a\", disk \"/b\""]);
         assert_eq!(of(|vm| vm.nics = vec![Nic::default(); 2]), ["interfaces 2"]);
         assert_eq!(of(|vm| vm.owner.uid = 1000), ["owner ann"]);
+        assert_eq!(of(|vm| vm.vmmci = true), ["vmmci"]);
         assert_eq!(of(|vm| vm.balloon = Some(vm.memory)), ["balloon 512M"]);
         assert_eq!(of(|vm| vm.sev = Some(Sev::Memory)), ["memory encryption as the file says now"]);
         let allowed = of(|vm| vm.allow.owner = Some(model::Owner::default()));

@@ -302,6 +302,7 @@ fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
             kernel,
             cmdline: cmdline_of(definition),
             initrd: definition.initrd.is_some(),
+            vmmci: definition.vmmci,
             cgroup: false,
             user: None,
             devices: u8::try_from(devices.len()).unwrap_or(u8::MAX),

@@ -59,12 +59,12 @@ impl Running {
                 match (before, *course) {
                     (Course::Running, Course::Stopping(Stage::Asked { .. })) => {
                         vm.wake_to_stop(id, out);
-                        out.push(Action::TellVm(vm.run, ToVm::PowerButton));
+                        out.push(Action::TellVm(vm.run, ToVm::AskToStop));
                     }
                     (Course::Leaving, Course::Stopping(Stage::Asked { .. })) => vm.wake_to_stop(id, out),
                     (Course::Stopping(stage), Course::Stopping(now)) if stage == now => {}
                     (Course::Stopping(_), Course::Stopping(Stage::Asked { .. })) => {
-                        out.push(Action::TellVm(vm.run, ToVm::PowerButton));
+                        out.push(Action::TellVm(vm.run, ToVm::AskToStop));
                     }
                     (_, Course::Stopping(Stage::Terminated(_))) => {
                         out.push(Action::Kill(vm.process(Member::Vm), Signal::TERM));

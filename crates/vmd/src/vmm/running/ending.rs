@@ -238,7 +238,7 @@ impl Vm {
                     out.push(Action::Kill(self.process(Member::Vm), Signal::TERM));
                 }
                 Stage::Asked { presses: Some(presses), .. } => {
-                    let press = Action::TellVm(self.run, ToVm::PowerButton);
+                    let press = Action::TellVm(self.run, ToVm::AskToStop);
                     out.extend(presses.due(now).then_some(press));
                 }
                 Stage::Terminated(_) => {

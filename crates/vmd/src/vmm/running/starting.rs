@@ -228,7 +228,7 @@ impl Vm {
 
     /// Tells the vm process what it is, and each of its devices in the order that the guest sees.
     fn describe(&self, debug: bool, out: &mut Vec<Action>) {
-        let StartVm { name, memory, cpus, kernel, cmdline, initrd, devices, .. } = &self.start;
+        let StartVm { name, memory, cpus, kernel, cmdline, initrd, vmmci, devices, .. } = &self.start;
         let description = Description {
             name: name.clone(),
             memory: *memory,
@@ -236,6 +236,7 @@ impl Vm {
             kernel: *kernel,
             cmdline: cmdline.clone(),
             initrd: *initrd,
+            vmmci: *vmmci,
             devices: *devices,
             debug,
         };

@@ -33,7 +33,7 @@ while (1) {
     $message = substr($message, 4) unless $heard++;
     my $kind = ord $message;
     if ($role eq "vm") {
-        if ($kind == POWER_BUTTON) { say_it("POWERED_OFF"); exit 0 }
+        if ($kind == ASK_TO_STOP) { say_it("POWERED_OFF"); exit 0 }
         if ($kind == LOG_LEVEL && $name eq "reboots-when-told") { say_it("REBOOTED"); exit 11 }
         next unless $kind == BEGIN_IT;
         if ($name eq "garbage") { say_it("ffff"); next }
@@ -55,7 +55,7 @@ fn fake() -> String {
     let kind = |message: Vec<u8>| message.first().map(u8::to_string).unwrap_or_default();
     let (no_memory, busy) = (Failure::new(Code::NoMemory, "no room"), Failure::new(Code::Busy, "busy"));
     let words = [
-        ("POWER_BUTTON", kind(encoded(&ToVm::PowerButton))),
+        ("ASK_TO_STOP", kind(encoded(&ToVm::AskToStop))),
         ("BEGIN_IT", kind(encoded(&ToVm::Begin))),
         ("LOG_LEVEL", kind(encoded(&ToVm::Verbose { debug: false }))),
         ("VERBOSE", kind(encoded(&ToDevice::Verbose { debug: false }))),

@@ -179,7 +179,7 @@ fn the_end_of_a_vm_answers_all_wishes() {
 fn a_graceful_stop_wakes_a_paused_guest_so_that_it_can_stop() {
     let mut vmm = machine();
     let run = vmm.paused(1, "web");
-    assert_eq!(said_to_vm(&vmm.stop(1, GRACEFUL)), [ToVm::Order(Order::Unpause), ToVm::PowerButton]);
+    assert_eq!(said_to_vm(&vmm.stop(1, GRACEFUL)), [ToVm::Order(Order::Unpause), ToVm::AskToStop]);
     assert_eq!(vmm.vm(run, FromVm::Done(Order::Unpause, Ok(false))), []);
 }
 
@@ -190,7 +190,7 @@ fn a_graceful_stop_during_a_pause_takes_the_pause_back() {
     vmm.pause(1, 1);
     vmm.pause(2, 1);
     let stop = vmm.stop(1, GRACEFUL);
-    let said = vec![ToVm::Order(Order::Unpause), ToVm::PowerButton];
+    let said = vec![ToVm::Order(Order::Unpause), ToVm::AskToStop];
     assert_eq!((said_to_vm(&stop), results(&stop)), (said, vec![(2, true, Err(Code::Invalid))]));
     let paused = vmm.vm(run, FromVm::Done(Order::Pause, Ok(true)));
     assert_eq!((said_to_vm(&paused), results(&paused)), (vec![], vec![(1, true, Ok(()))]));

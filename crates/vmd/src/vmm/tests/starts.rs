@@ -196,7 +196,7 @@ fn row_2_11_fork_or_exec_failure_at_any_process_fails_that_start_alone_and_leave
         assert_eq!(refused(&actions, 3), Code::Io);
         assert!(actions.contains(&Action::Release(process.run)));
         assert_eq!(vmm.told(), [1]);
-        assert_eq!(said_to_vm(&vmm.stop(1, GRACEFUL)), [ToVm::PowerButton], "{other:?} is served");
+        assert_eq!(said_to_vm(&vmm.stop(1, GRACEFUL)), [ToVm::AskToStop], "{other:?} is served");
     }
 }
 

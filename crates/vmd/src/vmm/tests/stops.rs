@@ -42,7 +42,7 @@ fn row_2_4_force_before_there_is_a_process_is_einval() {
 fn pressed(actions: &[Action]) -> bool {
     match said_to_vm(actions).as_slice() {
         [] => false,
-        [ToVm::PowerButton] => true,
+        [ToVm::AskToStop] => true,
         other => panic!("more than the button: {other:?}"),
     }
 }
@@ -60,7 +60,7 @@ fn row_2_4_graceful_presses_the_power_button_until_the_guest_is_off_ever_more_sl
     let mut vmm = machine();
     let run = vmm.up(1, "web", 0);
     let actions = vmm.stop(1, GRACEFUL);
-    assert_eq!((stopped(&actions), said_to_vm(&actions)), (Ok(()), vec![ToVm::PowerButton]));
+    assert_eq!((stopped(&actions), said_to_vm(&actions)), (Ok(()), vec![ToVm::AskToStop]));
     let presses: Vec<u64> = (1..120).filter(|_| pressed(&vmm.pass(Duration::from_secs(1)))).collect();
     assert_eq!(presses, [3, 8, 15, 26, 41, 56, 71, 86, 101, 116], "seconds after the first");
     vmm.vm(run, FromVm::Leaving { reboot: false });

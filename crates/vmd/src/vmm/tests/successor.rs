@@ -39,7 +39,7 @@ fn a_successor_ends_a_vm_whose_device_dies() {
 fn a_successor_keeps_the_deadlines_of_a_stop() {
     let mut first = machine();
     first.up(1, "web", 0);
-    assert_eq!(said_to_vm(&first.stop(1, GRACEFUL)), [ToVm::PowerButton]);
+    assert_eq!(said_to_vm(&first.stop(1, GRACEFUL)), [ToVm::AskToStop]);
     first.pass(Duration::from_secs(119));
     let mut second = first.successor();
     assert_eq!(kills(&second.pass(Duration::ZERO)), []);
