@@ -32,7 +32,12 @@ pub enum Content {
         size: u64,
     },
     /// What differs from a base, of which there is nothing yet.
-    Base(OsString),
+    Base {
+        /// Its name as it is recorded, and what it is. It is never unpacked.
+        base: Source,
+        /// Bytes of the new image, if not as many as the base has.
+        size: Option<u64>,
+    },
     /// Another image's contents.
     Copy {
         /// Where from.
@@ -56,6 +61,14 @@ pub struct Source {
 }
 
 impl Source {
+    /// One that is read as it is.
+    fn base(word: &OsStr) -> Self {
+        let (named, path) = model::split_prefix(word.as_bytes());
+        let path = Path::new(OsStr::from_bytes(path)).to_owned();
+        let said = named.or_else(|| DiskFormat::of_extension(&path));
+        Self { format: said.unwrap_or(DiskFormat::Raw), called: said.is_some(), packing: None, path }
+    }
+
     fn new(word: &OsStr) -> Self {
         let (named, path) = model::split_prefix(word.as_bytes());
         let path = Path::new(OsStr::from_bytes(path)).to_owned();
@@ -89,7 +102,7 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Create, Wrong> {
         (Some(_), None, _) if format != DiskFormat::Qcow2 => {
             return Err(Wrong::Said("base images require qcow2 disk format".to_owned()));
         }
-        (Some(base), None, _) => Content::Base(base),
+        (Some(base), None, size) => Content::Base { base: Source::base(&base), size },
         (None, Some(input), size) => Content::Copy { source: Source::new(&input), size },
         (None, None, Some(size)) => Content::Empty { size },
         (None, None, None) => {

@@ -109,14 +109,15 @@ fn a_copy_that_can_not_be_made_is_told_and_leaves_nothing() {
     assert!(fifo.success());
     let looks = "begins like a qcow2 image; write \"qcow2:\" or \"raw:\" before its name to say what it is";
     for (source, said) in [
-        ("none", "failed to open source image file: \"none\": No such file or directory".to_owned()),
-        ("fifo", "\"fifo\" is neither a regular file nor a block device".to_owned()),
-        (".", "\".\" is neither a regular file nor a block device".to_owned()),
-        ("q", format!("\"q\" {looks}")),
-        ("q.gz", format!("\"q.gz\" {looks}")),
-        ("held", "\"held\" is in use: a VM, or another program, has it open for writing; stop that first".to_owned()),
+        ("none", "No such file or directory"),
+        ("fifo", "neither a regular file nor a block device"),
+        (".", "neither a regular file nor a block device"),
+        ("q", looks),
+        ("q.gz", looks),
+        ("held", "in use: a VM, or another program, has it open for writing; stop that first"),
     ] {
-        assert_eq!(vmctl(folder, &format!("create -i {source} x")), (Some(1), format!("vmctl: {said}\n")));
+        let said = format!("vmctl: failed to open source image file: \"{source}\": {said}\n");
+        assert_eq!(vmctl(folder, &format!("create -i {source} x")), (Some(1), said));
         assert!(!folder.join("x").exists(), "{source}");
     }
     let (status, said) = vmctl(folder, "create -i cut.xz x");
@@ -127,6 +128,36 @@ fn a_copy_that_can_not_be_made_is_told_and_leaves_nothing() {
     let said = "vmctl: create imagefile operation failed: \"a\": the file exists; name another, or remove it first\n";
     assert_eq!(itself, (Some(1), said.to_owned()));
     assert_eq!(fs::metadata(folder.join("a")).expect("untouched").len(), 1 << 20);
+}
+
+/// What QEMU's tool says of images; the tests need the package qemu-utils.
+#[track_caller]
+fn qemu_img(folder: &Path, arguments: &str) -> String {
+    let output = Command::new("qemu-img").args(arguments.split(' ')).current_dir(folder).output();
+    let output = output.unwrap_or_else(|error| panic!("qemu-img: {error}; install qemu-utils"));
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{arguments}: {said}");
+    said
+}
+
+#[test]
+fn copies_of_raw_and_packed_disks_are_qcow2_images_where_the_name_says_so() {
+    let folder = folder();
+    let folder = folder.path();
+    disk(folder, "a", (64 << 20) + 5);
+    pack(folder, "a", "zstd", "zst");
+    let rounded = "vmctl: destination size rounded to 65 megabytes\nvmctl: qcow2 imagefile created\n";
+    for source in ["a", "a.zst"] {
+        assert_eq!(vmctl(folder, &format!("create -i {source} {source}.qcow2")), (Some(0), rounded.into()));
+        assert!(qemu_img(folder, &format!("check {source}.qcow2")).contains("No errors were found"));
+        qemu_img(folder, &format!("compare -f raw -F qcow2 a {source}.qcow2"));
+        let made = fs::metadata(folder.join(format!("{source}.qcow2"))).expect("made");
+        assert!(made.len() < 2 << 20 && made.mode() & 0o7777 == 0o600, "{source}: {made:?}");
+    }
+    let (status, said) = vmctl(folder, "create -i a -s 3P b.qcow2");
+    assert_eq!(status, Some(1));
+    assert!(said.ends_with("\"b.qcow2\": a qcow2 disk has 512 bytes to 2 PiB, not 3377699720527872\n"), "{said}");
+    assert!(!folder.join("b.qcow2").exists());
 }
 
 #[test]

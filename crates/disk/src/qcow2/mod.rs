@@ -1,5 +1,5 @@
 //! qcow2 images: QEMU's copy-on-write format, versions 2 and 3 (QEMU, docs/interop/qcow2.rst). What stands in a file is
-//! read and written here as types; nothing here does I/O. Used by the probe (names of bases), vioblk and vmctl.
+//! read and written here as types; nothing but `writer` does I/O. Used by the probe (names of bases), vioblk and vmctl.
 //!
 //! | file | holds |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | `refcount` | entries of refcount tables and blocks |
 //! | `unpack` | compressed clusters |
 //! | `map` | a guest's requests to operations on the files of a chain |
+//! | `writer` | new images, written from begin to end |
 
 mod entry;
 mod extensions;
@@ -20,6 +21,7 @@ mod header;
 mod map;
 mod refcount;
 mod unpack;
+mod writer;
 
 pub use entry::{BadEntry, Cluster, L1Entry, L2Entry, Subcluster, Subclusters};
 pub use extensions::{Extension, Extensions};
@@ -29,3 +31,4 @@ pub use header::{Access, Backing, Compression, Header, Probe, Snapshots, Table, 
 pub use map::{Action, Corruption, Failure, Layer, LayerError, Limits, MAX_CHAIN, Map, Op, Request, RequestId, Token};
 pub use refcount::{RefcountBlock, block_of, table_entry};
 pub use unpack::unpack;
+pub use writer::{MAX_NEW_SIZE, WriteError, Writer};

@@ -308,7 +308,12 @@ fn create_takes_its_format_from_prefix_or_extension() {
         let create = created(&format!("create -s 1G {word}"));
         assert_eq!((create.format, create.content), (format, Content::Empty { size: 1 << 30 }), "{word}");
     }
-    assert_eq!(created("create -b base.qcow2 x.qcow2").content, Content::Base("base.qcow2".into()));
+    let based = |line: &str| match created(line).content {
+        Content::Base { base, size } => (base.path, base.format, size),
+        content => panic!("{content:?}"),
+    };
+    assert_eq!(based("create -b base.qcow2 x.qcow2"), ("base.qcow2".into(), DiskFormat::Qcow2, None));
+    assert_eq!(based("create -b raw:b.gz -s 2M x.qcow2"), ("b.gz".into(), DiskFormat::Raw, Some(2 << 20)));
     let copied = |line: &str| match created(line).content {
         Content::Copy { source, size } => (source.path, size),
         content => panic!("{content:?}"),

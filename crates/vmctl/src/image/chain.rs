@@ -1,0 +1,142 @@
+//! An image with the bases that it stands on, opened with the caller's own rights.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use disk::qcow2::{Access, Header, HeaderError};
+use disk::{SECTOR, check_raw};
+use model::DiskFormat;
+use proto::failure::plain;
+use rustix::fs::{Mode, OFlags};
+use sys::lock;
+
+/// Why a file is no disk that can be read.
+#[derive(Debug, thiserror::Error)]
+#[error("\"{}\": {why}", .path.display())]
+pub struct ChainError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub why: Why,
+}
+
+/// What is wrong with one file.
+#[derive(Debug, thiserror::Error)]
+pub enum Why {
+    /// It can't be opened or read.
+    #[error("{}", plain(.0))]
+    Io(io::Error),
+    /// A directory, say.
+    #[error("neither a regular file nor a block device")]
+    Kind,
+    /// Its lock is held.
+    #[error("in use: a VM, or another program, has it open for writing; stop that first")]
+    InUse,
+    /// Nobody said that it is raw.
+    #[error("begins like a qcow2 image; write \"qcow2:\" or \"raw:\" before its name to say what it is")]
+    Looks,
+    /// The same of a base: whoever made the image above it could have said what it is.
+    #[error("begins like a qcow2 image, and the image on top of it does not say so; see qemu-img rebase -u -F")]
+    BaseLooks,
+    /// Its header.
+    #[error("{0}")]
+    Header(#[from] HeaderError),
+    /// Less than a sector.
+    #[error("it has {0} bytes; a disk needs at least 512")]
+    Short(u64),
+    /// It stands on itself.
+    #[error("it is a base of itself")]
+    Loop,
+    /// It has too many bases.
+    #[error("its chain of bases is too long: an image has 15 at most; make it independent with qemu-img convert")]
+    Long,
+}
+
+/// One file of a chain.
+#[derive(Debug)]
+pub struct Link {
+    /// Open for reading, and locked against others that would write it.
+    pub file: File,
+    /// Its header, if it is qcow2.
+    pub header: Option<Header>,
+    /// Bytes of its disk, whole sectors.
+    pub size: u64,
+}
+
+/// Opens a file that is to be read as it is: without waiting for a fifo's other end, and locked so that nobody writes it
+/// meanwhile. With its bytes.
+pub fn open_file(path: &Path) -> Result<(File, u64), Why> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| Why::Io(error.into()))?;
+    let mut file = File::from(file);
+    let kind = file.metadata().map_err(Why::Io)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(Why::Kind);
+    }
+    if !lock::try_lock(&file, lock::Kind::Shared).map_err(Why::Io)? {
+        return Err(Why::InUse);
+    }
+    // The end is the size of files and block devices alike.
+    let len = file.seek(SeekFrom::End(0)).and_then(|len| file.rewind().map(|()| len)).map_err(Why::Io)?;
+    Ok((file, len))
+}
+
+/// Opens an image and all its bases, nearest first, together at most `most`. `called` is whether the user said what the
+/// image is.
+pub fn open(image: &Path, format: DiskFormat, called: bool, most: usize) -> Result<Vec<Link>, ChainError> {
+    let mut chain: Vec<Link> = Vec::new();
+    let (mut path, mut format, mut called) = (image.to_owned(), format, called);
+    loop {
+        let wrong = |why| ChainError { path: path.clone(), why };
+        let looks = if chain.is_empty() { Why::Looks } else { Why::BaseLooks };
+        let link = link(&path, format, called, looks).map_err(wrong)?;
+        let place = |file: &File| file.metadata().map(|it| (it.dev(), it.ino()));
+        let this = place(&link.file).map_err(|error| wrong(Why::Io(error)))?;
+        if chain.iter().any(|other| place(&other.file).is_ok_and(|other| other == this)) {
+            return Err(wrong(Why::Loop));
+        }
+        let backing = link.header.as_ref().and_then(|header| header.backing.clone());
+        chain.push(link);
+        let Some(backing) = backing else { return Ok(chain) };
+        if chain.len() >= most {
+            return Err(ChainError { path: image.to_owned(), why: Why::Long });
+        }
+        path = beside(&path, Path::new(std::ffi::OsStr::from_bytes(&backing.name)));
+        let named = backing.format.or_else(|| DiskFormat::of_extension(&path));
+        (format, called) = (named.unwrap_or(DiskFormat::Raw), named.is_some());
+    }
+}
+
+/// The file that an image at `image` means by a name: one that is not absolute lies beside it (openbsd/devices.md, 3.5).
+pub fn beside(image: &Path, name: &Path) -> PathBuf {
+    image.parent().unwrap_or(Path::new("")).join(name)
+}
+
+fn link(path: &Path, format: DiskFormat, called: bool, looks: Why) -> Result<Link, Why> {
+    let (mut file, len) = open_file(path)?;
+    let mut begin = Vec::new();
+    let mut read = |most: usize| {
+        begin.clear();
+        file.rewind()?;
+        (&mut file).take(most as u64).read_to_end(&mut begin).map(|_| begin.clone())
+    };
+    let first = read(SECTOR as usize).map_err(Why::Io)?;
+    let (header, size) = match format {
+        DiskFormat::Raw if !called && check_raw(&first).is_err() => return Err(looks),
+        DiskFormat::Raw => (None, len),
+        DiskFormat::Qcow2 => {
+            let bytes = read(Header::bytes_needed(&first)?).map_err(Why::Io)?;
+            let header = Header::parse(&bytes, len)?;
+            header.check(Access::Read)?;
+            let size = header.size;
+            (Some(header), size)
+        }
+    };
+    match size / SECTOR * SECTOR {
+        0 => Err(Why::Short(size)),
+        size => Ok(Link { file, header, size }),
+    }
+}
