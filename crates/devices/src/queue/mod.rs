@@ -8,13 +8,17 @@
 mod chain;
 #[cfg(test)]
 pub(crate) mod driver;
+pub mod in_flight;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
 
 use sys::guest_io::{Extent, GuestMemory};
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
+
+use in_flight::InFlight;
 
 pub use chain::{Chain, MAX_CHAIN_BYTES, fill_front};
 
@@ -61,6 +65,17 @@ pub enum SetupError {
     Outside(GuestAddress),
 }
 
+/// Why a ring with a record can't be set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// As without one.
+    #[error(transparent)]
+    Ring(#[from] SetupError),
+    /// The record is not in the memory that was given for it.
+    #[error("record of requests under way: {0}")]
+    Record(RingFault),
+}
+
 /// Why a ring is broken: the device stops and asks for a reset (openbsd/devices.md, 11: R1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RingFault {
@@ -98,6 +113,9 @@ pub struct Vring {
     considered: u16,
     /// Nothing was pushed yet: what the driver waits for is not known, and the first push interrupts in any case.
     is_new: bool,
+    /// Where what is under way is recorded, and what a process that died had taken and has not handed back.
+    record: Option<InFlight>,
+    again: VecDeque<u16>,
 }
 
 impl Vring {
@@ -115,7 +133,19 @@ impl Vring {
         let next_used = queue.used_idx(memory, Ordering::Acquire).map_err(|_| SetupError::Outside(used))?;
         queue.set_next_used(next_used.0);
         queue.set_ready(true);
-        Ok(Vring { queue, setup, considered: next_used.0, is_new: true })
+        Ok(Vring { queue, setup, considered: next_used.0, is_new: true, record: None, again: VecDeque::new() })
+    }
+
+    /// The same with a record of what is under way. Where the set-up says that the ring stands is no matter: it goes on where the
+    /// process stood that had the record before, whose requests that are under way come first, in their order.
+    pub fn recorded(memory: &GuestMemory, setup: RingSetup, place: in_flight::Place) -> Result<Vring, RecordError> {
+        let mut ring = Self::new(memory, setup)?;
+        let used = ring.queue.next_used();
+        let (record, again) = InFlight::open(place, setup.size, used).map_err(RecordError::Record)?;
+        let under_way = u16::try_from(again.len()).map_err(|_| RecordError::Record(RingFault::Host))?;
+        ring.queue.set_next_avail(used.wrapping_add(under_way));
+        (ring.record, ring.again) = (Some(record), again.into());
+        Ok(ring)
     }
 
     /// Entries.
@@ -131,18 +161,24 @@ impl Vring {
     /// Whether no chain is available.
     pub fn is_empty(&self, memory: &GuestMemory) -> Result<bool, RingFault> {
         let available = self.queue.avail_idx(memory, Ordering::Acquire).map_err(|_| RingFault::Outside)?;
-        Ok(available.0 == self.queue.next_avail())
+        Ok(self.again.is_empty() && available.0 == self.queue.next_avail())
     }
 
     /// Takes the next available chain; false where there is none.
     pub fn pop(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<bool, RingFault> {
+        if let Some(head) = self.again.pop_front() {
+            return chain.walk(memory, &self.setup, head).map(|()| true);
+        }
         let head = match self.queue.iter(memory) {
             Ok(mut heads) => heads.next().map(|found| found.head_index()),
             Err(virtio_queue::Error::InvalidAvailRingIndex) => return Err(RingFault::AvailableIndex),
             Err(_) => return Err(RingFault::Outside),
         };
         match head {
-            Some(head) => chain.walk(memory, &self.setup, head).map(|()| true),
+            Some(head) => {
+                self.record.as_mut().map_or(Ok(()), |record| record.took(head))?;
+                chain.walk(memory, &self.setup, head).map(|()| true)
+            }
             None => Ok(false),
         }
     }
@@ -153,7 +189,8 @@ impl Vring {
         Ok(self.pop(memory, chain)? || (self.enable_kicks(memory)? && self.pop(memory, chain)?))
     }
 
-    /// Puts the last `count` chains back: they were looked at, and nothing was done to them.
+    /// Puts the last `count` chains back: they were looked at, and nothing was done to them. Not of a ring with a record, which
+    /// would tell of them as under way.
     pub fn put_back(&mut self, count: u16) {
         self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(count));
     }
@@ -161,6 +198,7 @@ impl Vring {
     /// Hands chains back to the driver, all at once: the driver sees none of them before it sees the last. Each is its
     /// head and the bytes written to it.
     pub fn push_used(&mut self, memory: &GuestMemory, used: &[(u16, u32)]) -> Result<(), RingFault> {
+        self.record.as_mut().map_or(Ok(()), |record| record.hands_back(used))?;
         let mut next = self.queue.next_used();
         for (head, written) in used {
             // virtio 1.2, 2.7.8: flags and index are 2 bytes each, then 8 bytes an element.
@@ -171,7 +209,8 @@ impl Vring {
             next = next.wrapping_add(1);
         }
         self.queue.set_next_used(next);
-        memory.store(next.to_le(), self.used_at(2)?, Ordering::Release).map_err(|_| RingFault::Outside)
+        memory.store(next.to_le(), self.used_at(2)?, Ordering::Release).map_err(|_| RingFault::Outside)?;
+        self.record.as_mut().map_or(Ok(()), |record| record.handed_back(used, next))
     }
 
     /// Whether the driver wants to be interrupted for what was pushed since the last call (virtio 1.2, 2.7.7 and
