@@ -160,6 +160,87 @@ fn copies_of_raw_and_packed_disks_are_qcow2_images_where_the_name_says_so() {
     assert!(!folder.join("b.qcow2").exists());
 }
 
+/// A qcow2 image on a qcow2 image on a raw disk, in a folder of their own; and what it reads as, in `flat`.
+fn chain(folder: &Path) {
+    fs::create_dir(folder.join("d")).expect("it is ours");
+    disk(folder, "d/raw", 3 << 20);
+    qemu_img(folder, "create -q -f qcow2 -o cluster_size=4k,compat=0.10 -b raw -F raw d/middle.qcow2 5M");
+    qemu_img(folder, "create -q -f qcow2 -b middle.qcow2 -F qcow2 d/top.qcow2 9M");
+    let io = |file: &str, command: &str| {
+        let done = Command::new("qemu-io").args(["-f", "qcow2", "-c", command, file]).current_dir(folder).output();
+        assert!(done.expect("qemu-io is in qemu-utils").status.success(), "{command}");
+    };
+    io("d/middle.qcow2", "write -P 1 4500k 300k");
+    io("d/top.qcow2", "write -P 2 100k 200");
+    io("d/top.qcow2", "write -P 3 8191k 1k");
+    io("d/top.qcow2", "write -z 1m 1m");
+    qemu_img(folder, "convert -f qcow2 -O raw d/top.qcow2 flat");
+}
+
+#[test]
+fn an_image_with_its_bases_is_copied_as_one_disk() {
+    let folder = folder();
+    let folder = folder.path();
+    chain(folder);
+    for (target, said) in [("a", "raw"), ("a.qcow2", "qcow2")] {
+        let outcome = vmctl(folder, &format!("create -i d/top.qcow2 {target}"));
+        assert_eq!(outcome, (Some(0), format!("vmctl: {said} imagefile created\n")));
+        qemu_img(folder, &format!("compare -f raw -F {said} flat {target}"));
+    }
+    assert!(fs::read(folder.join("a")).expect("made") == fs::read(folder.join("flat")).expect("made"));
+    assert!(qemu_img(folder, "check a.qcow2").contains("No errors were found"));
+    assert!(!qemu_img(folder, "info a.qcow2").contains("backing"), "it stands alone");
+    let smaller = vmctl(folder, "create -i d/top.qcow2 -s 8M b");
+    let said = "vmctl: size cannot be smaller than input disk size: 8388608, and \"d/top.qcow2\" has 9437184\n";
+    assert_eq!(smaller, (Some(1), said.to_owned()));
+    fs::remove_file(folder.join("d/raw")).expect("it is ours");
+    let said = "vmctl: failed to open source image file: \"d/raw\": No such file or directory\n";
+    assert_eq!(vmctl(folder, "create -i d/top.qcow2 b"), (Some(1), said.to_owned()));
+    assert!(!folder.join("b").exists());
+}
+
+#[test]
+fn compressed_extended_and_packed_images_are_copied() {
+    let folder = folder();
+    let folder = folder.path();
+    chain(folder);
+    for (name, options) in [
+        ("deflate", "-c"),
+        ("zstd", "-c -o compression_type=zstd,cluster_size=2M"),
+        ("extended", "-o extended_l2=on"),
+        ("small", "-o cluster_size=512,refcount_bits=1"),
+    ] {
+        qemu_img(folder, &format!("convert -f raw -O qcow2 {options} flat {name}.qcow2"));
+        pack(folder, &format!("{name}.qcow2"), "xz", "xz");
+        for source in [format!("{name}.qcow2"), format!("{name}.qcow2.xz")] {
+            assert_eq!(vmctl(folder, &format!("create -i {source} out")).0, Some(0), "{source}");
+            assert!(fs::read(folder.join("out")).expect("made") == fs::read(folder.join("flat")).expect("made"));
+            fs::remove_file(folder.join("out")).expect("it is ours");
+        }
+    }
+    let left: Vec<_> =
+        fs::read_dir(folder).expect("ours").filter_map(|it| it.ok()?.file_name().into_string().ok()).collect();
+    assert!(left.iter().all(|name| !name.contains("unpacked")), "{left:?}");
+}
+
+#[test]
+fn a_damaged_image_is_told_and_its_copy_removed() {
+    let folder = folder();
+    let folder = folder.path();
+    chain(folder);
+    let file = File::options().read(true).write(true).open(folder.join("d/top.qcow2")).expect("it is ours");
+    let mut l1 = [0; 8];
+    file.read_exact_at(&mut l1, 40).expect("the L1 table's place");
+    file.write_all_at(&[0x80, 0, 0, 0x7f, 0, 0, 0, 0], u64::from_be_bytes(l1)).expect("it is ours");
+    let (status, said) = vmctl(folder, "create -i d/top.qcow2 x");
+    assert_eq!(status, Some(1));
+    assert!(
+        said.starts_with("vmctl: failed to read from source: \"d/top.qcow2\": \"d/top.qcow2\" is damaged: "),
+        "{said}"
+    );
+    assert!(!folder.join("x").exists());
+}
+
 #[test]
 fn a_copy_that_is_interrupted_leaves_nothing() {
     let folder = folder();

@@ -1,5 +1,5 @@
 //! qcow2 images: QEMU's copy-on-write format, versions 2 and 3 (QEMU, docs/interop/qcow2.rst). What stands in a file is
-//! read and written here as types; nothing but `writer` does I/O. Used by the probe (names of bases), vioblk and vmctl.
+//! read and written here as types; nothing but `reader` and `writer` does I/O. Used by the probe (names of bases), vioblk and vmctl.
 //!
 //! | file | holds |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | `refcount` | entries of refcount tables and blocks |
 //! | `unpack` | compressed clusters |
 //! | `map` | a guest's requests to operations on the files of a chain |
+//! | `reader` | a chain that is read from begin to end |
 //! | `writer` | new images, written from begin to end |
 
 mod entry;
@@ -19,6 +20,7 @@ mod fault;
 mod geometry;
 mod header;
 mod map;
+mod reader;
 mod refcount;
 mod unpack;
 mod writer;
@@ -29,6 +31,7 @@ pub use fault::{HeaderError, TableName};
 pub use geometry::{Geometry, MAX_CLUSTER_BITS, MAX_REFCOUNT_ORDER, MIN_CLUSTER_BITS, Place};
 pub use header::{Access, Backing, Compression, Header, Probe, Snapshots, Table, Version, features};
 pub use map::{Action, Corruption, Failure, Layer, LayerError, Limits, MAX_CHAIN, Map, Op, Request, RequestId, Token};
+pub use reader::{ChainFile, Reader};
 pub use refcount::{RefcountBlock, block_of, table_entry};
 pub use unpack::unpack;
 pub use writer::{MAX_NEW_SIZE, WriteError, Writer};

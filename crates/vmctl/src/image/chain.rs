@@ -58,8 +58,14 @@ pub enum Why {
 /// One file of a chain.
 #[derive(Debug)]
 pub struct Link {
+    /// Where.
+    pub path: PathBuf,
     /// Open for reading, and locked against others that would write it.
     pub file: File,
+    /// The file's bytes.
+    pub len: u64,
+    /// Its format.
+    pub format: DiskFormat,
     /// Its header, if it is qcow2.
     pub header: Option<Header>,
     /// Bytes of its disk, whole sectors.
@@ -87,12 +93,26 @@ pub fn open_file(path: &Path) -> Result<(File, u64), Why> {
 /// Opens an image and all its bases, nearest first, together at most `most`. `called` is whether the user said what the
 /// image is.
 pub fn open(image: &Path, format: DiskFormat, called: bool, most: usize) -> Result<Vec<Link>, ChainError> {
+    let opened = open_file(image).map_err(|why| ChainError { path: image.to_owned(), why })?;
+    open_on(opened, image, format, called, most)
+}
+
+/// The same where the image itself is open already, with its bytes; its bases lie where those of one at `image` do.
+pub fn open_on(
+    opened: (File, u64),
+    image: &Path,
+    format: DiskFormat,
+    called: bool,
+    most: usize,
+) -> Result<Vec<Link>, ChainError> {
     let mut chain: Vec<Link> = Vec::new();
+    let mut opened = Some(opened);
     let (mut path, mut format, mut called) = (image.to_owned(), format, called);
     loop {
         let wrong = |why| ChainError { path: path.clone(), why };
         let looks = if chain.is_empty() { Why::Looks } else { Why::BaseLooks };
-        let link = link(&path, format, called, looks).map_err(wrong)?;
+        let next = opened.take().map_or_else(|| open_file(&path), Ok).map_err(wrong)?;
+        let link = link(&path, next, format, called, looks).map_err(wrong)?;
         let place = |file: &File| file.metadata().map(|it| (it.dev(), it.ino()));
         let this = place(&link.file).map_err(|error| wrong(Why::Io(error)))?;
         if chain.iter().any(|other| place(&other.file).is_ok_and(|other| other == this)) {
@@ -115,8 +135,7 @@ pub fn beside(image: &Path, name: &Path) -> PathBuf {
     image.parent().unwrap_or(Path::new("")).join(name)
 }
 
-fn link(path: &Path, format: DiskFormat, called: bool, looks: Why) -> Result<Link, Why> {
-    let (mut file, len) = open_file(path)?;
+fn link(path: &Path, (mut file, len): (File, u64), format: DiskFormat, called: bool, looks: Why) -> Result<Link, Why> {
     let mut begin = Vec::new();
     let mut read = |most: usize| {
         begin.clear();
@@ -137,6 +156,6 @@ fn link(path: &Path, format: DiskFormat, called: bool, looks: Why) -> Result<Lin
     };
     match size / SECTOR * SECTOR {
         0 => Err(Why::Short(size)),
-        size => Ok(Link { file, header, size }),
+        size => Ok(Link { path: path.to_owned(), file, len, format, header, size }),
     }
 }

@@ -1,16 +1,16 @@
 //! `create -i`: copies a disk into a new image (openbsd/vmctl.md, 4.4).
 
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::{self, Cursor, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use disk::qcow2::{WriteError, Writer};
+use disk::qcow2::{Failure, MAX_CHAIN, Reader, WriteError, Writer};
 use disk::{CopyError, NewFile, RawSource, RawTarget, Target, check_raw};
 use model::DiskFormat;
 use sys::signals::{Signal, Signals};
 
-use super::chain::{self, Why};
+use super::chain::{self, Link, Why};
 use super::unpack::{self, Packing};
 use super::{ImageError, step};
 use crate::create::{Create, Source};
@@ -29,13 +29,7 @@ pub fn convert(
     tell: &mut Tell<'_>,
 ) -> Result<Option<u64>, ImageError> {
     let path = &create.path;
-    if source.format == DiskFormat::Qcow2 {
-        return Err(ImageError::FromQcow2(source.path.clone()));
-    }
     let (file, len) = open(source)?;
-    if let (None, Some(size)) = (source.packing, size.filter(|size| *size < len)) {
-        return Err(ImageError::Smaller { size, path: source.path.clone(), bytes: Some(len) });
-    }
     let new = NewFile::make(path).map_err(|reason| ImageError::Create { path: path.to_owned(), reason })?;
     let written = |error| step("failed to write to destination", path, error);
     // Blocked before the first byte: a signal that comes is seen between two pieces, and the file is removed.
@@ -44,25 +38,26 @@ pub fn convert(
         Ok(None) => ControlFlow::Continue(()),
         Ok(Some(_)) | Err(_) => ControlFlow::Break(()),
     };
-    let most = size.unwrap_or(i64::MAX as u64);
-    let mut fill = |target: &mut dyn Target| match source.packing {
-        None => {
-            let mut watch = |done| {
-                tell(done, len);
-                stopped()
-            };
-            let copied = disk::copy(&mut RawSource { file: &file, len }, target, len, &mut watch);
-            copied.map(|()| len).map_err(|error| failed(error, source, path))
-        }
-        Some(packing) => {
-            let (mut reader, taken) = unpacked(source, packing, &file)?;
-            let mut watch = |_| {
-                tell(taken.get(), len);
-                stopped()
-            };
-            disk::pour(&mut reader, target, most, &mut watch).map_err(|error| failed(error, source, path))
+    let from = match (source.format, source.packing) {
+        (DiskFormat::Raw, None) => Input::Raw(file, len),
+        (DiskFormat::Raw, Some(packing)) => Input::Packed(packing, file, len),
+        (DiskFormat::Qcow2, None) => Input::chain(source, (file, len))?,
+        (DiskFormat::Qcow2, Some(packing)) => {
+            // An image is read here and there, so its file must be there as a whole: beside the new one, without a name.
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".unpacked-{}", std::process::id()));
+            let part = NewFile::make(Path::new(&name)).map_err(|error| written(io::Error::other(error)))?;
+            let from = Input::Packed(packing, file, len);
+            let len = from.copy(source, path, &mut RawTarget(part.file()), None, tell, &stopped)?;
+            part.file().set_len(len).map_err(written)?;
+            let file = part.file().try_clone().map_err(written)?;
+            Input::chain(source, (file, len))?
         }
     };
+    if let Some((size, bytes)) = size.zip(from.size()).filter(|(size, bytes)| size < bytes) {
+        return Err(ImageError::Smaller { size, path: source.path.clone(), bytes: Some(bytes) });
+    }
+    let mut fill = |target: &mut dyn Target| from.copy(source, path, target, size, tell, &stopped);
     let whole = |copied: u64| size.unwrap_or(copied.max(1).checked_next_multiple_of(MIB).unwrap_or(copied));
     let copied = match create.format {
         DiskFormat::Raw => {
@@ -72,7 +67,7 @@ pub fn convert(
         }
         DiskFormat::Qcow2 => {
             let failed = |reason: WriteError| ImageError::Qcow2 { path: path.to_owned(), reason };
-            let known = size.or_else(|| source.packing.is_none().then(|| whole(len)));
+            let known = size.or_else(|| from.size().map(whole));
             let mut writer = Writer::begin(new.file(), known, None).map_err(failed)?;
             let copied = fill(&mut writer)?;
             writer.finish(whole(copied)).map_err(failed)?;
@@ -81,6 +76,82 @@ pub fn convert(
     };
     new.keep();
     Ok((size.is_none() && whole(copied) != copied).then_some(whole(copied) / MIB))
+}
+
+/// Where bytes come from.
+enum Input {
+    /// A raw disk, with its bytes.
+    Raw(File, u64),
+    /// A packed file, with its bytes.
+    Packed(Packing, File, u64),
+    /// An image with its bases.
+    Chain(Vec<Link>),
+}
+
+impl Input {
+    fn chain(source: &Source, opened: (File, u64)) -> Result<Self, ImageError> {
+        let chain = chain::open_on(opened, &source.path, source.format, source.called, MAX_CHAIN);
+        chain.map(Self::Chain).map_err(ImageError::Source)
+    }
+
+    /// The disk's bytes, where they are known before it is read.
+    fn size(&self) -> Option<u64> {
+        match self {
+            Self::Raw(_, len) => Some(*len),
+            Self::Packed(..) => None,
+            Self::Chain(chain) => chain.first().map(|link| link.size),
+        }
+    }
+
+    /// Copies all of it; how many bytes the disk has.
+    fn copy(
+        &self,
+        source: &Source,
+        path: &Path,
+        target: &mut dyn Target,
+        most: Option<u64>,
+        tell: &mut Tell<'_>,
+        stopped: &dyn Fn() -> ControlFlow<()>,
+    ) -> Result<u64, ImageError> {
+        let size = self.size().unwrap_or(0);
+        let mut watch = |done| {
+            tell(done, size);
+            stopped()
+        };
+        let copied = match self {
+            Self::Raw(file, len) => disk::copy(&mut RawSource { file, len: *len }, target, size, &mut watch),
+            Self::Chain(chain) => {
+                let files: Vec<_> = chain.iter().map(|link| (&link.file, link.len, link.format)).collect();
+                let reader = Reader::open(&files);
+                let error = |error| step("failed to read from source", &source.path, io::Error::other(error));
+                let copied = disk::copy(&mut reader.map_err(error)?, target, size, &mut watch);
+                copied.map_err(|error| damaged(error, chain))
+            }
+            Self::Packed(packing, file, len) => {
+                let (mut reader, taken) = unpacked(source, *packing, file)?;
+                let mut watch = |_| {
+                    tell(taken.get(), *len);
+                    stopped()
+                };
+                let poured = disk::pour(&mut reader, target, most.unwrap_or(i64::MAX as u64), &mut watch);
+                return poured.map_err(|error| failed(error, source, path));
+            }
+        };
+        copied.map(|()| size).map_err(|error| failed(error, source, path))
+    }
+}
+
+/// Which file of a chain can't be read, instead of its number.
+fn damaged(error: CopyError, chain: &[Link]) -> CopyError {
+    let CopyError::Read(error) = error else { return error };
+    let failure = error.get_ref().and_then(|inner| inner.downcast_ref::<Failure>()).copied();
+    let path = |file: u8| chain.get(usize::from(file)).map(|link| link.path.display()).into_iter();
+    let told = match failure {
+        Some(Failure::Corrupt { file, what }) => path(file).map(|path| format!("\"{path}\" is damaged: {what}")).next(),
+        Some(Failure::Io { file, error, .. }) => path(file).map(|path| format!("\"{path}\": {error}")).next(),
+        Some(Failure::Range) | None => None,
+    };
+    CopyError::Read(told.map_or(error, io::Error::other))
 }
 
 /// Opens a source, and keeps others from writing it while it is read; its bytes, packed ones as they are.

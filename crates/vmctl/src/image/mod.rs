@@ -39,9 +39,6 @@ pub enum ImageError {
         /// Why.
         reason: WriteError,
     },
-    /// A format that this release cannot copy.
-    #[error("create: \"{}\": copying qcow2 images is not in this release; use qemu-img(1) convert", .0.display())]
-    FromQcow2(PathBuf),
     /// A step of a copy, in the original's words.
     #[error("{what}: \"{}\": {}", .path.display(), plain(.error))]
     Step {
