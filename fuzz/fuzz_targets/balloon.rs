@@ -61,7 +61,7 @@ fuzz_target!(|input: &[u8]| {
     let mut balloon = Balloon::new(MemorySize::DEFAULT);
     for _ in 0..script.byte() % 4 {
         let mib = i64::from(script.word()) << 20;
-        balloon.asked(Ask::Memory(MemorySize::from_bytes(mib).unwrap_or(MemorySize::MAX)));
+        balloon.asked(Ask::Memory(MemorySize::from_bytes(mib).unwrap_or(MemorySize::MAX)), vec![]);
     }
     serve_vhost::serve(theirs, balloon, None).expect("a loop that waits");
     assert_eq!(memory.metadata().expect("its size").len(), MEMORY);

@@ -7,7 +7,7 @@ _vmctl_vms() {
 
 _vmctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command= at options= words=
-	local commands="console create disk-fail doctor flush-stop help load log memory nmi pause receive reload reset send show start status stop unpause wait"
+	local commands="cdrom console create disk-fail doctor flush-stop help load log memory nmi pause receive reload reset send show start status stop unpause wait"
 	for ((at = 1; at < COMP_CWORD; at++)); do
 		[[ ${COMP_WORDS[at]} == -* ]] && continue
 		command=${COMP_WORDS[at]}
@@ -44,12 +44,18 @@ _vmctl() {
 		esac
 		;;
 	stop) options="-a -f -w" words=$(_vmctl_vms -r) ;;
+	cdrom)
+		case $prev in
+		insert) ;;
+		*) options="-f" words="eject insert "$(_vmctl_vms -r) ;;
+		esac
+		;;
 	memory | nmi | unpause) words=$(_vmctl_vms -r) ;;
 	*) return ;;
 	esac
 	[[ $cur == -* ]] && words=$options${words:+ }$([[ $words == -* ]] && echo "$words")
 	case $command:$prev in
-	load:* | create:* | start:-[bdr]) [[ $cur == -* ]] || compopt -o default 2>/dev/null ;;
+	load:* | create:* | start:-[bdr] | cdrom:insert) [[ $cur == -* ]] || compopt -o default 2>/dev/null ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 }

@@ -9,7 +9,7 @@ function __vmctl_is
     __fish_seen_subcommand_from $argv
 end
 
-set -l commands console create disk-fail doctor flush-stop help load log memory nmi pause receive reload reset send show start status stop unpause wait
+set -l commands cdrom console create disk-fail doctor flush-stop help load log memory nmi pause receive reload reset send show start status stop unpause wait
 
 complete -c vmctl -f
 complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -s v -d 'Say more'
@@ -18,9 +18,12 @@ complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -l version -d '
 complete -c vmctl -n '__vmctl_is help' -a "$commands"
 complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -a "$commands"
 
-complete -c vmctl -n '__vmctl_is console disk-fail flush-stop memory nmi pause send stop unpause wait' -a '(__vmctl_vms -r)'
+complete -c vmctl -n '__vmctl_is cdrom console disk-fail flush-stop memory nmi pause send stop unpause wait' -a '(__vmctl_vms -r)'
 complete -c vmctl -n '__vmctl_is show start status' -a '(__vmctl_vms)'
 complete -c vmctl -n '__vmctl_is create load' -F
+complete -c vmctl -n '__vmctl_is cdrom' -a 'eject insert'
+complete -c vmctl -n '__vmctl_is cdrom' -s f -d 'Also if the guest has locked the tray'
+complete -c vmctl -n '__vmctl_is insert' -F
 complete -c vmctl -n '__vmctl_is log' -a 'brief verbose'
 complete -c vmctl -n '__vmctl_is disk-fail' -a 'read write flush'
 complete -c vmctl -n '__vmctl_is reset' -a 'all switches vms'

@@ -14,6 +14,7 @@ _vmctl() {
   local -a commands
   local curcontext=$curcontext state line
   commands=(
+    'cdrom:change what is in a CD-ROM drive'
     'console:attach to the console of a running VM'
     'create:make a disk image'
     'disk-fail:let requests of a disk fail'
@@ -50,6 +51,7 @@ _vmctl() {
           _arguments '1:vm:_vmctl_running' '2:disk:' '3:operation:(read write flush)' '4:count:'
           ;;
         flush-stop) _arguments '1:vm:_vmctl_running' '2:disk:' '3:count:' ;;
+        cdrom) _arguments '-f[also if the guest has locked the tray]' '1:vm:_vmctl_running' '2:what:(eject insert)' '3:path:_files' ;;
         memory) _arguments '1:vm:_vmctl_running' '2:size:' ;;
         help) _describe command commands ;;
         doctor) _arguments '--json[as JSON]' ;;

@@ -103,7 +103,7 @@ impl Control for Vmm {
                 log_level(debug);
                 Heard::Nothing
             }
-            Ok(Received::Message(ToDevice::Ask(ask), _)) => Heard::Ask(ask),
+            Ok(Received::Message(ToDevice::Ask(ask), fds)) => Heard::Ask(ask, fds),
             Ok(Received::Empty) => Heard::Nothing,
             Ok(Received::Closed) => Heard::Gone,
             Ok(Received::Message(ToDevice::Start { .. }, _)) => {

@@ -271,7 +271,7 @@ fn vioballoon_makes_holes_in_its_sandbox_is_asked_and_reports() {
     process.channel.send(&start(0, told), vec![theirs.into()]).unwrap();
     assert_eq!(process.told(), ToVmm::Ready);
     process.channel.send(&ToDevice::Ask(Ask::Memory(MemorySize::LEAST_BOOTABLE)), Vec::new()).unwrap();
-    assert_eq!(process.told(), ToVmm::Answered { changed: true });
+    assert_eq!(process.told(), ToVmm::Answered { changed: true, result: Ok(()) });
     let mut vmm = Vmm::over(socket, VERSION_1 | 1);
     let flags = vhost::vhost_user::message::VhostUserConfigFlags::empty();
     let (_, config) = vmm.front_end.get_config(0, 8, flags, &[0; 8]).unwrap();

@@ -14,7 +14,7 @@ use crate::names::RequestId;
 /// Where control listens.
 pub const SOCKET_PATH: &str = "/run/vmd.sock";
 /// Changes whenever a message of this file does.
-pub const VERSION: u32 = 13;
+pub const VERSION: u32 = 14;
 /// VMs of one answer: as many of the longest lines as a message holds, so that the queue of a peer has room for 25,000.
 pub const MAX_LINES: usize = 100;
 /// Unkillable processes of one answer.
@@ -112,6 +112,15 @@ pub enum Request {
         vm: VmRef,
         /// All that its balloon leaves it.
         size: MemorySize,
+    },
+    /// Change what is in the CD-ROM drive of a VM that runs. Answered by `Accepted` when it is changed, or `Failed`.
+    Cdrom {
+        /// Which.
+        vm: VmRef,
+        /// Image to put in, opened with the asking user's rights; nothing: the drive is to be empty.
+        medium: Option<UserPath>,
+        /// Also where the guest has locked the tray.
+        force: bool,
     },
     /// Let requests of a disk fail from one on, for tests of a guest's storage. Answered by `Accepted` when that is
     /// armed and by `Done` when it has happened, or `Failed`.
@@ -335,6 +344,8 @@ pub struct Detail {
     pub failure: Option<PastFailure>,
     /// What changes with its next start, where vm.conf says something else since it runs.
     pub next: Option<Text<MAX_WRONG>>,
+    /// What is in its CD-ROM drive, while it runs with one; empty: nothing.
+    pub cdrom: Option<UserPath>,
 }
 
 /// Why a VM did not start, or why it ended.
@@ -401,6 +412,7 @@ impl Request {
             | Request::Wait { .. }
             | Request::Order { .. }
             | Request::Memory { .. }
+            | Request::Cdrom { .. }
             | Request::DiskFail { .. }
             | Request::FlushStop { .. }
             | Request::Log { .. }

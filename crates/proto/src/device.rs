@@ -227,6 +227,28 @@ pub enum ToDevice {
 pub enum Ask {
     /// A balloon: leave the guest so much of its memory.
     Memory(MemorySize),
+    /// A CD-ROM drive: take the medium out. Refused where the guest has locked the tray, unless by force.
+    Eject {
+        /// Locked or not.
+        force: bool,
+    },
+    /// A CD-ROM drive: put the image that comes along in, in place of what is there, which is taken out as by `Eject`.
+    Insert {
+        /// What its users call it.
+        called: Text<MAX_PATH>,
+        /// Locked or not.
+        force: bool,
+    },
+}
+
+impl Ask {
+    /// Descriptors that come along.
+    pub fn fds(&self) -> usize {
+        match self {
+            Ask::Insert { .. } => 1,
+            Ask::Memory(_) | Ask::Eject { .. } => 0,
+        }
+    }
 }
 
 /// What a device's process says.
@@ -240,6 +262,8 @@ pub enum ToVmm {
     Answered {
         /// Its configuration space is another now: the guest is to hear of it.
         changed: bool,
+        /// Why it was not done.
+        result: Result<(), Failure>,
     },
     /// Its last message: its front end or vmm is gone, and all is flushed. A process that ends without it has died.
     Ended,
@@ -286,7 +310,8 @@ impl Message for ToDevice {
     fn fds(&self) -> usize {
         match self {
             ToDevice::Start { spec, .. } => spec.fds().saturating_add(1),
-            ToDevice::Ask(_) | ToDevice::Verbose { .. } => 0,
+            ToDevice::Ask(ask) => ask.fds(),
+            ToDevice::Verbose { .. } => 0,
         }
     }
 }

@@ -65,8 +65,10 @@ pub enum ToVmm {
         /// What.
         order: Order,
     },
-    /// Ask a device of a VM that runs; where none does, nobody is asked.
+    /// Ask a device of a VM that runs; what the request brings comes along. Answered by `DeviceDone`, unless the VM ends.
     AskDevice {
+        /// Joins the answer.
+        request: RequestId,
         /// Whose.
         vm: VmId,
         /// Its index.
@@ -183,6 +185,15 @@ pub enum ToParent {
         /// What.
         report: Report,
     },
+    /// Answers `AskDevice`.
+    DeviceDone {
+        /// The request's.
+        request: RequestId,
+        /// Which.
+        vm: VmId,
+        /// What the device could do by itself is done, or why not.
+        result: Result<(), Failure>,
+    },
     /// No more VMs.
     InfoEnd {
         /// The request's.
@@ -224,8 +235,8 @@ impl Message for ToVmm {
             | ToVmm::Terminate { .. }
             | ToVmm::Info { .. }
             | ToVmm::Order { .. }
-            | ToVmm::AskDevice { .. }
             | ToVmm::Verbose { .. } => 0,
+            ToVmm::AskDevice { ask, .. } => ask.fds(),
         }
     }
 }
@@ -240,6 +251,7 @@ impl Message for ToParent {
             | ToParent::Info { .. }
             | ToParent::InfoEnd { .. }
             | ToParent::Report { .. }
+            | ToParent::DeviceDone { .. }
             | ToParent::OrderDone { .. } => 0,
         }
     }

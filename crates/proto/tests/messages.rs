@@ -66,6 +66,8 @@ fn requests() -> Vec<Request> {
         Request::Order { vm: vm(), order: Order::Unpause },
         Request::Order { vm: vm(), order: Order::Nmi },
         Request::Memory { vm: vm(), size: memory() },
+        Request::Cdrom { vm: vm(), medium: Some(path()), force: true },
+        Request::Cdrom { vm: vm(), medium: None, force: false },
         Request::DiskFail { vm: vm(), disk: 1, operation: DiskOperation::Flush, count: 7 },
         Request::FlushStop { vm: vm(), disk: 1, count: 7 },
         Request::Log { verbose: true },
@@ -101,6 +103,7 @@ fn replies() -> Vec<Reply> {
         Reply::Vms(vec![line].try_into().expect("one")),
         Reply::Detail(Detail::default()),
         Reply::Detail(Detail {
+            cdrom: Some(path()),
             failure: Some(PastFailure { age: 3, reason: Text::cut("disk \"/d\": no such file") }),
             next: Some(Text::cut("cpus 2 after the next start")),
         }),
@@ -249,6 +252,10 @@ fn devices() -> Vec<device::Spec> {
     (0..).zip(told).map(|(number, told)| Spec { number, told }).collect()
 }
 
+fn insert() -> device::Ask {
+    device::Ask::Insert { called: path(), force: true }
+}
+
 #[test]
 fn a_device_is_called_by_its_role_and_number() {
     assert_eq!(
@@ -295,10 +302,12 @@ fn parent_and_vmm() {
         ToVmm::Order { request, vm, order: Order::Pause },
         ToVmm::Order { request, vm, order: Order::Unpause },
         ToVmm::Order { request, vm, order: Order::Nmi },
-        ToVmm::AskDevice { vm, device: 29, ask: device::Ask::Memory(memory()) },
+        ToVmm::AskDevice { request, vm, device: 29, ask: device::Ask::Memory(memory()) },
+        ToVmm::AskDevice { request, vm, device: 29, ask: device::Ask::Eject { force: true } },
         ToVmm::Verbose { debug: true },
     ];
     travel(0, plain);
+    travel(1, vec![ToVmm::AskDevice { request, vm, device: 0, ask: insert() }]);
     let answers = vec![
         ToParent::StartDone { vm, result: Ok(5) },
         ToParent::StartDone { vm, result: Err(failure()) },
@@ -309,6 +318,8 @@ fn parent_and_vmm() {
         ToParent::Ended { vm, end: End::Failed(failure()) },
         ToParent::Info { request, vm, pid: 9, cpus: 1, memory: memory() },
         ToParent::Report { vm, device: 29, report: report() },
+        ToParent::DeviceDone { request, vm, result: Ok(()) },
+        ToParent::DeviceDone { request, vm, result: Err(failure()) },
         ToParent::InfoEnd { request },
         ToParent::OrderDone { order: Order::Pause, request, vm, result: Ok(true) },
         ToParent::OrderDone { order: Order::Unpause, request, vm, result: Err(failure()) },
@@ -376,7 +387,8 @@ fn vmm_and_device() {
         travel(spec.fds() + 1, vec![start(spec)]);
     }
     travel(0, vec![ToDevice::Ask(device::Ask::Memory(memory())), ToDevice::Verbose { debug: false }]);
-    let answered = |changed| ToVmm::Answered { changed };
+    travel(1, vec![ToDevice::Ask(insert())]);
+    let answered = |changed| ToVmm::Answered { changed, result: if changed { Ok(()) } else { Err(failure()) } };
     let report = ToVmm::Report(report());
     travel(0, vec![ToVmm::Ready, ToVmm::Failed(failure()), answered(true), answered(false), ToVmm::Ended, report]);
 }

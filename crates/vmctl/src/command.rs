@@ -61,6 +61,15 @@ pub enum Command {
         /// Debug lines too.
         verbose: bool,
     },
+    /// Change what is in a CD-ROM drive.
+    Cdrom {
+        /// The VM.
+        vm: VmRef,
+        /// What is put in; nothing is only taken out.
+        medium: Option<OsString>,
+        /// `-f`.
+        force: bool,
+    },
     /// Ask a guest to get along with less of its memory, or with more.
     Memory {
         /// The VM.
@@ -120,6 +129,12 @@ struct Entry {
 }
 
 const COMMANDS: &[Entry] = &[
+    Entry {
+        name: "cdrom",
+        about: "change what is in a CD-ROM drive",
+        syntax: "[-f] id eject | insert path",
+        parse: cdrom,
+    },
     Entry {
         name: "console",
         about: "attach to the console of a running VM",
@@ -291,7 +306,7 @@ fn odd_option(arguments: &[OsString]) -> Option<String> {
 }
 
 /// Commands that the original does not have: a word that is short for one of its own stays that.
-const OURS: [&str; 3] = ["doctor", "help", "nmi"];
+const OURS: [&str; 4] = ["cdrom", "doctor", "help", "nmi"];
 
 /// The one command whose name begins with the word.
 fn entry(word: &OsStr) -> Result<&'static Entry, Misuse> {
@@ -398,6 +413,16 @@ fn log(arguments: &[OsString]) -> Result<Command, Wrong> {
         word if "verbose".starts_with(&word) => Ok(Command::Log { verbose: true }),
         _ => Err(Wrong::Usage),
     }
+}
+
+fn cdrom(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let parsed = getopt::parse("f", arguments)?;
+    let (vm, medium) = match parsed.operands.as_slice() {
+        [vm, word] if word == "eject" => (vm, None),
+        [vm, word, path] if word == "insert" => (vm, Some(path.clone())),
+        _ => return Err(Wrong::Usage),
+    };
+    Ok(Command::Cdrom { vm: words::vm_ref(vm)?, medium, force: !parsed.options.is_empty() })
 }
 
 fn memory(arguments: &[OsString]) -> Result<Command, Wrong> {

@@ -103,7 +103,7 @@ fn limit(request: &Request) -> Option<Duration> {
         | Request::Order { order: Order::Pause, .. }
         | Request::DiskFail { .. }
         | Request::FlushStop { .. } => None,
-        Request::Start(_) | Request::Receive { .. } | Request::Send { .. } => Some(START),
+        Request::Start(_) | Request::Receive { .. } | Request::Send { .. } | Request::Cdrom { .. } => Some(START),
         Request::Reload | Request::Load { .. } | Request::Reset { .. } => Some(START),
         Request::List
         | Request::Detail { .. }
@@ -169,6 +169,16 @@ impl Run<'_> {
                 let reply = self.call(&what, Request::Memory { vm, size })?;
                 let Reply::Accepted { id } = reply else { return Err(instead(what, reply)) };
                 self.say(&format!("asked vm {id} to get along with {}", size::format(size.bytes())));
+            }
+            Command::Cdrom { vm, medium, force } => {
+                let path = medium.map(|path| resolved("invalid iso image path", &path)).transpose()?;
+                let medium = path.as_ref().map(|path| words::path(path.as_os_str())).transpose()?;
+                let what = format!("cdrom {}", called(&vm));
+                let said = medium.as_ref().map(|path| format!("put \"{path}\" into the CD-ROM drive of vm"));
+                let reply = self.call(&what, Request::Cdrom { vm, medium, force })?;
+                let Reply::Accepted { id } = reply else { return Err(instead(what, reply)) };
+                let said = said.unwrap_or_else(|| "emptied the CD-ROM drive of vm".to_owned());
+                self.say(&format!("{said} {id}"));
             }
             Command::DiskFail { vm, disk, operation, count } => {
                 let at = format!("disk {disk} at {} {count}", word_of(operation));

@@ -3,6 +3,7 @@
 
 use config::json::Value;
 use config::size;
+use model::UserPath;
 use proto::client::{Balloon, Detail, Unkillable, VmLine, VmRef, VmState};
 use proto::device::STATISTICS;
 
@@ -19,8 +20,13 @@ pub fn table(vms: &[&VmLine], wanted: Option<&VmRef>, detail: &Detail) -> String
     meant(vms, wanted)
         .map(|vm| line(vm) + &below(vm).unwrap_or_default())
         .fold(header() + "\n", |text, line| text + &line + "\n")
+        + &detail.cdrom.as_ref().map(cdrom).unwrap_or_default()
         + &detail.next.as_ref().map(|next| format!("{next}\n")).unwrap_or_default()
         + &failure.unwrap_or_default()
+}
+
+fn cdrom(path: &UserPath) -> String {
+    if path.is_empty() { "cdrom: empty\n".to_owned() } else { format!("cdrom: {path}\n") }
 }
 
 /// Seconds as a person says them.
@@ -48,10 +54,17 @@ pub fn json(vms: &[&VmLine], wanted: Option<&VmRef>, detail: &Detail, unkillable
     });
     Value::Object(vec![
         ("vms", Value::List(meant(vms, wanted).map(value).collect())),
+        ("cdrom", detail.cdrom.as_ref().map(medium).into()),
         ("next_start", detail.next.as_ref().map(Value::text).into()),
         ("last_failure", failure.into()),
         ("unkillable", Value::List(left.collect())),
     ])
+}
+
+/// What is in a CD-ROM drive.
+fn medium(path: &UserPath) -> Value {
+    let path = Some(path).filter(|path| !path.is_empty());
+    Value::Object(vec![("medium", path.map(Value::text).into())])
 }
 
 /// A process that the kernel does not let go.

@@ -133,8 +133,11 @@ fn status_as_json_has_the_same_vms_and_matches_its_schema() {
 fn status_of_one_vm_tells_its_last_failure_though_it_is_off_the_list() {
     let reason = "disk \"/srv/a\x1b[31m\": no such file";
     let next = Some(Text::cut("cpus 2 after the next start"));
-    let detail =
-        move |age| Detail { failure: Some(PastFailure { age, reason: Text::cut(reason) }), next: next.clone() };
+    let detail = move |age| Detail {
+        failure: Some(PastFailure { age, reason: Text::cut(reason) }),
+        next: next.clone(),
+        cdrom: None,
+    };
     let told = |command: &str, age| {
         let control = Control::listen();
         let detail = detail.clone();

@@ -148,6 +148,13 @@ fn requests_are_made_and_their_outcome_is_the_exit_status_though_standard_error_
             accepted(),
             true,
         ),
+        ("cdrom web eject", Request::Cdrom { vm: web(), medium: None, force: false }, accepted(), true),
+        (
+            "cdrom -f web insert /",
+            Request::Cdrom { vm: web(), medium: model::UserPath::new("/").ok(), force: true },
+            refused(),
+            false,
+        ),
         ("nmi web", Request::Order { vm: web(), order: Order::Nmi }, accepted(), true),
         ("unpause web", Request::Order { vm: web(), order: Order::Unpause }, accepted(), true),
         ("reload", Request::Reload, wrong(), false),

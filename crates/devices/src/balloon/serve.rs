@@ -4,7 +4,7 @@
 //! is put back and read again, which changes nothing of what was done.
 
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use model::MemorySize;
@@ -308,8 +308,11 @@ impl Device for Balloon {
         self.statistics = [None; proto::device::STATISTICS.len()];
     }
 
-    fn asked(&mut self, ask: Ask) -> bool {
-        let Ask::Memory(left) = ask;
+    fn asked(&mut self, ask: Ask, _: Vec<OwnedFd>) -> bool {
+        let left = match ask {
+            Ask::Memory(left) => left,
+            Ask::Eject { .. } | Ask::Insert { .. } => return false,
+        };
         let pages = self.memory.bytes().saturating_sub(left.bytes()) / PAGE;
         let wanted = u32::try_from(pages).unwrap_or(u32::MAX);
         self.answers.push(self.state.config.wanted != wanted);
@@ -319,7 +322,7 @@ impl Device for Balloon {
 
     fn news(&mut self) -> Option<ToVmm> {
         if let Some(changed) = self.answers.pop() {
-            return Some(ToVmm::Answered { changed });
+            return Some(ToVmm::Answered { changed, result: Ok(()) });
         }
         let now = Instant::now();
         self.report_due().filter(|due| *due <= now)?;
@@ -351,9 +354,9 @@ mod tests {
         let mut balloon = Balloon::new(size(512));
         for (left, pages, changed) in [(512, 0, false), (128, 384 * 256, true), (128, 384 * 256, false), (512, 0, true)]
         {
-            assert!(balloon.asked(Ask::Memory(size(left))));
+            assert!(balloon.asked(Ask::Memory(size(left)), vec![]));
             assert_eq!(balloon.config(), Config::new(pages, 0).as_bytes());
-            assert_eq!((balloon.news(), balloon.news()), (Some(ToVmm::Answered { changed }), None));
+            assert_eq!((balloon.news(), balloon.news()), (Some(ToVmm::Answered { changed, result: Ok(()) }), None));
         }
     }
 
@@ -382,7 +385,7 @@ mod tests {
         let mut balloon = Balloon::new(size(4));
         balloon.state.pages = Pages::of(&memory());
         (0..10).for_each(|number| balloon.page(true, number, &memory()));
-        balloon.asked(Ask::Memory(size(2)));
+        balloon.asked(Ask::Memory(size(2)), vec![]);
         assert_eq!(balloon.config(), Config::new(512, 10).as_bytes());
         assert_eq!(u64::from(balloon.save().config.wanted.get()) * PAGE, 2 * MIB);
     }

@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use proto::device::ToVmm;
-use proto::failure::plain;
+use proto::device::{Ask, ToVmm};
+use proto::failure::{Code, Failure, plain};
 use rustix::event::PollFlags;
 use sys::guest_io::Extent;
 use sys::ring::Operation;
@@ -17,7 +17,8 @@ use super::FEATURES;
 use super::answers::Answer;
 use super::command;
 use super::config::Config;
-use super::drive::{Drive, Reaction};
+use super::drive::{Drive, Locked, Reaction};
+use super::medium::{Medium, open};
 use super::request::{self, EVENTS_REQUEST, Lun, Outcome, REQUEST, RESPONSE_LEN, Response, TASK_REQUEST, TaskRequest};
 use super::sense::Sense;
 use super::state::State;
@@ -35,16 +36,6 @@ const RETRY: Duration = Duration::from_millis(1);
 const CONTROL: usize = 0;
 const EVENTS: usize = 1;
 const REQUESTS: usize = 2;
-
-/// A medium: its image.
-pub struct Medium {
-    /// Reads it.
-    pub engine: Engine,
-    /// Whole blocks.
-    pub blocks: u64,
-    /// What its users call it.
-    pub called: String,
-}
 
 /// A SCSI host with its drive.
 pub struct Scsi {
@@ -64,7 +55,17 @@ pub struct Scsi {
     used: Vec<(u16, u32)>,
     /// When to offer the host again what it had no room for.
     retry: Option<Instant>,
+    /// What vmm has asked for, until nothing is under way.
+    change: Option<Change>,
     news: VecDeque<ToVmm>,
+}
+
+/// What the host does with the drive.
+struct Change {
+    /// What is put in; nothing is only taken out.
+    image: Option<(OwnedFd, String)>,
+    /// Locked or not.
+    force: bool,
 }
 
 /// A read under way, and what is needed to answer it.
@@ -103,6 +104,7 @@ impl Scsi {
             done: Vec::with_capacity(usize::from(MAX_IN_FLIGHT)),
             used: Vec::with_capacity(usize::from(MAX_IN_FLIGHT)),
             retry: None,
+            change: None,
             news: VecDeque::new(),
         }
     }
@@ -126,7 +128,7 @@ impl Scsi {
     fn take(&mut self, on: &mut Active<'_>) -> Result<Progress, RingFault> {
         on.ring.disable_kicks(on.memory)?;
         for _ in 0..on.ring.size() {
-            if self.free.is_empty() {
+            if self.free.is_empty() || self.change.is_some() {
                 self.starved = true; // kicks stay off: what completes will look here
                 return Ok(Progress::Idle);
             }
@@ -230,6 +232,7 @@ impl Scsi {
             self.used.push((was.head, RESPONSE_LEN.saturating_add(written)));
         }
         self.done = done;
+        self.perhaps_change();
         submitted?;
         match on {
             Some(_) if outside => Err(RingFault::Outside),
@@ -263,6 +266,30 @@ impl Scsi {
             sys::guest_log!(Error, "cdrom \"{}\": io_uring: {}", medium.called, lower(&plain(&error)));
             RingFault::Host
         })
+    }
+
+    /// Does what vmm has asked for once no read is under way: no answer mixes two media.
+    fn perhaps_change(&mut self) {
+        if let Some(change) = self.change.take_if(|_| self.free.len() >= self.slots.len()) {
+            let result = self.change_medium(change);
+            self.news.push_back(ToVmm::Answered { changed: false, result });
+        }
+    }
+
+    fn change_medium(&mut self, Change { image, force }: Change) -> Result<(), Failure> {
+        // What is put in later is read in place: a ring is bound to the file that it was made for.
+        let engine = |image| Engine::plain(image, MAX_IN_FLIGHT);
+        let medium = image.map(|(image, called)| open(image, &called, engine)).transpose()?;
+        let done = match &medium {
+            None => self.drive.eject(force),
+            Some(medium) => self.drive.insert(medium.blocks, force),
+        };
+        done.map_err(|_: Locked| {
+            let text = "the guest has locked the tray of its CD-ROM drive, and was asked to open it; -f does not ask";
+            Failure::new(Code::Busy, text)
+        })?;
+        self.medium = medium;
+        Ok(())
     }
 
     /// Task management (5.6.6.2): a read that the host has can't be called back.
@@ -396,6 +423,22 @@ impl Device for Scsi {
 
     fn reset(&mut self) {
         self.drive.reset();
+    }
+
+    fn asked(&mut self, ask: Ask, mut fds: Vec<OwnedFd>) -> bool {
+        let change = match (ask, fds.pop()) {
+            (Ask::Eject { force }, _) => Change { image: None, force },
+            (Ask::Insert { called, force }, Some(image)) => Change { image: Some((image, called.to_string())), force },
+            (Ask::Insert { .. } | Ask::Memory(_), _) => return false,
+        };
+        if self.change.is_some() {
+            let failure = Failure::new(Code::Busy, "the CD-ROM drive is being changed already");
+            self.news.push_back(ToVmm::Answered { changed: false, result: Err(failure) });
+            return true;
+        }
+        self.change = Some(change);
+        self.perhaps_change();
+        true
     }
 
     fn news(&mut self) -> Option<ToVmm> {

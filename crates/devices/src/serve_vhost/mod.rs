@@ -14,7 +14,7 @@ mod requests;
 mod wire;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,8 +76,8 @@ pub trait Device {
     fn stop(&mut self, queue: usize, on: Option<&mut Active<'_>>);
     /// The driver has reset the device; all queues have stopped.
     fn reset(&mut self) {}
-    /// vmm asks for something. False where this kind of device takes no such request.
-    fn asked(&mut self, _: Ask) -> bool {
+    /// vmm asks for something, with the descriptors that came along. False where this kind of device takes no such request.
+    fn asked(&mut self, _: Ask, _: Vec<OwnedFd>) -> bool {
         false
     }
     /// The next thing that vmm is to hear, if there is one.
@@ -100,12 +100,12 @@ pub enum Ended {
 }
 
 /// What the owner said.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Heard {
     /// Nothing for the device.
     Nothing,
-    /// It asks for this.
-    Ask(Ask),
+    /// It asks for this, with these descriptors.
+    Ask(Ask, Vec<OwnedFd>),
     /// It is there no more.
     Gone,
 }
@@ -181,8 +181,8 @@ impl<D: Device> Serving<'_, D> {
         match self.control.as_mut().map_or(Heard::Nothing, |control| control.ready()) {
             Heard::Nothing => true,
             Heard::Gone => false,
-            Heard::Ask(ask) => {
-                let taken = lock(&self.back_end).device.asked(ask.clone());
+            Heard::Ask(ask, fds) => {
+                let taken = lock(&self.back_end).device.asked(ask, fds);
                 if !taken {
                     log::error!("vmm asked for what another kind of device does");
                 }

@@ -269,6 +269,7 @@ fn waits(request: &Request) -> bool {
         | Request::Start(_)
         | Request::Order { .. }
         | Request::Memory { .. }
+        | Request::Cdrom { .. }
         | Request::Send { .. }
         | Request::Receive { .. }
         | Request::Log { .. }

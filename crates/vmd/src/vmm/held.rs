@@ -113,7 +113,8 @@ impl Held {
                 let resources = (0..=u8::MAX).take(spec.fds()).map(|fd| Slot::Device(device, fd));
                 [Slot::Back(device)].into_iter().chain(resources).map(|slot| self.take(run, slot)).collect()
             }
-            ToDevice::Ask(_) | ToDevice::Verbose { .. } => Ok(Vec::new()),
+            ToDevice::Ask(ask) => (0..ask.fds()).map(|_| self.take(run, Slot::Asked(device))).collect(),
+            ToDevice::Verbose { .. } => Ok(Vec::new()),
         }
     }
 

@@ -88,6 +88,8 @@ pub enum Slot {
     Cgroup,
     /// What a device serves, by its index, in the order that it came.
     Device(u8, u8),
+    /// What a request to a device brings, by its index.
+    Asked(u8),
     /// The console's pty master.
     Console,
     /// The front end's side of a device's vhost-user socket, by its index; made when its process is.
@@ -105,6 +107,7 @@ impl std::fmt::Display for Slot {
             Slot::Initrd => f.write_str("initrd"),
             Slot::Cgroup => f.write_str("cgroup"),
             Slot::Device(device, nth) => write!(f, "descriptor {nth} of device {device}"),
+            Slot::Asked(device) => write!(f, "descriptor of a request to device {device}"),
             Slot::Console => f.write_str("console"),
             Slot::Front(device) | Slot::Back(device) => write!(f, "socket of device {device}"),
         }
@@ -317,7 +320,7 @@ impl Running {
             ToVmm::Terminate { request, vm, how } => self.terminate(request, vm, how, now, out),
             ToVmm::Info { request } => self.info(request, out),
             ToVmm::Order { request, vm, order } => self.order(request, vm, order, now, out),
-            ToVmm::AskDevice { vm, device, ask } => self.ask_device(vm, device, ask, out),
+            ToVmm::AskDevice { request, vm, device, ask } => self.ask_device(request, vm, device, ask, out),
             ToVmm::Verbose { debug } => self.verbose(debug, out),
         }
     }

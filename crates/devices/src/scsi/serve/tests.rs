@@ -291,6 +291,96 @@ fn a_successor_goes_on_from_what_was_saved() {
     assert!(second.drive.is_locked());
 }
 
+fn other() -> File {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&[9; 4096], 0).unwrap();
+    file
+}
+
+fn insert(file: &File, force: bool) -> (Ask, Vec<OwnedFd>) {
+    let called = model::Text::cut("/srv/b.iso");
+    (Ask::Insert { called, force }, vec![file.try_clone().unwrap().into()])
+}
+
+#[test]
+fn vmm_changes_the_medium_and_the_guest_hears_of_it() {
+    let mut f = Fixture::new(4);
+    let (ask, fds) = insert(&other(), false);
+    assert!(f.scsi.asked(ask, fds));
+    let done = Some(ToVmm::Answered { changed: false, result: Ok(()) });
+    assert_eq!((f.scsi.news(), f.scsi.news()), (done.clone(), None));
+    assert_eq!(f.command(&[0], 0), check([6, 0x28, 0], 0));
+    assert_eq!(f.command(&[0x28, 0, 0, 0, 0, 1, 0, 0, 1], 2048), good(2048, 0));
+    assert_eq!(f.data(2048), [9; 2048]);
+    assert_eq!(f.command(&[0x28, 0, 0, 0, 0, 2, 0, 0, 1], 2048).sense, [5, 0x21, 0]);
+    assert!(f.scsi.asked(Ask::Eject { force: false }, vec![]));
+    assert_eq!(f.scsi.news(), done);
+    assert_eq!(f.command(&[0x28, 0, 0, 0, 0, 1, 0, 0, 1], 2048), check([2, 0x3A, 1], 2048));
+}
+
+#[test]
+fn a_locked_tray_refuses_until_it_is_forced_and_keeps_its_medium() {
+    let mut f = Fixture::new(4);
+    f.command(&[0x1E, 0, 0, 0, 1], 0);
+    for force in [false, true] {
+        let (ask, fds) = insert(&other(), force);
+        assert!(f.scsi.asked(ask, fds));
+        let Some(ToVmm::Answered { result, .. }) = f.scsi.news() else { panic!("no answer") };
+        assert_eq!(result.is_ok(), force, "{result:?}");
+        let first = f.command(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1], 2048);
+        assert_eq!(first.sense, if force { [6, 0x28, 0] } else { [0; 3] });
+    }
+    assert_eq!(f.command(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1], 2048), good(2048, 0));
+    assert_eq!(f.data(2048), [9; 2048]);
+}
+
+#[test]
+fn what_is_no_image_is_refused_and_what_other_devices_do_is_not_known() {
+    let mut f = Fixture::new(4);
+    let empty = tempfile::tempfile().unwrap();
+    let (ask, fds) = insert(&empty, false);
+    assert!(f.scsi.asked(ask.clone(), fds));
+    let Some(ToVmm::Answered { result: Err(why), .. }) = f.scsi.news() else { panic!("no refusal") };
+    assert!(why.to_string().contains("0 bytes"), "{why}");
+    assert_eq!(f.command(&[0], 0), good(0, 0));
+    assert!(!f.scsi.asked(ask, vec![]), "nothing came along");
+    assert!(!f.scsi.asked(Ask::Memory(model::MemorySize::DEFAULT), vec![]));
+}
+
+#[test]
+fn a_change_waits_for_the_reads_that_are_under_way() {
+    // A socket in place of the image: its read ends when the other side has written.
+    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let engine = Engine::new(ours.into(), MAX_IN_FLIGHT);
+    assert!(matches!(engine, Engine::Ring(_)), "this host gives no io_uring");
+    let mut f = Fixture::new(4);
+    f.scsi = Scsi::new(b"", Some(Medium { engine, blocks: 4, called: String::new() }), false);
+    f.write_request([1, 0, 0, 0], &[0x28, 0, 0, 0, 0, 0, 0, 0, 1]);
+    f.driver.describe(TABLE, 0, (BUFFERS, 51), NEXT, 1);
+    f.driver.describe(TABLE, 1, (ANSWER, 108), WRITE | NEXT, 2);
+    f.driver.describe(TABLE, 2, (DATA, 2048), WRITE, 0);
+    f.driver.offer(0);
+    f.kicked(REQUESTS).unwrap();
+    let (ask, fds) = insert(&other(), false);
+    assert!(f.scsi.asked(ask.clone(), fds));
+    assert_eq!((f.scsi.news(), f.driver.used()), (None, 0));
+    assert!(f.scsi.asked(ask, insert(&other(), false).1), "a second one is refused");
+    assert!(matches!(f.scsi.news(), Some(ToVmm::Answered { result: Err(_), .. })));
+    f.driver.offer(0);
+    f.kicked(REQUESTS).unwrap();
+    assert_eq!(f.driver.used(), 0, "nothing is begun before the change");
+    std::io::Write::write_all(&mut theirs, &[7; 2048]).unwrap();
+    while f.driver.used() < 2 {
+        if let Some(medium) = &mut f.scsi.medium {
+            medium.engine.wait().unwrap();
+        }
+        f.scsi.ready(Some(&mut f.driver.active())).unwrap();
+    }
+    assert_eq!(f.scsi.news(), Some(ToVmm::Answered { changed: false, result: Ok(()) }));
+    assert_eq!(f.driver.element(0), [0, 108 + 2048], "of the old medium");
+    assert_eq!(f.driver.element(1), [0, 108], "of the new one: it hears of that first");
+}
+
 #[derive(Clone, Debug)]
 struct Piece {
     addr: u64,

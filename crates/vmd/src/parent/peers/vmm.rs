@@ -47,6 +47,7 @@ impl Edge {
             vmm::ToParent::Info { request, vm, pid, .. } => self.pulse.told(request, vm, pid),
             vmm::ToParent::InfoEnd { request } => self.compare(request),
             vmm::ToParent::Report { vm, device, report } => self.event(Event::Reported(vm, device, report)),
+            vmm::ToParent::DeviceDone { request, vm, result } => self.event(Event::DeviceDone(request, vm, result)),
             vmm::ToParent::OrderDone { request, vm, order, result } => {
                 self.event(Event::OrderDone(request, vm, order, result));
             }

@@ -34,9 +34,10 @@ impl Registry {
                 Ok(())
             }
             Request::Detail { vm } => {
+                let cdrom = self.found(who, &vm).ok().and_then(|vm| vm.in_cdrom());
                 let next = self.found(who, &vm).ok().and_then(|vm| Self::word_of_next(vm));
                 let next = next.map(|text| model::Text::cut(&text));
-                let detail = Detail { failure: self.failures.last(who, &vm), next };
+                let detail = Detail { failure: self.failures.last(who, &vm), next, cdrom };
                 out.push(Action::Answer(asked, Reply::Detail(detail)));
                 Ok(())
             }
@@ -44,7 +45,11 @@ impl Registry {
             Request::Stop { vm, force, wait } => self.ask_stop(asker, &vm, force, wait, out),
             Request::Wait { vm } => self.ask_wait(asked, who, &vm),
             Request::Order { vm, order } => self.ask_order(asker, &vm, order, out),
-            Request::Memory { vm, size } => self.found(who, &vm).and_then(|vm| vm.ask_memory(asked, size, out)),
+            Request::Memory { vm, size } => {
+                let request = self.new_request();
+                self.found(who, &vm).and_then(|vm| vm.ask_memory(asked, request, size, out))
+            }
+            Request::Cdrom { vm, medium, force } => self.ask_cdrom(asker, &vm, medium, force, now, out),
             Request::DiskFail { vm, disk, .. } => self.found(who, &vm).and_then(|vm| vm.ask_fault("disk-fail", disk)),
             Request::FlushStop { vm, disk, .. } => self.found(who, &vm).and_then(|vm| vm.ask_fault("flush-stop", disk)),
             Request::Send { vm } => {

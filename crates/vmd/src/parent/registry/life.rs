@@ -9,6 +9,7 @@ use proto::device::Report;
 use proto::probe::KernelKind;
 use proto::{Code, ConnId, Failure, RequestId, VmId};
 
+use super::cdrom::Change;
 use super::definition::Definition;
 use super::rate::Rate;
 use super::{Action, File, HostBytes, Run};
@@ -52,6 +53,10 @@ pub struct Vm {
     pub guarded: BTreeSet<u8>,
     /// What its guest was asked to get along with, since it was started.
     pub wanted: Option<MemorySize>,
+    /// What is in its CD-ROM drive, since it was started.
+    pub medium: Option<UserPath>,
+    /// What is being put into it, or taken out.
+    pub change: Option<Change>,
     /// What its devices last said of its guest, by index, and when.
     pub reports: BTreeMap<u8, (Instant, Report)>,
     /// Order among the started, for the list.
@@ -140,6 +145,8 @@ impl Vm {
             locals: BTreeMap::new(),
             guarded: BTreeSet::new(),
             wanted: None,
+            medium: None,
+            change: None,
             reports: BTreeMap::new(),
             started: 0,
             waits: Vec::new(),

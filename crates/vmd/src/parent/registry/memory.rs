@@ -5,14 +5,21 @@ use std::time::Instant;
 use model::MemorySize;
 use proto::client::{Balloon, Reply};
 use proto::device::{Ask, Report};
-use proto::{Code, Failure};
+use proto::{Code, Failure, RequestId};
 
 use super::Action;
 use super::life::{Asked, Vm};
 
 impl Vm {
     /// Answered at once: whether the guest ever does it is its own matter, and `status` shows how far it has come.
-    pub(super) fn ask_memory(&mut self, asked: Asked, size: MemorySize, out: &mut Vec<Action>) -> Result<(), Failure> {
+    /// `request` joins an answer that nobody waits for.
+    pub(super) fn ask_memory(
+        &mut self,
+        asked: Asked,
+        request: RequestId,
+        size: MemorySize,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Failure> {
         self.must_run()?;
         let (id, name, all) = (self.id, &self.definition.name, self.definition.memory);
         let device = self.balloon_index().ok_or_else(|| {
@@ -26,7 +33,7 @@ impl Vm {
             return Err(Failure::new(Code::Invalid, text));
         }
         self.wanted = Some(size);
-        out.push(Action::AskDevice(id, device, Ask::Memory(size)));
+        out.push(Action::AskDevice(request, id, device, Ask::Memory(size)));
         out.push(Action::Answer(asked, Reply::Accepted { id: id.0 }));
         Ok(())
     }

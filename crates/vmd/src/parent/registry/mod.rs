@@ -14,6 +14,7 @@
 pub mod access;
 mod asking;
 mod cards;
+mod cdrom;
 mod changes;
 pub mod definition;
 mod disks;
@@ -93,6 +94,19 @@ pub enum File {
     Disk(u8),
     /// The image in the CD-ROM drive.
     Cdrom,
+    /// The image that is to be put into it, while its VM runs.
+    Medium,
+}
+
+/// What is in a CD-ROM drive from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// What was in it before.
+    Same,
+    /// What was opened for it.
+    Opened,
+    /// Nothing.
+    None,
 }
 
 impl std::fmt::Display for File {
@@ -101,7 +115,7 @@ impl std::fmt::Display for File {
             File::Kernel => "kernel",
             File::Initrd => "initrd",
             File::Disk(_) => "disk",
-            File::Cdrom => "cdrom",
+            File::Cdrom | File::Medium => "cdrom",
         })
     }
 }
@@ -144,6 +158,8 @@ pub enum Event {
     TerminateDone(RequestId, Result<(), Failure>),
     /// vmm answers an order: whether the guest stands still now, or why it was not done.
     OrderDone(RequestId, VmId, Order, Result<bool, Failure>),
+    /// vmm answers what a device was asked.
+    DeviceDone(RequestId, VmId, Result<(), Failure>),
     /// What the device of this index has learned of its guest.
     Reported(VmId, u8, Report),
     /// The guest began to leave by itself.
@@ -213,8 +229,12 @@ pub enum Action {
     Terminate(RequestId, VmId, Stop),
     /// Ask vmm to have a VM that runs do something; answered by `OrderDone`.
     Order(RequestId, VmId, Order),
-    /// Ask the device of this index.
-    AskDevice(VmId, u8, Ask),
+    /// Ask the device of this index, with what was opened for that; answered by `DeviceDone`, unless the VM ends.
+    AskDevice(RequestId, VmId, u8, Ask),
+    /// Give up what openers of this run have not opened.
+    EndOpeners(Run),
+    /// Hold what is in a VM's CD-ROM drive now.
+    Medium(VmId, Medium),
     /// Answer a client.
     Answer(Asked, Reply),
     /// Tell the log.
@@ -394,6 +414,7 @@ impl Registry {
             Event::StartDone(vm, result) => self.start_done(vm, result, out),
             Event::TerminateDone(request, result) => self.terminate_done(request, result, out),
             Event::OrderDone(request, vm, order, result) => self.order_done(request, vm, order, result, out),
+            Event::DeviceDone(request, vm, result) => self.device_done(request, vm, result, out),
             Event::Reported(id, device, report) => {
                 if let Some(vm) = self.vm(id) {
                     vm.reports.insert(device, (now, report));
@@ -417,7 +438,14 @@ impl Registry {
     /// When [`Event::Time`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         let looks = self.late.values().filter_map(|late| late.next);
-        self.vms.iter().filter_map(Vm::deadline).chain(self.stagger.next).chain(looks).chain(self.remind).min()
+        self.vms
+            .iter()
+            .flat_map(|vm| [vm.deadline(), vm.change_deadline()])
+            .flatten()
+            .chain(self.stagger.next)
+            .chain(looks)
+            .chain(self.remind)
+            .min()
     }
 
     /// The VMs that run, with their vm processes.
@@ -488,6 +516,7 @@ impl Registry {
 
     fn time(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.late_starts(now, out);
+        self.late_changes(now, out);
         self.look_for_the_late(now, out);
         self.remind(now, out);
         if self.stagger.next.is_some_and(|next| next <= now) {

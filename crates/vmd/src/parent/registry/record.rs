@@ -52,6 +52,7 @@ fn vm_of(request: &Request) -> Option<&VmRef> {
         | Request::Wait { vm }
         | Request::Order { vm, .. }
         | Request::Memory { vm, .. }
+        | Request::Cdrom { vm, .. }
         | Request::DiskFail { vm, .. }
         | Request::FlushStop { vm, .. }
         | Request::Send { vm } => Some(vm),
@@ -78,6 +79,8 @@ fn what_of(request: &Request, vm: &str) -> Option<String> {
         Request::Order { order: Order::Unpause, .. } => format!("unpause {vm}"),
         Request::Order { order: Order::Nmi, .. } => format!("send {vm} an NMI"),
         Request::Memory { size, .. } => format!("have {vm} get along with {}", size::format(size.bytes())),
+        Request::Cdrom { medium: Some(path), .. } => format!("put \"{path}\" into the CD-ROM drive of {vm}"),
+        Request::Cdrom { medium: None, .. } => format!("empty the CD-ROM drive of {vm}"),
         Request::DiskFail { disk, .. } => format!("let disk {disk} of {vm} fail"),
         Request::FlushStop { disk, .. } => format!("pause {vm} at a flush of disk {disk}"),
         Request::Send { .. } => format!("send {vm}"),

@@ -30,7 +30,11 @@ impl Registry {
         let run = Run { vm: id, nth: self.next_run };
         let planned = self.plan(id, &boot, now);
         let Some(vm) = self.vm(id) else { return };
+        vm.end_change(out);
         vm.run = Some(run);
+        if vm.tty.is_none() {
+            vm.medium = vm.definition.medium().cloned(); // a reboot finds what is in the drive
+        }
         vm.cpus = boot.cpus.unwrap_or(vm.definition.cpus);
         vm.boot_device = boot.device.or(vm.definition.boot_device);
         match planned {
@@ -48,6 +52,9 @@ impl Registry {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
+        if file == File::Medium {
+            return self.medium_opened(run, result, out);
+        }
         let preparing = self.of_run(run).filter(|vm| matches!(vm.life, Life::Preparing(_)));
         match preparing.filter(|_| result.is_ok()).and_then(|vm| question(&vm.definition, file)) {
             Some(question) => out.push(Action::Probe(run, file, question)),
@@ -202,10 +209,12 @@ impl Registry {
     pub(super) fn settle(&mut self, id: VmId, out: &mut Vec<Action>) {
         out.push(Action::Release(id, Keep::Nothing));
         let Some(vm) = self.vm(id) else { return };
+        vm.end_change(out);
         vm.life = Life::Stopped;
         vm.run = None;
         vm.tty = None;
         vm.wanted = None;
+        vm.medium = None;
         vm.reports.clear();
         vm.tell_waiters(out);
         if vm.definition.from_config {
@@ -243,7 +252,7 @@ fn path_of(vm: &Vm, file: File) -> UserPath {
         File::Kernel => given.or_else(|| definition.boot.clone()),
         File::Initrd => definition.initrd.clone(),
         File::Disk(index) => definition.disks.get(usize::from(index)).map(|disk| disk.path.clone()),
-        File::Cdrom => definition.cdrom.clone(),
+        File::Cdrom | File::Medium => vm.medium.clone(),
     };
     path.unwrap_or_default()
 }
@@ -252,7 +261,7 @@ fn path_of(vm: &Vm, file: File) -> UserPath {
 fn question(definition: &Definition, file: File) -> Option<ToProbe> {
     match file {
         File::Kernel => Some(ToProbe::Kernel { memory: definition.memory }),
-        File::Initrd | File::Cdrom => None,
+        File::Initrd | File::Cdrom | File::Medium => None,
         File::Disk(index) => {
             let called = definition.disks.get(usize::from(index)).is_some_and(Disk::is_called);
             (!called).then_some(ToProbe::RawDisk)
@@ -327,10 +336,10 @@ fn nic_of(vm: &Vm, number: u8, card: &cards::Card) -> Device {
 
 /// The last of the devices.
 fn cdrom_of(vm: &Vm) -> Option<Device> {
-    let path = vm.definition.cdrom.as_ref()?;
+    vm.definition.cdrom.as_ref()?;
     let serial = Text::cut(&format!("cdrom0-{}", vm.definition.name));
-    let medium = !path.is_empty();
-    let told = Told::Cdrom(device::Cdrom { serial, medium, called: path.clone(), open: false });
+    let called = vm.medium.clone().unwrap_or_default();
+    let told = Told::Cdrom(device::Cdrom { serial, medium: vm.medium.is_some(), called, open: false });
     Some(Device { spec: Spec { number: 0, told }, outside: false })
 }
 

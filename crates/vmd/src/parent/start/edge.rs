@@ -4,10 +4,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use model::{List, Owner, Text, UserPath};
+use proto::device::Ask;
 use proto::opener::{self, Asker, ToOpener, What};
 use proto::probe::{self, KernelKind, ToProbe};
 use proto::vmm::ToVmm;
-use proto::{Code, Failure, VmId};
+use proto::{Code, Failure, RequestId, VmId};
 use sys::logpipe::LogPipe;
 use sys::pty::Pty;
 
@@ -18,11 +19,12 @@ use crate::parent::network::wishes;
 use crate::parent::peers::turn::Turn;
 use crate::parent::peers::{Opener, Peer, Probe, StartError};
 use crate::parent::registry::access::Who;
-use crate::parent::registry::{Event, File, Keep, Launch, Run};
+use crate::parent::registry::{Event, File, Keep, Launch, Medium, Run};
 
 impl Edge {
     pub(in crate::parent) fn open(&mut self, run: Run, who: &Who, files: Vec<(File, What, UserPath)>) -> Vec<Event> {
         self.holdings.entry(run.vm).or_default();
+        self.end_opener((run, who.uid)); // one of an earlier request, which is about to end
         let names: Vec<File> = files.iter().map(|(file, ..)| *file).collect();
         let Err(error) = self.start_opener(run, who, names.clone(), files) else { return vec![] };
         self.end_opener((run, who.uid));
@@ -59,6 +61,43 @@ impl Edge {
                 let failure = Failure::new(Code::Io, "the opener ended before it answered; see the log");
                 self.event(Event::Opened(run, file, Err(failure)));
             }
+        }
+    }
+
+    /// Gives up what a run has openers for.
+    pub(in crate::parent) fn end_openers(&mut self, run: Run) {
+        let errands: Vec<Errand> = self.openers.keys().filter(|(of, _)| *of == run).copied().collect();
+        for errand in errands {
+            self.end_opener(errand);
+        }
+    }
+
+    /// Asks a device, with what was opened for that.
+    pub(in crate::parent) fn ask_device(
+        &mut self,
+        request: RequestId,
+        vm: VmId,
+        device: u8,
+        ask: Ask,
+    ) -> Option<Event> {
+        let held = self.holdings.get(&vm).and_then(|held| held.files.get(&File::Medium));
+        let fds = held.into_iter().take(ask.fds()).map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>();
+        let sent = fds.and_then(|fds| match self.give_vmm(&ToVmm::AskDevice { request, vm, device, ask }, fds) {
+            true => Ok(()),
+            false => Err(io::Error::other("the vmm process does not take it")),
+        });
+        let failure = Failure::io("ask a device", &sent.err()?);
+        Some(Event::DeviceDone(request, vm, Err(failure)))
+    }
+
+    /// What is in a VM's CD-ROM drive now is what a reboot of its guest finds there.
+    pub(in crate::parent) fn set_medium(&mut self, vm: VmId, medium: Medium) {
+        let Some(held) = self.holdings.get_mut(&vm) else { return };
+        let opened = held.files.remove(&File::Medium);
+        match medium {
+            Medium::Same => {}
+            Medium::Opened => held.files.extend(opened.map(|medium| (File::Cdrom, medium))),
+            Medium::None => drop(held.files.remove(&File::Cdrom)),
         }
     }
 
@@ -182,10 +221,7 @@ impl Edge {
     }
 
     pub(in crate::parent) fn abandon(&mut self, run: Run) -> Vec<Event> {
-        let errands: Vec<Errand> = self.openers.keys().filter(|(of, _)| *of == run).copied().collect();
-        for errand in errands {
-            self.end_opener(errand);
-        }
+        self.end_openers(run);
         let probes: Vec<File> = self.probes.keys().filter(|(of, _)| *of == run).map(|(_, file)| *file).collect();
         for file in probes {
             self.end_probe(run, file);

@@ -1,38 +1,63 @@
 //! What devices are asked while their guest runs, and what they have learned of it. No kind of device is known here.
 
+use std::collections::VecDeque;
+
 use proto::device::{Ask, REPORT_EVERY, Report};
 
 use super::*;
 
+/// Requests that a device may have to answer; one more is refused.
+pub const MAX_ASKED: usize = 64;
+
 /// A device's side of it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Talk {
-    /// Requests that it has not answered.
-    asked: u32,
+    /// Requests that it has not answered, at most [`MAX_ASKED`].
+    asked: VecDeque<RequestId>,
     /// When it last reported.
     reported: Option<Moment>,
 }
 
 impl Running {
     /// The parent may not have heard yet that the VM ends: then nobody is asked.
-    pub(super) fn ask_device(&mut self, id: VmId, device: u8, ask: Ask, out: &mut Vec<Action>) {
+    pub(super) fn ask_device(&mut self, request: RequestId, id: VmId, device: u8, ask: Ask, out: &mut Vec<Action>) {
         let running = |vm: &&mut Vm| matches!(vm.life, Life::Up { .. }) && vm.devices.contains_key(&device);
-        let Some(vm) = self.vms.get_mut(&id).filter(running) else { return };
+        let mut refuse = |code, text| {
+            let result = Err(Failure::new(code, text));
+            out.push(Action::Reply(ToParent::DeviceDone { request, vm: id, result }));
+        };
+        let Some(vm) = self.vms.get_mut(&id).filter(running) else {
+            return refuse(Code::NotFound, format!("vm {id} has no such device that runs"));
+        };
         let talk = vm.talks.entry(device).or_default();
-        talk.asked = talk.asked.saturating_add(1);
+        if talk.asked.len() >= MAX_ASKED {
+            return refuse(Code::Busy, format!("a device of vm {id} has not answered its previous requests yet"));
+        }
+        talk.asked.push_back(request);
+        if ask.fds() > 0 {
+            out.push(Action::Hold(vm.run, vec![Slot::Asked(device)]));
+        }
         out.push(Action::TellDevice(vm.process(Member::Device(device)), ToDevice::Ask(ask)));
     }
 }
 
 impl Vm {
-    pub(super) fn device_answered(&mut self, member: Member, changed: bool, out: &mut Vec<Action>) {
+    pub(super) fn device_answered(
+        &mut self,
+        vm: VmId,
+        member: Member,
+        changed: bool,
+        result: Result<(), Failure>,
+        out: &mut Vec<Action>,
+    ) {
         let (Member::Device(device), Life::Up { .. } | Life::Ending { .. }) = (member, &self.life) else {
             return self.breach(member, "answered before its guest ran", out);
         };
-        let Some(talk) = self.talks.get_mut(&device).filter(|talk| talk.asked > 0) else {
+        let Some(request) = self.talks.get_mut(&device).and_then(|talk| talk.asked.pop_front()) else {
             return self.breach(member, "answered a request that was not made", out);
         };
-        talk.asked -= 1;
+        let result = result.map_err(|why| Failure::new(why.code, sys::logpipe::printable(why.text.as_bytes())));
+        out.push(Action::Reply(ToParent::DeviceDone { request, vm, result }));
         if changed && matches!(self.life, Life::Up { .. }) {
             out.push(Action::TellVm(self.run, ToVm::ConfigChanged { device }));
         }

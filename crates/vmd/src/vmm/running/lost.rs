@@ -24,6 +24,11 @@ impl Running {
                 self.give_up(*vm, failure(), out);
                 self.refused.remove(vm); // this was its last message
             }
+            ToVmm::AskDevice { request, vm, .. } => {
+                let failure =
+                    Failure::new(Code::NoDescriptors, "vmm has no descriptor free for what the request brings");
+                out.push(Action::Reply(ToParent::DeviceDone { request: *request, vm: *vm, result: Err(failure) }));
+            }
             // vmm has none of them from then on, and says so when a VM needs it; the others bring none.
             ToVmm::Kvm
             | ToVmm::Psp
@@ -32,7 +37,6 @@ impl Running {
             | ToVmm::Terminate { .. }
             | ToVmm::Info { .. }
             | ToVmm::Order { .. }
-            | ToVmm::AskDevice { .. }
             | ToVmm::Verbose { .. } => {}
         }
     }

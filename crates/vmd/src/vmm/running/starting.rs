@@ -192,7 +192,9 @@ impl Running {
                     format!("{}: {}", vm.called(process.member), sys::logpipe::printable(failure.text.as_bytes()));
                 vm.fail(Failure::new(failure.code, text), out);
             }
-            FromDevice::Answered { changed } => vm.device_answered(process.member, changed, out),
+            FromDevice::Answered { changed, result } => {
+                vm.device_answered(id, process.member, changed, result, out);
+            }
             FromDevice::Ended => self.last_word(process.run, process.member, 0),
             FromDevice::Report(report) => vm.device_reported(id, process.member, report, now, out),
         }

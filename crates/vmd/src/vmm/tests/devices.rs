@@ -11,9 +11,13 @@ fn process(run: Run) -> Process {
     Process { run, member: Member::Device(0) }
 }
 
+fn done(id: u32, result: Result<(), Failure>) -> Action {
+    Action::Reply(ToParent::DeviceDone { request: RequestId(id), vm: VmId(id), result })
+}
+
 impl Machine {
     fn ask(&mut self, id: u32) -> Vec<Action> {
-        self.parent(ToVmm::AskDevice { vm: VmId(id), device: 0, ask: ASK })
+        self.parent(ToVmm::AskDevice { request: RequestId(id), vm: VmId(id), device: 0, ask: ASK })
     }
 
     fn device(&mut self, run: Run, message: FromDevice) -> Vec<Action> {
@@ -27,21 +31,50 @@ fn a_device_of_a_vm_that_runs_is_asked_and_its_change_is_told_to_the_vm() {
     let run = vmm.up(1, "web", 1);
     assert_eq!(vmm.ask(1), [Action::TellDevice(process(run), ToDevice::Ask(ASK))]);
     assert_eq!(
-        vmm.device(run, FromDevice::Answered { changed: true }),
-        [Action::TellVm(run, ToVm::ConfigChanged { device: 0 })]
+        vmm.device(run, FromDevice::Answered { changed: true, result: Ok(()) }),
+        [done(1, Ok(())), Action::TellVm(run, ToVm::ConfigChanged { device: 0 })]
     );
     vmm.ask(1);
-    assert_eq!(vmm.device(run, FromDevice::Answered { changed: false }), []);
+    let why = || Err(Failure::new(Code::Busy, "not now"));
+    assert_eq!(vmm.device(run, FromDevice::Answered { changed: false, result: why() }), [done(1, why())]);
 }
 
 #[test]
 fn what_is_not_there_is_not_asked() {
     let mut vmm = machine();
-    assert_eq!(vmm.ask(1), [], "no vm");
+    let refused = |id| done(id, Err(Failure::new(Code::NotFound, format!("vm {id} has no such device that runs"))));
+    assert_eq!(vmm.ask(1), [refused(1)], "no vm");
     vmm.spawn(start_of(1, "web", 1));
-    assert_eq!(vmm.ask(1), [], "its guest does not run yet");
+    assert_eq!(vmm.ask(1), [refused(1)], "its guest does not run yet");
     vmm.up(2, "bare", 0);
-    assert_eq!(vmm.ask(2), [], "no device");
+    assert_eq!(vmm.ask(2), [refused(2)], "no device");
+}
+
+#[test]
+fn what_a_request_brings_goes_with_it_to_the_device() {
+    let mut vmm = machine();
+    let run = vmm.up(1, "web", 1);
+    let ask = Ask::Insert { called: model::Text::cut("/a.iso"), force: false };
+    let message = ToVmm::AskDevice { request: RequestId(7), vm: VmId(1), device: 0, ask: ask.clone() };
+    let hold = Action::Hold(run, vec![Slot::Asked(0)]);
+    assert_eq!(vmm.parent(message.clone()), [hold, Action::TellDevice(process(run), ToDevice::Ask(ask))]);
+    let none = Failure::new(Code::NoDescriptors, "vmm has no descriptor free for what the request brings");
+    assert!(vmm.event(Event::WithoutDescriptors(Box::new(message))).contains(&Action::Reply(ToParent::DeviceDone {
+        request: RequestId(7),
+        vm: VmId(1),
+        result: Err(none),
+    })));
+}
+
+#[test]
+fn a_device_that_does_not_answer_is_asked_no_more() {
+    let mut vmm = machine();
+    vmm.up(1, "web", 1);
+    for _ in 0..64 {
+        assert!(matches!(vmm.ask(1)[..], [Action::TellDevice(..)]));
+    }
+    let busy = Failure::new(Code::Busy, "a device of vm 1 has not answered its previous requests yet");
+    assert_eq!(vmm.ask(1), [done(1, Err(busy))]);
 }
 
 #[test]
@@ -49,8 +82,8 @@ fn an_answer_that_nobody_waits_for_ends_the_vm() {
     let mut vmm = machine();
     let run = vmm.up(1, "web", 1);
     vmm.ask(1);
-    vmm.device(run, FromDevice::Answered { changed: true });
-    let actions = vmm.device(run, FromDevice::Answered { changed: true });
+    vmm.device(run, FromDevice::Answered { changed: true, result: Ok(()) });
+    let actions = vmm.device(run, FromDevice::Answered { changed: true, result: Ok(()) });
     assert!(actions.contains(&Action::Kill(process(run), Signal::KILL)), "{actions:?}");
     assert!(!said_to_vm(&actions).contains(&ToVm::ConfigChanged { device: 0 }), "{actions:?}");
 }

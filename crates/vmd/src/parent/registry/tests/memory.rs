@@ -55,7 +55,8 @@ fn memory_asks_the_balloon_and_shows_what_was_asked() {
     for mib in [128, 512, 300] {
         let (asked, actions) = f.ask_as(root(), memory("web", mib));
         let accepted = Action::Answer(asked, Reply::Accepted { id: id.0 });
-        assert_eq!(actions, [Action::AskDevice(id, device, Ask::Memory(size(mib))), accepted]);
+        let [Action::AskDevice(_, of, at, ask), answer] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!((*of, *at, ask, answer), (id, device, &Ask::Memory(size(mib)), &accepted));
     }
     let balloon = f.line("web").and_then(|line| line.balloon).expect("it runs with one");
     assert_eq!((balloon.wanted, balloon.report), (size(300), None));
