@@ -1,5 +1,6 @@
 //! qcow2 images: QEMU's copy-on-write format, versions 2 and 3 (QEMU, docs/interop/qcow2.rst). What stands in a file is
-//! read and written here as types; nothing but `reader` and `writer` does I/O. Used by the probe (names of bases), vioblk and vmctl.
+//! read and written here as types; nothing but `check`, `reader` and `writer` does I/O, on files that it was handed. Used by
+//! the probe (names of bases), vioblk and vmctl.
 //!
 //! | file | holds |
 //! |---|---|
@@ -9,11 +10,13 @@
 //! | `geometry` | sizes that follow from cluster bits and refcount width |
 //! | `entry` | entries of the L1 and L2 tables |
 //! | `refcount` | entries of refcount tables and blocks |
+//! | `check/` | looks at a whole image |
 //! | `unpack` | compressed clusters |
 //! | `map` | a guest's requests to operations on the files of a chain |
 //! | `reader` | a chain that is read from begin to end |
 //! | `writer` | new images, written from begin to end |
 
+pub mod check;
 mod entry;
 mod extensions;
 mod fault;
