@@ -34,8 +34,8 @@ const COUNTER: u64 = 8;
 const ALIGNMENT: u64 = 64;
 
 /// Bytes of the record of a queue with so many entries, up to where the next one may begin.
-pub fn len(size: u16) -> u64 {
-    u64::from(size).saturating_mul(ENTRY_LEN).saturating_add(ENTRIES).next_multiple_of(ALIGNMENT)
+pub const fn len(size: u16) -> u64 {
+    (size as u64).saturating_mul(ENTRY_LEN).saturating_add(ENTRIES).next_multiple_of(ALIGNMENT)
 }
 
 /// Where the record of one queue lies.

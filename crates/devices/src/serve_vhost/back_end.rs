@@ -7,14 +7,17 @@ use rustix::event::PollFlags;
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::memory::Memory;
-use super::port::{Port, RingFeatures, State};
+use super::port::{Port, RingFeatures, State, ring};
+use super::records::Records;
 use super::{Device, MAX_QUEUES, Progress};
-use crate::queue::{RingFault, SetupError, Vring, accepted};
+use crate::queue::{RecordError, RingFault, accepted};
 
 /// A device and all that the front end has set of it.
 pub struct BackEnd<D: Device> {
     pub(super) device: D,
     pub(super) memory: Option<Memory>,
+    /// Where the queues record what is under way, if the front end wants that.
+    pub(super) records: Option<Records>,
     pub(super) ports: Vec<Port>,
     /// As the front end set them.
     pub(super) features: u64,
@@ -26,7 +29,7 @@ impl<D: Device> BackEnd<D> {
     /// A device whose queues are all stopped.
     pub fn new(device: D) -> Self {
         let ports = (0..device.queues().min(MAX_QUEUES)).map(|_| Port::new()).collect();
-        BackEnd { device, memory: None, ports, features: 0, source_pending: false }
+        BackEnd { device, memory: None, records: None, ports, features: 0, source_pending: false }
     }
 
     /// A queue's kick descriptor has become ready, or failed.
@@ -92,6 +95,7 @@ impl<D: Device> BackEnd<D> {
     /// The driver begins anew.
     pub(super) fn reset(&mut self) {
         self.stop_all();
+        self.records.iter().for_each(Records::forget);
         self.device.reset();
     }
 
@@ -104,6 +108,10 @@ impl<D: Device> BackEnd<D> {
     /// Stops a queue when nothing of it is under way any more. Returns where it stood.
     pub(super) fn stop(&mut self, queue: usize) -> Option<u16> {
         self.settle(queue);
+        if self.ports.get(queue).is_some_and(|port| matches!(port.state, State::Broken(_))) {
+            // What is under way of a broken ring is not answered: its driver begins anew.
+            self.records.iter().for_each(Records::forget);
+        }
         self.ports.get_mut(queue).map(Port::stop)
     }
 
@@ -115,9 +123,10 @@ impl<D: Device> BackEnd<D> {
     }
 
     /// Starts a queue if all it needs is there.
-    pub(super) fn start(&mut self, queue: usize) -> Result<(), SetupError> {
+    pub(super) fn start(&mut self, queue: usize) -> Result<(), RecordError> {
         let features = self.ring_features();
-        self.ports.get_mut(queue).map_or(Ok(()), |port| port.start(self.memory.as_ref(), features))
+        let record = self.records.as_ref().map(|records| (records, queue));
+        self.ports.get_mut(queue).map_or(Ok(()), |port| port.start(self.memory.as_ref(), features, record))
     }
 
     /// Other memory under running queues: each goes on where it stood, or is broken if its ring is not in it.
@@ -128,9 +137,11 @@ impl<D: Device> BackEnd<D> {
         let features = self.ring_features();
         let mut lost = None;
         for (queue, port) in self.ports.iter_mut().enumerate() {
-            let State::Running(ring) = &port.state else { continue };
-            port.base = ring.save().last_avail;
-            match port.setup(&memory, features).and_then(|setup| Vring::new(&memory.guest, setup)) {
+            let State::Running(before) = &port.state else { continue };
+            port.base = before.save().last_avail;
+            let record = self.records.as_ref().map(|records| (records, queue));
+            let setup = port.setup(&memory, features).map_err(RecordError::Ring);
+            match setup.and_then(|setup| ring(&memory, setup, record)) {
                 Ok(ring) => {
                     port.state = State::Running(Box::new(ring));
                     port.pending = true;

@@ -1,7 +1,7 @@
 //! The one room that speaks vhost-user (QEMU's docs/interop/vhost-user.rst) for every device: a connected socket, one
 //! thread, one loop. `requests.rs` is what a front end may ask, `back_end.rs` holds the device and its queues,
-//! `memory.rs` maps what the front end shares, `port.rs` is one queue with its descriptors, `wire.rs` tells whether a
-//! whole request has come.
+//! `memory.rs` maps what the front end shares, `records.rs` what it keeps for the next process, `port.rs` is one queue with its
+//! descriptors, `wire.rs` tells whether a whole request has come.
 //!
 //! Who is not trusted: the front end (it may send anything; what is no request ends the connection, what can't be done
 //! is refused and answered) and the guest, by its rings (a broken one stops the device, tells the front end by the error
@@ -10,9 +10,11 @@
 mod back_end;
 mod memory;
 mod port;
+mod records;
 mod requests;
 mod wire;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -25,6 +27,7 @@ use vhost::vhost_user::{BackendReqHandler, Error};
 
 pub use back_end::BackEnd;
 pub use port::Active;
+pub use records::MAX_LEN as MAX_RECORDS_LEN;
 
 use crate::queue::RingFault;
 use wire::Arrived;
@@ -74,6 +77,11 @@ pub trait Device {
     fn deadline(&self) -> Option<Instant>;
     /// A queue stops: returns when nothing of it is under way. It comes along if it was running.
     fn stop(&mut self, queue: usize, on: Option<&mut Active<'_>>);
+    /// A file of [`MAX_RECORDS_LEN`] bytes for records of what is under way in its queues, by which another process goes on when
+    /// this one dies. None: it keeps none.
+    fn records(&self) -> Option<&File> {
+        None
+    }
     /// The driver has reset the device; all queues have stopped.
     fn reset(&mut self) {}
     /// vmm asks for something, with the descriptors that came along. False where this kind of device takes no such request.

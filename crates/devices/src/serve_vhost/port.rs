@@ -15,7 +15,8 @@ use rustix::event::PollFlags;
 use sys::guest_io::GuestMemory;
 
 use super::memory::Memory;
-use crate::queue::{MAX_QUEUE_SIZE, RingAddresses, RingFault, RingSetup, SetupError, Vring};
+use super::records::Records;
+use crate::queue::{MAX_QUEUE_SIZE, RecordError, RingAddresses, RingFault, RingSetup, SetupError, Vring};
 
 /// A ring's addresses in the front end's address space, as SET_VRING_ADDR has them.
 #[derive(Clone, Copy, Debug)]
@@ -116,14 +117,19 @@ impl Port {
     }
 
     /// Starts a stopped queue when all it needs is there.
-    pub(super) fn start(&mut self, memory: Option<&Memory>, features: RingFeatures) -> Result<(), SetupError> {
+    pub(super) fn start(
+        &mut self,
+        memory: Option<&Memory>,
+        features: RingFeatures,
+        record: Option<(&Records, usize)>,
+    ) -> Result<(), RecordError> {
         let (State::Stopped, Some(memory), Some(_), Some(_), true) =
             (&self.state, memory, self.addresses, &self.kick, self.enabled)
         else {
             return Ok(());
         };
         let setup = self.setup(memory, features)?;
-        self.state = State::Running(Box::new(Vring::new(&memory.guest, setup)?));
+        self.state = State::Running(Box::new(ring(memory, setup, record)?));
         self.pending = true; // the driver may have kicked before we were there
         Ok(())
     }
@@ -168,6 +174,13 @@ impl Port {
     pub(super) fn kick_fd(&self) -> Option<BorrowedFd<'_>> {
         self.kick.as_ref().filter(|_| self.is_active()).map(AsFd::as_fd)
     }
+}
+
+/// A ring, with its record where there are records, of which this queue's has the number.
+pub(super) fn ring(memory: &Memory, setup: RingSetup, record: Option<(&Records, usize)>) -> Result<Vring, RecordError> {
+    let Some((records, queue)) = record else { return Ok(Vring::new(&memory.guest, setup)?) };
+    let place = records.place(queue, setup.size).ok_or(RecordError::Record(RingFault::Outside))?;
+    Vring::recorded(&memory.guest, setup, place)
 }
 
 /// A descriptor of the front end's: whatever it is, reading or writing it must not hold us. It is shared, so one that would

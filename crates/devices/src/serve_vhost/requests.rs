@@ -16,6 +16,7 @@ use super::Device;
 use super::back_end::BackEnd;
 use super::memory::Memory;
 use super::port::{Port, State, UserAddresses, non_blocking};
+use super::records::Records;
 use crate::queue::{MAX_QUEUE_SIZE, Vring, accepted};
 
 /// Answered as a failure.
@@ -157,10 +158,15 @@ impl<D: Device> VhostUserBackendReqHandlerMut for BackEnd<D> {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        let records = match self.device.records() {
+            Some(_) => VhostUserProtocolFeatures::INFLIGHT_SHMFD,
+            None => VhostUserProtocolFeatures::empty(),
+        };
         Ok(VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::RESET_DEVICE)
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | records)
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
@@ -204,12 +210,26 @@ impl<D: Device> VhostUserBackendReqHandlerMut for BackEnd<D> {
         never_offered()
     }
 
-    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        never_offered()
+    fn get_inflight_fd(&mut self, inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        let Some(file) = self.device.records() else { return never_offered() };
+        let copy = || file.try_clone().map_err(Error::ReqHandlerError);
+        // There is no way to answer that they can't be had.
+        if self.records.is_some() && self.is_running() {
+            return Err(Error::InvalidOperation("records are in use"));
+        }
+        let made = Records::make(copy()?, inflight.num_queues, inflight.queue_size);
+        Ok((made.map_err(|_| Error::InvalidParam)?, copy()?))
     }
 
-    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
-        never_offered()
+    fn set_inflight_fd(&mut self, inflight: &VhostUserInflight, file: File) -> Result<()> {
+        if self.device.records().is_none() {
+            return never_offered();
+        }
+        if self.is_running() {
+            return Err(refused("a queue runs"));
+        }
+        self.records = Some(Records::take(inflight, file).map_err(refused)?);
+        Ok(())
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {

@@ -304,21 +304,29 @@ pub fn spawn<D: Device + Send + 'static>(device: D) -> (UnixStream, JoinHandle<i
 impl Vmm {
     /// A device on a thread, connected.
     pub fn new<D: Device + Send + 'static>(device: D, features: u64) -> Vmm {
+        Vmm::of(device, features, Arc::new(Guest::new()))
+    }
+
+    /// The same, for a guest that there is.
+    pub fn of<D: Device + Send + 'static>(device: D, features: u64, guest: Arc<Guest>) -> Vmm {
         let (socket, theirs) = UnixStream::pair().unwrap();
         let (tell, told) = std::sync::mpsc::channel();
         let device = std::thread::spawn(move || {
             tell.send(rustix::thread::gettid()).unwrap();
             serve(theirs, device, None)
         });
-        let mut vmm = Vmm::over(socket, features);
+        let mut vmm = Vmm::over_for(socket, features, guest);
         (vmm.device, vmm.thread) = (Some(device), told.recv().ok());
         vmm
     }
 
     /// Connected to whatever serves the socket: features negotiated, memory shared, no queue set up.
     pub fn over(socket: UnixStream, features: u64) -> Vmm {
+        Vmm::over_for(socket, features, Arc::new(Guest::new()))
+    }
+
+    fn over_for(socket: UnixStream, features: u64, guest: Arc<Guest>) -> Vmm {
         let mut front_end = Frontend::from_stream(socket.try_clone().unwrap(), 4);
-        let guest = Arc::new(Guest::new());
         front_end.set_owner().unwrap();
         let offered = front_end.get_features().unwrap();
         assert_eq!(offered & features, features, "not offered");
