@@ -7,7 +7,7 @@ _vmctl_vms() {
 
 _vmctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command= at options= words=
-	local commands="cdrom console create disk-fail doctor flush-stop help load log memory nmi pause receive reload reset send show start status stop unpause wait"
+	local commands="cdrom console create disk-fail doctor flush-stop help image load log memory nmi pause receive reload reset send show start status stop unpause wait"
 	for ((at = 1; at < COMP_CWORD; at++)); do
 		[[ ${COMP_WORDS[at]} == -* ]] && continue
 		command=${COMP_WORDS[at]}
@@ -19,6 +19,7 @@ _vmctl() {
 		if [[ $cur == -* ]]; then words="--help --version -h -v"; else words=$commands; fi
 		;;
 	help) words=$commands ;;
+	image) options="--json" words="check info" ;;
 	console | pause | send | wait) words=$(_vmctl_vms -r) ;;
 	create)
 		case $prev in
@@ -55,7 +56,7 @@ _vmctl() {
 	esac
 	[[ $cur == -* ]] && words=$options${words:+ }$([[ $words == -* ]] && echo "$words")
 	case $command:$prev in
-	load:* | create:* | start:-[bdr] | cdrom:insert) [[ $cur == -* ]] || compopt -o default 2>/dev/null ;;
+	load:* | create:* | image:check | image:info | start:-[bdr] | cdrom:insert) [[ $cur == -* ]] || compopt -o default 2>/dev/null ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 }

@@ -9,7 +9,7 @@ function __vmctl_is
     __fish_seen_subcommand_from $argv
 end
 
-set -l commands cdrom console create disk-fail doctor flush-stop help load log memory nmi pause receive reload reset send show start status stop unpause wait
+set -l commands cdrom console create disk-fail doctor flush-stop help image load log memory nmi pause receive reload reset send show start status stop unpause wait
 
 complete -c vmctl -f
 complete -c vmctl -n "not __fish_seen_subcommand_from $commands" -s v -d 'Say more'
@@ -24,6 +24,7 @@ complete -c vmctl -n '__vmctl_is create load' -F
 complete -c vmctl -n '__vmctl_is cdrom' -a 'eject insert'
 complete -c vmctl -n '__vmctl_is cdrom' -s f -d 'Also if the guest has locked the tray'
 complete -c vmctl -n '__vmctl_is insert' -F
+complete -c vmctl -n '__vmctl_is image' -F -a 'check info'
 complete -c vmctl -n '__vmctl_is log' -a 'brief verbose'
 complete -c vmctl -n '__vmctl_is disk-fail' -a 'read write flush'
 complete -c vmctl -n '__vmctl_is reset' -a 'all switches vms'
@@ -32,7 +33,7 @@ complete -c vmctl -n '__vmctl_is create' -s b -r -F -d 'On top of a base image'
 complete -c vmctl -n '__vmctl_is create' -s i -r -F -d 'A copy of an image'
 complete -c vmctl -n '__vmctl_is create' -s s -x -d 'Size'
 
-complete -c vmctl -n '__vmctl_is doctor show status' -l json -d 'As JSON'
+complete -c vmctl -n '__vmctl_is doctor image show status' -l json -d 'As JSON'
 complete -c vmctl -n '__vmctl_is show status' -s r -d 'Running VMs only'
 
 complete -c vmctl -n '__vmctl_is start' -s B -x -a 'cdrom disk net' -d 'Boot from'

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use model::{MAX_DISKS, MemorySize, UserPath, VmName, lookalike};
 use proto::client::{DiskOperation, Order, VmRef};
 
-use crate::create::{self, Create};
+use crate::create::{self, Create, Source};
 use crate::getopt::{self, OptionError};
 use crate::start::{self, Start};
 use crate::words::{self, WordError, Wrong};
@@ -54,6 +54,15 @@ pub enum Command {
     },
     /// Say what there is: all commands, or how one is used.
     Help(Option<&'static str>),
+    /// Look at a disk image.
+    Image {
+        /// Whether to look at all of it, for what is wrong; else to say what it is.
+        check: bool,
+        /// `--json`: not as text.
+        json: bool,
+        /// The image.
+        image: Source,
+    },
     /// Let the daemon read one more file.
     Load(UserPath),
     /// Set how much the daemon logs.
@@ -156,6 +165,12 @@ const COMMANDS: &[Entry] = &[
     Entry { name: "doctor", about: "look at the host, and say what VMs lack", syntax: "[--json]", parse: doctor },
     Entry { name: "flush-stop", about: "pause a VM at a flush of a disk", syntax: "id disk count", parse: flush_stop },
     Entry { name: "help", about: "list the commands, or show the usage of one", syntax: "[command]", parse: help },
+    Entry {
+        name: "image",
+        about: "say what a disk image is, or what is wrong with it",
+        syntax: "[--json] info | check disk",
+        parse: image,
+    },
     Entry { name: "load", about: "read one more configuration file", syntax: "filename", parse: load },
     Entry { name: "log", about: "log less or more", syntax: "[brief | verbose]", parse: log },
     Entry {
@@ -306,7 +321,7 @@ fn odd_option(arguments: &[OsString]) -> Option<String> {
 }
 
 /// Commands that the original does not have: a word that is short for one of its own stays that.
-const OURS: [&str; 4] = ["cdrom", "doctor", "help", "nmi"];
+const OURS: [&str; 5] = ["cdrom", "doctor", "help", "image", "nmi"];
 
 /// The one command whose name begins with the word.
 fn entry(word: &OsStr) -> Result<&'static Entry, Misuse> {
@@ -394,6 +409,17 @@ fn help(arguments: &[OsString]) -> Result<Command, Wrong> {
         },
         _ => Err(Wrong::Usage),
     }
+}
+
+fn image(arguments: &[OsString]) -> Result<Command, Wrong> {
+    let parsed = getopt::parse_with("", &["json"], arguments)?;
+    let [what, disk] = <[OsString; 2]>::try_from(parsed.operands).map_err(|_| Wrong::Usage)?;
+    let check = match what.to_str() {
+        Some("info") => false,
+        Some("check") => true,
+        _ => return Err(Wrong::Usage),
+    };
+    Ok(Command::Image { check, json: !parsed.words.is_empty(), image: Source::as_it_is(&disk) })
 }
 
 fn load(arguments: &[OsString]) -> Result<Command, Wrong> {

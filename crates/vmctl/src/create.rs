@@ -62,7 +62,7 @@ pub struct Source {
 
 impl Source {
     /// One that is read as it is.
-    fn base(word: &OsStr) -> Self {
+    pub fn as_it_is(word: &OsStr) -> Self {
         let (named, path) = model::split_prefix(word.as_bytes());
         let path = Path::new(OsStr::from_bytes(path)).to_owned();
         let said = named.or_else(|| DiskFormat::of_extension(&path));
@@ -102,7 +102,7 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Create, Wrong> {
         (Some(_), None, _) if format != DiskFormat::Qcow2 => {
             return Err(Wrong::Said("base images require qcow2 disk format".to_owned()));
         }
-        (Some(base), None, size) => Content::Base { base: Source::base(&base), size },
+        (Some(base), None, size) => Content::Base { base: Source::as_it_is(&base), size },
         (None, Some(input), size) => Content::Copy { source: Source::new(&input), size },
         (None, None, Some(size)) => Content::Empty { size },
         (None, None, None) => {

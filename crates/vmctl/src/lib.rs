@@ -7,7 +7,7 @@
 //! | `conversation` | the socket: handshake, a request, its answers |
 //! | `perform` | does a command: asks, prints, decides the exit status |
 //! | `progress` | what a terminal shows: while a command waits, and of texts from elsewhere |
-//! | `image/` | `create`, which needs no daemon: new images, copies, unpacking |
+//! | `image/` | `create` and `image`, which need no daemon: new images, copies, what an image is |
 //! | `status` | what `status` prints: a table, or JSON |
 //! | `doctor/` | what keeps VMs from running on this host |
 //! | `console/` | a VM's console on this terminal |

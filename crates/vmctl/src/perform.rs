@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use crate::command::{Command, help_text};
 use crate::console::{self, ConsoleError};
 use crate::conversation::{Conversation, Listed, TalkError};
+use crate::create::Source;
 use crate::doctor::{self, Form};
 use crate::image::{self, ImageError};
 use crate::progress::{Watch, shown};
@@ -205,6 +206,7 @@ impl Run<'_> {
             }
             Command::Help(command) => self.print(&help_text(command))?,
             Command::Version => self.print(concat!("vmctl ", env!("CARGO_PKG_VERSION"), "\n"))?,
+            Command::Image { check, json, image } => return self.image(check, json, &image),
             Command::Load(path) => self.settle(&format!("load \"{path}\""), Request::Load { path })?,
             Command::Log { verbose } => self.settle("log", Request::Log { verbose })?,
             Command::Reload => self.settle("reload", Request::Reload)?,
@@ -336,6 +338,15 @@ impl Run<'_> {
         let (text, can_run) = doctor::examine(self.socket, form);
         self.print(&text)?;
         Ok(ExitCode::from(u8::from(!can_run)))
+    }
+
+    fn image(&mut self, check: bool, json: bool, image: &Source) -> Result<ExitCode, RunError> {
+        let (text, right) = match check {
+            true => image::check(image, json, self.lively, self.err)?,
+            false => (image::info(image, json)?, true),
+        };
+        self.print(&if json { text } else { shown(&text) })?;
+        Ok(ExitCode::from(u8::from(!right)))
     }
 
     fn vms(&mut self, conversation: &mut Conversation) -> Result<Vec<VmLine>, RunError> {

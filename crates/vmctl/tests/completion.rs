@@ -76,6 +76,8 @@ fn bash_offers_commands_options_words_and_vms() {
         (&["vmctl", "create", "-"], "-b -i -s"),
         (&["vmctl", "log", "v"], "verbose"),
         (&["vmctl", "do"], "doctor"),
+        (&["vmctl", "image", ""], "check info"),
+        (&["vmctl", "image", "-"], "--json"),
         (&["vmctl", "doctor", "-"], "--json"),
         (&["vmctl", "doctor", ""], ""),
         (&["vmctl", "reset", ""], "all switches vms"),

@@ -1,7 +1,8 @@
-//! Makes the image that `create` asked for, with the caller's own rights and no daemon.
+//! `create` and `image`: makes images and looks at them, with the caller's own rights and no daemon.
 
 mod chain;
 mod convert;
+mod inspect;
 mod unpack;
 
 use std::io::{self, Write};
@@ -9,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use disk::qcow2::check::CheckError;
 use disk::qcow2::{Backing, MAX_CHAIN, WriteError, Writer};
 use disk::{CreateError, NewFile};
 use model::DiskFormat;
@@ -18,6 +20,7 @@ use crate::create::{Content, Create, Source};
 use crate::progress::Meter;
 use chain::ChainError;
 
+pub use inspect::info;
 pub use unpack::Packing;
 
 /// Why there is no image.
@@ -88,6 +91,22 @@ pub enum ImageError {
         /// Its bytes, where they are known.
         bytes: Option<u64>,
     },
+    /// An image that can't be looked at.
+    #[error("image {what}: {error}")]
+    Look {
+        /// `info` or `check`.
+        what: &'static str,
+        /// Which file, and why.
+        error: ChainError,
+    },
+    /// A check that has no result.
+    #[error("image check: \"{}\": {reason}", .path.display())]
+    Check {
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        reason: CheckError,
+    },
     /// By a signal.
     #[error("interrupted; \"{}\" was removed", .0.display())]
     Interrupted(PathBuf),
@@ -126,6 +145,15 @@ pub fn make(create: &Create, lively: bool, err: &mut dyn Write) -> Result<Vec<St
     }
     said.push(format!("{} imagefile created", create.format.word()));
     Ok(said)
+}
+
+/// What a check of an image says, and whether the image is right but for leaks.
+pub fn check(image: &Source, json: bool, lively: bool, err: &mut dyn Write) -> Result<(String, bool), ImageError> {
+    let line = format!("checking {}", image.path.display());
+    let mut meter = Meter { lively, err, line: &line, told: Instant::now() };
+    let checked = inspect::check(image, json, &mut |done, of| meter.tell(done, of));
+    meter.end();
+    checked
 }
 
 /// A qcow2 image in which nothing is written yet.

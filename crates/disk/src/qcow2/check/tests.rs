@@ -200,7 +200,7 @@ fn hostile_images_are_looked_at_to_an_end() {
                 let at = (at % (bytes.len() as u64 - 8)) as usize;
                 let entry = match random() % 4 {
                     0 => random(),
-                    1 => random() % bytes.len() as u64 / cluster * cluster | 1 << 63,
+                    1 => (random() % bytes.len() as u64 / cluster * cluster) | (1 << 63),
                     2 => 1 << (random() % 64),
                     _ => 0,
                 };
