@@ -1,4 +1,5 @@
-//! Images that qemu-img makes, with its options, read as what was put into them. Wants qemu-utils.
+//! Images that qemu-img makes, with its options, read as what was put into them; and those that are written here are right
+//! to it. Wants qemu-utils.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -15,29 +16,45 @@ fn qemu(tool: &str, dir: &Path, args: &[&str]) {
     assert!(ran.status.success(), "{tool} {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
 }
 
-/// Opens a chain, nearest first.
-fn open(files: &[(PathBuf, DiskFormat)]) -> (Map, Vec<File>) {
-    let opened: Vec<File> = files.iter().map(|(path, _)| File::open(path).expect("it was made")).collect();
-    let layers = opened.iter().zip(files).map(|(file, (path, format))| {
-        let len = file.metadata().expect("it is a file").len();
-        Layer::open(file, len, *format).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-    });
-    (Map::open(layers.collect(), Limits::default()).expect("it is short"), opened)
+/// A chain, nearest first, and a map of it.
+struct Chain {
+    map: Map,
+    files: Vec<File>,
+    next: u64,
 }
 
-/// Reads a whole disk, a piece at a time.
-fn read(files: &[(PathBuf, DiskFormat)], piece: u64) -> Vec<u8> {
-    let (mut map, opened) = open(files);
-    let mut disk = vec![0xee; usize::try_from(map.size()).expect("it is small")];
-    let usize_of = |value: u64| usize::try_from(value).expect("it is small");
-    for at in (0..map.size()).step_by(usize_of(piece)) {
-        let len = piece.min(map.size() - at);
-        map.submit(RequestId(at), Request::Read { offset: at, len });
-        let buffer = &mut disk[usize_of(at)..usize_of(at + len)];
-        loop {
-            let (token, file, op) = match map.poll().expect("a request is answered") {
-                Action::Do { token, file, op } => (token, &opened[usize::from(file)], op),
-                Action::Finish { result, .. } => break result.expect("the image is right"),
+fn usize_of(value: u64) -> usize {
+    usize::try_from(value).expect("it is small")
+}
+
+impl Chain {
+    fn open(files: &[(PathBuf, DiskFormat)], writes: bool) -> Self {
+        let open = |path: &Path, writes| File::options().read(true).write(writes).open(path).expect("it was made");
+        let opened: Vec<File> =
+            files.iter().enumerate().map(|(number, (path, _))| open(path, writes && number == 0)).collect();
+        let layers = opened.iter().zip(files).enumerate().map(|(number, (file, (path, format)))| {
+            let len = file.metadata().expect("it is a file").len();
+            let layer = match writes && number == 0 {
+                true => Layer::open_to_write(file, len),
+                false => Layer::open(file, len, *format),
+            };
+            layer.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        });
+        let map = Map::open(layers.collect(), Limits::default()).expect("it is short");
+        Self { map, files: opened, next: 0 }
+    }
+
+    /// Does a request with these bytes, which must go well.
+    fn perform(&mut self, request: Request, buffer: &mut [u8]) {
+        self.next += 1;
+        self.map.submit(RequestId(self.next), request);
+        while let Some(action) = self.map.poll() {
+            let (token, file, op) = match action {
+                Action::Do { token, file, op } => (token, &self.files[usize::from(file)], op),
+                Action::Finish { result, .. } => {
+                    result.expect("the image is right");
+                    continue;
+                }
             };
             let mut got = None;
             match op {
@@ -56,9 +73,27 @@ fn read(files: &[(PathBuf, DiskFormat)], piece: u64) -> Vec<u8> {
                     let len = part.len();
                     part.copy_from_slice(&bytes[from..from + len]);
                 }
+                Op::WriteGuest { data, at, .. } => {
+                    let part = &buffer[usize_of(data.start)..usize_of(data.end)];
+                    file.write_all_at(part, at).expect("there is room");
+                }
+                Op::Write { at, bytes } => file.write_all_at(&bytes, at).expect("there is room"),
+                Op::Zero { at, len } => file.write_all_at(&vec![0; usize_of(len)], at).expect("there is room"),
+                Op::Punch { .. } | Op::Sync => {}
             }
-            map.done(token, Ok(got));
+            self.map.done(token, Ok(got));
         }
+        assert_eq!(self.map.under_way(), 0, "a request has no answer");
+    }
+}
+
+/// Reads a whole disk, a piece at a time.
+fn read(files: &[(PathBuf, DiskFormat)], piece: u64) -> Vec<u8> {
+    let mut chain = Chain::open(files, false);
+    let mut disk = vec![0xee; usize_of(chain.map.size())];
+    for at in (0..chain.map.size()).step_by(usize_of(piece)) {
+        let len = piece.min(chain.map.size() - at);
+        chain.perform(Request::Read { offset: at, len }, &mut disk[usize_of(at)..usize_of(at + len)]);
     }
     disk
 }
@@ -156,5 +191,105 @@ fn chains_with_snapshots_and_zeros_read_as_qemu_reads_them() {
                 assert!(read(&chain, piece) == flat, "{compat} {middle} {top} by {piece}");
             }
         }
+    }
+}
+
+/// Writes, zeroes and discards all over a disk of 3 MiB, as a flat copy has it then.
+fn change(files: &[(PathBuf, DiskFormat)], flat: &mut [u8]) {
+    let mut chain = Chain::open(files, true);
+    let mut seed = 99u64;
+    for round in 0..300u64 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let offset = (seed >> 20) % (3 << 20);
+        let len = (1 + (seed >> 44) % 30_000).min((3 << 20) - offset);
+        let mut bytes = vec![u8::try_from(round % 251).expect("it is small"); usize_of(len)];
+        let part = &mut flat[usize_of(offset)..usize_of(offset + len)];
+        match round % 8 {
+            0 => {
+                chain.perform(Request::WriteZeroes { offset, len, unmap: round % 16 == 0 }, &mut []);
+                part.fill(0);
+            }
+            1 => {
+                chain.perform(Request::Discard { offset, len }, &mut []);
+                chain.perform(Request::Read { offset, len }, &mut bytes);
+                assert!(bytes.iter().zip(&*part).all(|(now, before)| *now == 0 || now == before));
+                part.copy_from_slice(&bytes);
+            }
+            2 => chain.perform(Request::Flush, &mut []),
+            _ => {
+                chain.perform(Request::Write { offset, len }, &mut bytes);
+                part.copy_from_slice(&bytes);
+            }
+        }
+    }
+    // The second lets the last counts fall, the third writes them.
+    for _ in 0..3 {
+        chain.perform(Request::Flush, &mut []);
+    }
+    assert!(!chain.map.dirty());
+}
+
+#[test]
+fn what_is_written_here_is_right_to_qemu() {
+    let dir = tempfile::tempdir().expect("there is room");
+    let at = |name: &str| dir.path().join(name);
+    let mut raw = content();
+    raw.truncate(3 << 20);
+    fs::write(at("raw"), &raw).expect("there is room");
+    let qcow2 = DiskFormat::Qcow2;
+    let mut options: Vec<(String, bool)> = Vec::new();
+    for cluster in ["512", "4k", "64k", "2M"] {
+        options.push((format!("compat=0.10,cluster_size={cluster}"), false));
+        options.push((format!("compat=1.1,cluster_size={cluster},compression_type=zstd"), true));
+    }
+    for bits in [1, 2, 4, 8, 32, 64] {
+        options.push((format!("refcount_bits={bits},cluster_size=1k"), false));
+    }
+    options.push(("preallocation=metadata".to_owned(), false));
+    for (option, packed) in options {
+        let mut args = vec!["convert", "-f", "raw", "-O", "qcow2", "-o", &option];
+        if packed {
+            args.push("-c");
+        }
+        args.extend(["raw", "image"]);
+        qemu("qemu-img", dir.path(), &args);
+        // With one bit a count there can be no snapshot.
+        let snapshot = !option.contains("refcount_bits=1,");
+        if snapshot {
+            qemu("qemu-img", dir.path(), &["snapshot", "-c", "before", "image"]);
+        }
+        let mut flat = raw.clone();
+        change(&[(at("image"), qcow2)], &mut flat);
+        qemu("qemu-img", dir.path(), &["check", "-f", "qcow2", "image"]);
+        fs::write(at("flat"), &flat).expect("there is room");
+        qemu("qemu-img", dir.path(), &["compare", "-f", "qcow2", "-F", "raw", "image", "flat"]);
+        if snapshot {
+            qemu("qemu-img", dir.path(), &["snapshot", "-a", "before", "image"]);
+            qemu("qemu-img", dir.path(), &["compare", "-f", "qcow2", "-F", "raw", "image", "raw"]);
+            qemu("qemu-img", dir.path(), &["check", "-f", "qcow2", "image"]);
+        }
+    }
+}
+
+#[test]
+fn what_is_written_on_a_base_is_right_to_qemu() {
+    let dir = tempfile::tempdir().expect("there is room");
+    let at = |name: &str| dir.path().join(name);
+    let mut raw = content();
+    raw.truncate(3 << 20);
+    fs::write(at("raw"), &raw[..2 << 20]).expect("there is room");
+    raw[2 << 20..].fill(0);
+    for option in ["compat=0.10", "compat=1.1", "compat=1.1,cluster_size=4k", "compat=1.1,cluster_size=2M"] {
+        qemu(
+            "qemu-img",
+            dir.path(),
+            &["create", "-q", "-f", "qcow2", "-o", option, "-b", "raw", "-F", "raw", "image", "3M"],
+        );
+        let mut flat = raw.clone();
+        change(&[(at("image"), DiskFormat::Qcow2), (at("raw"), DiskFormat::Raw)], &mut flat);
+        qemu("qemu-img", dir.path(), &["check", "-f", "qcow2", "image"]);
+        fs::write(at("flat"), &flat).expect("there is room");
+        qemu("qemu-img", dir.path(), &["compare", "-f", "qcow2", "-F", "raw", "image", "flat"]);
+        assert!(fs::read(at("raw")).expect("it is there") == raw[..2 << 20], "the base is as it was");
     }
 }

@@ -100,6 +100,10 @@ impl<'a> Reader<'a> {
                 self.segments.push(Segment { disk: on_disk(data), content: Content::Memory(bytes, from) });
             }
             Op::ZeroGuest { .. } => {}
+            // The chain is only read.
+            Op::WriteGuest { .. } | Op::Write { .. } | Op::Zero { .. } | Op::Punch { .. } | Op::Sync => {
+                return Err(io::ErrorKind::ReadOnlyFilesystem);
+            }
         }
         Ok(None)
     }

@@ -149,7 +149,8 @@ fn damaged(error: CopyError, chain: &[Link]) -> CopyError {
     let told = match failure {
         Some(Failure::Corrupt { file, what }) => path(file).map(|path| format!("\"{path}\" is damaged: {what}")).next(),
         Some(Failure::Io { file, error, .. }) => path(file).map(|path| format!("\"{path}\": {error}")).next(),
-        Some(Failure::Range) | None => None,
+        // The image is only read.
+        Some(Failure::Range | Failure::ReadOnly | Failure::MarkedCorrupt | Failure::Full) | None => None,
     };
     CopyError::Read(told.map_or(error, io::Error::other))
 }

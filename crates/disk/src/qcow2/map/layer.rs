@@ -30,6 +30,8 @@ pub struct Layer {
     pub(super) kind: Kind,
     /// The file's bytes: what was written since counts once it is done.
     pub(super) file_len: u64,
+    /// Where its last cluster ends: entries lead before it.
+    pub(super) bound: u64,
 }
 
 /// What a file is.
@@ -47,43 +49,53 @@ pub(super) struct Image {
     pub(super) header: Header,
     /// The active L1 table, as it stands in the file.
     pub(super) l1: Vec<u64>,
+    /// Where the image is written: the refcount table as it stands in the file, and the clusters that snapshots have for
+    /// their tables.
+    pub(super) writable: Option<(Vec<u64>, Vec<u64>)>,
 }
 
 impl Layer {
-    /// Reads what the map needs of a file: header and L1 table, up to 34 MiB of an image, nothing of a raw file. Blocks.
-    /// Its format was decided before, never here.
+    /// Reads what the map needs of a file to read it: header and L1 table, up to 34 MiB of an image, nothing of a raw file.
+    /// Blocks. Its format was decided before, never here.
     pub fn open(file: &File, file_len: u64, format: DiskFormat) -> Result<Self, LayerError> {
-        let read = |at: u64, len: usize| -> io::Result<Vec<u8>> {
-            // What is beyond the file's end is zero: a table may end in a cut last cluster.
-            let there = usize::try_from(file_len.saturating_sub(at)).unwrap_or(usize::MAX).min(len);
-            let mut bytes = vec![0; there];
-            file.read_exact_at(&mut bytes, at)?;
-            bytes.resize(len, 0);
-            Ok(bytes)
-        };
-        Self::from_reads(read, file_len, format)
+        Self::from_reads(reads(file, file_len), file_len, format, Access::Read)
+    }
+
+    /// As `open`, of an image that is written: its refcount table, up to 8 MiB, and its snapshot table too.
+    pub fn open_to_write(file: &File, file_len: u64) -> Result<Self, LayerError> {
+        Self::from_reads(reads(file, file_len), file_len, DiskFormat::Qcow2, Access::Write)
     }
 
     /// As `open`, by a function that gives so many bytes from a place on, and zeros beyond the file's end.
-    pub fn from_reads(
+    pub(super) fn from_reads(
         read: impl Fn(u64, usize) -> io::Result<Vec<u8>>,
         file_len: u64,
         format: DiskFormat,
+        access: Access,
     ) -> Result<Self, LayerError> {
         match format {
-            DiskFormat::Raw => return Ok(Self { kind: Kind::Raw, file_len }),
+            DiskFormat::Raw => return Ok(Self { kind: Kind::Raw, file_len, bound: file_len }),
             DiskFormat::Qcow2 => {}
         }
         let up_to = |len: usize| usize::try_from(file_len).unwrap_or(usize::MAX).min(len);
         let needed = Header::bytes_needed(&read(0, up_to(512))?)?;
         let header = Header::parse(&read(0, up_to(needed))?, file_len)?;
-        header.check(Access::Read)?;
+        header.check(access)?;
         let table = |at: u64, entries: usize| -> io::Result<Vec<u64>> {
             let bytes = read(at, entries.saturating_mul(8))?;
             Ok(bytes.chunks_exact(8).filter_map(|entry| entry.try_into().ok()).map(u64::from_be_bytes).collect())
         };
         let l1 = table(header.l1.at, usize::try_from(header.l1.count).unwrap_or(usize::MAX))?;
-        Ok(Self { kind: Kind::Qcow2(Box::new(Image { header, l1 })), file_len })
+        let bound = header.geometry.round_up(file_len).unwrap_or(u64::MAX);
+        let writable = match access {
+            Access::Read => None,
+            Access::Write => {
+                let clusters = usize::try_from(header.refcounts.count).unwrap_or(usize::MAX);
+                let refcounts = table(header.refcounts.at, clusters.saturating_mul(header.geometry.cluster_len() / 8))?;
+                Some((refcounts, snapshot_clusters(&header, file_len, &read)?))
+            }
+        };
+        Ok(Self { kind: Kind::Qcow2(Box::new(Image { header, l1, writable })), file_len, bound })
     }
 
     /// The disk's bytes, as this file has them.
@@ -103,6 +115,53 @@ impl Layer {
     }
 }
 
+/// Reads of a file, with zeros beyond its end: a table may end in a cut last cluster.
+fn reads(file: &File, file_len: u64) -> impl Fn(u64, usize) -> io::Result<Vec<u8>> {
+    move |at: u64, len: usize| {
+        let there = usize::try_from(file_len.saturating_sub(at)).unwrap_or(usize::MAX).min(len);
+        let mut bytes = vec![0; there];
+        file.read_exact_at(&mut bytes, at)?;
+        bytes.resize(len, 0);
+        Ok(bytes)
+    }
+}
+
+/// The clusters of the snapshot table and of the L1 tables that it names (qcow2.rst, "Snapshots"), as far as they are in
+/// the file. Damage in it is image check's to tell.
+fn snapshot_clusters(
+    header: &Header,
+    file_len: u64,
+    read: impl Fn(u64, usize) -> io::Result<Vec<u8>>,
+) -> io::Result<Vec<u64>> {
+    let geometry = header.geometry;
+    let mut clusters = Vec::new();
+    let mut add = |at: u64, len: u64| {
+        let end = at.saturating_add(len).min(file_len);
+        clusters.extend(geometry.cluster_of(at)..geometry.clusters(end));
+    };
+    let Some(snapshots) = header.snapshots else { return Ok(Vec::new()) };
+    let mut at = snapshots.at;
+    for _ in 0..snapshots.count {
+        if at >= file_len {
+            break;
+        }
+        let fixed = read(at, 40)?;
+        let field = |from: usize, len: usize| {
+            let bytes = fixed.get(from..from.saturating_add(len)).unwrap_or_default();
+            bytes.iter().fold(0u64, |value, byte| value.wrapping_shl(8) | u64::from(*byte))
+        };
+        // No L1 table is larger than 32 MiB.
+        let l1_len = field(8, 4).saturating_mul(8).min(32 << 20);
+        add(field(0, 8), l1_len);
+        let len = field(36, 4).saturating_add(field(12, 2)).saturating_add(field(14, 2)).saturating_add(40);
+        at = at.saturating_add(len).checked_next_multiple_of(8).unwrap_or(u64::MAX);
+    }
+    add(snapshots.at, at.saturating_sub(snapshots.at));
+    clusters.sort_unstable();
+    clusters.dedup();
+    Ok(clusters)
+}
+
 impl Image {
     pub(super) fn geometry(&self) -> Geometry {
         self.header.geometry
@@ -112,23 +171,24 @@ impl Image {
         self.header.version
     }
 
-    /// The L2 table of an L1 entry; none where there is no table. `file_len` bounds where it may be.
-    pub(super) fn table(&self, index: u64, file_len: u64) -> Result<Option<L1Entry>, Corruption> {
+    /// The L2 table of an L1 entry; none where there is no table. `bound` is where the file's last
+    /// cluster ends.
+    pub(super) fn table(&self, index: u64, bound: u64) -> Result<Option<L1Entry>, Corruption> {
         let bits = usize::try_from(index).ok().and_then(|index| self.l1.get(index)).copied().unwrap_or(0);
         let entry = L1Entry::of(bits, self.geometry()).map_err(|why| Corruption::L1 { index, why })?;
         match entry {
-            Some(entry) if !self.holds(entry.at, file_len) => Err(Corruption::Outside { at: entry.at }),
+            Some(entry) if !self.holds(entry.at, bound) => Err(Corruption::Outside { at: entry.at }),
             entry => Ok(entry),
         }
     }
 
     /// Whether a cluster that begins here is one of the file, and not the header's.
-    pub(super) fn holds(&self, at: u64, file_len: u64) -> bool {
-        at < file_len && at >= self.geometry().cluster_size()
+    pub(super) fn holds(&self, at: u64, bound: u64) -> bool {
+        at < bound && at >= self.geometry().cluster_size()
     }
 
     /// What a cluster of the disk is, by its table's bytes. `offset` is a byte of it.
-    pub(super) fn cluster(&self, table: &[u8], offset: u64, file_len: u64) -> Result<Cluster, Corruption> {
+    pub(super) fn cluster(&self, table: &[u8], offset: u64, bound: u64) -> Result<Cluster, Corruption> {
         let geometry = self.geometry();
         let entry_size = geometry.l2_entry_size();
         let at = usize::try_from(geometry.place(offset).l2.saturating_mul(entry_size)).unwrap_or(usize::MAX);
@@ -146,7 +206,7 @@ impl Image {
             Cluster::Subclusters { at, .. } => at.map(|(at, _)| at),
         };
         match host {
-            Some(at) if !self.holds(at, file_len) => Err(Corruption::Outside { at }),
+            Some(at) if !self.holds(at, bound) => Err(Corruption::Outside { at }),
             _ => Ok(cluster),
         }
     }

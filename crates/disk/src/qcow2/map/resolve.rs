@@ -1,7 +1,8 @@
 //! Where bytes of the disk are: down the chain, by the tables of each image.
 
+use super::cache::{Key, Kind as TableKind};
 use super::layer::Kind;
-use super::{Failure, Key, Map, Op, Stop, Task, Wait};
+use super::{Failure, Map, Op, Stop, Task, Wait};
 use crate::qcow2::{Cluster, Subcluster};
 
 /// What bytes of the disk are, from one on.
@@ -75,13 +76,13 @@ impl Map {
         };
         let geometry = image.geometry();
         let place = geometry.place(offset);
-        let Some(table) = image.table(place.l1, file_len).map_err(corrupt)? else {
+        let Some(table) = image.table(place.l1, layer.bound).map_err(corrupt)? else {
             let covers = geometry.l2_covers();
             let rest = covers.saturating_sub(offset & covers.saturating_sub(1));
             return Ok(Part::Below(len.min(rest)));
         };
         let key = Key { file, at: table.at };
-        let Some(table) = self.cache.get(key) else { return Err(self.load(key, file_len)) };
+        let Some(table) = self.cache.get(key) else { return Err(Stop::Lack(key, TableKind::Table)) };
         self.touched.push(key);
         let len = len.min(geometry.cluster_size().saturating_sub(place.within));
         let bytes = |at: u64, len: u64| {
@@ -92,7 +93,7 @@ impl Map {
                 None => zero(len),
             }
         };
-        Ok(match image.cluster(&table.bytes, offset, file_len).map_err(corrupt)? {
+        Ok(match image.cluster(table.bytes(), offset, layer.bound).map_err(corrupt)? {
             Cluster::Unallocated => Part::Below(len),
             Cluster::Zero { .. } => zero(len),
             Cluster::Standard { at, .. } => bytes(at, len),
@@ -115,13 +116,14 @@ impl Map {
     }
 
     /// Begins to read a table, where nobody has; what to wait for.
-    fn load(&mut self, key: Key, file_len: u64) -> Stop {
+    pub(super) fn load(&mut self, key: Key, kind: TableKind) -> Wait {
         if !self.loading.contains(&key) {
             self.loading.push(key);
+            let file_len = self.layers.get(usize::from(key.file)).map_or(0, |layer| layer.file_len);
             let there = usize::try_from(file_len.saturating_sub(key.at)).unwrap_or(usize::MAX);
             let len = self.cluster_len(key.file).min(there);
-            self.give(Task::Table(key), key.file, Op::Read { at: key.at, len });
+            self.give(Task::Table(key, kind), key.file, Op::Read { at: key.at, len });
         }
-        Stop::Wait(Wait::Table(key))
+        Wait::Table(key)
     }
 }

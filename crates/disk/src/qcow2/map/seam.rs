@@ -24,6 +24,31 @@ pub enum Request {
         /// Bytes.
         len: u64,
     },
+    /// To write the request's buffers.
+    Write {
+        /// From here on.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// To make bytes zero.
+    WriteZeroes {
+        /// From here on.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// Whether the space may be given back.
+        unmap: bool,
+    },
+    /// To give space back. What is less than a cluster stays as it is.
+    Discard {
+        /// From here on.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// To make what was answered before outlast a power cut.
+    Flush,
 }
 
 /// What the engine does next.
@@ -84,6 +109,38 @@ pub enum Op {
         /// Bytes.
         len: usize,
     },
+    /// Writes bytes of the request's buffers to the file, which may become longer by it.
+    WriteGuest {
+        /// Whose buffers.
+        id: RequestId,
+        /// Bytes of the buffers.
+        data: Range<u64>,
+        /// A byte of the file.
+        at: u64,
+    },
+    /// Writes bytes to the file, which may become longer by it.
+    Write {
+        /// The first byte.
+        at: u64,
+        /// What is written.
+        bytes: Vec<u8>,
+    },
+    /// Makes bytes of the file zero; it may become longer by it.
+    Zero {
+        /// The first byte.
+        at: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Gives the space of bytes of the file back; their content does not matter any more. It may fail.
+    Punch {
+        /// The first byte.
+        at: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Makes all that was done before outlast a power cut: fdatasync.
+    Sync,
 }
 
 /// Why a request failed. The guest is told an I/O error.
@@ -102,6 +159,17 @@ pub enum Failure {
         /// The host's error.
         error: io::ErrorKind,
     },
+    /// The chain was opened to be read.
+    #[error("the image is open to be read")]
+    ReadOnly,
+    /// The image was found damaged before.
+    #[error("the image is marked as corrupt; see vmctl image check")]
+    MarkedCorrupt,
+    /// The format has no room for more, or a count no bits.
+    #[error(
+        "the image can't become larger, or a refcount not higher; make another with larger clusters or wider refcounts"
+    )]
+    Full,
     /// An image contradicts itself.
     #[error("file {file} of the chain is damaged: {what}; see vmctl image check")]
     Corrupt {
@@ -136,6 +204,34 @@ pub enum Corruption {
     Outside {
         /// Where it leads.
         at: u64,
+    },
+    /// An entry leads to the image's own tables.
+    #[error("an entry leads to byte {at}, where tables of the image are")]
+    Metadata {
+        /// Where it leads.
+        at: u64,
+    },
+    /// A cluster in use whose refcount says otherwise.
+    #[error("the cluster at byte {at} is in use, and its refcount is {count}")]
+    Refcount {
+        /// The cluster's first byte.
+        at: u64,
+        /// Its count.
+        count: u64,
+    },
+    /// Refcounts where no file is.
+    #[error("cluster {cluster} and many before it have refcounts and are beyond the file's end")]
+    Beyond {
+        /// A cluster.
+        cluster: u64,
+    },
+    /// An entry of the refcount table.
+    #[error("refcount table entry {index}: {why}")]
+    RefcountTable {
+        /// Its index.
+        index: u64,
+        /// What is wrong.
+        why: BadEntry,
     },
     /// Compressed data is no cluster.
     #[error("the compressed data at byte {at} is no cluster")]

@@ -7,7 +7,10 @@ use model::DiskFormat;
 use proptest::prelude::*;
 
 use super::*;
-use crate::qcow2::{Cluster, Compression, Geometry, Header, L1Entry, L2Entry, Table, Version};
+use crate::qcow2::{Access, Cluster, Compression, Geometry, Header, L1Entry, L2Entry, Table, Version};
+
+/// Looks at what a power cut left of file 0.
+type Cut = Box<dyn FnMut(Vec<u8>)>;
 
 /// An engine over files in memory.
 struct Engine {
@@ -20,11 +23,30 @@ struct Engine {
     count: u32,
     buffers: HashMap<RequestId, Vec<u8>>,
     answers: HashMap<RequestId, Result<(), Failure>>,
+    /// What a power cut leaves of file 0 for certain, and the writes since.
+    durable: Vec<u8>,
+    unsynced: Vec<(usize, Vec<u8>)>,
+    /// Bytes that file 0 may have at most.
+    room: usize,
+    /// Looks at what a power cut now may leave, after every so many operations.
+    cut: Option<(u32, Cut)>,
 }
 
 impl Engine {
     fn new(files: Vec<Vec<u8>>, seed: u64) -> Self {
-        Self { files, seed, fails: None, count: 0, buffers: HashMap::new(), answers: HashMap::new() }
+        let durable = files.first().cloned().unwrap_or_default();
+        Self {
+            files,
+            seed,
+            fails: None,
+            count: 0,
+            buffers: HashMap::new(),
+            answers: HashMap::new(),
+            durable,
+            unsynced: Vec::new(),
+            room: usize::MAX,
+            cut: None,
+        }
     }
 
     /// xorshift64: the same seed gives the same order.
@@ -62,18 +84,52 @@ impl Engine {
             self.count += 1;
             let result =
                 if self.fails == Some(self.count) { Err(io::ErrorKind::Other) } else { self.perform(file, op) };
+            if let Some((every, mut cut)) = self.cut.take() {
+                if self.count.is_multiple_of(every) {
+                    cut(self.after_a_cut());
+                }
+                self.cut = Some((every, cut));
+            }
             map.done(token, result);
         }
         assert_eq!(map.under_way(), 0, "a request has no answer");
     }
 
+    /// What is left: all that was synced, and of each write since all, nothing, or some of its sectors.
+    fn after_a_cut(&mut self) -> Vec<u8> {
+        let mut left = self.durable.clone();
+        for (at, bytes) in self.unsynced.clone() {
+            let kind = self.choose(4);
+            let mut from = 0;
+            while from < bytes.len() {
+                let to = ((at + from) / 512 * 512 + 512 - at).min(bytes.len());
+                if kind > 1 || (kind == 1 && self.choose(2) == 0) {
+                    left.resize(left.len().max(at + to), 0);
+                    left[at + from..at + to].copy_from_slice(&bytes[from..to]);
+                }
+                from = to;
+            }
+        }
+        left
+    }
+
+    fn write(&mut self, at: u64, bytes: Vec<u8>) -> Result<Option<Vec<u8>>, io::ErrorKind> {
+        let at = usize::try_from(at).unwrap();
+        let end = at + bytes.len();
+        assert!(end <= self.room, "the image grows to {end} bytes, beyond {}", self.room);
+        let file = &mut self.files[0];
+        file.resize(file.len().max(end), 0);
+        file[at..end].copy_from_slice(&bytes);
+        self.unsynced.push((at, bytes));
+        Ok(None)
+    }
+
     fn perform(&mut self, file: u8, op: Op) -> Result<Option<Vec<u8>>, io::ErrorKind> {
         let range =
             |range: std::ops::Range<u64>| usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
-        let file = &self.files[usize::from(file)];
         let read = |at: u64, len: usize| {
             let at = usize::try_from(at).unwrap();
-            file.get(at..at + len).expect("what is read is in the file").to_vec()
+            self.files[usize::from(file)].get(at..at + len).expect("what is read is in the file").to_vec()
         };
         match op {
             Op::Read { at, len } => return Ok(Some(read(at, len))),
@@ -85,6 +141,26 @@ impl Engine {
             Op::FillGuest { id, data, bytes, from } => {
                 let len = range(data.clone()).len();
                 self.buffers.get_mut(&id).unwrap()[range(data)].copy_from_slice(&bytes[from..from + len]);
+            }
+            Op::WriteGuest { .. } | Op::Write { .. } | Op::Zero { .. } | Op::Punch { .. } | Op::Sync if file != 0 => {
+                panic!("a base is written: {op:?}")
+            }
+            Op::WriteGuest { id, data, at } => {
+                let bytes = self.buffers[&id][range(data)].to_vec();
+                return self.write(at, bytes);
+            }
+            Op::Write { at, bytes } => return self.write(at, bytes),
+            Op::Zero { at, len } => return self.write(at, vec![0; usize::try_from(len).unwrap()]),
+            // What it held does not matter: anything may be there afterwards.
+            Op::Punch { at, len } => {
+                let end = self.files[0].len();
+                let at = usize::try_from(at).unwrap().min(end);
+                let len = usize::try_from(len).unwrap().min(end - at);
+                return self.write(u64::try_from(at).unwrap(), vec![0xdd; len]);
+            }
+            Op::Sync => {
+                self.durable = self.files[0].clone();
+                self.unsynced.clear();
             }
         }
         Ok(None)
@@ -194,18 +270,19 @@ fn packed(data: &[u8], zstd: bool) -> Vec<u8> {
     writer.finish().unwrap()
 }
 
-fn layer(bytes: &[u8], format: DiskFormat) -> Result<Layer, LayerError> {
+fn layer(bytes: &[u8], format: DiskFormat, access: Access) -> Result<Layer, LayerError> {
     let read = |at: u64, len: usize| {
         let from = usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
         let mut found = bytes[from..bytes.len().min(from.saturating_add(len))].to_vec();
         found.resize(len, 0);
         Ok(found)
     };
-    Layer::from_reads(read, u64::try_from(bytes.len()).unwrap(), format)
+    Layer::from_reads(read, u64::try_from(bytes.len()).unwrap(), format, access)
 }
 
 fn map_of(files: &[(Vec<u8>, DiskFormat)], limits: Limits) -> Result<Map, LayerError> {
-    let layers = files.iter().map(|(bytes, format)| layer(bytes, *format)).collect::<Result<Vec<_>, _>>()?;
+    let layers =
+        files.iter().map(|(bytes, format)| layer(bytes, *format, Access::Read)).collect::<Result<Vec<_>, _>>()?;
     Map::open(layers, limits)
 }
 
@@ -251,8 +328,10 @@ fn image() -> impl Strategy<Value = (Vec<u8>, Vec<Option<u8>>)> {
     )
 }
 
+mod writes;
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     /// Chains of images of any kinds and a raw base read as the flat model, in any order of completion, in pieces of any
     /// size, with room for few tables.
@@ -274,7 +353,7 @@ proptest! {
         }
         let mut files: Vec<_> = images.into_iter().map(|(bytes, _)| (bytes, DiskFormat::Qcow2)).collect();
         files.extend(raw.map(|raw| (raw, DiskFormat::Raw)));
-        let mut map = map_of(&files, Limits { tables, unpacking: 20000 }).unwrap();
+        let mut map = map_of(&files, Limits { tables, copying: 20000, write_through: false }).unwrap();
         let mut engine = Engine::new(files.into_iter().map(|(bytes, _)| bytes).collect(), seed);
         let read: Vec<u8> = read_all(&mut map, &mut engine, piece).into_iter().flat_map(Result::unwrap).collect();
         prop_assert!(read == model);
@@ -340,7 +419,9 @@ fn hostile_images_are_read_or_refused() {
             };
         }
         let files = [(bytes.clone(), DiskFormat::Qcow2), (seeds[0].clone(), DiskFormat::Qcow2)];
-        let Ok(mut map) = map_of(&files, Limits { tables: 4096, unpacking: 4096 }) else { continue };
+        let Ok(mut map) = map_of(&files, Limits { tables: 4096, copying: 4096, write_through: false }) else {
+            continue;
+        };
         let mut engine = Engine::new(files.map(|(bytes, _)| bytes).into(), choose.seed);
         let offset = u64::try_from(choose.choose(usize::try_from(map.size().min(1 << 40)).unwrap())).unwrap();
         let rest = usize::try_from((map.size() - offset).min(70_000)).unwrap();
@@ -449,7 +530,7 @@ fn requests_are_bounded_by_the_disk() {
 fn a_chain_has_16_files() {
     let bytes = small(&[]);
     for (files, taken) in [(0, false), (1, true), (16, true), (17, false)] {
-        let layers = (0..files).map(|_| layer(&bytes, DiskFormat::Qcow2).unwrap()).collect();
+        let layers = (0..files).map(|_| layer(&bytes, DiskFormat::Qcow2, Access::Read).unwrap()).collect();
         assert_eq!(Map::open(layers, Limits::default()).is_ok(), taken, "{files}");
     }
 }
