@@ -26,7 +26,10 @@ pub fn table(vms: &[&VmLine], wanted: Option<&VmRef>, detail: &Detail) -> String
 }
 
 fn cdrom(path: &UserPath) -> String {
-    if path.is_empty() { "cdrom: empty\n".to_owned() } else { format!("cdrom: {path}\n") }
+    if path.is_empty() {
+        return "cdrom: empty\n".to_owned();
+    }
+    format!("cdrom: {}\n", path.replace(char::is_control, "\u{fffd}")) // it keeps to its line
 }
 
 /// Seconds as a person says them.

@@ -581,3 +581,29 @@ fn create_makes_a_sparse_raw_image_and_nothing_else() {
     );
     ended(&again, false, &text);
 }
+
+#[test]
+fn status_of_one_vm_says_what_is_in_its_cdrom_drive() {
+    let schema = include_str!("../../../docs/schema/status.json");
+    for (path, told, json) in [
+        ("/srv/a\n\x1b.iso", "cdrom: /srv/a\u{fffd}\u{fffd}.iso", "/srv/a\\n"),
+        ("", "cdrom: empty", "\"medium\": null"),
+    ] {
+        for command in ["status web", "status --json web"] {
+            let control = Control::listen();
+            let detail = Detail { cdrom: model::UserPath::new(path).ok(), ..Detail::default() };
+            let serving = control.answer(move |asked| match asked {
+                Request::Detail { .. } => vec![Reply::Detail(detail.clone())],
+                _ => vec![vms(vec![line(1, "web", None)]), Reply::Done],
+            });
+            let outcome = vmctl(&control.path(), command);
+            serving.join().expect("the peer");
+            if command.contains("json") {
+                schema::holds(schema, &outcome.out);
+                assert!(outcome.out.contains(json), "{}", outcome.out);
+            } else {
+                assert_eq!(outcome.out.lines().nth(2), Some(told), "{}", outcome.out);
+            }
+        }
+    }
+}

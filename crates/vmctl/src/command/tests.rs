@@ -108,6 +108,10 @@ fn wrong_operands_show_the_usage_of_the_command() {
         ("load", "load filename"),
         ("log", "log [brief | verbose]"),
         ("log loud", "log [brief | verbose]"),
+        ("cdrom web", "cdrom [-f] id eject | insert path"),
+        ("cdrom web eject /a.iso", "cdrom [-f] id eject | insert path"),
+        ("cdrom web insert", "cdrom [-f] id eject | insert path"),
+        ("cdrom web close", "cdrom [-f] id eject | insert path"),
         ("memory", "memory id size"),
         ("nmi", "nmi id"),
         ("pause", "pause id"),
@@ -342,4 +346,14 @@ fn create_refuses_in_the_order_of_the_specification() {
     let expected =
         "could not create x: missing size argument\nusage:\tvmctl [-v] create [-b base | -i disk] [-s size] disk";
     assert_eq!(parsed("create x"), Err(expected.into()));
+}
+
+#[test]
+fn a_cdrom_is_ejected_or_inserted_and_by_force_with_a_letter() {
+    let cdrom =
+        |medium: Option<&str>, force| Ok(Command::Cdrom { vm: named("web"), medium: medium.map(Into::into), force });
+    assert_eq!(parsed("cdrom web eject"), cdrom(None, false));
+    assert_eq!(parsed("cd -f web eject"), cdrom(None, true));
+    assert_eq!(parsed("cdrom web insert a.iso"), cdrom(Some("a.iso"), false));
+    assert_eq!(parsed("cdrom web insert a.iso -f"), cdrom(Some("a.iso"), true));
 }
