@@ -25,6 +25,7 @@ complete -c vmctl -n '__vmctl_is cdrom' -a 'eject insert'
 complete -c vmctl -n '__vmctl_is cdrom' -s f -d 'Also if the guest has locked the tray'
 complete -c vmctl -n '__vmctl_is insert' -F
 complete -c vmctl -n '__vmctl_is image' -F -a 'check info'
+complete -c vmctl -n '__vmctl_is image' -s r -d 'Repair'
 complete -c vmctl -n '__vmctl_is log' -a 'brief verbose'
 complete -c vmctl -n '__vmctl_is disk-fail' -a 'read write flush'
 complete -c vmctl -n '__vmctl_is reset' -a 'all switches vms'

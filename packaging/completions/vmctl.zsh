@@ -56,7 +56,7 @@ _vmctl() {
         memory) _arguments '1:vm:_vmctl_running' '2:size:' ;;
         help) _describe command commands ;;
         doctor) _arguments '--json[as JSON]' ;;
-        image) _arguments '--json[as JSON]' '1:what:(check info)' '2:disk:_files' ;;
+        image) _arguments '--json[as JSON]' '-r[repair]' '1:what:(check info)' '2:disk:_files' ;;
         load) _arguments '1:file:_files' ;;
         log) _arguments '1:level:(brief verbose)' ;;
         receive) _arguments '1:name:' ;;

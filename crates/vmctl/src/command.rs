@@ -58,6 +58,8 @@ pub enum Command {
     Image {
         /// Whether to look at all of it, for what is wrong; else to say what it is.
         check: bool,
+        /// `-r`: and to put right what can be.
+        repair: bool,
         /// `--json`: not as text.
         json: bool,
         /// The image.
@@ -168,7 +170,7 @@ const COMMANDS: &[Entry] = &[
     Entry {
         name: "image",
         about: "say what a disk image is, or what is wrong with it",
-        syntax: "[--json] info | check disk",
+        syntax: "[-r] [--json] info | check disk",
         parse: image,
     },
     Entry { name: "load", about: "read one more configuration file", syntax: "filename", parse: load },
@@ -412,14 +414,15 @@ fn help(arguments: &[OsString]) -> Result<Command, Wrong> {
 }
 
 fn image(arguments: &[OsString]) -> Result<Command, Wrong> {
-    let parsed = getopt::parse_with("", &["json"], arguments)?;
+    let parsed = getopt::parse_with("r", &["json"], arguments)?;
+    let repair = !parsed.options.is_empty();
     let [what, disk] = <[OsString; 2]>::try_from(parsed.operands).map_err(|_| Wrong::Usage)?;
     let check = match what.to_str() {
-        Some("info") => false,
+        Some("info") if !repair => false,
         Some("check") => true,
         _ => return Err(Wrong::Usage),
     };
-    Ok(Command::Image { check, json: !parsed.words.is_empty(), image: Source::as_it_is(&disk) })
+    Ok(Command::Image { check, repair, json: !parsed.words.is_empty(), image: Source::as_it_is(&disk) })
 }
 
 fn load(arguments: &[OsString]) -> Result<Command, Wrong> {

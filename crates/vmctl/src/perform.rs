@@ -206,7 +206,7 @@ impl Run<'_> {
             }
             Command::Help(command) => self.print(&help_text(command))?,
             Command::Version => self.print(concat!("vmctl ", env!("CARGO_PKG_VERSION"), "\n"))?,
-            Command::Image { check, json, image } => return self.image(check, json, &image),
+            Command::Image { check, repair, json, image } => return self.image(check, repair, json, &image),
             Command::Load(path) => self.settle(&format!("load \"{path}\""), Request::Load { path })?,
             Command::Log { verbose } => self.settle("log", Request::Log { verbose })?,
             Command::Reload => self.settle("reload", Request::Reload)?,
@@ -340,9 +340,9 @@ impl Run<'_> {
         Ok(ExitCode::from(u8::from(!can_run)))
     }
 
-    fn image(&mut self, check: bool, json: bool, image: &Source) -> Result<ExitCode, RunError> {
+    fn image(&mut self, check: bool, repair: bool, json: bool, image: &Source) -> Result<ExitCode, RunError> {
         let (text, right) = match check {
-            true => image::check(image, json, self.lively, self.err)?,
+            true => image::check(image, repair, json, self.lively, self.err)?,
             false => (image::info(image, json)?, true),
         };
         self.print(&if json { text } else { shown(&text) })?;

@@ -77,7 +77,7 @@ fn bash_offers_commands_options_words_and_vms() {
         (&["vmctl", "log", "v"], "verbose"),
         (&["vmctl", "do"], "doctor"),
         (&["vmctl", "image", ""], "check info"),
-        (&["vmctl", "image", "-"], "--json"),
+        (&["vmctl", "image", "-"], "--json -r"),
         (&["vmctl", "doctor", "-"], "--json"),
         (&["vmctl", "doctor", ""], ""),
         (&["vmctl", "reset", ""], "all switches vms"),

@@ -148,3 +148,39 @@ fn what_can_not_be_looked_at_is_told_with_its_reason() {
     let (status, _, err) = vmctl(folder, "image check qcow2:raw");
     assert!(status == Some(1) && err.starts_with("vmctl: image check: \"raw\": the file is no qcow2 image"), "{err}");
 }
+
+#[test]
+fn a_repair_mends_refcounts_and_refuses_the_rest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    fs::write(folder.join("raw"), vec![1; 1 << 20]).expect("it is ours");
+    done(folder, "qemu-img", "convert -f raw -O qcow2 raw a.qcow2");
+    let file = File::options().read(true).write(true).open(folder.join("a.qcow2")).expect("it is ours");
+    let number = |at: u64| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).expect("it is there");
+        u64::from_be_bytes(bytes) & 0x00ff_ffff_ffff_fe00
+    };
+    file.write_all_at(&[1], 79).expect("not closed");
+    file.write_all_at(&[0; 40], number(number(48))).expect("no counts");
+    let (status, out, _) = vmctl(folder, "image check -r a.qcow2");
+    assert!(status == Some(0) && out.contains("a.qcow2: repaired\n"), "{out}");
+    let (_, told) = json(folder, "image check -r --json a.qcow2", CHECK);
+    assert_eq!((&told["errors"], &told["leaks"], &told["repaired"]), (&0.into(), &0.into(), &false.into()));
+    done(folder, "qemu-img", "check a.qcow2");
+    done(folder, "qemu-img", "compare -f raw -F qcow2 raw a.qcow2");
+
+    let before = {
+        file.write_all_at(&[2], number(number(40)) + 7).expect("a reserved bit");
+        fs::read(folder.join("a.qcow2")).expect("it is there")
+    };
+    let (status, out, _) = vmctl(folder, "image check -r a.qcow2");
+    let said =
+        "a.qcow2: not repaired: it has errors that no repair mends; copy what can be read with vmctl create -i\n";
+    assert!(status == Some(1) && out.contains(said), "{out}");
+    assert!(fs::read(folder.join("a.qcow2")).expect("it is there") == before, "nothing was changed");
+    let reader = File::open(folder.join("a.qcow2")).expect("it is ours");
+    assert!(sys::lock::try_lock(&reader, sys::lock::Kind::Shared).expect("it is ours"));
+    let (status, _, err) = vmctl(folder, "image check -r a.qcow2");
+    assert!(status == Some(1) && err.contains("in use: "), "{err}");
+}

@@ -75,14 +75,23 @@ pub struct Link {
 /// Opens a file that is to be read as it is: without waiting for a fifo's other end, and locked so that nobody writes it
 /// meanwhile. With its bytes.
 pub fn open_file(path: &Path) -> Result<(File, u64), Why> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    open_with(path, OFlags::RDONLY, lock::Kind::Shared)
+}
+
+/// The same for a file that is to be written, by nobody else meanwhile.
+pub fn open_to_write(path: &Path) -> Result<File, Why> {
+    Ok(open_with(path, OFlags::RDWR, lock::Kind::Exclusive)?.0)
+}
+
+fn open_with(path: &Path, access: OFlags, kind: lock::Kind) -> Result<(File, u64), Why> {
+    let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| Why::Io(error.into()))?;
     let mut file = File::from(file);
-    let kind = file.metadata().map_err(Why::Io)?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
+    let what = file.metadata().map_err(Why::Io)?.file_type();
+    if !what.is_file() && !what.is_block_device() {
         return Err(Why::Kind);
     }
-    if !lock::try_lock(&file, lock::Kind::Shared).map_err(Why::Io)? {
+    if !lock::try_lock(&file, kind).map_err(Why::Io)? {
         return Err(Why::InUse);
     }
     // The end is the size of files and block devices alike.

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use config::json::Value;
 use config::size;
-use disk::qcow2::check::{self, CheckError, Finding, Report};
+use disk::qcow2::check::{self, CheckError, Finding, Repair, Report};
 use disk::qcow2::{Compression, Header, MAX_CHAIN, Version, features};
 use model::DiskFormat;
 
@@ -116,34 +116,40 @@ fn problems(header: &Header) -> Vec<&'static str> {
     told.into_iter().filter(|(bit, _)| header.incompatible & bit != 0).map(|(_, text)| text).collect()
 }
 
-/// What a check of an image says, and whether the image is right but for leaks. `docs/schema/image-check.json` describes the
-/// JSON.
-pub fn check(image: &Source, json: bool, tell: &mut Tell<'_>) -> Result<(String, bool), ImageError> {
+/// What a check of an image says, and whether the image is right then but for leaks. `docs/schema/image-check.json` describes
+/// the JSON.
+pub fn check(image: &Source, repair: bool, json: bool, tell: &mut Tell<'_>) -> Result<(String, bool), ImageError> {
     let path = &image.path;
     let wrong = |error| ImageError::Look { what: "check", error };
-    let report = match image.format {
+    let found = match image.format {
         // One that looks like something else is refused here.
         DiskFormat::Raw => chain::open(path, image.format, image.called, 1).map(|_| None).map_err(wrong)?,
         DiskFormat::Qcow2 => {
-            let opened = chain::open_file(path).map_err(|why| ChainError { path: path.clone(), why });
-            let (file, _) = opened.map_err(wrong)?;
+            let not_opened = |why| wrong(ChainError { path: path.clone(), why });
             let mut watch = |done, of| {
                 tell(done, of);
                 ControlFlow::Continue(())
             };
-            let report = check::check(&file, &mut watch);
-            Some(report.map_err(|reason: CheckError| ImageError::Check { path: path.clone(), reason })?)
+            let found = match repair {
+                true => check::repair(&chain::open_to_write(path).map_err(not_opened)?, &mut watch),
+                false => {
+                    let (file, _) = chain::open_file(path).map_err(not_opened)?;
+                    check::check(&file, &mut watch).map(|report| (report, Repair::Right))
+                }
+            };
+            Some(found.map_err(|reason: CheckError| ImageError::Check { path: path.clone(), reason })?)
         }
     };
-    let text = match (json, &report) {
-        (true, report) => format!("{}\n", as_json(image, report.as_ref())),
+    let right = found.as_ref().is_none_or(|(report, repair)| report.errors == 0 || *repair == Repair::Done);
+    let text = match (json, &found) {
+        (true, found) => format!("{}\n", as_json(image, found.as_ref())),
         (false, None) => format!("{}: a raw image has nothing that could be wrong\n", path.display()),
-        (false, Some(report)) => as_text(image, report),
+        (false, Some((report, repair))) => as_text(image, report, *repair),
     };
-    Ok((text, report.is_none_or(|report| report.errors == 0)))
+    Ok((text, right))
 }
 
-fn as_text(image: &Source, report: &Report) -> String {
+fn as_text(image: &Source, report: &Report, repair: Repair) -> String {
     let mut text = String::new();
     for finding in &report.findings {
         let kind = if finding.is_leak() { "leak" } else { "error" };
@@ -161,12 +167,23 @@ fn as_text(image: &Source, report: &Report) -> String {
         }
     };
     let _ = writeln!(text, "{}: {found}", image.path.display());
+    match repair {
+        Repair::Right => {}
+        Repair::Done => {
+            let _ = writeln!(text, "{}: repaired", image.path.display());
+        }
+        Repair::Refused => {
+            let other = "it has errors that no repair mends; copy what can be read with vmctl create -i";
+            let _ = writeln!(text, "{}: not repaired: {other}", image.path.display());
+        }
+    }
     let Report { allocated, clusters, compressed, .. } = report;
     let _ = writeln!(text, "{allocated} of {clusters} clusters are allocated, {compressed} of them compressed");
     text
 }
 
-fn as_json(image: &Source, report: Option<&Report>) -> Value {
+fn as_json(image: &Source, found: Option<&(Report, Repair)>) -> Value {
+    let report = found.map(|(report, _)| report);
     let number = |of: fn(&Report) -> u64| Value::from(report.map(of));
     let finding = |finding: &Finding| {
         let kind = if finding.is_leak() { "leak" } else { "error" };
@@ -181,6 +198,7 @@ fn as_json(image: &Source, report: Option<&Report>) -> Value {
         ("compressed", number(|report| report.compressed)),
         ("errors", number(|report| report.errors)),
         ("leaks", number(|report| report.leaks)),
+        ("repaired", found.is_some_and(|(_, repair)| *repair == Repair::Done).into()),
         ("findings", Value::List(findings)),
     ])
 }

@@ -147,11 +147,17 @@ pub fn make(create: &Create, lively: bool, err: &mut dyn Write) -> Result<Vec<St
     Ok(said)
 }
 
-/// What a check of an image says, and whether the image is right but for leaks.
-pub fn check(image: &Source, json: bool, lively: bool, err: &mut dyn Write) -> Result<(String, bool), ImageError> {
+/// What a check of an image says, and whether the image is right then but for leaks.
+pub fn check(
+    image: &Source,
+    repair: bool,
+    json: bool,
+    lively: bool,
+    err: &mut dyn Write,
+) -> Result<(String, bool), ImageError> {
     let line = format!("checking {}", image.path.display());
     let mut meter = Meter { lively, err, line: &line, told: Instant::now() };
-    let checked = inspect::check(image, json, &mut |done, of| meter.tell(done, of));
+    let checked = inspect::check(image, repair, json, &mut |done, of| meter.tell(done, of));
     meter.end();
     checked
 }

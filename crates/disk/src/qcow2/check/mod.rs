@@ -1,5 +1,6 @@
 //! Looks at a whole image: whether each cluster of the file is referred to as often as its refcount says, and whether every
-//! entry of every table means something. Reads only. Used by `vmctl image check`, and by tests after power cuts.
+//! entry of every table means something; `repair` puts refcounts right. Used by `vmctl image check`, and by tests after
+//! power cuts.
 //!
 //! The counts of a file are held in windows of [`WINDOW`] clusters; a larger file is walked once for each. So memory is
 //! bounded by the window and by the list of L2 tables, whatever an image says, and so is time: a table is read once a
@@ -8,10 +9,12 @@
 //! | file | holds |
 //! |---|---|
 //! | `cells` | what was counted of each cluster in a window |
+//! | `repair` | new refcounts, where nothing else is wrong |
 //! | `report` | what was found |
 //! | `walk` | everything in a file that refers to a cluster |
 
 mod cells;
+mod repair;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -26,10 +29,12 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::{Header, HeaderError, features};
+pub use repair::{Repair, Storage, repair};
 pub use report::{Finding, Place, Report};
-use walk::Walk;
+use walk::{Old, Walk};
 
-/// Clusters whose counts are held at once, 4 bytes each: 2 TiB of 64 KiB clusters in 128 MiB.
+/// Clusters whose counts are held at once, 4 bytes each: 2 TiB of 64 KiB clusters in 128 MiB. A multiple of what a refcount
+/// block counts, which is 16 Mi clusters at most.
 pub const WINDOW: u64 = 32 << 20;
 
 /// Windows of one file: 64 are 128 TiB of 64 KiB clusters. A file beyond is sparse by malice, or needs larger clusters.
@@ -110,7 +115,7 @@ fn check_in_windows(bytes: &dyn Bytes, window: u64, watch: &mut CheckWatch<'_>) 
     if clusters.div_ceil(window.max(1)) > MAX_WINDOWS {
         return Err(CheckError::TooMuch("more clusters than can be looked at"));
     }
-    let mut walk = Walk::new(bytes, &header, clusters)?;
+    let mut walk = Walk::new(bytes, &header, clusters, Old::Counted)?;
     let mut from = 0;
     while from < clusters {
         let to = from.saturating_add(window).min(clusters);

@@ -138,6 +138,8 @@ pub struct Report {
     pub leaks: u64,
     /// What else is wrong.
     pub errors: u64,
+    /// Of these errors, those that are not of refcounts: no repair puts them right.
+    pub damage: u64,
     /// The first of all these, in the order in which they were found.
     pub findings: Vec<Finding>,
 }
@@ -147,6 +149,9 @@ impl Report {
     pub(super) fn add(&mut self, finding: Finding) {
         let count = if finding.is_leak() { &mut self.leaks } else { &mut self.errors };
         *count = count.saturating_add(1);
+        if !matches!(finding, Finding::Leak { .. } | Finding::Refcount { .. } | Finding::Copied { .. }) {
+            self.damage = self.damage.saturating_add(1);
+        }
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(finding);
         }

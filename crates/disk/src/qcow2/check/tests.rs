@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
-fn tool(program: &str, arguments: &[&str]) -> (Option<i32>, String) {
+pub(super) fn tool(program: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(program).args(arguments).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}; install qemu-utils"));
     (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
 #[track_caller]
-fn done(program: &str, arguments: &[&str]) {
+pub(super) fn done(program: &str, arguments: &[&str]) {
     let (status, said) = tool(program, arguments);
     assert_eq!(status, Some(0), "{arguments:?}: {said}");
 }
 
 /// An image that qemu made, with data here and there, a snapshot and a bitmap where it can have them.
-fn image(dir: &Path, options: &str, snapshot: bool, bitmap: bool) -> Vec<u8> {
+pub(super) fn image(dir: &Path, options: &str, snapshot: bool, bitmap: bool) -> Vec<u8> {
     let path = dir.join("image");
     let path = path.to_str().unwrap();
     done("qemu-img", &["create", "-q", "-f", "qcow2", "-o", options, path, "3M"]);
@@ -39,12 +39,12 @@ fn image(dir: &Path, options: &str, snapshot: bool, bitmap: bool) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-fn look(bytes: &[u8]) -> Result<Report, CheckError> {
+pub(super) fn look(bytes: &[u8]) -> Result<Report, CheckError> {
     check(&bytes.to_vec(), &mut |_, _| ControlFlow::Continue(()))
 }
 
 /// What qemu's tool finds: leaks and other errors; none where it can't open the image.
-fn theirs(dir: &Path, bytes: &[u8]) -> Option<(u64, u64, String)> {
+pub(super) fn theirs(dir: &Path, bytes: &[u8]) -> Option<(u64, u64, String)> {
     let path = dir.join("checked");
     std::fs::write(&path, bytes).unwrap();
     let (status, said) = tool("qemu-img", &["check", "-f", "qcow2", "--output=json", path.to_str().unwrap()]);
@@ -189,7 +189,7 @@ fn hostile_images_are_looked_at_to_an_end() {
         let bytes = image(dir.path(), options, snapshot, bitmap);
         let cluster = read_header(&bytes).unwrap().geometry.cluster_size();
         let mut accepted = 0;
-        for _ in 0..2000 {
+        for _ in 0..800 {
             let mut changed = bytes.clone();
             for _ in 0..1 + random() % 4 {
                 let at = match random() % 3 {
@@ -210,7 +210,7 @@ fn hostile_images_are_looked_at_to_an_end() {
             accepted += usize::from(look(&changed).is_ok());
             assert!(began.elapsed() < Duration::from_secs(5));
         }
-        assert!(accepted > 200, "{options}: {accepted}");
+        assert!(accepted > 80, "{options}: {accepted}");
     }
 }
 

@@ -8,7 +8,7 @@ use super::super::{
     BadEntry, Cluster, Geometry, Header, L1Entry, L2Entry, RefcountBlock, block_of, features, table_entry,
 };
 use super::cells::{Cells, Use};
-use super::{Bytes, CheckError, CheckWatch, Finding, Place, Report, read_up_to};
+use super::{Bytes, CheckError, CheckWatch, Finding, Place, Report, Storage, read_up_to};
 
 /// Different L2 tables of an image with its snapshots: 8 Mi tables of 64 KiB describe 4 PiB. 16 bytes each.
 const MAX_TABLES: usize = 8 << 20;
@@ -22,8 +22,11 @@ const MAX_BITMAP_TABLES: u64 = 1 << 30;
 const MAX_BLOCKS: usize = 8;
 /// The header extension that says where bitmaps are (qcow2.rst, "Header extensions").
 const BITMAPS: u32 = 0x2385_2875;
-/// Bits 9 to 55 of a bitmap table's entry: where a part of the bitmap is (qcow2.rst, "Bitmap table").
-const BITMAP_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// Bits 9 to 55 of an entry of any table: where something is (qcow2.rst, "Cluster mapping" and "Bitmap table").
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// The mark of an entry whose cluster may be written in place, and that of a compressed one (qcow2.rst, "Cluster mapping").
+const COPIED: u64 = 1 << 63;
+const COMPRESSED: u64 = 1 << 62;
 
 /// An L2 table.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,15 @@ struct Reference {
     place: Place,
 }
 
+/// What the refcounts that a file has are to a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Old {
+    /// They stay: their clusters are used.
+    Counted,
+    /// Others take their place: their clusters are free.
+    Left,
+}
+
 /// A check under way.
 pub struct Walk<'a> {
     bytes: &'a dyn Bytes,
@@ -60,7 +72,7 @@ pub struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// Reads what is read once: the refcount table, snapshots, bitmaps, and which L2 tables there are.
-    pub fn new(bytes: &'a dyn Bytes, header: &'a Header, clusters: u64) -> Result<Self, CheckError> {
+    pub fn new(bytes: &'a dyn Bytes, header: &'a Header, clusters: u64, old: Old) -> Result<Self, CheckError> {
         let geometry = header.geometry;
         let report = Report { clusters: geometry.clusters(header.size), ..Report::default() };
         let (references, tables, blocks, held) = (Vec::new(), Vec::new(), Vec::new(), HashMap::new());
@@ -69,8 +81,10 @@ impl<'a> Walk<'a> {
         walk.refer(0, cluster, Use::Own, Place::Header);
         walk.refer(header.l1.at, u64::from(header.l1.count).saturating_mul(8), Use::Own, Place::Header);
         let refcounts = u64::from(header.refcounts.count).saturating_mul(cluster);
-        walk.refer(header.refcounts.at, refcounts, Use::Own, Place::Header);
-        walk.refcount_table(refcounts)?;
+        if old == Old::Counted {
+            walk.refer(header.refcounts.at, refcounts, Use::Own, Place::Header);
+            walk.refcount_table(refcounts)?;
+        }
         let mut l1 = vec![(header.l1.at, u64::from(header.l1.count), None)];
         walk.snapshots(&mut l1)?;
         walk.bitmaps()?;
@@ -173,7 +187,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             for entry in numbers(&self.read(table, bytes)?) {
-                let part = entry & BITMAP_OFFSET;
+                let part = entry & OFFSET;
                 if !self.geometry.is_aligned(part) {
                     self.report.add(Finding::Entry { place, error: BadEntry::Unaligned });
                 } else if part != 0 {
@@ -241,6 +255,12 @@ impl<'a> Walk<'a> {
 
     /// Counts what refers to the clusters of a window, and compares.
     pub fn pass(&mut self, window: Range<u64>, watch: &mut CheckWatch<'_>) -> Result<(), CheckError> {
+        let cells = self.count_window(window.clone(), watch)?;
+        self.compare(&cells, window)
+    }
+
+    /// What refers to the clusters of a window.
+    pub fn count_window(&mut self, window: Range<u64>, watch: &mut CheckWatch<'_>) -> Result<Cells, CheckError> {
         let first = window.start == 0;
         let mut cells = Cells::new(window.clone());
         for Reference { at, len, used, place } in std::mem::take(&mut self.references) {
@@ -264,7 +284,42 @@ impl<'a> Walk<'a> {
             self.l2_table(&mut cells, *table, first)?;
         }
         self.tables = tables;
-        self.compare(&cells, window)
+        Ok(cells)
+    }
+
+    /// Sets the mark for writing in place of each entry of the guest's disk as the refcounts say.
+    pub fn mark_copied(&mut self, image: &dyn Storage) -> Result<(), CheckError> {
+        let l1 = self.header.l1;
+        let mut table = self.read(l1.at, u64::from(l1.count).saturating_mul(8))?;
+        if self.mark(&mut table, 8, |bits| bits & OFFSET != 0)? {
+            image.write_at(&table, l1.at)?;
+        }
+        let size = usize::try_from(self.geometry.l2_entry_size()).unwrap_or(8);
+        for table in self.tables.clone().into_iter().filter(|table| table.active) {
+            let mut bytes = self.read(table.at, self.geometry.cluster_size())?;
+            if self.mark(&mut bytes, size, |bits| bits & COMPRESSED == 0 && bits & OFFSET != 0)? {
+                image.write_at(&bytes, table.at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the marks of a table's entries that name a cluster; whether any changed.
+    fn mark(&mut self, table: &mut [u8], size: usize, names: fn(u64) -> bool) -> Result<bool, CheckError> {
+        let mut changed = false;
+        for entry in table.chunks_exact_mut(size) {
+            let bits = number(entry, 0, 8);
+            if !names(bits) {
+                continue;
+            }
+            let single = self.refcount(self.geometry.cluster_of(bits & OFFSET))? == 1;
+            let right = if single { bits | COPIED } else { bits & !COPIED };
+            if let Some(word) = entry.get_mut(..8).filter(|_| right != bits) {
+                word.copy_from_slice(&right.to_be_bytes());
+                changed = true;
+            }
+        }
+        Ok(changed)
     }
 
     fn l2_table(&mut self, cells: &mut Cells, table: Table, first: bool) -> Result<(), CheckError> {
@@ -353,6 +408,7 @@ impl<'a> Walk<'a> {
     /// Whether the mark of an entry of the guest's disk says what the refcount does.
     fn copied(&mut self, place: Place, at: u64, copied: bool) -> Result<(), CheckError> {
         let refcount = self.refcount(self.geometry.cluster_of(at))?;
+        // A walk that leaves the old refcounts reports to nobody.
         if copied != (refcount == 1) {
             self.report.add(Finding::Copied { place, refcount });
         }
