@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use devices::blk::{Blk, Disk, Engine};
+use devices::blk::{Blk, Blocks, Disk, Engine};
 use devices::serve_vhost;
 use libfuzzer_sys::fuzz_target;
 use rustix::event::{EventfdFlags, eventfd};
@@ -94,7 +94,7 @@ fn run(fds: &Descriptors, mut script: Script<'_>) {
     ours.shutdown(std::net::Shutdown::Write).expect("a socket can be shut down");
     let disk = || OwnedFd::from(fds.disk.file.try_clone().expect("one more descriptor"));
     let engine = Engine::plain(disk(), devices::blk::MAX_IN_FLIGHT);
-    let blk = Blk::new(disk(), engine, Disk { sectors: DISK / 512, read_only: false }, 512, b"fuzz");
+    let blk = Blk::new(disk(), engine, Disk { sectors: DISK / 512, read_only: false }, Blocks::of(512), b"fuzz");
     serve_vhost::serve(theirs, blk, None).expect("a loop that waits");
 }
 

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use devices::blk::{Blk, Disk, Engine, MAX_IN_FLIGHT};
+use devices::blk::{Blk, Blocks, Disk, Engine, MAX_IN_FLIGHT};
 use devices::serve_vhost::Ended;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
@@ -32,7 +32,7 @@ fn device() -> (UnixStream, Served) {
     file.set_len(1 << 20).unwrap();
     let engine = Engine::new(file.try_clone().unwrap().into(), MAX_IN_FLIGHT);
     let disk = Disk { sectors: 2048, read_only: false };
-    support::spawn(Blk::new(file.into(), engine, disk, 512, b"x"))
+    support::spawn(Blk::new(file.into(), engine, disk, Blocks::of(512), b"x"))
 }
 
 fn message(request: u32, payload: &[u8]) -> Vec<u8> {

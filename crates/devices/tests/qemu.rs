@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use devices::blk::{Blk, Disk, Engine, MAX_IN_FLIGHT};
+use devices::blk::{Blk, Blocks, Disk, Engine, MAX_IN_FLIGHT};
 use devices::serve_vhost::{Ended, serve};
 
 /// Where the guest writes what it was booted from, in sectors.
@@ -69,7 +69,7 @@ fn qemu_boots_from_our_disk_and_writes_it() {
     };
     let engine = Engine::new(file.try_clone().unwrap().into(), MAX_IN_FLIGHT);
     let disk = Disk { sectors: 2048, read_only: false };
-    let blk = Blk::new(file.try_clone().unwrap().into(), engine, disk, 512, b"vmd");
+    let blk = Blk::new(file.try_clone().unwrap().into(), engine, disk, Blocks::of(512), b"vmd");
     let device = std::thread::spawn(move || serve(stream, blk, None));
 
     let status = loop {

@@ -420,10 +420,14 @@ pub const GUEST_MEMORY: Group = group("guest_memory").of(&[
 /// Reading at an offset.
 pub const PREAD: Group = group("pread").of(&[any(libc::SYS_pread64)]);
 
-/// Reads, writes and flush of an open disk.
+/// Reads, writes, holes, zeros and flush of an open disk. It keeps its size.
 pub const DISK: Group = group("disk").of(&[
     any(libc::SYS_preadv2).rare("preadv2: where the host has no io_uring"),
     any(libc::SYS_pwritev2).rare("pwritev2: where the host has no io_uring"),
+    when(libc::SYS_fallocate, is(1, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE))
+        .rare("fallocate of a hole: where the host has no io_uring"),
+    when(libc::SYS_fallocate, is(1, libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE))
+        .rare("fallocate of zeros: where the host has no io_uring"),
     any(libc::SYS_fdatasync),
 ]);
 
@@ -434,8 +438,11 @@ pub const MEDIUM: Group = group("medium").of(&[any(libc::SYS_preadv2)]);
 pub const PUNCH: Group =
     group("punch").of(&[when(libc::SYS_fallocate, is(1, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE))]);
 
-/// A block device's sectors (linux/fs.h).
-pub const DISK_SIZE: Group = group("disk_size").of(&[ioctl(0x1268)]); // BLKSSZGET
+/// A block device's blocks (linux/fs.h).
+pub const DISK_SIZE: Group = group("disk_size").of(&[
+    ioctl(0x1268), // BLKSSZGET: logical
+    ioctl(0x127B), // BLKPBSZGET: physical
+]);
 
 /// Making a ring: until it is restricted and enabled.
 pub const URING_SETUP: Group =

@@ -310,8 +310,8 @@ pub const VIOBLK: Promise = Promise {
         STDIO,       //
         MEMORY,      // guest memory is mapped
         CHANNEL,     // vhost-user; kicks and calls are read and written
-        DISK,        // reads, writes, flush
-        DISK_SIZE,   // a block device's sectors
+        DISK,        // reads, writes, holes, zeros, flush
+        DISK_SIZE,   // a block device's blocks
         URING,       // the same without a call each
         URING_SETUP, // a ring starts disabled, is restricted, then enabled
     ],

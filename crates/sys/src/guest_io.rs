@@ -1,5 +1,6 @@
-//! Guest memory as the vectors of one transfer. The only place where guest addresses become host pointers for the
-//! kernel; they never leave `sys`, and whoever holds a [`Vectors`] holds the memory they point into.
+//! What one transfer reads or writes, as vectors: guest memory, bytes of ours, or zeros. The only place where guest
+//! addresses become host pointers for the kernel; they never leave `sys`, and whoever holds a [`Vectors`] holds the
+//! memory they point into.
 #![allow(unsafe_code)] // the kernel's vectors are raw pointers, which vm-memory hands out only by guard
 
 use std::sync::Arc;
@@ -32,20 +33,79 @@ impl Extent {
 #[error("no guest memory at {:#x}+{:#x}", .0.addr.0, .0.len)]
 pub struct OutsideMemory(pub Extent);
 
-/// The vectors of one transfer, what is left of them, and the memory that they need.
+/// What an operation transfers.
+pub enum Buffers<'a> {
+    /// Nothing: it is no transfer.
+    None,
+    /// Guest memory.
+    Guest(&'a Arc<GuestMemory>, &'a [Extent]),
+    /// Bytes of ours, read from or filled in place. They come back when the operation has ended.
+    Bytes(Vec<u8>),
+    /// So many zeros, to be written.
+    Zeros(u32),
+}
+
+/// The vectors of one transfer, what is left of them, and what they point into.
 #[derive(Default)]
 pub(crate) struct Vectors {
-    memory: Option<Arc<GuestMemory>>,
+    held: Held,
     vectors: Vec<libc::iovec>,
     first: usize,
 }
 
-// SAFETY: the pointers lie in mappings that `memory` keeps; any thread may hold or drop them.
+/// What vectors point into.
+#[derive(Default)]
+enum Held {
+    #[default]
+    Nothing,
+    Guest(#[expect(dead_code, reason = "held, not read")] Arc<GuestMemory>),
+    Bytes(Vec<u8>),
+}
+
+/// What zeros are written from: constant, so no process has pages of its own for it.
+static ZEROS: [u8; 0x1_0000] = [0; 0x1_0000];
+
+// SAFETY: the pointers lie in mappings or on the heap, which `held` keeps, or in `ZEROS`; any thread may hold or drop them.
 unsafe impl Send for Vectors {}
 
 impl Vectors {
-    /// Takes the vectors of a new transfer. On failure there are none.
-    pub(crate) fn fill(&mut self, memory: &Arc<GuestMemory>, extents: &[Extent]) -> Result<(), OutsideMemory> {
+    /// Takes the vectors of a new transfer. On failure there are none, and bytes are lost.
+    pub(crate) fn take(&mut self, buffers: Buffers<'_>) -> Result<(), OutsideMemory> {
+        match buffers {
+            Buffers::None => self.clear(),
+            Buffers::Guest(memory, extents) => return self.fill(memory, extents),
+            Buffers::Bytes(mut bytes) => {
+                self.clear();
+                if !bytes.is_empty() {
+                    // The bytes stay where they are on the heap however `held` moves.
+                    self.vectors.push(libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() });
+                }
+                self.held = Held::Bytes(bytes);
+            }
+            Buffers::Zeros(len) => {
+                self.clear();
+                let mut left = usize::try_from(len).unwrap_or(0);
+                while left > 0 {
+                    let now = left.min(ZEROS.len());
+                    // The kernel only reads them: zeros are only written.
+                    self.vectors.push(libc::iovec { iov_base: ZEROS.as_ptr().cast_mut().cast(), iov_len: now });
+                    left -= now;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the bytes of the last transfer back, if it had such.
+    pub(crate) fn bytes(&mut self) -> Option<Vec<u8>> {
+        self.vectors.clear();
+        match std::mem::take(&mut self.held) {
+            Held::Bytes(bytes) => Some(bytes),
+            Held::Nothing | Held::Guest(_) => None,
+        }
+    }
+
+    fn fill(&mut self, memory: &Arc<GuestMemory>, extents: &[Extent]) -> Result<(), OutsideMemory> {
         self.clear();
         for extent in extents.iter().filter(|extent| extent.len > 0) {
             let Some(vector) = vector(memory, *extent) else {
@@ -54,13 +114,22 @@ impl Vectors {
             };
             self.vectors.push(vector);
         }
-        self.memory = Some(memory.clone());
+        self.held = Held::Guest(memory.clone());
         Ok(())
     }
 
-    /// Lets go of the memory; the space for vectors is kept for the next transfer.
+    /// The transfer has ended: lets go of guest memory, and keeps bytes for who asks.
+    pub(crate) fn finished(&mut self) {
+        self.vectors.clear();
+        self.first = 0;
+        if let Held::Guest(_) = self.held {
+            self.held = Held::Nothing;
+        }
+    }
+
+    /// Lets go of guest memory and bytes; the space for vectors is kept for the next transfer.
     pub(crate) fn clear(&mut self) {
-        self.memory = None;
+        self.held = Held::Nothing;
         self.vectors.clear();
         self.first = 0;
     }
@@ -128,6 +197,23 @@ mod tests {
         let mut vectors = Vectors::default();
         assert_eq!(vectors.fill(&memory(), &[extent(0x5000, 0), extent(0, 1)]), Ok(()));
         assert_eq!(vectors.left().len(), 1);
+    }
+
+    #[test]
+    fn zeros_are_cut_into_vectors_and_bytes_come_back() {
+        let mut vectors = Vectors::default();
+        for (len, lens) in [(0, vec![]), (1, vec![1]), (0x1_0000, vec![0x1_0000]), (0x1_0001, vec![0x1_0000, 1])] {
+            vectors.take(Buffers::Zeros(len)).unwrap();
+            assert_eq!(vectors.left().iter().map(|vector| vector.iov_len).collect::<Vec<_>>(), lens);
+            assert_eq!(vectors.bytes(), None);
+        }
+        vectors.take(Buffers::Bytes(vec![1, 2, 3])).unwrap();
+        assert_eq!(vectors.left().len(), 1);
+        assert_eq!((vectors.bytes(), vectors.left().len()), (Some(vec![1, 2, 3]), 0));
+        vectors.take(Buffers::Bytes(vec![])).unwrap();
+        assert!(vectors.left().is_empty());
+        vectors.take(Buffers::None).unwrap();
+        assert_eq!(vectors.bytes(), None);
     }
 
     #[test]

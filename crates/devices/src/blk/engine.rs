@@ -2,11 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
-use sys::guest_io::{Extent, GuestMemory};
 use sys::plain::Plain;
-use sys::ring::{Operation, Ring};
+use sys::ring::{Job, Ring};
 
 /// A slot's number and how its operation ended.
 pub type Done = (u16, io::Result<()>);
@@ -22,7 +20,7 @@ pub enum Engine {
 impl Engine {
     /// A ring if the host has one for us.
     pub fn new(file: OwnedFd, slots: u16) -> Engine {
-        match Ring::new(slots, file.as_fd()) {
+        match Ring::new(slots, &[file.as_fd()]) {
             Ok(ring) => Engine::Ring(Box::new(ring)),
             Err(why) => {
                 log::debug!("no io_uring ({why}): plain reads and writes");
@@ -33,22 +31,15 @@ impl Engine {
 
     /// Without a ring.
     pub fn plain(file: OwnedFd, slots: u16) -> Engine {
-        Engine::Plain(Plain::new(file), Vec::with_capacity(usize::from(slots)))
+        Engine::Plain(Plain::new(vec![file]), Vec::with_capacity(usize::from(slots)))
     }
 
     /// Begins an operation in a free slot.
-    pub fn start(
-        &mut self,
-        slot: u16,
-        operation: Operation,
-        memory: &Arc<GuestMemory>,
-        extents: &[Extent],
-        offset: u64,
-    ) -> io::Result<()> {
+    pub fn start(&mut self, slot: u16, job: Job<'_>) -> io::Result<()> {
         match self {
-            Engine::Ring(ring) => ring.start(slot, operation, memory, extents, offset),
+            Engine::Ring(ring) => ring.start(slot, job),
             Engine::Plain(plain, done) => {
-                done.push((slot, plain.perform(operation, memory, extents, offset)));
+                done.push((slot, plain.perform(job)));
                 Ok(())
             }
         }
@@ -65,6 +56,11 @@ impl Engine {
     /// Whether the host had no room for all of it: submit again soon.
     pub fn unsubmitted(&self) -> bool {
         matches!(self, Engine::Ring(ring) if ring.unsubmitted())
+    }
+
+    /// Whether something is done that no descriptor tells of: ask for it soon.
+    pub fn has_done(&self) -> bool {
+        matches!(self, Engine::Plain(_, done) if !done.is_empty())
     }
 
     /// Appends what is done.
@@ -98,6 +94,10 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
+    use std::sync::Arc;
+
+    use sys::guest_io::{Buffers, Extent, GuestMemory};
+    use sys::ring::Operation;
     use vm_memory::GuestAddress;
 
     use super::*;
@@ -106,6 +106,11 @@ mod tests {
 
     fn memory() -> Arc<GuestMemory> {
         Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap())
+    }
+
+    fn read(engine: &mut Engine, slot: u16) {
+        let buffers = Buffers::Guest(&memory(), BYTE);
+        engine.start(slot, Job { file: 0, operation: Operation::Read, at: 0, buffers }).unwrap();
     }
 
     /// A ring on a socket, whose reads end when the other side has written.
@@ -120,7 +125,7 @@ mod tests {
     fn what_was_begun_is_unsubmitted_until_the_host_has_it() {
         let (mut engine, mut writer) = ring();
         assert!(!engine.unsubmitted());
-        engine.start(0, Operation::Read, &memory(), BYTE, 0).unwrap();
+        read(&mut engine, 0);
         assert!(engine.unsubmitted());
         engine.submit().unwrap();
         assert!(!engine.unsubmitted());
@@ -131,7 +136,7 @@ mod tests {
     fn there_is_something_to_wait_for_while_an_operation_is_under_way() {
         let (mut engine, mut writer) = ring();
         assert!(engine.fd().is_none());
-        engine.start(0, Operation::Read, &memory(), BYTE, 0).unwrap();
+        read(&mut engine, 0);
         assert!(engine.fd().is_some());
         writer.write_all(b"x").unwrap();
         engine.wait().unwrap();
@@ -143,7 +148,7 @@ mod tests {
     fn a_wait_ends_when_something_is_done_and_not_before() {
         let (mut engine, mut writer) = ring();
         engine.wait().unwrap(); // nothing is under way
-        engine.start(1, Operation::Read, &memory(), BYTE, 0).unwrap();
+        read(&mut engine, 1);
         let late = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(50));
             writer.write_all(b"x").unwrap();
@@ -160,8 +165,10 @@ mod tests {
     fn without_a_ring_all_is_done_at_once() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let mut engine = Engine::plain(ours.into(), 2);
-        engine.start(0, Operation::Sync, &memory(), &[], 0).unwrap();
-        assert!(!engine.unsubmitted() && engine.fd().is_none());
+        let sync = Job { file: 0, operation: Operation::Sync, at: 0, buffers: Buffers::None };
+        assert!(!engine.has_done());
+        engine.start(0, sync).unwrap();
+        assert!(engine.has_done() && !engine.unsubmitted() && engine.fd().is_none());
         engine.wait().unwrap();
         let mut done = Vec::new();
         engine.completed(&mut done);

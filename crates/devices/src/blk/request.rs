@@ -2,8 +2,9 @@
 //! only lengths.
 
 use virtio_bindings::bindings::virtio_blk::{
-    VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH,
-    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
+    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
+    VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 
 /// Bytes of the header: type, reserved, sector (5.2.6).
@@ -11,6 +12,12 @@ pub const HEADER: usize = 16;
 
 /// The unit of capacity and of a request's sector.
 pub const SECTOR: u64 = 512;
+
+/// Bytes of a range that is to be cleared: sector, sectors, flags (5.2.6).
+pub const RANGE: usize = 16;
+
+/// Sectors of one request to clear at most: 1 GiB, so that none holds a slot for long. A larger one is refused.
+pub const MAX_CLEAR_SECTORS: u32 = 1 << 21;
 
 /// Bytes of the answer to GET_ID.
 pub const ID_BYTES: u32 = VIRTIO_BLK_ID_BYTES;
@@ -43,11 +50,43 @@ pub enum Request {
     },
     /// What was written and answered before must be on the medium.
     Flush,
+    /// Clear the range that the data is: see [`range`].
+    Clear(Clear),
     /// Give the serial number's first `len` bytes.
     GetId {
         /// At most [`ID_BYTES`].
         len: u32,
     },
+}
+
+/// How a range is cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clear {
+    /// The guest needs it no more.
+    Discard,
+    /// It must read as zeros.
+    WriteZeroes,
+}
+
+/// As the log calls it.
+impl std::fmt::Display for Clear {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Clear::Discard => "discard",
+            Clear::WriteZeroes => "write of zeros",
+        })
+    }
+}
+
+/// A range to be cleared, inside the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// In bytes.
+    pub offset: u64,
+    /// Bytes; may be none.
+    pub len: u64,
+    /// For zeros: its blocks may be given back.
+    pub unmap: bool,
 }
 
 /// The status byte at the end of a request (5.2.6).
@@ -89,8 +128,34 @@ pub fn parse(header: [u8; HEADER], readable: u64, writable: u64, disk: Disk) -> 
         }
         VIRTIO_BLK_T_FLUSH => Ok(Request::Flush),
         VIRTIO_BLK_T_GET_ID => Ok(Request::GetId { len: u32::try_from(writable).unwrap_or(ID_BYTES).min(ID_BYTES) }),
+        VIRTIO_BLK_T_DISCARD => clear(Clear::Discard, readable, writable, disk),
+        VIRTIO_BLK_T_WRITE_ZEROES => clear(Clear::WriteZeroes, readable, writable, disk),
         _ => Err(Status::Unsupported),
     }
+}
+
+/// A request to clear has exactly one range, as the configuration space says.
+fn clear(how: Clear, readable: u64, writable: u64, disk: Disk) -> Result<Request, Status> {
+    if disk.read_only || writable > 0 || readable != RANGE as u64 {
+        return Err(Status::IoErr);
+    }
+    Ok(Request::Clear(how))
+}
+
+/// Reads the range of a request to clear. The error is the status to answer.
+pub fn range(how: Clear, bytes: [u8; RANGE], disk: Disk) -> Result<Range, Status> {
+    let [sector @ .., a, b, c, d, e, f, g, h] = bytes;
+    let (sector, sectors) = (u64::from_le_bytes(sector), u32::from_le_bytes([a, b, c, d]));
+    let unmap = match (how, u32::from_le_bytes([e, f, g, h])) {
+        (_, 0) => false,
+        (Clear::WriteZeroes, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP) => true,
+        (Clear::Discard | Clear::WriteZeroes, _) => return Err(Status::Unsupported), // 5.2.6.2
+    };
+    if sectors > MAX_CLEAR_SECTORS {
+        return Err(Status::IoErr);
+    }
+    let len = u64::from(sectors).checked_mul(SECTOR).ok_or(Status::IoErr)?;
+    Ok(Range { offset: place(sector, len, disk)?, len, unmap })
 }
 
 /// The byte at which whole sectors of data begin, if all of them are inside the disk.
@@ -183,13 +248,80 @@ mod tests {
 
     #[test]
     fn other_types_are_unsupported() {
-        // SCSI_CMD, SCSI_CMD_OUT, FLUSH_OUT, GET_LIFETIME, DISCARD, WRITE_ZEROES, SECURE_ERASE, zones, nonsense
-        for kind in [2, 3, 5, 10, 11, 13, 14, 15, 17, 26, 0x8000_0000, u32::MAX] {
+        // SCSI_CMD, SCSI_CMD_OUT, FLUSH_OUT, GET_LIFETIME, SECURE_ERASE, zones, nonsense
+        for kind in [2, 3, 5, 10, 14, 15, 17, 26, 0x8000_0000, u32::MAX] {
             assert_eq!(parse(header(kind, 0), 512, 512, DISK), Err(Status::Unsupported), "{kind}");
         }
     }
 
+    fn bytes(sector: u64, sectors: u32, flags: u32) -> [u8; RANGE] {
+        let mut bytes = [0; RANGE];
+        bytes[..8].copy_from_slice(&sector.to_le_bytes());
+        bytes[8..12].copy_from_slice(&sectors.to_le_bytes());
+        bytes[12..].copy_from_slice(&flags.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn clearing_takes_one_range_and_gives_nothing() {
+        for (kind, how) in [(VIRTIO_BLK_T_DISCARD, Clear::Discard), (VIRTIO_BLK_T_WRITE_ZEROES, Clear::WriteZeroes)] {
+            // the sector of the header is reserved
+            assert_eq!(parse(header(kind, u64::MAX), 16, 0, DISK), Ok(Request::Clear(how)));
+            for readable in [0, 1, 15, 17, 32, 512, u64::MAX] {
+                assert_eq!(parse(header(kind, 0), readable, 0, DISK), Err(Status::IoErr), "{readable}");
+            }
+            assert_eq!(parse(header(kind, 0), 16, 1, DISK), Err(Status::IoErr));
+            let disk = Disk { read_only: true, ..DISK };
+            assert_eq!(parse(header(kind, 0), 16, 0, disk), Err(Status::IoErr));
+        }
+    }
+
+    #[test]
+    fn ranges_are_inside_the_disk_and_not_too_long() {
+        let whole = Range { offset: 0, len: 51200, unmap: false };
+        for how in [Clear::Discard, Clear::WriteZeroes] {
+            assert_eq!(range(how, bytes(0, 100, 0), DISK), Ok(whole));
+            assert_eq!(range(how, bytes(99, 1, 0), DISK), Ok(Range { offset: 99 * 512, len: 512, unmap: false }));
+            assert_eq!(range(how, bytes(100, 0, 0), DISK), Ok(Range { offset: 51200, len: 0, unmap: false }));
+            for (sector, sectors) in
+                [(0, 101), (99, 2), (100, 1), (101, 0), (u64::MAX, 1), (u64::MAX, u32::MAX), (1 << 55, 8)]
+            {
+                assert_eq!(range(how, bytes(sector, sectors, 0), DISK), Err(Status::IoErr), "{sector}+{sectors}");
+            }
+            let disk = Disk { sectors: u64::MAX, read_only: false };
+            assert!(range(how, bytes(0, MAX_CLEAR_SECTORS, 0), disk).is_ok());
+            assert_eq!(range(how, bytes(0, MAX_CLEAR_SECTORS + 1, 0), disk), Err(Status::IoErr));
+        }
+    }
+
+    #[test]
+    fn flags_that_mean_nothing_are_unsupported() {
+        let unmap = Range { offset: 0, len: 512, unmap: true };
+        assert_eq!(range(Clear::WriteZeroes, bytes(0, 1, 1), DISK), Ok(unmap));
+        assert_eq!(range(Clear::Discard, bytes(0, 1, 1), DISK), Err(Status::Unsupported));
+        for flags in [2, 3, 0x8000_0000, u32::MAX] {
+            assert_eq!(range(Clear::WriteZeroes, bytes(0, 1, flags), DISK), Err(Status::Unsupported));
+            assert_eq!(range(Clear::Discard, bytes(0, 1, flags), DISK), Err(Status::Unsupported));
+        }
+    }
+
     proptest! {
+        #[test]
+        fn no_range_leaves_the_disk(bytes: [u8; RANGE], small: bool, sectors: u64, zeroes: bool) {
+            let mut bytes = bytes;
+            if small {
+                bytes[1..8].fill(0);
+                bytes[9..12].fill(0);
+            }
+            bytes[13..].fill(0);
+            let disk = Disk { sectors: if small { sectors % 512 } else { sectors }, read_only: false };
+            let how = if zeroes { Clear::WriteZeroes } else { Clear::Discard };
+            if let Ok(range) = range(how, bytes, disk) {
+                prop_assert!(u128::from(range.offset) + u128::from(range.len) <= u128::from(disk.sectors) * 512);
+                prop_assert_eq!((range.offset % 512, range.len % 512), (0, 0));
+            }
+        }
+
         #[test]
         fn no_request_leaves_the_disk(
             header: [u8; HEADER], kind in 0u32..16, small: bool, readable: u64, writable: u64, sectors: u64,
@@ -215,6 +347,7 @@ mod tests {
                     prop_assert!(!read_only && writable == 0);
                 }
                 Ok(Request::GetId { len }) => prop_assert!(u64::from(len) <= writable && len <= 20),
+                Ok(Request::Clear(_)) => prop_assert!((readable, writable, read_only) == (16, 0, false)),
                 Ok(Request::Nothing | Request::Flush) | Err(_) => {}
             }
         }

@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 
 use proto::failure::plain;
 use rustix::event::PollFlags;
-use sys::guest_io::Extent;
-use sys::ring::Operation;
+use sys::guest_io::{Buffers, Extent};
+use sys::ring::{Job, Operation};
 use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::IntoBytes;
 
-use super::config::Config;
+use super::clearing::{Clearing, Host, Next};
+use super::config::{Blocks, Config};
 use super::engine::{Done, Engine};
-use super::request::{self, Disk, HEADER, ID_BYTES, Request, Status};
-use super::{FEATURES, READ_ONLY, State};
+use super::request::{self, Clear, Disk, HEADER, ID_BYTES, RANGE, Request, Status};
+use super::{READ_ONLY, State, WRITTEN};
 use crate::queue::{Chain, RingFault, accepted, fill_front, is_inside};
 use crate::serve_vhost::{Active, Device, Progress};
 
@@ -35,6 +36,8 @@ pub struct Blk {
     called: String,
     serial: [u8; ID_BYTES as usize],
     engine: Engine,
+    /// What the file can do beside reads and writes.
+    host: Host,
     state: State,
     /// Requests under way, by slot; and the slots that are free.
     under_way: Vec<Option<UnderWay>>,
@@ -54,6 +57,8 @@ struct UnderWay {
     head: u16,
     status: GuestAddress,
     operation: Operation,
+    /// More may follow, if it clears a range.
+    clearing: Option<Clearing>,
     /// Bytes of data that a success has written to the guest.
     written: u32,
 }
@@ -68,16 +73,18 @@ enum Begun {
 
 impl Blk {
     /// A disk on `file`; `engine` transfers to and from the same.
-    pub fn new(file: OwnedFd, engine: Engine, disk: Disk, block_size: u32, serial: &[u8]) -> Blk {
+    pub fn new(file: OwnedFd, engine: Engine, disk: Disk, blocks: Blocks, serial: &[u8]) -> Blk {
         let mut padded = [0; ID_BYTES as usize];
         padded.iter_mut().zip(serial).for_each(|(to, from)| *to = *from);
+        let config = Config::new(disk.sectors, blocks);
         Blk {
             file,
             disk,
-            config: Config::new(disk.sectors, block_size),
+            config: if disk.read_only { config } else { config.with_clearing(blocks) },
             serial: padded,
             called: "disk".to_owned(),
             engine,
+            host: Host::default(),
             state: State::default(),
             under_way: vec![None; usize::from(MAX_IN_FLIGHT)],
             free: (0..MAX_IN_FLIGHT).collect(),
@@ -155,12 +162,16 @@ impl Blk {
             Ok(Request::GetId { len }) => self.give_id(on, status, len),
             Ok(Request::Read { offset, len }) => self.start(on, status, Operation::Read, offset, len),
             Ok(Request::Write { offset }) => {
-                // Without FLUSH the driver takes every answer for "on the medium" (5.2.6.2).
-                let durable = !accepted(self.state.features, VIRTIO_BLK_F_FLUSH);
-                self.start(on, status, Operation::Write { durable }, offset, 0)
+                self.start(on, status, Operation::Write { durable: self.is_write_through() }, offset, 0)
             }
             Ok(Request::Flush) => self.start(on, status, Operation::Sync, 0, 0),
+            Ok(Request::Clear(how)) => self.clear(on, status, how)?,
         })
+    }
+
+    /// Without FLUSH the driver takes every answer for "on the medium" (5.2.6.2).
+    fn is_write_through(&self) -> bool {
+        !accepted(self.state.features, VIRTIO_BLK_F_FLUSH)
     }
 
     fn start(
@@ -171,26 +182,62 @@ impl Blk {
         offset: u64,
         written: u32,
     ) -> Begun {
+        let buffers = match operation {
+            Operation::Read => Buffers::Guest(on.memory, &self.chain.writable),
+            Operation::Write { .. } => Buffers::Guest(on.memory, &self.chain.readable),
+            Operation::Sync | Operation::Punch { .. } | Operation::Zero { .. } => Buffers::None,
+        };
         let refused = Begun::Answered(status, Status::IoErr, 0);
-        // A write-back error is told once by the kernel; what it lost stays lost, so the answer stays (3.4).
-        if self.state.sync_failed && operation != Operation::Read && operation != (Operation::Write { durable: false })
-        {
+        if self.state.sync_failed && claims_durability(operation) {
             return refused;
         }
-        let extents = match operation {
-            Operation::Read => &self.chain.writable[..],
-            Operation::Write { .. } => &self.chain.readable[..],
-            Operation::Sync => &[],
-        };
         let Some(slot) = self.free.pop() else { return refused };
-        if self.engine.start(slot, operation, on.memory, extents, offset).is_err() {
+        if self.engine.start(slot, Job { file: 0, operation, at: offset, buffers }).is_err() {
             self.free.push(slot);
             return refused;
         }
-        if let Some(place) = self.under_way.get_mut(usize::from(slot)) {
-            *place = Some(UnderWay { head: self.chain.head, status, operation, written });
-        }
+        let head = self.chain.head;
+        self.is_under_way(slot, UnderWay { head, status, operation, clearing: None, written });
         Begun::UnderWay
+    }
+
+    /// Begins to clear the range that the chain's data is.
+    fn clear(&mut self, on: &mut Active<'_>, status: GuestAddress, how: Clear) -> Result<Begun, RingFault> {
+        let mut bytes = [0; RANGE];
+        self.chain.take_front(on.memory, &mut bytes)?;
+        let range = match request::range(how, bytes, self.disk) {
+            Ok(range) => range,
+            Err(refused) => return Ok(Begun::Answered(status, refused, 0)),
+        };
+        let durable = how == Clear::WriteZeroes && self.is_write_through();
+        if durable && self.state.sync_failed {
+            return Ok(Begun::Answered(status, Status::IoErr, 0));
+        }
+        let mut clearing = Clearing::new(how, range, durable);
+        let next = clearing.first(self.host);
+        let Next::Do { operation, .. } = next else { return Ok(Begun::Answered(status, Status::Ok, 0)) };
+        let refused = Begun::Answered(status, Status::IoErr, 0);
+        let Some(slot) = self.free.pop() else { return Ok(refused) };
+        if !self.step(slot, next) {
+            self.free.push(slot);
+            return Ok(refused);
+        }
+        let head = self.chain.head;
+        self.is_under_way(slot, UnderWay { head, status, operation, clearing: Some(clearing), written: 0 });
+        Ok(Begun::UnderWay)
+    }
+
+    /// Begins the next operation that clears a range; false where there is none or the engine takes it not.
+    fn step(&mut self, slot: u16, next: Next) -> bool {
+        let Next::Do { operation, at, zeros } = next else { return false };
+        let buffers = if zeros > 0 { Buffers::Zeros(zeros) } else { Buffers::None };
+        self.engine.start(slot, Job { file: 0, operation, at, buffers }).is_ok()
+    }
+
+    fn is_under_way(&mut self, slot: u16, request: UnderWay) {
+        if let Some(place) = self.under_way.get_mut(usize::from(slot)) {
+            *place = Some(request);
+        }
     }
 
     fn give_id(&mut self, on: &Active<'_>, status: GuestAddress, len: u32) -> Begun {
@@ -207,21 +254,23 @@ impl Blk {
     fn reap(&mut self, on: Option<&mut Active<'_>>) -> Result<(), RingFault> {
         let mut done = std::mem::take(&mut self.done);
         self.engine.completed(&mut done);
-        let submitted = self.submit(); // what was transferred in part goes on
         self.used.clear();
         let mut outside = false;
         for (slot, result) in done.drain(..) {
-            self.free.push(slot);
             let was = self.under_way.get_mut(usize::from(slot)).and_then(Option::take);
-            let Some(was) = was else { continue }; // forgotten
-            let status = self.judge(was.operation, &result);
+            let Some(was) = was else {
+                self.free.push(slot); // forgotten
+                continue;
+            };
+            let Some(status) = self.ended(slot, was, &result) else { continue };
+            self.free.push(slot);
             let Some(on) = on.as_ref() else { continue };
             outside |= on.memory.write_obj(status.byte(), was.status).is_err();
             let written = if status == Status::Ok { was.written } else { 0 };
             self.used.push((was.head, written.saturating_add(1)));
         }
         self.done = done;
-        submitted?;
+        self.submit()?; // what was transferred in part goes on
         match on {
             Some(_) if outside => Err(RingFault::Outside),
             Some(on) => on.ring.push_used(on.memory, &self.used),
@@ -229,14 +278,36 @@ impl Blk {
         }
     }
 
-    fn judge(&mut self, operation: Operation, result: &io::Result<()>) -> Status {
+    /// A request's answer when its operation has ended, or none where more is under way for it.
+    fn ended(&mut self, slot: u16, was: UnderWay, result: &io::Result<()>) -> Option<Status> {
+        let Some(mut clearing) = was.clearing else { return Some(self.judge(&was, result)) };
+        let next = clearing.after(result, &mut self.host);
+        match next {
+            Next::Done => Some(Status::Ok),
+            Next::Failed => Some(self.judge(&was, result)),
+            Next::Do { operation, .. } if self.step(slot, next) => {
+                self.is_under_way(slot, UnderWay { operation, clearing: Some(clearing), ..was });
+                None
+            }
+            Next::Do { .. } => Some(Status::IoErr),
+        }
+    }
+
+    fn judge(&mut self, was: &UnderWay, result: &io::Result<()>) -> Status {
         let Err(error) = result else { return Status::Ok };
-        sys::guest_log!(Warn, "{}", self.line(operation, error));
-        let was_lost = match operation {
+        let line = match was.clearing {
+            Some(clearing) => self.line(clearing.clear(), error),
+            None => self.line(was.operation, error),
+        };
+        sys::guest_log!(Warn, "{line}");
+        let was_lost = match was.operation {
             Operation::Sync => true,
             // A full disk took nothing, and says so each time.
             Operation::Write { durable: true } => !is_full(error),
-            Operation::Write { durable: false } | Operation::Read => false,
+            Operation::Write { durable: false }
+            | Operation::Read
+            | Operation::Punch { .. }
+            | Operation::Zero { .. } => false,
         };
         self.state.sync_failed |= was_lost;
         Status::IoErr
@@ -261,7 +332,11 @@ impl Blk {
 
     fn submit(&mut self) -> Result<(), RingFault> {
         let submitted = self.engine.submit();
-        self.retry = self.engine.unsubmitted().then(|| Instant::now().checked_add(RETRY)).flatten();
+        self.retry = match (self.engine.unsubmitted(), self.engine.has_done()) {
+            (true, _) => Instant::now().checked_add(RETRY),
+            (false, true) => Some(Instant::now()),
+            (false, false) => None,
+        };
         submitted.map_err(|error| {
             sys::guest_log!(Error, "{}", self.line("io_uring", &error));
             RingFault::Host
@@ -275,7 +350,7 @@ impl Device for Blk {
     }
 
     fn features(&self) -> u64 {
-        if self.disk.read_only { READ_ONLY } else { FEATURES }
+        if self.disk.read_only { READ_ONLY } else { WRITTEN }
     }
 
     fn config(&self) -> &[u8] {
@@ -334,6 +409,16 @@ impl Device for Blk {
         }
         if let Err(error) = rustix::fs::fdatasync(self.file.as_fd()) {
             log::error!("{}", self.line("flush at its end", &error.into()));
+        }
+    }
+}
+
+/// A write-back error is told once by the kernel; what it lost stays lost, so the answer stays (3.4).
+fn claims_durability(operation: Operation) -> bool {
+    match operation {
+        Operation::Sync | Operation::Write { durable: true } => true,
+        Operation::Write { durable: false } | Operation::Read | Operation::Punch { .. } | Operation::Zero { .. } => {
+            false
         }
     }
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use proto::device::{Ask, ToVmm};
 use proto::failure::{Code, Failure, plain};
 use rustix::event::PollFlags;
-use sys::guest_io::Extent;
-use sys::ring::Operation;
+use sys::guest_io::{Buffers, Extent};
+use sys::ring::{Job, Operation};
 use zerocopy::IntoBytes;
 
 use super::FEATURES;
@@ -192,7 +192,8 @@ impl Scsi {
             left = left.saturating_sub(extent.len);
         }
         let Some(slot) = self.free.pop() else { return false };
-        if medium.engine.start(slot, Operation::Read, on.memory, &self.chain.writable, at).is_err() {
+        let buffers = Buffers::Guest(on.memory, &self.chain.writable);
+        if medium.engine.start(slot, Job { file: 0, operation: Operation::Read, at, buffers }).is_err() {
             self.free.push(slot);
             return false;
         }

@@ -67,7 +67,7 @@ fn a_call_outside_every_promise_kills() {
 /// Calls that some roles have, for their own reason, and that kill the others.
 #[test]
 fn a_call_of_another_role_kills() {
-    let of_some: [(&str, String, &[&str]); 22] = [
+    let of_some: [(&str, String, &[&str]); 23] = [
         ("socket", call(libc::SYS_socket, &[1, 1, 0]), &["parent"]),
         ("netlink", call(libc::SYS_socket, &[16, 3, 0]), &["parent", "priv"]),
         ("kill", call(libc::SYS_kill, &[1, 0]), &["parent"]),
@@ -77,10 +77,15 @@ fn a_call_of_another_role_kills() {
         ("fsopen", call(libc::SYS_fsopen, &[0, 0]), &["parent"]),
         ("memfd_create", call(libc::SYS_memfd_create, &[0, 0]), &["parent"]),
         ("ftruncate", call(libc::SYS_ftruncate, &[0, 0]), &["parent"]),
-        ("fallocate of a hole", call(libc::SYS_fallocate, &[99, 3, 0, 4096]), &["parent", "vmm", "vioballoon"]),
+        (
+            "fallocate of a hole",
+            call(libc::SYS_fallocate, &[99, 3, 0, 4096]),
+            &["parent", "vmm", "vioblk", "vioballoon"],
+        ),
         ("fallocate of room", call(libc::SYS_fallocate, &[99, 0, 0, 4096]), &[]),
         ("fallocate of room beyond the end", call(libc::SYS_fallocate, &[99, 1, 0, 4096]), &[]),
         ("fallocate of zeroes", call(libc::SYS_fallocate, &[99, 0x10, 0, 4096]), &[]),
+        ("fallocate of zeroes in place", call(libc::SYS_fallocate, &[99, 0x11, 0, 4096]), &["parent", "vmm", "vioblk"]),
         ("BLKDISCARD", call(libc::SYS_ioctl, &[99, 0x1277, 0]), &[]),
         ("io_uring_setup", call(libc::SYS_io_uring_setup, &[1, 0]), &["parent", "vmm", "vioblk", "vioscsi"]),
         ("KVM_CREATE_VM", call(libc::SYS_ioctl, &[0, 0xAE01, 0]), &["parent", "vmm", "vm"]),

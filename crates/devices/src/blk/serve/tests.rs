@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
 use super::*;
@@ -12,6 +13,8 @@ use crate::queue::driver::{BUFFERS, Driver, SETUP, USED};
 const IN: u32 = 0;
 const OUT: u32 = 1;
 const FLUSH: u32 = 4;
+const DISCARD: u32 = 11;
+const WRITE_ZEROES: u32 = 13;
 
 const DATA: u64 = BUFFERS + 0x1000;
 const STATUS: u64 = BUFFERS + 0x100;
@@ -24,7 +27,7 @@ const IO: i32 = 5;
 fn disk(file: impl Into<OwnedFd>, read_only: bool) -> Blk {
     let file = file.into();
     let engine = Engine::plain(file.try_clone().unwrap(), MAX_IN_FLIGHT);
-    Blk::new(file, engine, Disk { sectors: 8, read_only }, 512, b"")
+    Blk::new(file, engine, Disk { sectors: 8, read_only }, Blocks::of(512), b"")
 }
 
 #[test]
@@ -86,8 +89,8 @@ impl Fixture {
 
 #[test]
 fn each_feature_is_offered_by_its_bit() {
-    let all = 1 << 2 | 1 << 6 | 1 << 9 | 1 << 28 | 1 << 29 | 1 << 32;
-    assert_eq!(disk(image(), false).features(), all);
+    let all = 1 << 2 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 28 | 1 << 29 | 1 << 32;
+    assert_eq!(disk(image(), false).features(), all | 1 << 13 | 1 << 14);
     assert_eq!(disk(image(), true).features(), all | 1 << 5);
     assert_eq!(disk(image(), false).queues(), 1);
 }
@@ -95,7 +98,7 @@ fn each_feature_is_offered_by_its_bit() {
 #[test]
 fn the_configuration_space_is_the_disks() {
     let blk = disk(image(), false);
-    assert_eq!((blk.config().len(), &blk.config()[..8]), (36, &8u64.to_le_bytes()[..]));
+    assert_eq!((blk.config().len(), &blk.config()[..8]), (60, &8u64.to_le_bytes()[..]));
 }
 
 #[test]
@@ -158,6 +161,59 @@ fn a_write_is_on_the_medium_before_its_answer_where_the_driver_can_not_flush() {
     }
 }
 
+fn under_way(operation: Operation) -> UnderWay {
+    UnderWay { head: 3, status: GuestAddress(0), operation, clearing: None, written: 512 }
+}
+
+#[test]
+fn a_write_of_zeros_in_pieces_lets_others_have_their_turn() {
+    let file = image();
+    file.set_len(3 << 20).unwrap();
+    file.write_all_at(&[7; 3 << 20], 0).unwrap();
+    let engine = Engine::plain(file.try_clone().unwrap().into(), MAX_IN_FLIGHT);
+    let disk = Disk { sectors: 6144, read_only: false };
+    let mut blk = Blk::new(file.try_clone().unwrap().into(), engine, disk, Blocks::of(512), b"");
+    blk.host.can_nothing();
+    let mut fixture = Fixture { blk, driver: Driver::new(SETUP) };
+    fixture.write(WRITE_ZEROES);
+    fixture.driver.memory.write_obj([0u32, 0, 6144, 1], GuestAddress(DATA)).unwrap();
+    fixture.driver.describe(0x1000, 1, (DATA, 16), 1, 2);
+    fixture.offer(1);
+    let zeros = || {
+        let mut bytes = vec![0; 3 << 20];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes.iter().filter(|byte| **byte == 0).count() >> 20
+    };
+    fixture.kicked();
+    assert_eq!((zeros(), fixture.driver.used()), (2, 0), "the second is begun when the first has ended");
+    assert!(fixture.blk.deadline().is_some_and(|at| at <= Instant::now()), "a turn is due");
+    fixture.ready();
+    assert_eq!((zeros(), fixture.driver.used()), (3, 0));
+    fixture.ready();
+    assert_eq!((fixture.driver.used(), fixture.blk.deadline()), (1, None));
+    assert_eq!(fixture.driver.memory.read_obj::<u8>(GuestAddress(STATUS)).unwrap(), 0);
+}
+
+#[test]
+fn zeros_that_were_to_be_durable_are_refused_after_a_loss_and_discards_are_not() {
+    let mut fixture = Fixture::new(4);
+    for (features, kind, status) in
+        [(0, WRITE_ZEROES, 1), (WITH_FLUSH, WRITE_ZEROES, 0), (0, DISCARD, 0), (WITH_FLUSH, DISCARD, 0)]
+    {
+        fixture.blk.restore(State { features, sync_failed: true });
+        fixture.write(kind);
+        fixture.driver.memory.write_obj([0u32, 0, 8, 0], GuestAddress(DATA)).unwrap();
+        fixture.driver.describe(0x1000, 1, (DATA, 16), 1, 2);
+        fixture.offer(1);
+        fixture.kicked();
+        while fixture.blk.deadline().is_some() {
+            fixture.ready();
+        }
+        let answer: u8 = fixture.driver.memory.read_obj(GuestAddress(STATUS)).unwrap();
+        assert_eq!(answer, status, "{features:#x}, {kind}");
+    }
+}
+
 #[test]
 fn what_a_failure_lost_stays_lost() {
     let error = |number| Err(io::Error::from_raw_os_error(number));
@@ -173,12 +229,12 @@ fn what_a_failure_lost_stays_lost() {
     ] {
         let mut blk = disk(image(), false);
         assert_eq!(
-            (blk.judge(operation, &result), blk.save().sync_failed),
+            (blk.judge(&under_way(operation), &result), blk.save().sync_failed),
             (status, lost),
             "{operation:?}, {result:?}"
         );
         blk.state.sync_failed = true;
-        blk.judge(operation, &result);
+        blk.judge(&under_way(operation), &result);
         assert!(blk.save().sync_failed, "for ever");
     }
 }
@@ -198,8 +254,7 @@ fn an_answer_whose_place_is_gone_breaks_the_ring() {
     let mut fixture = Fixture::new(4);
     let slot = fixture.blk.free.pop().unwrap();
     let status = GuestAddress(0x1_0000); // behind all memory
-    fixture.blk.under_way[usize::from(slot)] =
-        Some(UnderWay { head: 3, status, operation: Operation::Read, written: 512 });
+    fixture.blk.under_way[usize::from(slot)] = Some(UnderWay { status, ..under_way(Operation::Read) });
     let Engine::Plain(_, done) = &mut fixture.blk.engine else { panic!("a plain engine") };
     done.push((slot, Ok(())));
     assert_eq!(fixture.blk.reap(Some(&mut fixture.driver.active())), Err(RingFault::Outside));
@@ -210,8 +265,7 @@ fn an_answer_whose_place_is_gone_breaks_the_ring() {
 fn what_was_given_up_completes_to_nobody_and_frees_its_slot() {
     let mut blk = disk(image(), false);
     let slot = blk.free.pop().unwrap();
-    let under_way = UnderWay { head: 3, status: GuestAddress(0), operation: Operation::Read, written: 512 };
-    blk.under_way[usize::from(slot)] = Some(under_way);
+    blk.under_way[usize::from(slot)] = Some(under_way(Operation::Read));
     blk.forget();
     assert!(blk.under_way.iter().all(Option::is_none), "its head is of a ring that is gone");
     let Engine::Plain(_, done) = &mut blk.engine else { panic!("a plain engine") };
@@ -235,7 +289,7 @@ fn a_queue_stops_when_nothing_of_it_is_under_way() {
     let file: OwnedFd = ours.into();
     let engine = Engine::new(file.try_clone().unwrap(), MAX_IN_FLIGHT);
     assert!(matches!(engine, Engine::Ring(_)), "this host gives no io_uring");
-    let blk = Blk::new(file, engine, Disk { sectors: 8, read_only: false }, 512, b"");
+    let blk = Blk::new(file, engine, Disk { sectors: 8, read_only: false }, Blocks::of(512), b"");
     let mut fixture = Fixture { blk, driver: Driver::new(SETUP) };
     fixture.write(IN);
     fixture.offer(1);
