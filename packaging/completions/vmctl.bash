@@ -19,7 +19,7 @@ _vmctl() {
 		if [[ $cur == -* ]]; then words="--help --version -h -v"; else words=$commands; fi
 		;;
 	help) words=$commands ;;
-	image) options="--json -r" words="check info" ;;
+	image) options="--json -r" words="check info resize" ;;
 	console | pause | send | wait) words=$(_vmctl_vms -r) ;;
 	create)
 		case $prev in
@@ -56,7 +56,7 @@ _vmctl() {
 	esac
 	[[ $cur == -* ]] && words=$options${words:+ }$([[ $words == -* ]] && echo "$words")
 	case $command:$prev in
-	load:* | create:* | image:check | image:info | image:-r | start:-[bdr] | cdrom:insert) [[ $cur == -* ]] || compopt -o default 2>/dev/null ;;
+	load:* | create:* | image:check | image:info | image:resize | image:-r | start:-[bdr] | cdrom:insert) [[ $cur == -* ]] || compopt -o default 2>/dev/null ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 }

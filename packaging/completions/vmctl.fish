@@ -24,7 +24,7 @@ complete -c vmctl -n '__vmctl_is create load' -F
 complete -c vmctl -n '__vmctl_is cdrom' -a 'eject insert'
 complete -c vmctl -n '__vmctl_is cdrom' -s f -d 'Also if the guest has locked the tray'
 complete -c vmctl -n '__vmctl_is insert' -F
-complete -c vmctl -n '__vmctl_is image' -F -a 'check info'
+complete -c vmctl -n '__vmctl_is image' -F -a 'check info resize'
 complete -c vmctl -n '__vmctl_is image' -s r -d 'Repair'
 complete -c vmctl -n '__vmctl_is log' -a 'brief verbose'
 complete -c vmctl -n '__vmctl_is disk-fail' -a 'read write flush'

@@ -21,7 +21,7 @@ _vmctl() {
     'flush-stop:pause a VM at a flush of a disk'
     'doctor:look at the host, and say what VMs lack'
     'help:list the commands, or show the usage of one'
-    'image:say what a disk image is, or what is wrong with it'
+    'image:say what a disk image is or what is wrong with it, or make it larger'
     'load:read one more configuration file'
     'log:log less or more'
     'memory:ask a guest to get along with less memory, or more'
@@ -56,7 +56,7 @@ _vmctl() {
         memory) _arguments '1:vm:_vmctl_running' '2:size:' ;;
         help) _describe command commands ;;
         doctor) _arguments '--json[as JSON]' ;;
-        image) _arguments '--json[as JSON]' '-r[repair]' '1:what:(check info)' '2:disk:_files' ;;
+        image) _arguments '--json[as JSON]' '-r[repair]' '1:what:(check info resize)' '2:disk:_files' '3:size:' ;;
         load) _arguments '1:file:_files' ;;
         log) _arguments '1:level:(brief verbose)' ;;
         receive) _arguments '1:name:' ;;

@@ -65,6 +65,15 @@ pub enum Command {
         /// The image.
         image: Source,
     },
+    /// Make a disk image larger.
+    ImageResize {
+        /// The image.
+        image: Source,
+        /// Bytes, whole MiB.
+        size: u64,
+        /// What is to be said first.
+        warning: Option<String>,
+    },
     /// Let the daemon read one more file.
     Load(UserPath),
     /// Set how much the daemon logs.
@@ -169,8 +178,8 @@ const COMMANDS: &[Entry] = &[
     Entry { name: "help", about: "list the commands, or show the usage of one", syntax: "[command]", parse: help },
     Entry {
         name: "image",
-        about: "say what a disk image is, or what is wrong with it",
-        syntax: "[-r] [--json] info | check disk",
+        about: "say what a disk image is or what is wrong with it, or make it larger",
+        syntax: "[-r] [--json] info | check disk | resize disk size",
         parse: image,
     },
     Entry { name: "load", about: "read one more configuration file", syntax: "filename", parse: load },
@@ -416,6 +425,13 @@ fn help(arguments: &[OsString]) -> Result<Command, Wrong> {
 fn image(arguments: &[OsString]) -> Result<Command, Wrong> {
     let parsed = getopt::parse_with("r", &["json"], arguments)?;
     let repair = !parsed.options.is_empty();
+    if let [what, disk, size] = parsed.operands.as_slice() {
+        if what != "resize" || repair || !parsed.words.is_empty() {
+            return Err(Wrong::Usage);
+        }
+        let (size, warning) = words::disk(size)?;
+        return Ok(Command::ImageResize { image: Source::as_it_is(disk), size, warning });
+    }
     let [what, disk] = <[OsString; 2]>::try_from(parsed.operands).map_err(|_| Wrong::Usage)?;
     let check = match what.to_str() {
         Some("info") if !repair => false,

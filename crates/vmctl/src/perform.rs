@@ -207,6 +207,11 @@ impl Run<'_> {
             Command::Help(command) => self.print(&help_text(command))?,
             Command::Version => self.print(concat!("vmctl ", env!("CARGO_PKG_VERSION"), "\n"))?,
             Command::Image { check, repair, json, image } => return self.image(check, repair, json, &image),
+            Command::ImageResize { image, size, warning } => {
+                self.warn(warning.as_deref());
+                image::resize(&image, size)?;
+                self.say(&format!("image resized to {}", size::format(size)));
+            }
             Command::Load(path) => self.settle(&format!("load \"{path}\""), Request::Load { path })?,
             Command::Log { verbose } => self.settle("log", Request::Log { verbose })?,
             Command::Reload => self.settle("reload", Request::Reload)?,

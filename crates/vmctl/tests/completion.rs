@@ -76,7 +76,7 @@ fn bash_offers_commands_options_words_and_vms() {
         (&["vmctl", "create", "-"], "-b -i -s"),
         (&["vmctl", "log", "v"], "verbose"),
         (&["vmctl", "do"], "doctor"),
-        (&["vmctl", "image", ""], "check info"),
+        (&["vmctl", "image", ""], "check info resize"),
         (&["vmctl", "image", "-"], "--json -r"),
         (&["vmctl", "doctor", "-"], "--json"),
         (&["vmctl", "doctor", ""], ""),

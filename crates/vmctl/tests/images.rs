@@ -184,3 +184,30 @@ fn a_repair_mends_refcounts_and_refuses_the_rest() {
     let (status, _, err) = vmctl(folder, "image check -r a.qcow2");
     assert!(status == Some(1) && err.contains("in use: "), "{err}");
 }
+
+#[test]
+fn an_image_is_made_larger_and_never_smaller() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    fs::write(folder.join("raw"), vec![1; 1 << 20]).expect("it is ours");
+    done(folder, "qemu-img", "convert -f raw -O qcow2 raw a.qcow2");
+    let said = (Some(0), String::new(), "vmctl: image resized to 3.0G\n".to_owned());
+    for image in ["raw", "a.qcow2"] {
+        assert_eq!(vmctl(folder, &format!("image resize {image} 3G")), said);
+    }
+    assert_eq!(fs::metadata(folder.join("raw")).expect("there").len(), 3 << 30);
+    done(folder, "qemu-img", "check a.qcow2");
+    done(folder, "qemu-img", "compare -f raw -F qcow2 raw a.qcow2");
+    for image in ["raw", "a.qcow2"] {
+        let (status, _, err) = vmctl(folder, &format!("image resize {image} 2G"));
+        let said = format!("vmctl: image resize: \"{image}\": it has 3221225472 bytes; images are not made smaller");
+        assert!(status == Some(1) && err.starts_with(&said), "{err}");
+    }
+    done(folder, "qemu-img", "create -q -f qcow2 -b a.qcow2 -F qcow2 top.qcow2 1M");
+    let (status, _, err) = vmctl(folder, "image resize top.qcow2 2M");
+    assert!(status == Some(1) && err.contains("\"top.qcow2\": its base is larger, and would show"), "{err}");
+    let held = File::options().read(true).write(true).open(folder.join("a.qcow2")).expect("it is ours");
+    assert!(sys::lock::try_lock(&held, sys::lock::Kind::Shared).expect("it is ours"));
+    let (status, _, err) = vmctl(folder, "image resize a.qcow2 4G");
+    assert!(status == Some(1) && err.contains("\"a.qcow2\": in use: "), "{err}");
+}

@@ -1,5 +1,5 @@
 //! qcow2 images: QEMU's copy-on-write format, versions 2 and 3 (QEMU, docs/interop/qcow2.rst). What stands in a file is
-//! read and written here as types; nothing but `check`, `reader` and `writer` does I/O, on files that it was handed. Used by
+//! read and written here as types; nothing but `check`, `reader`, `resize` and `writer` does I/O, on files that it was handed. Used by
 //! the probe (names of bases), vioblk and vmctl.
 //!
 //! | file | holds |
@@ -14,6 +14,7 @@
 //! | `unpack` | compressed clusters |
 //! | `map` | a guest's requests to operations on the files of a chain |
 //! | `reader` | a chain that is read from begin to end |
+//! | `resize` | larger disks |
 //! | `writer` | new images, written from begin to end |
 
 pub mod check;
@@ -25,6 +26,7 @@ mod header;
 mod map;
 mod reader;
 mod refcount;
+mod resize;
 mod unpack;
 mod writer;
 
@@ -36,5 +38,6 @@ pub use header::{Access, Backing, Compression, Header, Probe, Snapshots, Table, 
 pub use map::{Action, Corruption, Failure, Layer, LayerError, Limits, MAX_CHAIN, Map, Op, Request, RequestId, Token};
 pub use reader::{ChainFile, Reader};
 pub use refcount::{RefcountBlock, block_of, table_entry};
+pub use resize::{ResizeError, grow};
 pub use unpack::unpack;
 pub use writer::{MAX_NEW_SIZE, WriteError, Writer};

@@ -3,6 +3,7 @@
 mod chain;
 mod convert;
 mod inspect;
+mod resize;
 mod unpack;
 
 use std::io::{self, Write};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use disk::qcow2::check::CheckError;
-use disk::qcow2::{Backing, MAX_CHAIN, WriteError, Writer};
+use disk::qcow2::{Backing, MAX_CHAIN, ResizeError, WriteError, Writer};
 use disk::{CreateError, NewFile};
 use model::DiskFormat;
 use proto::failure::plain;
@@ -21,6 +22,7 @@ use crate::progress::Meter;
 use chain::ChainError;
 
 pub use inspect::info;
+pub use resize::resize;
 pub use unpack::Packing;
 
 /// Why there is no image.
@@ -94,11 +96,22 @@ pub enum ImageError {
     /// An image that can't be looked at.
     #[error("image {what}: {error}")]
     Look {
-        /// `info` or `check`.
+        /// `info`, `check` or `resize`.
         what: &'static str,
         /// Which file, and why.
         error: ChainError,
     },
+    /// An image that can't become larger.
+    #[error("image resize: \"{}\": {reason}", .path.display())]
+    Resize {
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        reason: ResizeError,
+    },
+    /// One whose base would show in what is new.
+    #[error("image resize: \"{}\": its base is larger, and would show; copy it with vmctl create -i", .0.display())]
+    BaseShows(PathBuf),
     /// A check that has no result.
     #[error("image check: \"{}\": {reason}", .path.display())]
     Check {
