@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Resource, getegid, geteuid, getgroups, ge
 use sys::netlink::nft::Nft;
 use sys::netlink::{Link, LinkKind, NetlinkError, Route};
 
-use super::host::{Host, Marked, Program, Ran, Seen, Socket, Unseen};
+use super::host::{Host, Manager, Marked, Program, Ran, Seen, Socket, Unseen};
 use super::look::Root;
 use crate::conversation::{Conversation, TalkError};
 
@@ -64,6 +64,7 @@ pub fn host(socket: &Path) -> Host {
         values: root.values(),
         marked: Marked {
             links: links.as_ref().map(|all| names(all, |_| true)).map_err(Clone::clone),
+            managed: managed(&root, links.as_deref().unwrap_or_default()),
             local: names(links.as_deref().unwrap_or_default(), |link| link.group == LOCAL_GROUP),
             cgroups: root.marked_cgroups(cgroups.as_deref().unwrap_or_default()),
             processes: root.marked_processes(),
@@ -104,6 +105,11 @@ fn links() -> Seen<Vec<Link>> {
 
 fn names(links: &[Link], which: impl Fn(&Link) -> bool) -> Vec<String> {
     links.iter().filter(|link| which(link)).map(|link| link.name.clone()).collect()
+}
+
+fn managed(root: &Root, links: &[Link]) -> Seen<Vec<(String, Manager)>> {
+    let of = |link: &Link| Ok(root.manager(link.index)?.map(|manager| (link.name.clone(), manager)));
+    links.iter().filter_map(|link| of(link).transpose()).collect()
 }
 
 /// What is behind the control socket.

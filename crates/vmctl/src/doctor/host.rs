@@ -241,10 +241,21 @@ pub struct Marked {
     pub links: Seen<Vec<String>>,
     /// Those of them that are taps of local interfaces, which reach the outside by NAT.
     pub local: Vec<String>,
+    /// Those of them that another program has for its own to set up.
+    pub managed: Seen<Vec<(String, Manager)>>,
     /// Directories of cgroups.
     pub cgroups: Vec<String>,
     /// Processes: pid and title.
     pub processes: Vec<(u32, String)>,
     /// Files that are half written.
     pub files: Vec<String>,
+}
+
+/// A program that sets up interfaces, and tells in a file which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manager {
+    /// systemd-networkd(8).
+    Networkd,
+    /// NetworkManager(8).
+    NetworkManager,
 }

@@ -11,7 +11,7 @@ use proto::failure::plain;
 use rustix::fs::{Access, Mode, OFlags, major, minor};
 pub use sys::cgroup::{CONTROLLERS, MOUNTS as CGROUPS};
 
-use super::host::{Caller, Cgroups, Cpu, Module, Node, NodeKind, Seen, Unseen, Value};
+use super::host::{Caller, Cgroups, Cpu, Manager, Module, Node, NodeKind, Seen, Unseen, Value};
 
 /// Bytes of one file that are read; the longest is /proc/cpuinfo of a host with hundreds of processors.
 const MAX_TEXT: u64 = 8 << 20;
@@ -275,6 +275,26 @@ impl Root {
     /// The images of firmware that are there.
     pub fn firmware(&self) -> Vec<&'static str> {
         FIRMWARE.into_iter().filter(|path| self.at(path).is_file()).collect()
+    }
+
+    /// Who sets up the interface of this index: networkd by link_save() of networkd-state-file.c (networkctl(1) has the
+    /// states), NetworkManager by NM_CONFIG_DEVICE_STATE_DIR of nm-config.h.
+    pub fn manager(&self, index: u32) -> Seen<Option<Manager>> {
+        let value = |path: &str, key: &str| match self.text(path) {
+            Ok(text) => Ok(text
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(|it| it.trim().to_owned()))),
+            Err(Unseen::Missing) => Ok(None), // it does not run, or does not know the interface
+            Err(unseen) => Err(unseen),
+        };
+        let state = value(&format!("/run/systemd/netif/links/{index}"), "ADMIN_STATE")?;
+        // The others are: not yet looked at, left alone, and gone.
+        let sets_up = ["configuring", "configured", "failed"];
+        if state.is_some_and(|state| sets_up.contains(&state.as_str())) {
+            return Ok(Some(Manager::Networkd));
+        }
+        let managed = value(&format!("/run/NetworkManager/devices/{index}"), "managed")?;
+        Ok(managed.filter(|managed| managed == "true").map(|_| Manager::NetworkManager))
     }
 
     /// Whether a file can be read.

@@ -94,6 +94,7 @@ pub fn findings(host: &Host) -> Vec<Finding> {
         ("forwarding-ipv4", network::forwarding(host, Value::ForwardIpv4)),
         ("forwarding-ipv6", network::forwarding(host, Value::ForwardIpv6)),
         ("firewall", network::firewall(host)),
+        ("managers", network::managers(host)),
         ("terminals", means::terminals(host)),
         ("memory", means::memory(host)),
         ("huge-pages", means::huge_pages(host)),

@@ -5,7 +5,7 @@ use sys::netlink::nft::{Hook, Listed};
 
 use super::{Judged, has_driver, hidden, known, module_of, note, ok, other_device, rights, unknown, value, warning};
 use crate::doctor::ask::TUN;
-use crate::doctor::host::{Host, Module, Unseen, Value};
+use crate::doctor::host::{Host, Manager, Module, Unseen, Value};
 
 /// NFPROTO_* of linux/netfilter.h: families whose chains see what guests send.
 const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
@@ -131,6 +131,29 @@ pub fn firewall(host: &Host) -> Judged {
         ),
         open => ok(format!("vmd lets its guests through {}", open.join(", "))),
     }
+}
+
+/// Other programs that have vmd's interfaces for theirs, and would undo what it set up.
+pub fn managers(host: &Host) -> Judged {
+    let managed = known(host, "who manages vmd's interfaces", &host.marked.managed)?;
+    let of = |manager| {
+        let names = managed.iter().filter(|(_, by)| *by == manager).map(|(name, _)| name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let (networkd, network_manager) = (of(Manager::Networkd), of(Manager::NetworkManager));
+    if !networkd.is_empty() {
+        return warning(
+            format!("systemd-networkd manages {networkd}, and undoes what vmd sets up there"),
+            "install 00-vmd.network in /etc/systemd/network, let no file that matches all interfaces sort before it, then \"networkctl reload\"",
+        );
+    }
+    if !network_manager.is_empty() {
+        return note(
+            format!("NetworkManager manages {network_manager}, and may undo what vmd sets up there"),
+            "install 00-vmd.conf in /etc/NetworkManager/conf.d, then \"nmcli general reload\"",
+        );
+    }
+    ok("no other program manages vmd's interfaces")
 }
 
 /// A policy of drop for what is forwarded; firewalld refuses by its last rule.

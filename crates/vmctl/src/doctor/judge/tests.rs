@@ -1,7 +1,7 @@
 //! Each thing that can be wrong with a host, on one that is sound but for it: which findings change, and to what.
 
 use super::*;
-use crate::doctor::host::{Caller, Cgroups, Cpu, Marked, Program, Ran, Socket};
+use crate::doctor::host::{Caller, Cgroups, Cpu, Manager, Marked, Program, Ran, Socket};
 use proto::doctor;
 use sys::netlink::nft::Listed;
 
@@ -65,7 +65,14 @@ fn sound() -> Host {
         program: Ok(program),
         socket: Socket::Answers { release: "0.1.0".to_owned() },
         pid_file: Ok(("7".to_owned(), true)),
-        marked: Marked { links: Ok(vec![]), local: vec![], cgroups: vec![], processes: vec![], files: vec![] },
+        marked: Marked {
+            links: Ok(vec![]),
+            local: vec![],
+            managed: Ok(vec![]),
+            cgroups: vec![],
+            processes: vec![],
+            files: vec![],
+        },
         configuration: Ok(()),
     }
 }
@@ -292,6 +299,7 @@ fn what_a_dead_daemon_left_is_told_with_how_it_goes() {
         host.marked = Marked {
             links: Ok(vec!["bridge0".to_owned()]),
             local: vec![],
+            managed: Ok(vec![]),
             cgroups: vec!["/sys/fs/cgroup/vmd".to_owned()],
             processes: vec![(9, "vm web".to_owned())],
             files: vec!["/var/lib/vmd/ids.new".to_owned()],
@@ -447,6 +455,20 @@ fn rules_of_vmd_that_somebody_flushed_are_missed() {
         host.chains = Ok(vec![chain(1, "vmd", "forward", false)]);
     });
     assert!(!found.iter().any(|finding| finding.id == "firewall"), "it is there");
+}
+
+#[test]
+fn who_manages_interfaces_of_vmd_is_named() {
+    let managed = |by: &[(&str, Manager)]| {
+        let by = by.iter().map(|(name, manager)| ((*name).to_owned(), *manager)).collect();
+        move |host: &mut Host| host.marked.managed = Ok(by)
+    };
+    let networkd = [("tap0", Manager::Networkd), ("bridge0", Manager::Networkd), ("tap1", Manager::NetworkManager)];
+    finds(&[("managers", Warning, "systemd-networkd manages tap0, bridge0, and undoes")], managed(&networkd));
+    let network_manager = [("tap1", Manager::NetworkManager)];
+    finds(&[("managers", Note, "NetworkManager manages tap1, and may undo")], managed(&network_manager));
+    let hidden = |host: &mut Host| host.marked.managed = Err(Unseen::Denied);
+    finds(&[("managers", Note, "who manages vmd's interfaces: can't be told as user \"root\"")], hidden);
 }
 
 #[test]

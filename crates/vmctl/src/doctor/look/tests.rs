@@ -173,3 +173,26 @@ fn vmd_is_looked_for_beside_vmctl_first() {
     assert_eq!(root.program(Some(&folder.path().join("none"))), Ok(root.at("/usr/sbin/vmd")));
     assert_eq!(host(&[]).1.program(None), Err(Unseen::Missing));
 }
+
+#[test]
+fn who_manages_an_interface_is_read_from_its_state() {
+    let networkd = |state| format!("# This is private data. Do not parse.\nADMIN_STATE={state}\nOPER_STATE=routable\n");
+    let manager = |path: &str, text: &str| host(&[(path, text)]).1.manager(7);
+    for (state, managed) in [
+        ("pending", None),
+        ("initialized", None),
+        ("configuring", Some(Manager::Networkd)),
+        ("configured", Some(Manager::Networkd)),
+        ("failed", Some(Manager::Networkd)),
+        ("unmanaged", None),
+        ("linger", None),
+    ] {
+        assert_eq!(manager("/run/systemd/netif/links/7", &networkd(state)), Ok(managed), "{state}");
+    }
+    assert_eq!(manager("/run/systemd/netif/links/8", &networkd("configured")), Ok(None), "another's");
+    for (said, managed) in [("true", Some(Manager::NetworkManager)), ("false", None)] {
+        let text = format!("[device]\nmanaged={said}\nnm-owned=false\n");
+        assert_eq!(manager("/run/NetworkManager/devices/7", &text), Ok(managed), "{said}");
+    }
+    assert_eq!(manager("/run/NetworkManager/devices/7", "[device]\n"), Ok(None));
+}
