@@ -3,6 +3,7 @@
 
 pub mod front_end;
 pub mod guest;
+pub mod qcow2;
 
 /// The rest of a script.
 pub struct Script<'a>(pub &'a [u8]);

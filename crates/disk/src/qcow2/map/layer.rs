@@ -67,7 +67,7 @@ impl Layer {
     }
 
     /// As `open`, by a function that gives so many bytes from a place on, and zeros beyond the file's end.
-    pub(super) fn from_reads(
+    pub fn from_reads(
         read: impl Fn(u64, usize) -> io::Result<Vec<u8>>,
         file_len: u64,
         format: DiskFormat,
