@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 
@@ -71,6 +72,7 @@ fn everything(kernel: Kernel, vcpus: u32, memory: &str) {
     assert_eq!(has_vmmci(&mut guest), vmmci);
     has_entropy(&mut guest);
     let checksum = writes_its_disk(&mut guest);
+    gives_room_back(&mut guest, &disk);
     let mut guest = reboots(&daemon, guest);
     assert_eq!(disk_checksum(&mut guest), checksum, "what was written before the reboot");
     pings_both_ways(&mut guest);
@@ -127,6 +129,17 @@ fn writes_its_disk(guest: &mut Guest) -> String {
     assert_eq!(guest.check("blockdev --getsize64 /dev/vda"), DISK.to_string());
     guest.check(&format!("dd if=/dev/urandom of=/dev/vda {WRITTEN} conv=fsync 2>/dev/null"));
     disk_checksum(guest)
+}
+
+/// Behind what is read back later.
+fn gives_room_back(guest: &mut Guest, image: &Path) {
+    let blocks = || image.metadata().expect("the image is there").blocks();
+    guest.check("dd if=/dev/urandom of=/dev/vda bs=1M seek=8 count=4 conv=fsync 2>/dev/null");
+    let before = blocks();
+    guest.check("blkdiscard -o 8388608 -l 4194304 /dev/vda");
+    assert!(blocks() + 8000 < before, "{} of {before} blocks are left", blocks());
+    let zeros = guest.check("dd if=/dev/vda bs=1M skip=8 count=4 iflag=direct 2>/dev/null | tr -d '\\0' | wc -c");
+    assert_eq!(zeros, "0");
 }
 
 fn disk_checksum(guest: &mut Guest) -> String {
