@@ -85,6 +85,11 @@ impl Clearing {
         Clearing { clear, left: range, way, durable: durable && clear == Clear::WriteZeroes }
     }
 
+    /// Begins to write zeros, which makes a file longer where need be.
+    pub fn written(range: Range) -> Clearing {
+        Clearing { clear: Clear::WriteZeroes, left: range, way: Way::Write, durable: false }
+    }
+
     /// How the range is cleared.
     pub fn clear(&self) -> Clear {
         self.clear

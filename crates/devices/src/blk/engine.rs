@@ -13,33 +13,44 @@ pub type Done = (u16, io::Result<()>);
 pub enum Engine {
     /// Many at a time.
     Ring(Box<Ring>),
-    /// At once, in place; what is done waits to be asked for.
-    Plain(Plain, Vec<Done>),
+    /// At once, in place; what is done waits to be asked for, and so do bytes that were transferred.
+    Plain(Plain, Vec<Done>, Vec<(u16, Vec<u8>)>),
 }
 
 impl Engine {
     /// A ring if the host has one for us.
     pub fn new(file: OwnedFd, slots: u16) -> Engine {
-        match Ring::new(slots, &[file.as_fd()]) {
+        Engine::of(vec![file], slots)
+    }
+
+    /// The same for several files.
+    pub fn of(files: Vec<OwnedFd>, slots: u16) -> Engine {
+        match Ring::new(slots, &files.iter().map(AsFd::as_fd).collect::<Vec<_>>()) {
             Ok(ring) => Engine::Ring(Box::new(ring)),
             Err(why) => {
                 log::debug!("no io_uring ({why}): plain reads and writes");
-                Engine::plain(file, slots)
+                Engine::plain_of(files, slots)
             }
         }
     }
 
     /// Without a ring.
     pub fn plain(file: OwnedFd, slots: u16) -> Engine {
-        Engine::Plain(Plain::new(vec![file]), Vec::with_capacity(usize::from(slots)))
+        Engine::plain_of(vec![file], slots)
+    }
+
+    /// The same for several files.
+    pub fn plain_of(files: Vec<OwnedFd>, slots: u16) -> Engine {
+        Engine::Plain(Plain::new(files), Vec::with_capacity(usize::from(slots)), Vec::new())
     }
 
     /// Begins an operation in a free slot.
     pub fn start(&mut self, slot: u16, job: Job<'_>) -> io::Result<()> {
         match self {
             Engine::Ring(ring) => ring.start(slot, job),
-            Engine::Plain(plain, done) => {
+            Engine::Plain(plain, done, bytes) => {
                 done.push((slot, plain.perform(job)));
+                bytes.extend(plain.bytes().map(|of| (slot, of)));
                 Ok(())
             }
         }
@@ -58,16 +69,27 @@ impl Engine {
         matches!(self, Engine::Ring(ring) if ring.unsubmitted())
     }
 
+    /// The bytes that the operation of a slot was given, once it has ended. They are to be asked for.
+    pub fn bytes(&mut self, slot: u16) -> Option<Vec<u8>> {
+        match self {
+            Engine::Ring(ring) => ring.bytes(slot),
+            Engine::Plain(_, _, bytes) => {
+                let place = bytes.iter().position(|(of, _)| *of == slot)?;
+                Some(bytes.swap_remove(place).1)
+            }
+        }
+    }
+
     /// Whether something is done that no descriptor tells of: ask for it soon.
     pub fn has_done(&self) -> bool {
-        matches!(self, Engine::Plain(_, done) if !done.is_empty())
+        matches!(self, Engine::Plain(_, done, _) if !done.is_empty())
     }
 
     /// Appends what is done.
     pub fn completed(&mut self, into: &mut Vec<Done>) {
         match self {
             Engine::Ring(ring) => ring.completed(into),
-            Engine::Plain(_, done) => into.append(done),
+            Engine::Plain(_, done, _) => into.append(done),
         }
     }
 

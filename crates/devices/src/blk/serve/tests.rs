@@ -255,7 +255,7 @@ fn an_answer_whose_place_is_gone_breaks_the_ring() {
     let slot = fixture.blk.free.pop().unwrap();
     let status = GuestAddress(0x1_0000); // behind all memory
     fixture.blk.under_way[usize::from(slot)] = Some(UnderWay { status, ..under_way(Operation::Read) });
-    let Engine::Plain(_, done) = &mut fixture.blk.engine else { panic!("a plain engine") };
+    let Engine::Plain(_, done, _) = &mut fixture.blk.engine else { panic!("a plain engine") };
     done.push((slot, Ok(())));
     assert_eq!(fixture.blk.reap(Some(&mut fixture.driver.active())), Err(RingFault::Outside));
     assert_eq!((fixture.driver.used(), fixture.blk.free.len()), (0, usize::from(MAX_IN_FLIGHT)));
@@ -268,7 +268,7 @@ fn what_was_given_up_completes_to_nobody_and_frees_its_slot() {
     blk.under_way[usize::from(slot)] = Some(under_way(Operation::Read));
     blk.forget();
     assert!(blk.under_way.iter().all(Option::is_none), "its head is of a ring that is gone");
-    let Engine::Plain(_, done) = &mut blk.engine else { panic!("a plain engine") };
+    let Engine::Plain(_, done, _) = &mut blk.engine else { panic!("a plain engine") };
     done.push((slot, Ok(())));
     blk.reap(None).unwrap();
     assert_eq!((blk.free.len(), blk.used.len()), (usize::from(MAX_IN_FLIGHT), 0));
