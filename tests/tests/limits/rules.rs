@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -176,6 +176,28 @@ fn a_file_is_read_whoever_owns_it_and_one_that_cannot_be_read_is_named() {
         let reply = as_nobody(program, &["-n", "-f", text(file)]);
         let said = "vmd: failed to open \"/mnt/vm.conf\": Permission denied; -f names the configuration\n";
         assert_eq!((reply.status, reply.stderr.as_str()), (Some(1), said));
+        // A directory on the way is named: to the file itself, to one that it includes, to one that it names.
+        fs::set_permissions(file, fs::Permissions::from_mode(0o644)).expect("as root");
+        fs::create_dir("/mnt/closed").expect("it is ours");
+        fs::write("/mnt/closed/x", "").expect("it is ours");
+        fs::set_permissions("/mnt/closed", fs::Permissions::from_mode(0o700)).expect("as root");
+        symlink("/mnt/closed/x", "/mnt/link").expect("it is ours");
+        let directory = "Permission denied: directory \"/mnt/closed\" gives you no search permission (x)";
+        let reply = as_nobody(program, &["-n", "-f", "/mnt/closed/x"]);
+        let said = format!("vmd: failed to open \"/mnt/closed/x\": {directory}; -f names the configuration\n");
+        assert_eq!((reply.status, reply.stderr), (Some(1), said));
+        for (line, said) in [
+            ("include \"/mnt/closed/x\"\n", directory),
+            ("vm \"a\" {\n\tboot \"/mnt/closed/x\"\n}\n", directory),
+            (
+                "vm \"a\" {\n\tboot \"/mnt/link\"\n}\n",
+                "Permission denied: \"/mnt/link\" is a link to where you may not go",
+            ),
+        ] {
+            fs::write(file, line).expect("it is ours");
+            let reply = as_nobody(program, &["-n", "-f", text(file)]);
+            assert!(reply.status == Some(1) && reply.stderr.contains(said), "{line}: {}", reply.stderr);
+        }
     });
 }
 

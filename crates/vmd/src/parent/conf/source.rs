@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use config::{Config, Errors, Macros, Parsed, Sources};
 use proto::Failure;
 use proto::failure::plain;
+use rustix::io::Errno;
+use sys::reach::{Barrier, barrier};
 
 use super::obstacles::will_not_start;
 use super::settings;
@@ -37,11 +39,13 @@ struct Names {
 
 impl Sources for Names {
     fn include(&self, path: &Path) -> io::Result<Vec<u8>> {
-        read_at_once(&self.directory.join(path))
+        let path = self.directory.join(path);
+        read_at_once(&path).map_err(|error| with_barrier(&path, error))
     }
 
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
-        std::fs::canonicalize(self.directory.join(path))
+        let path = self.directory.join(path);
+        std::fs::canonicalize(&path).map_err(|error| with_barrier(&path, error))
     }
 
     fn absolute(&self, path: &Path) -> PathBuf {
@@ -80,9 +84,9 @@ impl Source {
 
     fn text(&self) -> Result<(String, Vec<u8>), Fatal> {
         let (name, path) = self.name();
-        let text = self
-            .or_missing(read_text(&self.names.directory.join(path)))
-            .map_err(|error| Fatal::File(name.clone(), error))?;
+        let path = self.names.directory.join(path);
+        let text =
+            self.or_missing(read_text(&path)).map_err(|error| Fatal::File(name.clone(), with_barrier(&path, error)))?;
         Ok((name, text))
     }
 
@@ -155,6 +159,21 @@ pub fn settings_here(parsed: &Parsed) -> (Settings, Vec<Failure>) {
 pub fn refused(config: &Config) -> Vec<String> {
     let (_, refused) = settings::of_config(config, 1, &mut HostAccounts); // how many CPUs there are refuses nothing
     refused.iter().map(ToString::to_string).collect()
+}
+
+/// An error with the directory that keeps this user from the file, where there is one.
+fn with_barrier(path: &Path, error: io::Error) -> io::Error {
+    if Errno::from_io_error(&error) != Some(Errno::ACCESS) {
+        return error;
+    }
+    let who = if rustix::process::geteuid().is_root() { "root" } else { "you" };
+    match barrier(path) {
+        Some(barrier @ (Barrier::Directory(_) | Barrier::Link(_))) => {
+            let told = barrier.told(&path.to_string_lossy(), who);
+            io::Error::new(error.kind(), format!("{}: {told}", plain(&error)))
+        }
+        Some(Barrier::Itself) | None => error,
+    }
 }
 
 fn unread(name: &str, error: &io::Error) -> Vec<String> {
