@@ -115,7 +115,8 @@ fn start_again(place: &mut Command, test: &str) -> (bool, String) {
     let (mut ours, theirs) = std::io::pipe().expect("a pipe");
     place
         .arg(env::current_exe().expect("a test knows its own file"))
-        .args(["--exact", test, "--nocapture"])
+        // A test that waits for make test-long is one that is asked for here.
+        .args(["--exact", test, "--nocapture", "--include-ignored"])
         .env(INSIDE, test)
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
