@@ -132,20 +132,30 @@ impl Source for RawSource<'_> {
         // lseek(2): a file system that knows no holes, and a block device, say EINVAL; none up to the end is ENXIO.
         let start = match rustix::fs::seek(self.file, SeekFrom::Data(at)) {
             Ok(start) => start,
-            Err(Errno::NXIO) => return Ok(None),
+            Err(Errno::NXIO) => {
+                let end = rustix::fs::seek(self.file, SeekFrom::End(0))?;
+                return if end < self.len { Err(shorter()) } else { Ok(None) };
+            }
             Err(Errno::INVAL) => return Ok(Some(at..self.len)),
             Err(error) => return Err(error.into()),
         };
-        let end = rustix::fs::seek(self.file, SeekFrom::Hole(start))?;
-        Ok(Some(start..end))
+        match rustix::fs::seek(self.file, SeekFrom::Hole(start)) {
+            Ok(end) => Ok(Some(start..end)),
+            Err(Errno::NXIO) => Err(shorter()), // since the line above
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn read(&mut self, bytes: &mut [u8], at: u64) -> io::Result<()> {
         self.file.read_exact_at(bytes, at).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it became shorter while it was read"),
+            io::ErrorKind::UnexpectedEof => shorter(),
             _ => error,
         })
     }
+}
+
+fn shorter() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter while it was read")
 }
 
 /// A raw image.
@@ -218,21 +228,21 @@ mod tests {
 
     #[test]
     fn a_source_that_became_shorter_is_an_error() {
-        let file = with(PIECE as u64, &[(0, b"x")]);
-        let size = 2 * PIECE as u64;
-        struct Whole<'a>(RawSource<'a>);
-        impl Source for Whole<'_> {
-            fn stretch(&mut self, at: u64) -> io::Result<Option<Range<u64>>> {
-                Ok(Some(at..self.0.len))
-            }
-            fn read(&mut self, bytes: &mut [u8], at: u64) -> io::Result<()> {
-                self.0.read(bytes, at)
-            }
+        let size = 8 * PIECE as u64;
+        // Within what holds something, at a piece's end, in a hole, and after the last piece that holds something.
+        for (to, when) in [(size / 2 + 7, 0), (size / 2, 0), (size - 9, 0), (size - 9, 4), (0, 2)] {
+            let file = with(size, &[(0, &vec![1; 5 * PIECE])]);
+            let mut cut = |done| {
+                if done == when * PIECE as u64 {
+                    file.set_len(to).unwrap();
+                }
+                go(done)
+            };
+            let mut source = RawSource { file: &file, len: size };
+            let error = copy(&mut source, &mut Memory::default(), size, &mut cut).unwrap_err();
+            assert!(matches!(&error, CopyError::Read(_)), "{to}");
+            assert_eq!(error.to_string(), "it became shorter while it was read", "{to}");
         }
-        let mut source = Whole(RawSource { file: &file, len: size });
-        let error = copy(&mut source, &mut Memory::default(), size, &mut go).unwrap_err();
-        assert!(matches!(&error, CopyError::Read(_)));
-        assert_eq!(error.to_string(), "it became shorter while it was read");
     }
 
     #[test]
