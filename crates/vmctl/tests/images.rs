@@ -206,6 +206,9 @@ fn an_image_is_made_larger_and_never_smaller() {
     done(folder, "qemu-img", "create -q -f qcow2 -b a.qcow2 -F qcow2 top.qcow2 1M");
     let (status, _, err) = vmctl(folder, "image resize top.qcow2 2M");
     assert!(status == Some(1) && err.contains("\"top.qcow2\": its base is larger, and would show"), "{err}");
+    done(folder, "qemu-img", "rebase -u -b top.qcow2 -F qcow2 top.qcow2");
+    let (status, _, err) = vmctl(folder, "image resize top.qcow2 2M");
+    assert_eq!((status, &*err), (Some(1), "vmctl: image resize: \"top.qcow2\": it is a base of itself\n"));
     let held = File::options().read(true).write(true).open(folder.join("a.qcow2")).expect("it is ours");
     assert!(sys::lock::try_lock(&held, sys::lock::Kind::Shared).expect("it is ours"));
     let (status, _, err) = vmctl(folder, "image resize a.qcow2 4G");

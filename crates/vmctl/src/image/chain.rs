@@ -120,13 +120,12 @@ pub fn open_on(
     loop {
         let wrong = |why| ChainError { path: path.clone(), why };
         let looks = if chain.is_empty() { Why::Looks } else { Why::BaseLooks };
-        let next = opened.take().map_or_else(|| open_file(&path), Ok).map_err(wrong)?;
-        let link = link(&path, next, format, called, looks).map_err(wrong)?;
-        let place = |file: &File| file.metadata().map(|it| (it.dev(), it.ino()));
-        let this = place(&link.file).map_err(|error| wrong(Why::Io(error)))?;
-        if chain.iter().any(|other| place(&other.file).is_ok_and(|other| other == this)) {
+        // Before it is locked: the lock of one that is to be written is held for the same file further up.
+        if stands_in(&chain, &path) {
             return Err(wrong(Why::Loop));
         }
+        let next = opened.take().map_or_else(|| open_file(&path), Ok).map_err(wrong)?;
+        let link = link(&path, next, format, called, looks).map_err(wrong)?;
         let backing = link.header.as_ref().and_then(|header| header.backing.clone());
         chain.push(link);
         let Some(backing) = backing else { return Ok(chain) };
@@ -137,6 +136,13 @@ pub fn open_on(
         let named = backing.format.or_else(|| DiskFormat::of_extension(&path));
         (format, called) = (named.unwrap_or(DiskFormat::Raw), named.is_some());
     }
+}
+
+/// Whether the file at `path` is one of these. One that is put there later is stopped by the chain's length.
+fn stands_in(chain: &[Link], path: &Path) -> bool {
+    let place = |it: std::fs::Metadata| (it.dev(), it.ino());
+    let this = std::fs::metadata(path).map(place).ok();
+    this.is_some() && chain.iter().any(|other| other.file.metadata().map(place).ok() == this)
 }
 
 /// The file that an image at `image` means by a name: one that is not absolute lies beside it (openbsd/devices.md, 3.5).
