@@ -46,12 +46,24 @@ pub fn reader(packing: Packing, file: File) -> (Box<dyn Read>, Taken) {
     let taken = Taken::default();
     let file = BufReader::with_capacity(64 << 10, Counted { file, taken: taken.clone() });
     let reader: Box<dyn Read> = match packing {
-        Packing::Gzip => Box::new(MultiGzDecoder::new(file)),
+        Packing::Gzip => Box::new(Told(MultiGzDecoder::new(file))),
         // In KiB; the tables beside the window take less than one MiB.
-        Packing::Xz => Box::new(XzReader::new_mem_limit(file, true, (MAX_WINDOW >> 10) + 1024)),
-        Packing::Zstd => Box::new(Zstd::new(file)),
+        Packing::Xz => Box::new(Told(XzReader::new_mem_limit(file, true, (MAX_WINDOW >> 10) + 1024))),
+        Packing::Zstd => Box::new(Told(Zstd::new(file))),
     };
     (reader, taken)
+}
+
+/// Says the same of a file that is cut short, whichever decoder found it.
+struct Told<R>(R);
+
+impl<R: Read> Read for Told<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.read(bytes).map_err(|error| match error.kind() {
+            kind @ io::ErrorKind::UnexpectedEof => io::Error::new(kind, "it is cut short: its end is missing"),
+            _ => error,
+        })
+    }
 }
 
 struct Counted {
@@ -72,30 +84,40 @@ struct Zstd<R> {
     source: R,
     decoder: FrameDecoder,
     inside: bool,
+    /// Whether there was a frame; a file without one is none of zstd(1)'s.
+    begun: bool,
 }
 
 impl<R: BufRead> Zstd<R> {
     fn new(source: R) -> Self {
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(MAX_WINDOW.into());
-        Self { source, decoder, inside: false }
+        Self { source, decoder, inside: false, begun: false }
     }
 
     /// Begins the next frame that holds something; false at the end of the file.
     fn begin(&mut self) -> io::Result<bool> {
         while !self.source.fill_buf()?.is_empty() {
             match self.decoder.reset(&mut self.source) {
-                Ok(()) => return Ok(true),
+                Ok(()) => {
+                    self.begun = true;
+                    return Ok(true);
+                }
                 Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
                     let skipped = io::copy(&mut (&mut self.source).take(length.into()), &mut io::sink())?;
                     if skipped < length.into() {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
+                    self.begun = true;
+                }
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::BadMagicNumber(_))) => {
+                    let what = if self.begun { "what follows its last frame is no zstd data" } else { "no zstd data" };
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                 }
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
         }
-        Ok(false)
+        if self.begun { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 
@@ -206,6 +228,23 @@ mod tests {
                     assert!(packing == Packing::Gzip && at < 10 && read == sample, "{program}: byte {at}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_cut_short_and_what_is_not_packed_is_told() {
+        for (packing, program) in ALL {
+            let error = unpacked(packing, b"").expect_err(program);
+            assert_eq!(error.to_string(), "it is cut short: its end is missing", "{program}");
+            assert_eq!(unpacked(packing, &packed(program, &[], b"")).expect(program), b"", "nothing, packed");
+        }
+        let frame_to_skip = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+        assert_eq!(unpacked(Packing::Zstd, &frame_to_skip).expect("as zstd(1)"), b"");
+        let with_more = [packed("zstd", &[], b"x"), b"more".to_vec()].concat();
+        for (bytes, said) in
+            [(b"more".to_vec(), "no zstd data"), (with_more, "what follows its last frame is no zstd data")]
+        {
+            assert_eq!(unpacked(Packing::Zstd, &bytes).expect_err("no frame").to_string(), said);
         }
     }
 
