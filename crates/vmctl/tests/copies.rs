@@ -272,3 +272,17 @@ fn pack_zeros(folder: &Path) {
     writing.join().expect("no panic").expect("written");
     fs::write(folder.join("endless.gz"), member.repeat(2000)).expect("it is ours");
 }
+
+#[test]
+fn a_packed_image_is_unpacked_beside_a_name_as_long_as_names_may_be_and_leaves_nothing() {
+    let folder = folder();
+    let folder = folder.path();
+    disk(folder, "a.raw", 1 << 20);
+    assert_eq!(vmctl(folder, "create -i a.raw a.qcow2").0, Some(0));
+    pack(folder, "a.qcow2", "gzip", "gz");
+    let name = "n".repeat(255);
+    assert_eq!(vmctl(folder, &format!("create -i a.qcow2.gz {name}")).0, Some(0));
+    let mut names: Vec<_> = fs::read_dir(folder).expect("ours").map(|it| it.expect("ours").file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["a.qcow2", "a.qcow2.gz", "a.raw", &name]);
+}

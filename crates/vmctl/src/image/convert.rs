@@ -30,10 +30,10 @@ pub fn convert(
 ) -> Result<Option<u64>, ImageError> {
     let path = &create.path;
     let (file, len) = open(source)?;
-    let new = NewFile::make(path).map_err(|reason| ImageError::Create { path: path.to_owned(), reason })?;
     let written = |error| step("failed to write to destination", path, error);
-    // Blocked before the first byte: a signal that comes is seen between two pieces, and the file is removed.
+    // Blocked before there is a file: a signal that comes is seen between two pieces, and the file is removed.
     let signals = Signals::block(&[Signal::Interrupt, Signal::Terminate, Signal::Hangup]).map_err(written)?;
+    let new = NewFile::make(path).map_err(|reason| ImageError::Create { path: path.to_owned(), reason })?;
     let stopped = || match signals.next() {
         Ok(None) => ControlFlow::Continue(()),
         Ok(Some(_)) | Err(_) => ControlFlow::Break(()),
@@ -43,15 +43,12 @@ pub fn convert(
         (DiskFormat::Raw, Some(packing)) => Input::Packed(packing, file, len),
         (DiskFormat::Qcow2, None) => Input::chain(source, (file, len))?,
         (DiskFormat::Qcow2, Some(packing)) => {
-            // An image is read here and there, so its file must be there as a whole: beside the new one, without a name.
-            let mut name = path.as_os_str().to_owned();
-            name.push(format!(".unpacked-{}", std::process::id()));
-            let part = NewFile::make(Path::new(&name)).map_err(|error| written(io::Error::other(error)))?;
+            // An image is read here and there, so its file must be there as a whole.
+            let part = nameless(path).map_err(written)?;
             let from = Input::Packed(packing, file, len);
-            let len = from.copy(source, path, &mut RawTarget(part.file()), None, tell, &stopped)?;
-            part.file().set_len(len).map_err(written)?;
-            let file = part.file().try_clone().map_err(written)?;
-            Input::chain(source, (file, len))?
+            let len = from.copy(source, path, &mut RawTarget(&part), None, tell, &stopped)?;
+            part.set_len(len).map_err(written)?;
+            Input::chain(source, (part, len))?
         }
     };
     if let Some((size, bytes)) = size.zip(from.size()).filter(|(size, bytes)| size < bytes) {
@@ -76,6 +73,13 @@ pub fn convert(
     };
     new.keep();
     Ok((size.is_none() && whole(copied) != copied).then_some(whole(copied) / MIB))
+}
+
+/// A file beside that of `path`, which goes with this process however it ends: its name is there for a moment only.
+fn nameless(path: &Path) -> io::Result<File> {
+    // As long as it may be, whatever the length of the other's.
+    let name = path.with_file_name(format!(".vmctl-unpacked-{}", std::process::id()));
+    NewFile::make(&name).map_err(io::Error::other)?.file().try_clone()
 }
 
 /// Where bytes come from.
