@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::SECTOR;
+use crate::{SECTOR, plain};
 
 /// Why there is no new image.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub enum CreateError {
     #[error("no files can be created in its directory; name another")]
     NoNewFiles,
     /// The file can't be made, or not as large; nothing is left.
-    #[error("{}", .0.to_string().split(" (os error").next().unwrap_or_default())]
+    #[error("{}", plain(.0))]
     Io(io::Error),
 }
 

@@ -22,7 +22,7 @@ pub enum ImageError {
     #[error("format \"{}\" is not supported by this release; convert the image to raw", .0.word())]
     Unsupported(DiskFormat),
     /// It can't be asked.
-    #[error("the image's size: {0}")]
+    #[error("the image's size: {}", crate::plain(.0))]
     Io(#[from] io::Error),
 }
 

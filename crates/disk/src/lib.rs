@@ -20,6 +20,11 @@ mod format;
 mod image;
 pub mod qcow2;
 
+/// The system's words for an error, without the number that Rust puts behind them.
+pub(crate) fn plain(error: &std::io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 pub use copy::{CopyError, PIECE, RawSource, RawTarget, Source, Target, Watch, copy, pour};
 pub use create::{CreateError, NewFile, create_raw};
 pub use format::{QCOW2_MAGIC, RawError, check_raw};

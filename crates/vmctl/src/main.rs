@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use vmctl::Screen;
 
 fn main() -> ExitCode {
+    // An image that may not get so large is an error, told and cleaned up, rather than the end of this process.
+    sys::signals::outlive_the_file_size_limit();
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     // A terminal that can do nothing says so by its name, and a user who wants no colours by NO_COLOR.

@@ -273,6 +273,36 @@ fn pack_zeros(folder: &Path) {
     fs::write(folder.join("endless.gz"), member.repeat(2000)).expect("it is ours");
 }
 
+/// Runs with a limit of 64 KiB for the files that it writes.
+fn limited(folder: &Path, arguments: &str) -> (Option<i32>, String) {
+    let line = format!("ulimit -f 64; exec {} {arguments}", env!("CARGO_BIN_EXE_vmctl"));
+    let output = Command::new("bash").args(["-c", &line]).current_dir(folder).stdin(Stdio::null()).output();
+    let Output { status, stderr, .. } = output.expect("it runs");
+    (status.code(), String::from_utf8(stderr).expect("text"))
+}
+
+#[test]
+fn a_limit_of_the_files_size_is_told_and_nothing_is_left() {
+    let folder = folder();
+    let folder = folder.path();
+    fs::write(folder.join("a.raw"), vec![1; 1 << 20]).expect("it is ours");
+    let made = "vmctl: create imagefile operation failed: ";
+    let copied = "vmctl: failed to write to destination: ";
+    for (arguments, name, said) in [
+        ("create -s 1M x.raw", "x.raw", made),
+        ("create -s 1M x.qcow2", "x.qcow2", made),
+        ("create -i a.raw x.raw", "x.raw", copied),
+        ("create -i a.raw x.qcow2", "x.qcow2", copied),
+    ] {
+        let said = format!("{said}\"{name}\": File too large\n");
+        assert_eq!(limited(folder, arguments), (Some(1), said), "{arguments}");
+        assert!(!folder.join(name).exists(), "{arguments}");
+    }
+    let said = "vmctl: image resize: \"a.raw\": File too large\n";
+    assert_eq!(limited(folder, "image resize a.raw 2M"), (Some(1), said.into()));
+    assert_eq!(fs::metadata(folder.join("a.raw")).expect("there").len(), 1 << 20);
+}
+
 #[test]
 fn a_packed_image_is_unpacked_beside_a_name_as_long_as_names_may_be_and_leaves_nothing() {
     let folder = folder();

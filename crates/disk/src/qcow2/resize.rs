@@ -41,7 +41,7 @@ pub enum ResizeError {
     #[error("it has errors: see vmctl image check")]
     Damaged,
     /// It can't be read or written.
-    #[error("{0}")]
+    #[error("{}", crate::plain(.0))]
     Io(#[from] io::Error),
 }
 

@@ -29,7 +29,7 @@ pub enum WriteError {
     #[error(transparent)]
     Header(#[from] HeaderError),
     /// The file can't be written.
-    #[error("{0}")]
+    #[error("{}", crate::plain(.0))]
     Io(#[from] io::Error),
 }
 

@@ -91,7 +91,7 @@ pub enum CheckError {
     #[error(transparent)]
     Header(#[from] HeaderError),
     /// It can't be read.
-    #[error("{0}")]
+    #[error("{}", crate::plain(.0))]
     Io(#[from] io::Error),
     /// More than can be looked at.
     #[error("the image has {0}; it is damaged, or has clusters too small for its size")]

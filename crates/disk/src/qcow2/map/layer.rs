@@ -14,7 +14,7 @@ use super::Corruption;
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
     /// It can't be read.
-    #[error("the image can't be read: {0}")]
+    #[error("the image can't be read: {}", crate::plain(.0))]
     Io(#[from] io::Error),
     /// Its header is refused.
     #[error(transparent)]
