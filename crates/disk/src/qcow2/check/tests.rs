@@ -3,7 +3,6 @@
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -11,6 +10,11 @@ pub(super) fn tool(program: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(program).args(arguments).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}; install qemu-utils"));
     (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// Seconds in which the processor worked for this thread: other tests run beside it.
+fn busy() -> i64 {
+    rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime).tv_sec
 }
 
 #[track_caller]
@@ -206,9 +210,9 @@ fn hostile_images_are_looked_at_to_an_end() {
                 };
                 changed[at..at + 8].copy_from_slice(&entry.to_be_bytes());
             }
-            let began = Instant::now();
+            let began = busy();
             accepted += usize::from(look(&changed).is_ok());
-            assert!(began.elapsed() < Duration::from_secs(5));
+            assert!(busy() - began < 5);
         }
         assert!(accepted > 80, "{options}: {accepted}");
     }
@@ -226,13 +230,13 @@ fn a_sparse_file_of_any_size_ends_soon() {
         // An L1 table of 32 MiB in the hole, of which each entry leads to a hole.
         file.write_all_at(&(4_u32 << 20).to_be_bytes(), 36).unwrap();
         file.write_all_at(&(1_u64 << 30).to_be_bytes(), 40).unwrap();
-        let began = Instant::now();
+        let began = busy();
         let ended = check(&file, &mut |_, _| ControlFlow::Continue(()));
         match options {
             "cluster_size=512" => assert!(matches!(ended, Err(CheckError::TooMuch(_)))),
             _ => assert!(ended.unwrap().leaks > 0),
         }
-        assert!(began.elapsed() < Duration::from_secs(5), "{options}");
+        assert!(busy() - began < 5, "{options}");
     }
 }
 
