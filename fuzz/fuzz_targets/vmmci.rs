@@ -92,11 +92,14 @@ impl Course {
 
 /// The timer of a host that is never late.
 fn ring(chipset: &Chipset, host: &Host, course: &mut Course) {
-    while course.deadline.is_some_and(|at| at <= host.monotonic_ns.get()) {
+    let now = host.monotonic_ns.get();
+    while let Some(at) = course.deadline.filter(|at| *at <= now) {
         course.deadline = None;
+        host.monotonic_ns.set(at);
         chipset.timer(Timer::Vmmci, host);
         course.hear(host);
     }
+    host.monotonic_ns.set(now);
 }
 
 /// Does something; whether that was to ask a driver that listens to stop.

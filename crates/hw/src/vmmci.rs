@@ -6,7 +6,8 @@
 //! the guest writes SHUTDOWN, unasked ──► 3 s ──► it has reset itself, or it has halted and is switched off
 //! ```
 //!
-//! Nothing that a guest writes puts its end off a second time: each time limit is set once.
+//! Nothing that a guest writes puts its end off a second time: each time limit is set once. It is counted second by second as
+//! the timer rings, so that a guest that stood still is not ended for what it could not do.
 
 use std::ops::Range;
 
@@ -61,14 +62,14 @@ const SECOND_NS: u64 = 1_000_000_000;
 pub const SHORT_NS: u64 = 3 * SECOND_NS;
 /// From the acknowledgement to the end.
 pub const LONG_NS: u64 = 120 * SECOND_NS;
-/// How often the host's clock is looked at.
+/// How often the host's clock is looked at, and time limits are counted.
 const TICK_NS: u64 = SECOND_NS;
 /// A larger step forward of the host's clock between two looks is told: the host slept, its clock was set, or the guest stood
 /// still.
 const STEP_NS: u64 = 5 * SECOND_NS;
 
 /// Of the saved state.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// The first of its places, as [`Chip::places`] has them.
 const CONFIG: usize = 0;
 
@@ -80,11 +81,25 @@ enum Pending {
     SyncRtc,
 }
 
-/// When the guest ends, if it does not by itself.
+/// When the guest ends, if it does not by itself: after so much time in which it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Limit {
-    at: u64,
+    left_ns: u64,
+    /// What was before this is counted.
+    since: u64,
     acknowledged: bool,
+}
+
+impl Limit {
+    /// How much is counted at once, however late the timer rings.
+    fn step(self) -> u64 {
+        self.left_ns.min(TICK_NS)
+    }
+
+    /// When it is counted next.
+    fn due(self) -> u64 {
+        self.since.saturating_add(self.step())
+    }
 }
 
 /// The last look at the host's clock, and when the next is due.
@@ -153,7 +168,7 @@ impl Vmmci {
         if self.state.pending != Pending::Reboot {
             // A driver that does not acknowledge gives no sign before its guest is down.
             let patience = if self.accepted(FEATURE_ACK) { SHORT_NS } else { LONG_NS };
-            self.state.limit = Some(Limit { at: now.monotonic_ns.saturating_add(patience), acknowledged: false });
+            self.state.limit = Some(Limit { left_ns: patience, since: now.monotonic_ns, acknowledged: false });
             self.command(Pending::Reboot, fx);
         }
         true
@@ -227,7 +242,7 @@ impl Vmmci {
     /// What the guest writes into the command register: that it does what it was asked, or that it goes down by itself.
     fn said(&mut self, command: u32, now: Now) {
         let State { pending, limit, .. } = &mut self.state;
-        let after = |ns: u64, acknowledged| Limit { at: now.monotonic_ns.saturating_add(ns), acknowledged };
+        let after = |left_ns, acknowledged| Limit { left_ns, since: now.monotonic_ns, acknowledged };
         match (command, *pending) {
             (REBOOT, Pending::Reboot) if limit.is_some_and(|limit| !limit.acknowledged) => {
                 *limit = Some(after(LONG_NS, true));
@@ -262,7 +277,9 @@ impl Vmmci {
     }
 
     fn perhaps_end(&mut self, now: Now, fx: &mut Effects) {
-        if self.state.limit.is_some_and(|limit| limit.at <= now.monotonic_ns) {
+        let Some(limit) = self.state.limit.as_mut().filter(|limit| limit.due() <= now.monotonic_ns) else { return };
+        (limit.left_ns, limit.since) = (limit.left_ns.saturating_sub(limit.step()), now.monotonic_ns);
+        if limit.left_ns == 0 {
             self.state.limit = None;
             fx.push(match self.state.pending {
                 Pending::Reboot => Effect::Overdue,
@@ -278,7 +295,7 @@ impl Vmmci {
         if std::mem::replace(&mut self.level, level) != level {
             fx.push(Effect::Irq { gsi: u32::from(self.irq_line), level });
         }
-        let limit = self.state.limit.map(|limit| limit.at);
+        let limit = self.state.limit.map(Limit::due);
         let at = self.state.look.map(|look| look.next).into_iter().chain(limit).min();
         if std::mem::replace(&mut self.deadline, at) != at {
             fx.push(Effect::Deadline { timer: Timer::Vmmci, at });

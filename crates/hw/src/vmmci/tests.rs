@@ -72,7 +72,7 @@ fn a_guest_without_a_driver_is_not_asked() {
 #[test]
 fn a_stop_is_a_reboot_with_an_interrupt_and_three_seconds() {
     let mut guest = Guest::with_driver(FEATURE_ACK);
-    let at = guest.now.monotonic_ns + SHORT_NS;
+    let at = guest.now.monotonic_ns + TICK_NS;
     assert_eq!(guest.asked(), (true, vec![IRQ_UP, Effect::Deadline { timer: Timer::Vmmci, at: Some(at) }]));
     assert_eq!(guest.read(COMMAND, 4), 2);
     assert_eq!((guest.read(ISR, 1), guest.read(ISR, 1)), (2, 0), "a read clears");
@@ -103,6 +103,23 @@ fn a_driver_that_can_not_acknowledge_has_the_long_time_at_once() {
     guest.asked();
     assert_eq!(guest.wait(LONG_NS - 1), vec![]);
     assert_eq!(guest.wait(1), vec![Effect::Overdue]);
+}
+
+#[test]
+fn a_guest_that_stands_still_has_its_time_when_it_runs_again() {
+    for (features, written, left) in
+        [(FEATURE_ACK, None, SHORT_NS), (FEATURE_ACK, Some(REBOOT), LONG_NS), (FEATURES, Some(SHUTDOWN), SHORT_NS)]
+    {
+        let mut guest = Guest::with_driver(features);
+        if written != Some(SHUTDOWN) {
+            guest.asked();
+        }
+        written.map(|command| guest.write(COMMAND, 4, command));
+        guest.pass(SECOND_NS / 2);
+        guest.pass(1000 * SECOND_NS); // no timer rings for a guest that is paused
+        assert_eq!(guest.wait(left - SECOND_NS - 1), vec![], "{written:?}");
+        assert_eq!(guest.wait(1).len(), 1, "{written:?}: of the second in which it was paused the rest is gone");
+    }
 }
 
 #[test]
@@ -145,12 +162,12 @@ fn p8_each_value_with_each_pending_command() {
             let before = guest.vmmci.state.limit;
             guest.write(COMMAND, 4, value);
             let acknowledged = guest.vmmci.state.pending != pending;
-            let after = guest.vmmci.state.limit.map(|limit| limit.at - guest.now.monotonic_ns);
+            let after = guest.vmmci.state.limit.map(|limit| limit.left_ns);
             let expected = match (pending, value) {
                 (Pending::Reboot, REBOOT) => (false, Some(LONG_NS)),
                 (Pending::SyncRtc, SYNCRTC) => (true, None),
                 (Pending::Nothing | Pending::SyncRtc, SHUTDOWN) => (false, Some(SHORT_NS)),
-                _ => (false, before.map(|limit| limit.at - guest.now.monotonic_ns)),
+                _ => (false, before.map(|limit| limit.left_ns)),
             };
             assert_eq!((acknowledged, after), expected, "{value} while {pending:?}");
         }

@@ -303,7 +303,7 @@ fn the_form_of_each_version_stays() {
         "virtio-1 1: 302 2549313372",
         "virtio-2 1: 335 3532511111",
         "virtio-3 1: 310 2011745024",
-        "vmmci 1: 279 3142434410",
+        "vmmci 2: 279 3142434410",
     ];
     assert_eq!(forms, expected);
 }

@@ -66,8 +66,10 @@ fn a_machine_that_has_ended_is_not_ended_by_vmmci_too() {
         if reset_first {
             machine.pio_write(0xCF9, 1, 6);
         }
-        machine.edge.now_ns.set(3_000_000_000);
-        machine.chipset.timer(Timer::Vmmci, &machine.edge);
+        for second in 1..=3 {
+            machine.edge.now_ns.set(second * 1_000_000_000);
+            machine.chipset.timer(Timer::Vmmci, &machine.edge);
+        }
         machine.pio_write(0x604, 2, 0x3400);
         assert_eq!(ends(&machine), vec![expected]);
     }
