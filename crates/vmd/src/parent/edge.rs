@@ -60,7 +60,7 @@ pub(super) struct Edge {
     pub(super) agentx: Option<AgentX>,
     pub(super) snmp: Option<Master>,
     pub(super) restarts: Restarts,
-    pub(super) openers: BTreeMap<Errand, (Opener, Vec<File>)>,
+    pub(super) openers: BTreeMap<Errand, (Opener, Vec<Option<File>>)>,
     pub(super) probes: BTreeMap<(Run, File), Probe>,
     pub(super) graves: Graves<Dead>,
     pub(super) holdings: BTreeMap<VmId, Holdings>,

@@ -45,7 +45,7 @@ impl Edge {
         let started = self.starter.start("opener", &[], None)?;
         let mut opener: Opener = self.kept(Token::Opener(errand), started)?;
         let sent = messages.into_iter().try_for_each(|message| opener.channel.send(&message, vec![]));
-        self.openers.insert(errand, (opener, names));
+        self.openers.insert(errand, (opener, names.into_iter().map(Some).collect()));
         Ok(sent.map_err(io::Error::other)?)
     }
 
@@ -107,8 +107,8 @@ impl Edge {
             opener::ToParent::Opened { index, .. } => (index, Ok(fds)),
             opener::ToParent::Failed { index, failure } => (index, Err(failure)),
         };
-        let files = self.openers.get(&errand).map(|(_, files)| files);
-        let Some(file) = files.and_then(|files| files.get(usize::from(index))).copied() else {
+        let files = self.openers.get_mut(&errand).map(|(_, files)| files);
+        let Some(file) = files.and_then(|files| files.get_mut(usize::from(index))).and_then(Option::take) else {
             return sys::guest_log!(Error, "opener: an answer came to a request that was not made");
         };
         let kept = opened.and_then(|fds| self.keep(fds)).map(|fd| {
@@ -123,8 +123,7 @@ impl Edge {
     fn end_opener(&mut self, errand: Errand) -> Vec<File> {
         let Some((opener, files)) = self.openers.remove(&errand) else { return vec![] };
         self.give_up(Some(errand.0.vm), Some(opener));
-        let held = self.holdings.get(&errand.0.vm);
-        files.into_iter().filter(|file| !held.is_some_and(|held| held.files.contains_key(file))).collect()
+        files.into_iter().flatten().collect()
     }
 
     pub(in crate::parent) fn probe(&mut self, run: Run, file: File, question: ToProbe) -> Option<Event> {
