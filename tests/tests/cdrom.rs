@@ -79,6 +79,8 @@ fn a_guest_reads_the_image_in_its_cdrom_drive() {
         let daemon = Daemon::start(&vm.text());
         daemon.vmctl(&["start", "guest"]).success();
         let mut guest = Guest::wait_up(daemon.console("guest"));
+        // Linux looks for drives beside what else it does.
+        guest.check("until [ -b /dev/sr0 ]; do sleep 0.1; done");
         let size = guest.check("cat /sys/block/sr0/size");
         assert_eq!(size.trim(), (BLOCKS * 4).to_string(), "in units of 512 bytes");
         assert_eq!(
