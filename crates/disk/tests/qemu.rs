@@ -16,6 +16,16 @@ fn qemu(tool: &str, dir: &Path, args: &[&str]) {
     assert!(ran.status.success(), "{tool} {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
 }
 
+/// Makes `image` of `raw`, with options of qcow2's, compressed or not.
+fn convert(dir: &Path, options: &str, packed: bool) {
+    let mut args = vec!["convert", "-f", "raw", "-O", "qcow2", "-o", options];
+    if packed {
+        args.push("-c");
+    }
+    args.extend(["raw", "image"]);
+    qemu("qemu-img", dir, &args);
+}
+
 /// A chain, nearest first, and a map of it.
 struct Chain {
     map: Map,
@@ -143,12 +153,7 @@ fn images_with_every_option_read_as_what_was_put_in() {
     }
     options.push(("lazy_refcounts=on".to_owned(), false));
     for (option, packed) in options {
-        let mut args = vec!["convert", "-f", "raw", "-O", "qcow2", "-o", &option];
-        if packed {
-            args.push("-c");
-        }
-        args.extend(["raw", "image"]);
-        qemu("qemu-img", dir.path(), &args);
+        convert(dir.path(), &option, packed);
         let read = read(&[(dir.path().join("image"), DiskFormat::Qcow2)], 100_000);
         assert!(read == raw, "{option}, compressed: {packed}");
     }
@@ -247,12 +252,7 @@ fn what_is_written_here_is_right_to_qemu() {
     }
     options.push(("preallocation=metadata".to_owned(), false));
     for (option, packed) in options {
-        let mut args = vec!["convert", "-f", "raw", "-O", "qcow2", "-o", &option];
-        if packed {
-            args.push("-c");
-        }
-        args.extend(["raw", "image"]);
-        qemu("qemu-img", dir.path(), &args);
+        convert(dir.path(), &option, packed);
         // With one bit a count there can be no snapshot.
         let snapshot = !option.contains("refcount_bits=1,");
         if snapshot {
