@@ -23,7 +23,7 @@ impl Plain {
     }
 
     /// Does all of one operation, or fails: `UnexpectedEof` where a read meets the file's end, `InvalidInput` for an
-    /// extent outside guest memory or a file that there is not.
+    /// extent outside guest memory or a file that was not given.
     pub fn perform(&mut self, job: Job<'_>) -> io::Result<()> {
         let Job { file, operation, at, buffers } = job;
         self.vectors.take(buffers).map_err(|outside| io::Error::new(io::ErrorKind::InvalidInput, outside))?;

@@ -89,7 +89,7 @@ impl Chain {
         self.map.flush_soon();
     }
 
-    /// Begins a request, whose number is free; `turn` answers it. False for a number that there is not.
+    /// Begins a request, whose number is free; `turn` answers it. False where the number is too large.
     pub fn begin(&mut self, number: u16, request: Request, memory: &Arc<GuestMemory>, extents: &[Extent]) -> bool {
         let Some(held) = self.requests.get_mut(usize::from(number)) else { return false };
         held.memory = Some(memory.clone());

@@ -227,7 +227,7 @@ impl Blk {
         Ok(Begun::UnderWay)
     }
 
-    /// Begins the next operation that clears a range; false where there is none or the engine takes it not.
+    /// Begins the next operation that clears a range; false where nothing is left to begin or the engine refuses it.
     fn step(&mut self, slot: u16, next: Next) -> bool {
         let Next::Do { operation, at, zeros } = next else { return false };
         let buffers = if zeros > 0 { Buffers::Zeros(zeros) } else { Buffers::None };

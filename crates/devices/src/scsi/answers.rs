@@ -132,7 +132,7 @@ pub fn capacity(to: &mut Answer, long: bool, blocks: u64) {
     }
 }
 
-/// READ TOC, format 0 (MMC-6, 6.26.2.4): one data track, and where it ends. False for a track that there is not.
+/// READ TOC, format 0 (MMC-6, 6.26.2.4): one data track, and where it ends. False where the disc has no such track.
 pub fn toc(to: &mut Answer, msf: bool, track: u8, blocks: u64) -> bool {
     const LEAD_OUT: u8 = 0xAA;
     to.put(&[0, 0, 1, 1]);
@@ -177,7 +177,7 @@ pub struct Tray {
     pub locked: bool,
 }
 
-/// MODE SENSE: the header and one page, or all for 3Fh (SPC-4, 7.5; MMC-6, annex E.3). False for a page that there is not.
+/// MODE SENSE: the header and one page, or all for 3Fh (SPC-4, 7.5; MMC-6, annex E.3). False where the drive has no such page.
 pub fn mode_pages(to: &mut Answer, long: bool, values: Values, page: u8, tray: Tray) -> bool {
     const ERROR_RECOVERY: u8 = 0x01;
     const CAPABILITIES: u8 = 0x2A;

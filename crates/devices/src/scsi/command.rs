@@ -183,7 +183,7 @@ pub fn parse(cdb: &[u8; CDB]) -> Result<Command, Sense> {
 
 fn mode_sense(selects: u8, subpage: u8, long: bool, room: u32) -> Result<Command, Sense> {
     let page = selects & 0x3F;
-    // FFh: all subpages, of which there are none.
+    // FFh asks for all subpages; the drive has none.
     if subpage != 0 && (page, subpage) != (0x3F, 0xFF) {
         return Err(Sense::INVALID_FIELD);
     }

@@ -46,7 +46,7 @@ pub enum Lun {
     ReportLuns,
     /// A unit that the target does not have.
     NoUnit,
-    /// A target that there is not.
+    /// The target does not exist.
     NoTarget,
 }
 

@@ -33,7 +33,7 @@ impl Sense {
     pub const BEYOND_END: Sense = sense(5, 0x21, 0x00);
     /// A field of the command that makes no sense, or that the drive does not know.
     pub const INVALID_FIELD: Sense = sense(5, 0x24, 0x00);
-    /// Saved parameters are asked for, and there are none.
+    /// Saved parameters are asked for; the drive saves none.
     pub const NOT_SAVED: Sense = sense(5, 0x39, 0x00);
     /// The tray is locked.
     pub const LOCKED: Sense = sense(5, 0x53, 0x02);
