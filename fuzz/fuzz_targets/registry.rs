@@ -21,7 +21,8 @@ use proto::client::{
     DiskArg, DiskOperation, NicArg, Order, Reply, Request, Start, ToClient, ToControl, Unkillable, VERSION, VmRef,
 };
 use proto::device::{MemoryReport, Report};
-use proto::probe::{KernelKind, ToProbe};
+use proto::opener::OpenFile;
+use proto::probe::{Found, KernelKind, ToProbe};
 use proto::vmm::End;
 use proto::{Code, ConnId, Failure, Message, RequestId, VmId};
 use vmd_fuzz::Script;
@@ -245,11 +246,15 @@ impl Daemon {
             Action::NameOwner(vm, _) => vec![Event::OwnerNamed(*vm, Text::cut("ann:staff"))],
             Action::ReadConfig(reading) => vec![Event::ConfigRead(reading.clone(), Err(vec!["1:1: wrong".to_owned()]))],
             Action::Open { run, files, .. } => {
-                files.iter().map(|(file, ..)| Event::Opened(*run, *file, Ok(()))).collect()
+                files.iter().map(|(file, ..)| Event::Opened(*run, *file, Ok(OpenFile::default()))).collect()
             }
             Action::Probe(run, file, kind) => {
-                let kind = matches!(kind, ToProbe::Kernel { .. }).then_some(KernelKind::Pvh);
-                vec![Event::Probed(*run, *file, Ok(kind))]
+                let found = match kind {
+                    ToProbe::Kernel { .. } => Found::Kernel { kind: KernelKind::Pvh },
+                    ToProbe::RawDisk | ToProbe::RawBase => Found::Raw,
+                    ToProbe::Qcow2 { .. } => Found::Qcow2 { size: 1 << 30, base: None },
+                };
+                vec![Event::Probed(*run, *file, Ok(found))]
             }
             Action::MakeTap { run, nic, .. } => vec![Event::TapMade(*run, *nic, Ok(tap()))],
             Action::MakeConsole(run, _) => {
@@ -336,8 +341,8 @@ impl Daemon {
         let file = [File::Kernel, File::Initrd, File::Disk(0), File::Disk(9), File::Cdrom][usize::from(script.byte() % 5)];
         let result = || if self.fail { Err(failure()) } else { Ok(()) };
         match script.byte() % 6 {
-            0 => Event::Opened(run, file, result()),
-            1 => Event::Probed(run, file, result().map(|()| None)),
+            0 => Event::Opened(run, file, result().map(|()| OpenFile::default())),
+            1 => Event::Probed(run, file, result().map(|()| Found::Raw)),
             2 => Event::TapMade(run, script.byte() % 3, result().map(|()| tap())),
             3 => Event::TerminateDone(RequestId(u32::from(script.byte())), Err(failure())),
             4 => Event::ConsoleMade(run, result().map(|()| Text::cut("/dev/pts/1"))),

@@ -46,8 +46,9 @@ pub struct Start {
     pub told: Told,
     /// The vhost-user socket.
     pub front_end: UnixStream,
-    /// The descriptor of the host's that is served, for a kind that has one.
-    pub resource: Option<OwnedFd>,
+    /// The descriptors of the host's that are served, as many as [`Spec::fds`](proto::device::Spec::fds) says: the channel has
+    /// counted them.
+    pub files: Vec<OwnedFd>,
 }
 
 /// vmm, on descriptor 3.
@@ -70,7 +71,7 @@ impl Vmm {
         log_level(debug);
         let mut fds = fds.into_iter();
         let front_end = UnixStream::from(fds.next().ok_or(Fatal::Kind)?);
-        Ok(Start { vm, told: spec.told, front_end, resource: fds.next() })
+        Ok(Start { vm, told: spec.told, front_end, files: fds.collect() })
     }
 
     /// Tells vmm that the device is served from now on, serves it to its end, and tells that too.

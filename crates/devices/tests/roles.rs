@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use model::{DiskFormat, MacAddr, MemorySize, Text, VmName};
+use model::{DiskFormat, List, MacAddr, MemorySize, Text, VmName};
 use proto::channel::{Channel, Received};
 use proto::device::{self, Ask, Blk, MemoryReport, Net, Report, Spec, ToDevice, ToVmm, Told};
 use support::{BUFFERS, Driver, Part, VERSION_1, Vmm};
@@ -97,6 +97,7 @@ fn blk_description(format: DiskFormat, read_only: bool) -> ToDevice {
         0,
         Told::Blk(Blk {
             format,
+            bases: List::default(),
             read_only,
             serial: Text::new("web-0").unwrap(),
             called: Text::new("/srv/a.img").unwrap(),

@@ -14,6 +14,7 @@
     )
 )]
 
+mod base;
 mod copy;
 mod create;
 mod format;
@@ -25,7 +26,8 @@ pub(crate) fn plain(error: &std::io::Error) -> String {
     error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
 }
 
+pub use base::{NoFileName, is_beside, path_of_base};
 pub use copy::{CopyError, PIECE, RawSource, RawTarget, Source, Target, Watch, copy, pour};
 pub use create::{CreateError, NewFile, create_raw};
-pub use format::{QCOW2_MAGIC, RawError, check_raw};
+pub use format::{QCOW2_MAGIC, RawBaseError, RawError, check_raw, check_raw_base};
 pub use image::{Image, ImageError, SECTOR};

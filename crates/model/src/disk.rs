@@ -10,6 +10,9 @@ use crate::names::UserPath;
 /// Disks of one VM. The original allows 4; each is a process and a PCI slot here, and the bus has 32 slots.
 pub const MAX_DISKS: usize = 16;
 
+/// Bases of one disk: with its own image 16 files, each a descriptor of its process (the original: 3, openbsd/devices.md, 3.5).
+pub const MAX_BASES: usize = 15;
+
 /// A disk of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {

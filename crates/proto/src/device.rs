@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use model::{DiskFormat, List, MAX_PATH, MacAddr, MemorySize, Text, VmName};
+use model::{DiskFormat, List, MAX_BASES, MAX_PATH, MacAddr, MemorySize, Text, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
@@ -28,7 +28,7 @@ pub struct Spec {
 /// What a device's process is told, by kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Told {
-    /// A vioblk. The image comes along.
+    /// A vioblk. The image comes along, then its bases.
     Blk(Blk),
     /// A vionet. The tap comes along.
     Net(Net),
@@ -45,8 +45,6 @@ pub struct Kind {
     pub role: &'static str,
     /// What the vm process shows the guest.
     pub front: Front,
-    /// Descriptors that come along for its process, beside its vhost-user socket: at most, see [`Spec::fds`].
-    pub fds: usize,
     /// Threads of its process at most, those of the kernel for it included.
     pub threads: u32,
 }
@@ -76,48 +74,24 @@ impl Front {
 
 /// Virtio 1.2, 5.2. Its configuration space goes up to `write_zeroes_may_unmap` and the padding behind it. The kernel may start
 /// four threads of each of two kinds for its ring.
-const BLK: Kind = Kind {
-    role: "vioblk",
-    front: Front { virtio_id: 2, queues: 1, queue_size: 256, config_len: 60 },
-    fds: 1,
-    threads: 9,
-};
+const BLK: Kind =
+    Kind { role: "vioblk", front: Front { virtio_id: 2, queues: 1, queue_size: 256, config_len: 60 }, threads: 9 };
 
 /// Virtio 1.2, 5.1: a queue to receive, one to transmit. Its configuration space has mac, status, max_virtqueue_pairs and mtu.
-const NET: Kind = Kind {
-    role: "vionet",
-    front: Front { virtio_id: 1, queues: 2, queue_size: 256, config_len: 12 },
-    fds: 1,
-    threads: 1,
-};
+const NET: Kind =
+    Kind { role: "vionet", front: Front { virtio_id: 1, queues: 2, queue_size: 256, config_len: 12 }, threads: 1 };
 
 /// Virtio 1.2, 5.5: queues for pages given, pages taken back, statistics, free pages. Its configuration space is `num_pages`
 /// and `actual`.
-const BALLOON: Kind = Kind {
-    role: "vioballoon",
-    front: Front { virtio_id: 5, queues: 4, queue_size: 128, config_len: 8 },
-    fds: 0,
-    threads: 1,
-};
+const BALLOON: Kind =
+    Kind { role: "vioballoon", front: Front { virtio_id: 5, queues: 4, queue_size: 128, config_len: 8 }, threads: 1 };
 
 /// Virtio 1.2, 5.6: a queue for task management, one for events, one for requests. The kernel may start four threads of each
 /// of two kinds for its ring.
-const CDROM: Kind = Kind {
-    role: "vioscsi",
-    front: Front { virtio_id: 8, queues: 3, queue_size: 128, config_len: 36 },
-    fds: 1,
-    threads: 9,
-};
+const CDROM: Kind =
+    Kind { role: "vioscsi", front: Front { virtio_id: 8, queues: 3, queue_size: 128, config_len: 36 }, threads: 9 };
 
 impl Spec {
-    /// Descriptors that come along for its process, beside its vhost-user socket.
-    pub fn fds(&self) -> usize {
-        match &self.told {
-            Told::Cdrom(cdrom) => usize::from(cdrom.medium),
-            Told::Blk(_) | Told::Net(_) | Told::Balloon(_) => self.kind().fds,
-        }
-    }
-
     /// What it has in common with others of its kind.
     pub fn kind(&self) -> &'static Kind {
         match self.told {
@@ -125,6 +99,16 @@ impl Spec {
             Told::Net(_) => &NET,
             Told::Balloon(_) => &BALLOON,
             Told::Cdrom(_) => &CDROM,
+        }
+    }
+
+    /// Descriptors that come along for its process, beside its vhost-user socket.
+    pub fn fds(&self) -> usize {
+        match &self.told {
+            Told::Blk(blk) => blk.bases.len().saturating_add(1),
+            Told::Net(_) => 1,
+            Told::Balloon(_) => 0,
+            Told::Cdrom(cdrom) => usize::from(cdrom.medium),
         }
     }
 }
@@ -141,6 +125,8 @@ impl fmt::Display for Spec {
 pub struct Blk {
     /// Never from contents that a guest could have written.
     pub format: DiskFormat,
+    /// Formats of the images that it is based on, the nearest first; they are only read.
+    pub bases: List<DiskFormat, MAX_BASES>,
     /// The guest may only read.
     pub read_only: bool,
     /// What the guest reads as the disk's serial number (virtio 1.2, 5.2.6: 20 bytes).
@@ -203,7 +189,7 @@ pub const MAX_NAME_SERVERS: usize = 3;
 /// What vmm says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToDevice {
-    /// What to serve. The vhost-user socket (the back end's side) comes along, then the descriptors of its kind. Answered by
+    /// What to serve. The vhost-user socket (the back end's side) comes along, then its descriptors. Answered by
     /// `Ready` or `Failed`.
     Start {
         /// Whose, for logs.

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 pub enum ToOpener {
     /// First of all: whose rights the files are opened with.
     Become(Asker),
-    /// Open this. Answered by `Opened` or `Failed` with the same index.
+    /// Open this. Answered by `Opened`, `Locked` or `Failed` with the same index.
     Open {
         /// Chosen by the parent.
         index: u8,
@@ -57,6 +57,28 @@ pub enum What {
         /// Locked exclusively for writing, else shared for reading.
         write: bool,
     },
+    /// What a disk's image is based on: a regular file or block device of any size, to read, locked shared.
+    Base,
+}
+
+/// Which file it is, whatever it is called. A block device is the same under each of its names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FileId {
+    /// The device that it lies on; of a block device the greatest number.
+    pub device: u64,
+    /// Its inode there; of a block device its own number.
+    pub inode: u64,
+}
+
+/// A file that was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenFile {
+    /// Which.
+    pub id: FileId,
+    /// Bytes.
+    pub size: u64,
+    /// A block device.
+    pub block: bool,
 }
 
 /// What the opener says.
@@ -66,10 +88,17 @@ pub enum ToParent {
     Opened {
         /// The request's.
         index: u8,
-        /// Bytes.
-        size: u64,
-        /// A block device.
-        block: bool,
+        /// What it is.
+        file: OpenFile,
+    },
+    /// It is what was wanted, and somebody else has it locked.
+    Locked {
+        /// The request's.
+        index: u8,
+        /// Which file, so that the parent can tell who.
+        id: FileId,
+        /// Why, for where it can't.
+        failure: Failure,
     },
     /// It could not be opened, or is not what was wanted.
     Failed {
@@ -92,7 +121,7 @@ impl Message for ToParent {
     fn fds(&self) -> usize {
         match self {
             ToParent::Opened { .. } => 1,
-            ToParent::Failed { .. } => 0,
+            ToParent::Locked { .. } | ToParent::Failed { .. } => 0,
         }
     }
 }

@@ -23,7 +23,7 @@ pub enum ToVmm {
     /// A start begins. With it: write end of the VM's log pipe, guest memory, kernel, then initrd and cgroup
     /// where they are.
     StartVm(Box<StartVm>),
-    /// A device, in the order that the guest sees. The descriptors of its kind come along.
+    /// A device, in the order that the guest sees. Its descriptors come along.
     StartDevice {
         /// Whose.
         vm: VmId,
@@ -127,6 +127,8 @@ pub struct StartVm {
     pub user: Option<u32>,
     /// Devices that follow.
     pub devices: u8,
+    /// Bases of its disks: descriptors that these devices bring beside one each.
+    pub bases: u16,
 }
 
 /// What vmm says.

@@ -166,22 +166,29 @@ fn control_and_parent() {
 
 #[test]
 fn parent_and_opener() {
-    use opener::{Asker, ToOpener, ToParent, What};
+    use opener::{Asker, FileId, OpenFile, ToOpener, ToParent, What};
     let user = Asker::User { uid: 1000, gid: 1000, groups: vec![4, 27].try_into().unwrap() };
-    let whats = [What::Kernel, What::Initrd, What::Cdrom, What::Disk { write: true }];
+    let whats = [What::Kernel, What::Initrd, What::Cdrom, What::Disk { write: true }, What::Base];
     let opens = whats.map(|what| ToOpener::Open { index: 1, what, path: path() });
     let first = [ToOpener::Become(Asker::Root), ToOpener::Become(user), ToOpener::End];
     travel(0, first.into_iter().chain(opens).collect());
-    travel(1, vec![ToParent::Opened { index: 1, size: 512, block: false }]);
-    travel(0, vec![ToParent::Failed { index: 2, failure: failure() }]);
+    let id = FileId { device: 1, inode: 2 };
+    travel(1, vec![ToParent::Opened { index: 1, file: OpenFile { id, size: 512, block: false } }]);
+    let locked = ToParent::Locked { index: 3, id, failure: failure() };
+    travel(0, vec![ToParent::Failed { index: 2, failure: failure() }, locked]);
 }
 
 #[test]
 fn parent_and_probe() {
-    use probe::{KernelKind, ToParent, ToProbe};
-    travel(1, vec![ToProbe::Kernel { memory: MemorySize::DEFAULT }, ToProbe::RawDisk]);
-    let kernels = [KernelKind::BzImage, KernelKind::Pvh].map(|kind| ToParent::Kernel { kind });
-    travel(0, kernels.into_iter().chain([ToParent::Raw, ToParent::Failed(failure())]).collect());
+    use probe::{Base, Found, KernelKind, ToParent, ToProbe};
+    let qcow2 = ToProbe::Qcow2 { len: 65536, write: true };
+    travel(1, vec![ToProbe::Kernel { memory: MemorySize::DEFAULT }, ToProbe::RawDisk, ToProbe::RawBase, qcow2]);
+    let kernels = [KernelKind::BzImage, KernelKind::Pvh].map(|kind| Found::Kernel { kind });
+    let formats = [None, Some(DiskFormat::Raw), Some(DiskFormat::Qcow2)];
+    let bases = formats.map(|format| Some(Base { name: path(), format }));
+    let disks = bases.into_iter().chain([None]).map(|base| Found::Qcow2 { size: 1 << 40, base });
+    let found = kernels.into_iter().chain(disks).chain([Found::Raw]).map(ToParent::Found);
+    travel(0, found.chain([ToParent::Failed(failure())]).collect());
 }
 
 #[test]
@@ -237,7 +244,8 @@ fn devices() -> Vec<device::Spec> {
         net_boot: true,
     };
     let blk = Blk {
-        format: DiskFormat::Raw,
+        format: DiskFormat::Qcow2,
+        bases: List::try_from(vec![DiskFormat::Qcow2, DiskFormat::Raw]).unwrap(),
         read_only: true,
         serial: Text::cut("web-1-disk0"),
         called: Text::cut("/srv/a.img"),
@@ -273,7 +281,7 @@ fn parent_and_vmm() {
     for spec in devices() {
         travel(spec.fds(), vec![device(spec)]);
     }
-    assert_eq!(devices().iter().map(|spec| spec.fds()).collect::<Vec<_>>(), [1, 1, 0, 1, 0]);
+    assert_eq!(devices().iter().map(device::Spec::fds).collect::<Vec<_>>(), [3, 1, 0, 1, 0]);
     let start = |initrd, cgroup| {
         ToVmm::StartVm(Box::new(StartVm {
             vm,
@@ -287,6 +295,7 @@ fn parent_and_vmm() {
             cgroup,
             user: cgroup.then_some(u32::MAX),
             devices: 2,
+            bases: 2,
         }))
     };
     travel(1, vec![ToVmm::Kvm, ToVmm::Psp, ToVmm::StartEnd { vm }]);

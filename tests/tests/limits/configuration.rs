@@ -117,7 +117,8 @@ fn what_vmd_tells_commands_no_terminal() {
         fs::write(&disk, [0; 512]).expect("it is ours");
         let shown = dir.path().join("disk");
         std::os::unix::fs::symlink(&disk, &shown).expect("it is ours");
-        fs::write(&file, format!("vm a {{\ndisk \"{}\" format qcow2\n}}\n", shown.display())).expect("it is ours");
+        fs::write(&file, format!("vm a {{\ndisable\ndisk \"{}\" format qcow2\n}}\n", shown.display()))
+            .expect("it is ours");
         let reply = vmd(&["-n", "-f", text(&file), "-D", "\u{1b}[31m\n"]);
         assert_eq!(reply.status, Some(0));
         assert!(reply.stderr.contains("\\u{1b}[31m\\n.img"), "{}", reply.stderr);

@@ -74,8 +74,8 @@ fn an_image_that_is_no_disk_is_refused_with_what_it_is() {
         let null = format!("start \"new\": disk \"/dev/null\": is a character device, {must}");
         is_refused(&daemon, &kernel, &[Path::new("/dev/null")], &null);
         let qcow2 = at("image.qcow2");
-        let said = format!("disk \"{}\" in qcow2 format is not supported by this release", qcow2.display());
-        is_refused(&daemon, &kernel, &[&qcow2], &format!("start \"new\": {said}"));
+        let why = "the file is no qcow2 image; if it is a raw disk, say \"format raw\"";
+        is_refused(&daemon, &kernel, &[&qcow2], &format!("start \"new\": disk \"{}\": {why}", qcow2.display()));
         for (name, why) in [
             ("loop", "Too many levels of symbolic links"),
             ("dangling", "No such file or directory"),
@@ -109,7 +109,8 @@ fn a_disk_that_is_in_use_is_refused_and_free_again_after_a_start_that_failed() {
 
         is_refused(&daemon, &kernel, &[&disk, &disk], &said(&disk, "given twice to vm \"new\"; name another image"));
         // Another path to the same file: only its lock tells.
-        is_refused(&daemon, &kernel, &[&disk, &other], &said(&other, by_others));
+        let twice = "given to vm \"new\" by another of its disks too; name another image";
+        is_refused(&daemon, &kernel, &[&disk, &other], &said(&other, twice));
         is_free(&file);
         is_refused(&daemon, &kernel, &[&disk], &said(&disk, by_others));
         drop(file);

@@ -63,12 +63,7 @@ fn sizes_that_do_not_fit_and_what_a_guest_has_are_refused_while_it_runs() {
         for (name, said) in [
             ("first", "vm \"first\" already runs".to_owned()),
             ("disk", format!("disk \"{place}/disk\": already in use by vm \"first\"; stop it, or name another image")),
-            (
-                "same",
-                format!(
-                    "disk \"{place}/same\": already in use by another program or daemon; end it, or name another image"
-                ),
-            ),
+            ("same", format!("disk \"{place}/same\": already in use by vm \"first\"; stop it, or name another image")),
             ("tap", "tap \"tap7\" is taken; name another, or leave the name out for the first free one".to_owned()),
             ("empty", format!("initrd \"{place}/empty\": is empty; name another file, or leave the option out")),
         ] {

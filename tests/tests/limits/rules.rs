@@ -25,8 +25,6 @@ fn web(options: &str) -> String {
 #[test]
 fn what_the_check_accepts_starts_and_says_the_same_of_what_will_not() {
     apart("rules::what_the_check_accepts_starts_and_says_the_same_of_what_will_not", || {
-        let qcow2 = Path::new("/mnt/disk.qcow2");
-        fs::write(qcow2, [0; 512]).expect("it is ours");
         let kernel = idle::kernel_file(Path::new("/mnt"), Does::Nothing);
         let web = |option: &str| web(option).replace("/etc/hostname", text(&kernel));
         for (option, why) in [
@@ -36,7 +34,6 @@ fn what_the_check_accepts_starts_and_says_the_same_of_what_will_not() {
                 "cdrom \"/dev/null\": is a character device, cdrom must be a regular file or a block device",
             ),
             ("sev", "memory encryption is not supported by this release"),
-            ("disk \"/mnt/disk.qcow2\"", "disk \"/mnt/disk.qcow2\" in qcow2 format is not supported by this release"),
         ] {
             let note = format!("vmd: warning: vm \"web\" will not start: {why}\n");
             let daemon = Daemon::start_quietly(&web(option));
@@ -63,6 +60,11 @@ fn what_a_start_refuses_for_certain_the_check_foresees_in_the_same_words() {
         }
         let image = fs::OpenOptions::new().write(true).open("/mnt/qcow.img").and_then(|file| file.set_len(1 << 20));
         image.expect("it is ours");
+        for (name, base) in
+            [("a.qcow2", "b.qcow2"), ("b.qcow2", "none.qcow2"), ("loop.qcow2", "/mnt/loop.qcow2"), ("alone.qcow2", "")]
+        {
+            qcow2(&Path::new("/mnt").join(name), base);
+        }
         let cut = fs::read(&kernel).expect("a kernel");
         fs::write("/mnt/cut", &cut[..cut.len() / 2]).expect("it is ours");
         let (own, kernel) = (|path: &str| format!("boot \"{path}\""), format!("boot \"{}\"", text(&kernel)));
@@ -70,6 +72,18 @@ fn what_a_start_refuses_for_certain_the_check_foresees_in_the_same_words() {
             (
                 format!("{kernel}\n\tdisk \"/mnt/qcow.img\""),
                 "disk \"/mnt/qcow.img\": the image begins like a qcow2 image",
+            ),
+            (
+                format!("{kernel}\n\tdisk \"/mnt/a.qcow2\""),
+                "disk \"/mnt/a.qcow2\": base \"/mnt/b.qcow2\": its base \"/mnt/none.qcow2\": no such file",
+            ),
+            (
+                format!("{kernel}\n\tdisk \"/mnt/loop.qcow2\""),
+                "disk \"/mnt/loop.qcow2\": its base \"/mnt/loop.qcow2\": is \"/mnt/loop.qcow2\" again",
+            ),
+            (
+                format!("{kernel}\n\tdisk \"/mnt/alone.qcow2\""),
+                "disk \"/mnt/alone.qcow2\" in qcow2 format is not supported by this release",
             ),
             (format!("{kernel}\n\tdisk \"/mnt/short.img\""), "disk \"/mnt/short.img\": has 1 bytes"),
             (format!("{kernel}\n\tinitrd \"/mnt/empty\""), "initrd \"/mnt/empty\": is empty"),
@@ -282,4 +296,26 @@ fn a_check_starts_nothing_and_needs_no_root() {
         assert_eq!((reply.status, reply.stdout.as_str()), (Some(0), ""));
         gone();
     });
+}
+
+/// A qcow2 image of version 2 with a disk of 1 MiB (QEMU, docs/interop/qcow2.rst): clusters of 64 KiB, the header, an L1 table,
+/// a refcount table, and room for its block.
+pub fn qcow2(path: &Path, base: &str) {
+    let mut image = vec![0; 4 << 16];
+    let name_len = u32::try_from(base.len()).expect("short");
+    let fields: [(usize, &[u8]); 9] = [
+        (0, b"QFI\xfb\0\0\0\x02"),
+        (8, &(if base.is_empty() { 0_u64 } else { 512 }).to_be_bytes()),
+        (16, &name_len.to_be_bytes()),
+        (20, &16_u32.to_be_bytes()),
+        (24, &(1_u64 << 20).to_be_bytes()),
+        (36, &1_u32.to_be_bytes()),
+        (40, &(1_u64 << 16).to_be_bytes()),
+        (48, &(2_u64 << 16).to_be_bytes()),
+        (56, &1_u32.to_be_bytes()),
+    ];
+    for (at, bytes) in fields.into_iter().chain([(512, base.as_bytes())]) {
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    fs::write(path, image).expect("it is ours");
 }

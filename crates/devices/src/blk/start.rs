@@ -28,9 +28,11 @@ const MAX_OPTIMAL: u32 = 64 << 20;
 pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
     sandbox::enter(&promise::VIOBLK)?;
     let mut vmm = Vmm::new(vmm);
-    let Start { told: Told::Blk(told), front_end, resource: Some(image), .. } = vmm.start()? else {
+    let Start { told: Told::Blk(told), front_end, files, .. } = vmm.start()? else {
         return Err(Fatal::Kind);
     };
+    // The image, then its bases, as `told` has their formats.
+    let Some(image) = files.into_iter().next() else { return Err(Fatal::Kind) };
     let blk = match open(image, &told) {
         Ok(blk) => blk,
         Err(failure) => return Err(vmm.failed(failure)),

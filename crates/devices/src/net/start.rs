@@ -13,9 +13,10 @@ use crate::start::{Fatal, Start, Vmm};
 pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
     sandbox::enter(&promise::VIONET)?;
     let mut vmm = Vmm::new(vmm);
-    let Start { vm, told: Told::Net(told), front_end, resource: Some(tap) } = vmm.start()? else {
+    let Start { vm, told: Told::Net(told), front_end, mut files } = vmm.start()? else {
         return Err(Fatal::Kind);
     };
+    let Some(tap) = files.pop() else { return Err(Fatal::Kind) };
     let tap = match Tap::new(tap) {
         Ok(tap) => tap,
         Err(error) => return Err(vmm.failed(Failure::io("tap", &error))),

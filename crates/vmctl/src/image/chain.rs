@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use disk::qcow2::{Access, Header, HeaderError};
-use disk::{SECTOR, check_raw};
+use disk::{NoFileName, SECTOR, check_raw, path_of_base};
 use model::DiskFormat;
 use proto::failure::plain;
 use rustix::fs::{Mode, OFlags};
@@ -44,6 +43,9 @@ pub enum Why {
     /// Its header.
     #[error("{0}")]
     Header(#[from] HeaderError),
+    /// What its header names as its base.
+    #[error("its base: {0}")]
+    Base(NoFileName),
     /// Less than a sector.
     #[error("it has {0} bytes; a disk needs at least 512")]
     Short(u64),
@@ -132,7 +134,7 @@ pub fn open_on(
         if chain.len() >= most {
             return Err(ChainError { path: image.to_owned(), why: Why::Long });
         }
-        path = beside(&path, Path::new(std::ffi::OsStr::from_bytes(&backing.name)));
+        path = path_of_base(&path, &backing.name).map_err(|error| wrong(Why::Base(error)))?;
         let named = backing.format.or_else(|| DiskFormat::of_extension(&path));
         (format, called) = (named.unwrap_or(DiskFormat::Raw), named.is_some());
     }
@@ -143,11 +145,6 @@ fn stands_in(chain: &[Link], path: &Path) -> bool {
     let place = |it: std::fs::Metadata| (it.dev(), it.ino());
     let this = std::fs::metadata(path).map(place).ok();
     this.is_some() && chain.iter().any(|other| other.file.metadata().map(place).ok() == this)
-}
-
-/// The file that an image at `image` means by a name: one that is not absolute lies beside it (openbsd/devices.md, 3.5).
-pub fn beside(image: &Path, name: &Path) -> PathBuf {
-    image.parent().unwrap_or(Path::new("")).join(name)
 }
 
 fn link(path: &Path, (mut file, len): (File, u64), format: DiskFormat, called: bool, looks: Why) -> Result<Link, Why> {

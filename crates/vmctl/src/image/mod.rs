@@ -184,19 +184,16 @@ fn qcow2(path: &Path, size: u64, backing: Option<Backing>) -> Result<(), ImageEr
     Ok(())
 }
 
+const COLON: &str = "taken for a protocol because of its colon; write \"./\" before it";
+
 /// The bytes of an image at `path` on top of a base, as many as that has where no size was asked for. The base is looked for
 /// where whoever opens the image will: beside it.
 fn size_on(base: &Source, size: Option<u64>, path: &Path) -> Result<u64, ImageError> {
-    let refused = |why| Err(ImageError::BaseName { name: base.path.clone(), why });
-    match base.path.as_os_str().as_bytes() {
-        [] => return refused("empty; name the file"),
-        // QEMU, block.c, path_has_protocol: a colon before the first slash.
-        name if name.iter().find(|byte| matches!(byte, b':' | b'/')) == Some(&b':') => {
-            return refused("taken for a protocol because of its colon; write \"./\" before it");
-        }
-        _ => {}
-    }
-    let place = chain::beside(path, &base.path);
+    let place = disk::path_of_base(path, base.path.as_os_str().as_bytes()).map_err(|_| {
+        let empty = base.path.as_os_str().is_empty();
+        let why = if empty { "empty; name the file" } else { COLON };
+        ImageError::BaseName { name: base.path.clone(), why }
+    })?;
     let opened = chain::open(&place, base.format, base.called, MAX_CHAIN - 1).map_err(|error| {
         let elsewhere = error.path == place && place != base.path && !place.exists() && base.path.exists();
         let hint = "; a name that is not absolute is relative to the directory of the new image".to_owned();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use model::UserPath;
-use proto::opener::{Asker, ToOpener, ToParent, What};
+use proto::opener::{Asker, FileId, OpenFile, ToOpener, ToParent, What};
 use proto::{Channel, Received};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat};
@@ -63,13 +63,16 @@ fn rights(asker: &Asker) -> sandbox::Asker {
 
 fn answer(index: u8, what: What, path: &UserPath, asker: &Asker) -> (ToParent, Vec<OwnedFd>) {
     match open(what, path) {
-        Ok(Opened { file, size, block }) => (ToParent::Opened { index, size, block }, vec![file]),
+        Ok(Opened { fd, file }) => (ToParent::Opened { index, file }, vec![fd]),
         Err(refusal) => {
             let user = match asker {
                 Asker::Root => None,
                 Asker::User { uid, .. } => name_of(*uid),
             };
             let failure = judge::failure(refusal, what, path, asker, user.as_deref());
+            if let Refusal::Locked(id, _) = refusal {
+                return (ToParent::Locked { index, id, failure }, vec![]);
+            }
             (ToParent::Failed { index, failure }, vec![])
         }
     }
@@ -84,23 +87,34 @@ pub fn open(what: What, path: &str) -> Result<Opened, Refusal> {
     let file = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
     let file = file.map_err(|errno| refused(errno, path))?;
     let status = rustix::fs::fstat(&file).map_err(Refusal::Examine)?;
-    let found = FileType::from_raw_mode(status.st_mode);
     look(what, &status)?; // before its size, which the end of a fifo does not tell
     let size = size(&file).map_err(Refusal::Examine)?;
     judge::check_size(what, size)?;
-    take_lock(&file, what)?;
+    let found = OpenFile { id: id(&status), size, block: is_block(&status) };
+    take_lock(&file, what, found.id)?;
     // It was for opening only; a read of a disk is to wait, also through io_uring.
     let kept = rustix::fs::fcntl_getfl(&file).map_err(Refusal::Examine)?.difference(OFlags::NONBLOCK);
     rustix::fs::fcntl_setfl(&file, kept).map_err(Refusal::Examine)?;
-    Ok(Opened { file, size, block: found == FileType::BlockDevice })
+    Ok(Opened { fd: file, file: found })
+}
+
+fn is_block(status: &Stat) -> bool {
+    FileType::from_raw_mode(status.st_mode) == FileType::BlockDevice
+}
+
+/// Which file a status is of.
+pub fn id(status: &Stat) -> FileId {
+    match is_block(status) {
+        true => FileId { device: u64::MAX, inode: status.st_rdev },
+        false => FileId { device: status.st_dev, inode: status.st_ino },
+    }
 }
 
 /// What a file's status says against it. Its size is not looked at: a block device's status has none.
 pub fn look(what: What, status: &Stat) -> Result<(), Refusal> {
     let found = FileType::from_raw_mode(status.st_mode);
     judge::check_type(what, found)?;
-    let block = found == FileType::BlockDevice;
-    if block && what == (What::Disk { write: true }) && read_only(Path::new(DEVICES), status.st_rdev) {
+    if is_block(status) && what == (What::Disk { write: true }) && read_only(Path::new(DEVICES), status.st_rdev) {
         return Err(Refusal::ReadOnly);
     }
     Ok(())
@@ -145,7 +159,7 @@ const LINGERS: Duration = Duration::from_millis(1500);
 /// Between two looks at it.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-fn take_lock(file: &OwnedFd, what: What) -> Result<(), Refusal> {
+fn take_lock(file: &OwnedFd, what: What, id: FileId) -> Result<(), Refusal> {
     let Some(kind) = judge::lock(what) else { return Ok(()) };
     let end = Instant::now() + LINGERS;
     loop {
@@ -153,7 +167,7 @@ fn take_lock(file: &OwnedFd, what: What) -> Result<(), Refusal> {
             Ok(true) => return Ok(()),
             Ok(false) => match sys::lock::holder(file).unwrap_or_default() {
                 None if Instant::now() < end => std::thread::sleep(LOOK_AGAIN),
-                holder => return Err(Refusal::Locked(holder)),
+                holder => return Err(Refusal::Locked(id, holder)),
             },
             Err(error) => return Err(Refusal::Examine(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
         }

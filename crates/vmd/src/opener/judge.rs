@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use proto::opener::{Asker, What};
+use proto::opener::{Asker, FileId, OpenFile, What};
 use proto::{Code, Failure};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
@@ -22,7 +22,7 @@ pub fn flags(what: What) -> OFlags {
     match what {
         // O_EXCL without O_CREAT refuses a block device that the host uses, for a mounted file system say (open(2)).
         What::Disk { write: true } => always | OFlags::RDWR | OFlags::EXCL,
-        What::Disk { write: false } | What::Kernel | What::Initrd | What::Cdrom => always | OFlags::RDONLY,
+        What::Disk { write: false } | What::Base | What::Kernel | What::Initrd | What::Cdrom => always | OFlags::RDONLY,
     }
 }
 
@@ -30,7 +30,7 @@ pub fn flags(what: What) -> OFlags {
 pub fn lock(what: What) -> Option<LockKind> {
     match what {
         What::Disk { write: true } => Some(LockKind::Exclusive),
-        What::Disk { write: false } | What::Cdrom => Some(LockKind::Shared),
+        What::Disk { write: false } | What::Base | What::Cdrom => Some(LockKind::Shared),
         What::Kernel | What::Initrd => None,
     }
 }
@@ -39,11 +39,9 @@ pub fn lock(what: What) -> Option<LockKind> {
 #[derive(Debug)]
 pub struct Opened {
     /// The descriptor.
-    pub file: OwnedFd,
-    /// Bytes.
-    pub size: u64,
-    /// A block device.
-    pub block: bool,
+    pub fd: OwnedFd,
+    /// What it is.
+    pub file: OpenFile,
 }
 
 /// Why a file is not handed over.
@@ -63,8 +61,8 @@ pub enum Refusal {
     ReadOnly,
     /// Nothing is in it.
     Empty,
-    /// Somebody else has locked it; who, if the kernel tells.
-    Locked(Option<u32>),
+    /// Somebody else has locked this file; who, if the kernel tells.
+    Locked(FileId, Option<u32>),
     /// It is open, and a question about it failed.
     Examine(Errno),
 }
@@ -72,7 +70,7 @@ pub enum Refusal {
 /// Whether a file of this type may be what was wanted.
 pub fn check_type(what: What, found: FileType) -> Result<(), Refusal> {
     match (what, found) {
-        (_, FileType::RegularFile) | (What::Disk { .. } | What::Cdrom, FileType::BlockDevice) => Ok(()),
+        (_, FileType::RegularFile) | (What::Disk { .. } | What::Base | What::Cdrom, FileType::BlockDevice) => Ok(()),
         (_, other) => Err(Refusal::Type(other)),
     }
 }
@@ -83,8 +81,8 @@ pub fn check_size(what: What, size: u64) -> Result<(), Refusal> {
         What::Disk { .. } if size < MIN_DISK => Err(Refusal::Short(size)),
         What::Cdrom if size < MIN_CDROM => Err(Refusal::Short(size)),
         What::Initrd if size == 0 => Err(Refusal::Empty),
-        // The probe judges kernels.
-        What::Disk { .. } | What::Kernel | What::Initrd | What::Cdrom => Ok(()),
+        // The probe judges kernels; a base that is shorter than the disk reads as zeros beyond its end.
+        What::Disk { .. } | What::Base | What::Kernel | What::Initrd | What::Cdrom => Ok(()),
     }
 }
 
@@ -108,8 +106,8 @@ pub fn failure(refusal: Refusal, what: What, path: &str, asker: &Asker, user: Op
                 .to_owned()
         }
         Refusal::Empty => "is empty; name another file, or leave the option out".to_owned(),
-        Refusal::Locked(Some(pid)) => format!("already in use by process {pid}; end it, or name another image"),
-        Refusal::Locked(None) => {
+        Refusal::Locked(_, Some(pid)) => format!("already in use by process {pid}; end it, or name another image"),
+        Refusal::Locked(_, None) => {
             "already in use by another program or daemon; end it, or name another image".to_owned()
         }
         Refusal::Examine(errno) => reason(errno),
@@ -126,10 +124,10 @@ fn code(refusal: Refusal, what: What) -> Code {
         (Refusal::Type(_) | Refusal::Short(_), What::Cdrom) => Code::CdromInvalid,
         (Refusal::Relative | Refusal::Short(_) | Refusal::Empty, _) => Code::Invalid,
         (Refusal::Type(_), _) => Code::NotPermitted,
-        (Refusal::Open(_) | Refusal::Locked(_), What::Disk { .. }) => Code::DiskMissing,
+        (Refusal::Open(_) | Refusal::Locked(..), What::Disk { .. } | What::Base) => Code::DiskMissing,
         (Refusal::Open(_), What::Cdrom) => Code::CdromMissing,
         (Refusal::Open(errno) | Refusal::Examine(errno), _) => Code::of_errno(errno.raw_os_error()),
-        (Refusal::Locked(_), _) => Code::Busy,
+        (Refusal::Locked(..), _) => Code::Busy,
     }
 }
 
@@ -149,8 +147,17 @@ fn open_sentence(
             Asker::User { uid, .. } => {
                 let user = user.map_or_else(|| uid.to_string(), |name| format!("\"{name}\""));
                 let barrier = barrier.map(|it| format!(": {}", it.told(path, "that user"))).unwrap_or_default();
-                let noun = noun(what);
-                format!("permission denied to user {user}{barrier}; a {noun} you name is opened with your own rights")
+                let whose = match what {
+                    What::Base => {
+                        "an image's base is opened with the rights of who names the image, and where it does not \
+                                   lie beside an image that root names, with those of \"nobody\""
+                            .to_owned()
+                    }
+                    What::Disk { .. } | What::Kernel | What::Initrd | What::Cdrom => {
+                        format!("a {} you name is opened with your own rights", noun(what))
+                    }
+                };
+                format!("permission denied to user {user}{barrier}; {whose}")
             }
         },
         Errno::NAMETOOLONG => "a name in the path is longer than 255 bytes; correct the path".to_owned(),
@@ -161,6 +168,9 @@ fn open_sentence(
         Errno::NOENT => match what {
             What::Disk { .. } => {
                 format!("no such file; make a disk with \"vmctl create -s SIZE {path}\", or correct the path")
+            }
+            What::Base => {
+                "no such file; put it there, or tell the image where it is with \"qemu-img rebase -u\"".to_owned()
             }
             What::Kernel | What::Initrd | What::Cdrom => "no such file; correct the path".to_owned(),
         },
@@ -185,13 +195,14 @@ pub fn noun(what: What) -> &'static str {
         What::Initrd => "initrd",
         What::Cdrom => "cdrom",
         What::Disk { .. } => "disk",
+        What::Base => "base",
     }
 }
 
 fn wanted(what: What) -> &'static str {
     match what {
         What::Kernel | What::Initrd => "a regular file",
-        What::Cdrom | What::Disk { .. } => "a regular file or a block device",
+        What::Cdrom | What::Disk { .. } | What::Base => "a regular file or a block device",
     }
 }
 

@@ -15,7 +15,7 @@ mod tests;
 
 use std::os::fd::OwnedFd;
 
-pub use edge::{look, refused};
+pub use edge::{id, look, refused};
 
 use proto::channel::ChannelError;
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::symlink;
 
 use model::UserPath;
-use proto::opener::{Asker, ToOpener, ToParent, What};
+use proto::opener::{Asker, FileId, OpenFile, ToOpener, ToParent, What};
 use proto::{Code, Failure, Received};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
@@ -20,7 +20,7 @@ use super::judge::{self, Refusal};
 
 const WRITE: What = What::Disk { write: true };
 const READ: What = What::Disk { write: false };
-const ALL: [What; 5] = [What::Kernel, What::Initrd, What::Cdrom, WRITE, READ];
+const ALL: [What; 6] = [What::Kernel, What::Initrd, What::Cdrom, WRITE, READ, What::Base];
 
 /// A directory with a file of `len` bytes.
 fn file_of(len: usize) -> (TempDir, String) {
@@ -29,6 +29,10 @@ fn file_of(len: usize) -> (TempDir, String) {
     std::fs::write(&path, vec![0x5A; len]).expect("write");
     let path = path.to_str().expect("UTF-8").to_owned();
     (dir, path)
+}
+
+fn id_of(path: &str) -> FileId {
+    edge::id(&rustix::fs::stat(path).expect("it is there"))
 }
 
 fn path(text: &str) -> UserPath {
@@ -89,9 +93,9 @@ fn a_file_comes_with_its_size_and_at_its_start() {
     let (_dir, path) = file_of(5000);
     for what in ALL {
         let opened = open(what, &path).expect("opens");
-        assert_eq!((opened.size, opened.block), (5000, false), "{what:?}");
-        assert_eq!(rustix::fs::seek(&opened.file, rustix::fs::SeekFrom::Current(0)), Ok(0));
-        let flags = rustix::fs::fcntl_getfl(&opened.file).expect("flags");
+        assert_eq!((opened.file.size, opened.file.block), (5000, false), "{what:?}");
+        assert_eq!(rustix::fs::seek(&opened.fd, rustix::fs::SeekFrom::Current(0)), Ok(0));
+        let flags = rustix::fs::fcntl_getfl(&opened.fd).expect("flags");
         assert!(!flags.contains(OFlags::NONBLOCK), "{what:?}");
     }
 }
@@ -101,7 +105,7 @@ fn a_symbolic_link_is_followed() {
     let (dir, path) = file_of(512);
     let link = dir.path().join("link");
     symlink(&path, &link).expect("link");
-    assert_eq!(open(WRITE, link.to_str().expect("UTF-8")).expect("opens").size, 512);
+    assert_eq!(open(WRITE, link.to_str().expect("UTF-8")).expect("opens").file.size, 512);
 }
 
 #[test]
@@ -137,7 +141,7 @@ fn a_block_device_may_be_a_disk_and_no_kernel() {
     for what in ALL {
         let expected = match what {
             What::Kernel | What::Initrd => Err(Refusal::Type(FileType::BlockDevice)),
-            What::Cdrom | What::Disk { .. } => Ok(()),
+            What::Cdrom | What::Disk { .. } | What::Base => Ok(()),
         };
         assert_eq!(judge::check_type(what, FileType::BlockDevice), expected, "{what:?}");
     }
@@ -160,9 +164,9 @@ fn a_disk_has_at_least_a_sector() {
     let (_dir, short) = file_of(511);
     assert_eq!(open(WRITE, &short).expect_err("short"), Refusal::Short(511));
     assert_eq!(open(READ, &short).expect_err("short"), Refusal::Short(511));
-    assert_eq!(open(What::Kernel, &short).expect("the probe judges kernels").size, 511);
+    assert_eq!(open(What::Kernel, &short).expect("the probe judges kernels").file.size, 511);
     let (_dir, just) = file_of(512);
-    assert_eq!(open(WRITE, &just).expect("a sector").size, 512);
+    assert_eq!(open(WRITE, &just).expect("a sector").file.size, 512);
 }
 
 #[test]
@@ -171,16 +175,16 @@ fn a_cdrom_has_at_least_a_block_and_is_shared() {
     assert_eq!(open(What::Cdrom, &short).expect_err("short"), Refusal::Short(2047));
     let (_dir, just) = file_of(2048);
     let (_one, _two) = (open(What::Cdrom, &just).expect("a block"), open(What::Cdrom, &just).expect("shared"));
-    assert_eq!(open(WRITE, &just).expect_err("it is read"), Refusal::Locked(None));
+    assert_eq!(open(WRITE, &just).expect_err("it is read"), Refusal::Locked(id_of(&just), None));
 }
 
 #[test]
 fn an_initrd_has_at_least_a_byte() {
     let (_dir, empty) = file_of(0);
     assert_eq!(open(What::Initrd, &empty).expect_err("empty"), Refusal::Empty);
-    assert_eq!(open(What::Kernel, &empty).expect("the probe judges kernels").size, 0);
+    assert_eq!(open(What::Kernel, &empty).expect("the probe judges kernels").file.size, 0);
     let (_dir, one) = file_of(1);
-    assert_eq!(open(What::Initrd, &one).expect("a byte").size, 1);
+    assert_eq!(open(What::Initrd, &one).expect("a byte").file.size, 1);
 }
 
 #[test]
@@ -197,8 +201,8 @@ fn a_path_from_nowhere_is_refused() {
 fn a_disk_is_written_by_one() {
     let (_dir, path) = file_of(512);
     let first = open(WRITE, &path).expect("free");
-    assert_eq!(open(WRITE, &path).expect_err("taken"), Refusal::Locked(None));
-    assert_eq!(open(READ, &path).expect_err("taken"), Refusal::Locked(None));
+    assert_eq!(open(WRITE, &path).expect_err("taken"), Refusal::Locked(id_of(&path), None));
+    assert_eq!(open(READ, &path).expect_err("taken"), Refusal::Locked(id_of(&path), None));
     drop(first);
     assert!(open(WRITE, &path).is_ok());
 }
@@ -222,7 +226,29 @@ fn a_lock_that_ends_a_moment_later_is_waited_for() {
 fn a_disk_is_read_by_many_and_then_written_by_none() {
     let (_dir, path) = file_of(512);
     let (_one, _two) = (open(READ, &path).expect("free"), open(READ, &path).expect("shared"));
-    assert_eq!(open(WRITE, &path).expect_err("taken"), Refusal::Locked(None));
+    assert_eq!(open(WRITE, &path).expect_err("taken"), Refusal::Locked(id_of(&path), None));
+}
+
+#[test]
+fn a_base_is_read_beside_others_and_written_by_none() {
+    let (_dir, path) = file_of(1);
+    let (_one, _two) = (open(What::Base, &path).expect("free"), open(What::Base, &path).expect("shared"));
+    assert_eq!(rustix::fs::fcntl_getfl(&_one.fd).expect("flags") & OFlags::RWMODE, OFlags::RDONLY);
+    let (_dir, disk) = file_of(512);
+    let _disk = open(WRITE, &disk).expect("free");
+    assert_eq!(open(What::Base, &disk).expect_err("written"), Refusal::Locked(id_of(&disk), None));
+}
+
+#[test]
+fn a_locked_file_is_told_by_which_it_is() {
+    let (_dir, there) = file_of(512);
+    let _writer = open(WRITE, &there).expect("free");
+    let open_it = ToOpener::Open { index: 4, what: What::Base, path: path(&there) };
+    let (answers, _) = serve(&[ToOpener::Become(Asker::Root), open_it, ToOpener::End]);
+    assert!(
+        matches!(&answers[..], [(ToParent::Locked { index: 4, id, .. }, fds)] if *id == id_of(&there) && fds.is_empty()),
+        "{answers:?}"
+    );
 }
 
 #[test]
@@ -238,7 +264,7 @@ fn a_process_that_holds_the_lock_is_named() {
     let file = File::options().write(true).open(&path).expect("open");
     rustix::fs::fcntl_lock(file.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("lock");
     let refusal = open(WRITE, &path).expect_err("taken");
-    assert_eq!(refusal, Refusal::Locked(Some(std::process::id())));
+    assert_eq!(refusal, Refusal::Locked(id_of(&path), Some(std::process::id())));
     let said = judge::failure(refusal, WRITE, &path, &Asker::Root, None).text.to_string();
     assert!(said.contains(&format!("already in use by process {};", std::process::id())), "{said}");
 }
@@ -301,9 +327,19 @@ fn refusals_say_what_failed_with_which_value_and_what_to_do() {
             What::Cdrom,
             "cdrom \"/srv/web.img\": has 5 bytes, but a CD-ROM image has at least 2048; name another file",
         ),
+        (
+            open(Errno::NOENT),
+            What::Base,
+            "base \"/srv/web.img\": no such file; put it there, or tell the image where it is with \"qemu-img rebase -u\"",
+        ),
+        (
+            open(Errno::ACCESS),
+            What::Base,
+            "base \"/srv/web.img\": permission denied to user \"ann\"; an image's base is opened with the rights of who names the image, and where it does not lie beside an image that root names, with those of \"nobody\"",
+        ),
         (Refusal::Empty, What::Initrd, "initrd \"/srv/web.img\": is empty; name another file, or leave the option out"),
         (
-            Refusal::Locked(None),
+            Refusal::Locked(FileId::default(), None),
             WRITE,
             "disk \"/srv/web.img\": already in use by another program or daemon; end it, or name another image",
         ),
@@ -323,7 +359,7 @@ fn a_user_without_a_name_is_told_by_number() {
 fn codes_are_those_that_clients_know() {
     let code = |refusal, what| judge::failure(refusal, what, "/x", &Asker::Root, None).code;
     assert_eq!(code(Refusal::Open(Errno::NOENT), WRITE), Code::DiskMissing);
-    assert_eq!(code(Refusal::Locked(None), WRITE), Code::DiskMissing);
+    assert_eq!(code(Refusal::Locked(FileId::default(), None), WRITE), Code::DiskMissing);
     assert_eq!(code(Refusal::Open(Errno::ACCESS), WRITE), Code::NotPermitted);
     assert_eq!(code(Refusal::Type(FileType::Fifo), WRITE), Code::NotPermitted);
     assert_eq!(code(Refusal::ReadOnly, WRITE), Code::NotPermitted);
@@ -332,7 +368,7 @@ fn codes_are_those_that_clients_know() {
     assert_eq!(code(Refusal::Open(Errno::NOENT), What::Cdrom), Code::CdromMissing);
     assert_eq!(code(Refusal::Type(FileType::Directory), What::Cdrom), Code::CdromInvalid);
     assert_eq!(code(Refusal::Short(1), What::Cdrom), Code::CdromInvalid);
-    assert_eq!(code(Refusal::Locked(None), What::Cdrom), Code::Busy);
+    assert_eq!(code(Refusal::Locked(FileId::default(), None), What::Cdrom), Code::Busy);
     assert_eq!(code(Refusal::Open(Errno::NOENT), What::Kernel), Code::NotFound);
     assert_eq!(code(Refusal::Open(Errno::MFILE), What::Kernel), Code::NoDescriptors);
 }
@@ -368,7 +404,8 @@ fn every_request_is_answered_with_its_index() {
     let (answers, ended) = serve(&messages);
     assert!(ended.is_ok(), "{ended:?}");
     let [(first, fds), (second, none)] = answers.as_slice() else { panic!("{answers:?}") };
-    assert_eq!(*first, ToParent::Opened { index: 7, size: 1024, block: false });
+    let file = OpenFile { id: id_of(&there), size: 1024, block: false };
+    assert_eq!(*first, ToParent::Opened { index: 7, file });
     assert_eq!((fds.len(), none.len()), (1, 0));
     assert!(
         matches!(second, ToParent::Failed { index: 9, failure: Failure { code: Code::NotFound, .. } }),
@@ -381,7 +418,7 @@ fn the_lock_goes_along_with_the_descriptor() {
     let (_dir, there) = file_of(1024);
     let open_it = ToOpener::Open { index: 0, what: WRITE, path: path(&there) };
     let (answers, _) = serve(&[ToOpener::Become(Asker::Root), open_it, ToOpener::End]);
-    assert_eq!(open(WRITE, &there).expect_err("held by what was handed over"), Refusal::Locked(None));
+    assert_eq!(open(WRITE, &there).expect_err("held by what was handed over"), Refusal::Locked(id_of(&there), None));
     let mut file = answers.into_iter().flat_map(|(_, fds)| fds).map(File::from).next().expect("a descriptor");
     file.write_all(b"written").expect("open for writing");
     drop(file);

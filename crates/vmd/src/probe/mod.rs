@@ -13,14 +13,14 @@ mod tests;
 use std::os::fd::OwnedFd;
 
 use proto::Failure;
-use proto::probe::{ToParent, ToProbe};
+use proto::probe::{Found, ToParent, ToProbe};
 
 use crate::ending::Fatal;
 
 /// What a probe would say of a file, where it needs none: to who has no more rights than the file's own user.
-pub fn look_at(question: ToProbe, file: OwnedFd) -> Result<(), Failure> {
+pub fn look_at(question: ToProbe, file: OwnedFd) -> Result<Option<Found>, Failure> {
     match edge::look(question, file) {
-        ToParent::Kernel { .. } | ToParent::Raw => Ok(()),
+        ToParent::Found(found) => Ok(Some(found)),
         ToParent::Failed(failure) => Err(failure),
     }
 }

@@ -346,7 +346,7 @@ impl Running {
 
     /// Descriptors that all VMs need at most: while one starts its files and sockets, and of each process two.
     fn descriptors_of(vm: &StartVm) -> u64 {
-        7 + 5 * u64::from(vm.devices)
+        7 + 5 * u64::from(vm.devices) + u64::from(vm.bases)
     }
 
     fn of_run(&mut self, run: Run) -> Option<(VmId, &mut Vm)> {

@@ -58,13 +58,20 @@ fn start_of(id: u32, name: &str, devices: u8) -> StartVm {
         cgroup: false,
         user: None,
         devices,
+        bases: 0,
     }
 }
 
 /// The device of this index, which is a disk.
 fn disk(id: u32, device: u8) -> ToVmm {
     let (serial, called) = (Text::cut("disk"), Text::cut("/srv/a.img"));
-    let told = Told::Blk(Blk { format: model::DiskFormat::Raw, read_only: false, serial, called });
+    let told = Told::Blk(Blk {
+        format: model::DiskFormat::Raw,
+        bases: model::List::default(),
+        read_only: false,
+        serial,
+        called,
+    });
     ToVmm::StartDevice { vm: VmId(id), device, spec: Box::new(Spec { number: device, told }) }
 }
 

@@ -39,7 +39,7 @@ fn ask(opener: &mut Opener, what: What, path: &Path) -> Result<u64, Code> {
     let path = UserPath::new(path.to_str().expect("UTF-8")).expect("short");
     opener.channel.send(&ToOpener::Open { index: 3, what, path }, vec![]).expect("sent");
     match opener.answer() {
-        (ToParent::Opened { index: 3, size, .. }, fds) if fds.len() == 1 => Ok(size),
+        (ToParent::Opened { index: 3, file }, fds) if fds.len() == 1 => Ok(file.size),
         (ToParent::Failed { index: 3, failure }, _) => Err(failure.code),
         (other, fds) => panic!("{other:?} with {} descriptors", fds.len()),
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write as _;
 
 use proto::Code;
-use proto::probe::{ToParent, ToProbe};
+use proto::probe::{Found, ToParent, ToProbe};
 use sys::child::Exit;
 
 use crate::support::Role;
@@ -42,7 +42,7 @@ fn it_holds_nothing_but_its_channel_and_is_nobody() {
 
 #[test]
 fn it_tells_a_raw_disk_from_one_that_begins_like_qcow2() {
-    assert_eq!(ask(ToProbe::RawDisk, &[0; 4096]), ToParent::Raw);
+    assert_eq!(ask(ToProbe::RawDisk, &[0; 4096]), ToParent::Found(Found::Raw));
     assert_eq!(code(ask(ToProbe::RawDisk, b"QFI\xfb\0\0\0\x03")), Code::Invalid);
 }
 
@@ -63,7 +63,7 @@ fn the_disk_is_as_it_was() {
     let mut probe = Probe::start("probe");
     let file = File::options().read(true).write(true).open(&path).expect("open");
     probe.channel.send(&ToProbe::RawDisk, vec![file.into()]).expect("sent");
-    assert_eq!(probe.answer().0, ToParent::Raw);
+    assert_eq!(probe.answer().0, ToParent::Found(Found::Raw));
     assert_eq!(std::fs::read(&path).expect("read"), [7; 2048]);
     assert_eq!(std::fs::metadata(&path).and_then(|metadata| metadata.modified()).expect("time"), before);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use config::json::Value;
 use config::{Config, Diagnostic, dump};
-use proto::probe::{ToParent, ToProbe};
+use proto::probe::{Found, ToParent, ToProbe};
 use proto::{Failure, Received};
 use rustix::fs::OFlags;
 use rustix::process::Signal;
@@ -49,20 +49,20 @@ pub fn foreseen_here(config: &Config) -> Vec<String> {
     let starter = Executable::own().and_then(|exe| Ok(Starter { exe, null: null?, debug: false }));
     foreseen(config, true, &mut |question, file| match &starter {
         Ok(starter) => by_probe(starter, question, file),
-        Err(_) => Ok(()),
+        Err(_) => Ok(None),
     })
 }
 
 /// Where no probe can be had, nothing is known against a file.
-fn by_probe(starter: &Starter, question: ToProbe, file: OwnedFd) -> Result<(), Failure> {
-    let Ok((mut probe, _log)): Result<(Probe, _), _> = starter.start("probe", &[], None) else { return Ok(()) };
+fn by_probe(starter: &Starter, question: ToProbe, file: OwnedFd) -> Result<Option<Found>, Failure> {
+    let Ok((mut probe, _log)): Result<(Probe, _), _> = starter.start("probe", &[], None) else { return Ok(None) };
     let sent = probe.channel.send(&question, vec![file]);
     let answer = sent.and_then(|()| probe.channel.recv_within(PATIENCE));
     let _ = probe.child.kill(Signal::KILL).and_then(|()| probe.child.wait()); // it has said what it had to
     match answer {
         Ok(Received::Message(ToParent::Failed(failure), _)) => Err(failure),
-        Ok(Received::Message(ToParent::Kernel { .. } | ToParent::Raw, _) | Received::Empty | Received::Closed)
-        | Err(_) => Ok(()),
+        Ok(Received::Message(ToParent::Found(found), _)) => Ok(Some(found)),
+        Ok(Received::Empty | Received::Closed) | Err(_) => Ok(None),
     }
 }
 

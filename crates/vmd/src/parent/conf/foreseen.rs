@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use config::Config;
-use model::{DiskFormat, MacAddr, Vm};
+use model::{Disk, DiskFormat, MacAddr, Vm};
 use proto::Failure;
-use proto::opener::{Asker, What};
-use proto::probe::ToProbe;
-use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use proto::opener::{Asker, FileId, OpenFile, What};
+use proto::probe::{Found, ToProbe};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::obstacles;
 use crate::opener::{self, judge};
+use crate::parent::registry::chain::Chain;
+use crate::parent::registry::definition::not_served;
 
-/// What a probe says of an open file.
-pub type Probe<'a> = dyn FnMut(ToProbe, OwnedFd) -> Result<(), Failure> + 'a;
+/// What a probe says of an open file, as far as one can be had.
+pub type Probe<'a> = dyn FnMut(ToProbe, OwnedFd) -> Result<Option<Found>, Failure> + 'a;
 
 /// A sentence for each thing. `privileged`: what is closed to us is closed to the opener of a start too.
 pub fn foreseen(config: &Config, privileged: bool, probe: &mut Probe) -> Vec<String> {
@@ -25,11 +27,7 @@ pub fn foreseen(config: &Config, privileged: bool, probe: &mut Probe) -> Vec<Str
         // A start that is refused for this looks at no file.
         let why = match obstacles::without_files(vm) {
             Some(why) => vec![why],
-            None => {
-                let files =
-                    files(vm).filter_map(|(what, path, question)| wrong(what, path, question, privileged, probe));
-                files.chain(twice_in(vm)).collect()
-            }
+            None => [files(vm, privileged, probe), twice_in(vm)].concat(),
         };
         told.extend(why.into_iter().map(|why| format!("vm \"{}\" will not start: {why}", vm.name)));
         told.extend(surprises(vm));
@@ -38,21 +36,67 @@ pub fn foreseen(config: &Config, privileged: bool, probe: &mut Probe) -> Vec<Str
     told
 }
 
-/// Each file of a VM, what it is to be, and what a probe is asked about it.
-fn files(vm: &Vm) -> impl Iterator<Item = (What, &str, Option<ToProbe>)> {
-    let kernel = vm.boot.iter().map(|path| (What::Kernel, &**path, Some(ToProbe::Kernel { memory: vm.memory })));
-    let initrd = vm.initrd.iter().map(|path| (What::Initrd, &**path, None));
-    let disks = vm
-        .disks
-        .iter()
-        .map(|disk| (What::Disk { write: true }, &*disk.path, (!disk.is_called()).then_some(ToProbe::RawDisk)));
-    kernel.chain(initrd).chain(disks).chain(vm.medium().map(|path| (What::Cdrom, &**path, None)))
+/// Why a start can't have the files of a VM, a sentence for each. One that is not there is told as an error.
+fn files(vm: &Vm, privileged: bool, probe: &mut Probe) -> Vec<String> {
+    let mut told = Vec::new();
+    let kernel = vm.boot.iter().map(|path| (What::Kernel, path, Some(ToProbe::Kernel { memory: vm.memory })));
+    let initrd = vm.initrd.iter().map(|path| (What::Initrd, path, None));
+    let medium = vm.medium().map(|path| (What::Cdrom, path, None));
+    for (what, path, question) in kernel.chain(initrd).chain(medium) {
+        told.extend(wrong(what, path, question, privileged, probe));
+    }
+    let before = told.len();
+    told.extend(vm.disks.iter().filter_map(|disk| wrong_disk(disk, privileged, probe)));
+    if told.len() == before {
+        told.extend(not_served(vm).map(|failure| failure.to_string()));
+    }
+    told
 }
 
-/// Why a start can't have a file. One that is not there is told as an error.
 fn wrong(what: What, path: &str, question: Option<ToProbe>, privileged: bool, probe: &mut Probe) -> Option<String> {
-    let refused = |refusal| Some(judge::failure(refusal, what, path, &Asker::Root, None).to_string());
-    let hidden = |errno| if privileged && errno != Errno::NOENT { refused(opener::refused(errno, path)) } else { None };
+    let fd = match looked_at(what, path, privileged) {
+        Ok(found) => found?.0,
+        Err(failure) => return Some(failure.to_string()),
+    };
+    let why = probe(question?, fd).err()?;
+    Some(format!("{} \"{path}\": {why}", judge::noun(what)))
+}
+
+/// The same of a disk and all that it is based on, by what a start follows.
+fn wrong_disk(disk: &Disk, privileged: bool, probe: &mut Probe) -> Option<String> {
+    let mut chain = Chain::new(disk);
+    let mut what = What::Disk { write: true };
+    loop {
+        let (fd, open) = match looked_at(what, &chain.path(), privileged) {
+            Ok(found) => found?,
+            Err(failure) => return Some(chain.told(&failure).to_string()),
+        };
+        let question = match chain.opened(open) {
+            Ok(question) => question?,
+            Err(failure) => return Some(failure.to_string()),
+        };
+        let more = match probe(question, fd) {
+            Ok(found) => chain.found(found?),
+            Err(why) => Err(chain.refused(&why)),
+        };
+        match more {
+            Ok(true) => what = What::Base,
+            Ok(false) => return None,
+            Err(failure) => return Some(failure.to_string()),
+        }
+    }
+}
+
+/// A file as far as it can be seen from here, or why a start is refused it for certain.
+fn looked_at(what: What, path: &str, privileged: bool) -> Result<Option<(OwnedFd, OpenFile)>, Failure> {
+    let refused = |refusal| Err(judge::failure(refusal, what, path, &Asker::Root, None));
+    // That an image or a kernel is not there was told as an error; of a base only its image knows.
+    let hidden = |errno| match errno {
+        Errno::NOENT if what == What::Base => refused(judge::Refusal::Open(errno)),
+        Errno::NOENT => Ok(None),
+        _ if privileged => refused(opener::refused(errno, path)),
+        _ => Ok(None),
+    };
     let status = match rustix::fs::stat(path) {
         Ok(status) => status,
         Err(errno) => return hidden(errno),
@@ -68,12 +112,12 @@ fn wrong(what: What, path: &str, question: Option<ToProbe>, privileged: bool, pr
         return hidden(errno);
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => file,
+    let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => fd,
         Err(errno) => return hidden(errno),
     };
-    let why = probe(question?, file).err()?;
-    Some(format!("{} \"{path}\": {why}", judge::noun(what)))
+    let size = if block { rustix::fs::seek(&fd, SeekFrom::End(0)).unwrap_or(size) } else { size };
+    Ok(Some((fd, OpenFile { id: opener::id(&status), size, block })))
 }
 
 /// What one VM is given twice and can have once.
@@ -91,10 +135,8 @@ fn repeated<K: Ord, N>(all: impl Iterator<Item = (K, N)>) -> Vec<N> {
 }
 
 /// Which file or device a path leads to.
-fn identity(path: &str) -> Option<(u64, u64)> {
-    let Stat { st_dev, st_ino, st_rdev, st_mode, .. } = rustix::fs::stat(path).ok()?;
-    let device = FileType::from_raw_mode(st_mode) == FileType::BlockDevice;
-    Some(if device { (u64::MAX, st_rdev) } else { (st_dev, st_ino) })
+fn identity(path: &str) -> Option<FileId> {
+    Some(opener::id(&rustix::fs::stat(path).ok()?))
 }
 
 /// What is legal, starts, and is not what was meant.

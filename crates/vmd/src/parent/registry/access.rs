@@ -23,6 +23,11 @@ pub struct Who {
 }
 
 impl Who {
+    /// The user whom nothing belongs to (`nobody` of every distribution, and the kernel's overflow id): opens what all may read.
+    pub fn nobody() -> Self {
+        Self { uid: 65534, gid: 65534, groups: Vec::new() }
+    }
+
     /// Root.
     pub fn is_root(&self) -> bool {
         self.uid == 0

@@ -152,15 +152,17 @@ pub fn unsupported(what: &str) -> Failure {
 /// What keeps a VM from starting, whoever asks: this release does not carry it out, or no kernel fits. The original's
 /// definition stands too where the host lacks what it asks for.
 pub fn obstacle(vm: &model::Vm) -> Option<Failure> {
-    let qcow2 = vm.disks.iter().find(|disk| disk.format.kind == DiskFormat::Qcow2);
-    if let Some(disk) = qcow2 {
-        return Some(unsupported(&format!("disk \"{}\" in qcow2 format", disk.path)));
-    }
     if vm.sev.is_some() {
         return Some(unsupported("memory encryption"));
     }
     let small = || format!("memory of {} MiB is less than the 64 MiB that a kernel needs", vm.memory.mib());
     (vm.memory < MemorySize::LEAST_BOOTABLE).then(|| Failure::new(Code::Invalid, small()))
+}
+
+/// What of it vioblk does not serve in this release. Asked when all its files are open and found fit.
+pub fn not_served(vm: &model::Vm) -> Option<Failure> {
+    let qcow2 = vm.disks.iter().find(|disk| disk.format.kind == DiskFormat::Qcow2)?;
+    Some(unsupported(&format!("disk \"{}\" in qcow2 format", qcow2.path)))
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
-//! A disk that this daemon itself knows to be in use: told with the VM's name, before the opener is asked. Its locks are
-//! what protects the disk, also from other programs and where a path is another one for the same file; they can't tell whom.
+//! A disk that this daemon itself knows to be in use: told with the VM's name, by its path before the opener is asked, and by the
+//! file that it is after the opener found it locked. The locks are what protects a disk, also from other programs; they can't tell
+//! who has it.
 
 use model::Disk;
+use proto::opener::FileId;
 use proto::{Code, Failure, VmId};
 
 use super::Registry;
@@ -26,6 +28,23 @@ impl Registry {
             }
         }
         Ok(())
+    }
+
+    /// Who of the daemon's own has a file that is locked, in words.
+    pub(super) fn holder(&self, id: VmId, file: FileId) -> Option<String> {
+        let vm = self.vms.iter().find(|vm| vm.id == id)?;
+        let holds = |other: &&Vm| other.chains.values().any(|chain| chain.has(file));
+        let other =
+            self.vms.iter().filter(|other| other.id != id && other.runs() && may_be_told(vm, other)).find(holds);
+        let name = &vm.definition.name;
+        match other {
+            Some(other) => {
+                Some(format!("already in use by vm \"{}\"; stop it, or name another image", other.definition.name))
+            }
+            None => {
+                holds(&vm).then(|| format!("given to vm \"{name}\" by another of its disks too; name another image"))
+            }
+        }
     }
 }
 

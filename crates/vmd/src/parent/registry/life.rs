@@ -10,6 +10,7 @@ use proto::probe::KernelKind;
 use proto::{Code, ConnId, Failure, RequestId, VmId};
 
 use super::cdrom::Change;
+use super::chain::Chain;
 use super::definition::Definition;
 use super::rate::Rate;
 use super::{Action, File, HostBytes, Run};
@@ -51,6 +52,8 @@ pub struct Vm {
     pub locals: BTreeMap<u8, Pair>,
     /// Which of its cards may send no frames of DHCP servers and routers, as that start found their switches.
     pub guarded: BTreeSet<u8>,
+    /// The files of its disks, by index: those of the start that opened them.
+    pub chains: BTreeMap<u8, Chain>,
     /// What its guest was asked to get along with, since it was started.
     pub wanted: Option<MemorySize>,
     /// What is in its CD-ROM drive, since it was started.
@@ -144,6 +147,7 @@ impl Vm {
             tty: None,
             locals: BTreeMap::new(),
             guarded: BTreeSet::new(),
+            chains: BTreeMap::new(),
             wanted: None,
             medium: None,
             change: None,
@@ -195,6 +199,16 @@ impl Vm {
     pub fn tell_waiters(&mut self, out: &mut Vec<Action>) {
         let reply = Reply::Ended { id: self.id.0 };
         out.extend(std::mem::take(&mut self.waits).into_iter().map(|asked| Action::Answer(asked, reply.clone())));
+    }
+
+    /// The disk whose last known file this is.
+    pub fn chain(&mut self, file: File) -> Option<&mut Chain> {
+        let (disk, nth) = match file {
+            File::Kernel | File::Initrd | File::Cdrom | File::Medium => return None,
+            File::Disk(disk) => (disk, 0),
+            File::Base(disk, nth) => (disk, nth),
+        };
+        self.chains.get_mut(&disk).filter(|chain| chain.last() == nth)
     }
 
     /// The preparation, while it is one.

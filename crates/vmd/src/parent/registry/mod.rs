@@ -15,6 +15,7 @@ pub mod access;
 mod asking;
 mod cards;
 mod cdrom;
+pub mod chain;
 mod changes;
 pub mod definition;
 mod disks;
@@ -45,9 +46,9 @@ use std::time::{Duration, Instant};
 use model::{IfName, Owner, SwitchName, Text, UserPath, VmName};
 use proto::client::{Order, Reply, Request, Unkillable};
 use proto::device::{Ask, Report, Spec};
-use proto::opener::What;
+use proto::opener::{FileId, OpenFile, What};
 use proto::privileged::TapSpec;
-use proto::probe::{KernelKind, ToProbe};
+use proto::probe::{Found, ToProbe};
 use proto::vmm::{End, StartVm, Stop};
 use proto::{ConnId, Failure, RequestId, VmId};
 use sys::log::Weight;
@@ -90,8 +91,10 @@ pub enum File {
     Kernel,
     /// The initial RAM disk.
     Initrd,
-    /// A disk, by index.
+    /// A disk's image, by index.
     Disk(u8),
+    /// A base of a disk, by the disk's index; the nearest is 1.
+    Base(u8, u8),
     /// The image in the CD-ROM drive.
     Cdrom,
     /// The image that is to be put into it, while its VM runs.
@@ -115,6 +118,7 @@ impl std::fmt::Display for File {
             File::Kernel => "kernel",
             File::Initrd => "initrd",
             File::Disk(_) => "disk",
+            File::Base(..) => "base",
             File::Cdrom | File::Medium => "cdrom",
         })
     }
@@ -145,9 +149,11 @@ pub enum Event {
     /// What users call an owner.
     OwnerNamed(VmId, Text<80>),
     /// A file of a start is open and held, or not.
-    Opened(Run, File, Result<(), Failure>),
-    /// The probe finds a file fit, a kernel for being started so; or not.
-    Probed(Run, File, Result<Option<KernelKind>, Failure>),
+    Opened(Run, File, Result<OpenFile, Failure>),
+    /// It is not, as somebody has this file locked.
+    Locked(Run, File, FileId, Failure),
+    /// The probe finds a file fit, or not.
+    Probed(Run, File, Result<Found, Failure>),
     /// A tap is there by this name and held, or not.
     TapMade(Run, u8, Result<IfName, Failure>),
     /// The console is there, at this path, or not.
@@ -195,7 +201,7 @@ pub enum Action {
     RemoveBridge(IfName),
     /// Look up what users call the owner of a VM; answered by `OwnerNamed`.
     NameOwner(VmId, Owner),
-    /// Start an opener as this user for these files; each answered by `Opened`.
+    /// Start an opener as this user for these files; each answered by `Opened` or `Locked`. No two have the same first file.
     Open {
         /// For which start.
         run: Run,
@@ -274,6 +280,8 @@ pub struct Launch {
     pub vm: StartVm,
     /// In the order that the guest sees.
     pub devices: Vec<Device>,
+    /// Bytes by which images of a format that grows may come to be longer than they are, by number of the disk.
+    pub growth: BTreeMap<u8, u64>,
 }
 
 /// A device of a start.
@@ -408,6 +416,7 @@ impl Registry {
                 self.vm(id).into_iter().for_each(|vm| vm.definition.owner_name = name.clone());
             }
             Event::Opened(run, file, result) => self.opened(run, file, result, now, out),
+            Event::Locked(run, file, id, failure) => self.locked(run, file, id, failure, now, out),
             Event::Probed(run, file, result) => self.probed(run, file, result, now, out),
             Event::TapMade(run, nic, result) => self.tap_made(run, nic, result, now, out),
             Event::ConsoleMade(run, result) => self.made(run, result, now, out, |start, tty| start.tty = Some(tty)),

@@ -12,6 +12,7 @@ use proto::{Code, Failure, VmId};
 
 use super::access::Who;
 use super::cards::Card;
+use super::chain::Chain;
 use super::definition::{Definition, obstacle};
 use super::life::{Asked, Life, Preparation, Vm};
 use super::rate::{FAST, MAX_FAST};
@@ -133,6 +134,12 @@ impl Plan {
         let log = vm.definition.logger();
         out.extend(self.warnings.into_iter().map(|text| log(log::Level::Warn, text)));
         out.push(Action::MakeConsole(run, vm.definition.owner));
+        // A reboot opens no disk: what it holds stays known.
+        for (file, ..) in &self.files {
+            let File::Disk(index) = file else { continue };
+            let disk = vm.definition.disks.get(usize::from(*index));
+            vm.chains.extend(disk.map(|disk| (*index, Chain::new(disk))));
+        }
         let mut files: BTreeSet<File> = self.files.iter().map(|(file, ..)| *file).collect();
         files.insert(File::Kernel); // also one that a client gave is looked at by the probe
         // What vm.conf names root may open; what a user named, that user.

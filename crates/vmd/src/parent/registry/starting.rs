@@ -5,13 +5,16 @@ use std::time::Instant;
 use model::{BootDevice, CommandLine, Disk, IfName, List, MacAddr, Text, UserPath};
 use proto::client::Reply;
 use proto::device::{self, Local, Spec, Told};
-use proto::probe::{KernelKind, ToProbe};
+use proto::opener::{FileId, OpenFile, What};
+use proto::probe::{Found, KernelKind, ToProbe};
 use proto::vmm::{StartVm, Stop};
 use proto::{Code, Failure, VmId};
 use sys::log::{Level, Weight};
 
+use super::access::Who;
 use super::cards;
-use super::definition::Definition;
+use super::chain::Chain;
+use super::definition::not_served;
 use super::life::{Asked, Life, Preparation, Vm};
 use super::plan::ThisBoot;
 use super::{Action, Device, File, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};
@@ -48,35 +51,80 @@ impl Registry {
         &mut self,
         run: Run,
         file: File,
-        result: Result<(), Failure>,
+        result: Result<OpenFile, Failure>,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
         if file == File::Medium {
-            return self.medium_opened(run, result, out);
+            return self.medium_opened(run, result.map(drop), out);
         }
-        let preparing = self.of_run(run).filter(|vm| matches!(vm.life, Life::Preparing(_)));
-        match preparing.filter(|_| result.is_ok()).and_then(|vm| question(&vm.definition, file)) {
-            Some(question) => out.push(Action::Probe(run, file, question)),
-            None => self.made(run, result, now, out, |start, ()| start.files.retain(|of| *of != file)),
+        let Some(vm) = self.of_run(run).filter(|vm| matches!(vm.life, Life::Preparing(_))) else { return };
+        let memory = vm.definition.memory;
+        let question = match (result, vm.chain(file)) {
+            (Ok(open), Some(chain)) => chain.opened(open),
+            (Ok(_), None) => Ok((file == File::Kernel).then_some(ToProbe::Kernel { memory })),
+            (Err(failure), Some(chain)) => Err(chain.told(&failure)),
+            (Err(failure), None) => Err(failure),
+        };
+        match question {
+            Ok(Some(question)) => out.push(Action::Probe(run, file, question)),
+            Ok(None) => self.made(run, Ok(()), now, out, |start, ()| start.files.retain(|of| *of != file)),
+            Err(failure) => self.made(run, Err(failure), now, out, |_, ()| {}),
         }
+    }
+
+    /// Who has a file locked the lock does not tell; the registry knows its own VMs.
+    pub(super) fn locked(
+        &mut self,
+        run: Run,
+        file: File,
+        id: FileId,
+        failure: Failure,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let holder = self.holder(run.vm, id);
+        let Some(chain) = self.of_run(run).and_then(|vm| vm.chain(file)) else {
+            return self.opened(run, file, Err(failure), now, out);
+        };
+        if chain.has(id) {
+            let failure = chain.leads_back(id);
+            return self.made(run, Err(failure), now, out, |_, ()| {});
+        }
+        let named = holder.map(|who| Failure::new(Code::DiskMissing, format!("{file} \"{}\": {who}", chain.path())));
+        self.opened(run, file, Err(named.unwrap_or(failure)), now, out);
     }
 
     pub(super) fn probed(
         &mut self,
         run: Run,
         file: File,
-        result: Result<Option<KernelKind>, Failure>,
+        result: Result<Found, Failure>,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let result = result.map_err(|why| {
-            let path = self.of_run(run).map(|vm| path_of(vm, file)).unwrap_or_default();
-            Failure::new(why.code, format!("{file} \"{path}\": {why}"))
+        let Some(vm) = self.of_run(run).filter(|vm| matches!(vm.life, Life::Preparing(_))) else { return };
+        let path = path_of(vm, file);
+        let (kernel, more) = match (result, vm.chain(file)) {
+            (Ok(Found::Kernel { kind }), _) => (Some(kind), Ok(None)),
+            (Ok(found), Some(chain)) => (None, chain.found(found).map(|more| more.then(|| chain.clone()))),
+            (Ok(Found::Raw | Found::Qcow2 { .. }), None) => (None, Ok(None)),
+            (Err(why), Some(chain)) => (None, Err(chain.refused(&why))),
+            (Err(why), None) => (None, Err(Failure::new(why.code, format!("{file} \"{path}\": {why}")))),
+        };
+        let base = more.map(|more| {
+            let (File::Disk(disk) | File::Base(disk, _)) = file else { return None };
+            let chain = more?;
+            let base = File::Base(disk, chain.last());
+            let user = vm.definition.user.clone().unwrap_or_default();
+            let who = if user.is_root() && !chain.is_beside() { Who::nobody() } else { user };
+            out.push(Action::Open { run, who, files: vec![(base, What::Base, chain.path())] });
+            Some(base)
         });
-        self.made(run, result, now, out, |start, kernel| {
+        self.made(run, base, now, out, |start, base| {
             start.kernel = kernel.or(start.kernel);
             start.files.remove(&file);
+            start.files.extend(base);
         });
     }
 
@@ -116,7 +164,13 @@ impl Registry {
 
     fn perhaps_launch(&mut self, run: Run, now: Instant, out: &mut Vec<Action>) {
         let Some(vm) = self.of_run(run) else { return };
-        let Some(preparation) = vm.preparation().filter(|preparation| preparation.complete()) else { return };
+        if !vm.preparation().is_some_and(|preparation| preparation.complete()) {
+            return;
+        }
+        if let Some(failure) = not_served(&vm.definition) {
+            return self.fail_preparation(run.vm, failure, out);
+        }
+        let Some(preparation) = vm.preparation() else { return };
         let (starter, kernel, cpus) = (preparation.starter, preparation.kernel, preparation.cpus);
         vm.tty = preparation.tty.take();
         let launch = launch_of(vm, kernel.unwrap_or(KernelKind::BzImage), cpus);
@@ -213,6 +267,7 @@ impl Registry {
         vm.life = Life::Stopped;
         vm.run = None;
         vm.tty = None;
+        vm.chains.clear();
         vm.wanted = None;
         vm.medium = None;
         vm.reports.clear();
@@ -251,22 +306,12 @@ fn path_of(vm: &Vm, file: File) -> UserPath {
     let path = match file {
         File::Kernel => given.or_else(|| definition.boot.clone()),
         File::Initrd => definition.initrd.clone(),
-        File::Disk(index) => definition.disks.get(usize::from(index)).map(|disk| disk.path.clone()),
+        File::Disk(index) | File::Base(index, _) => {
+            definition.disks.get(usize::from(index)).map(|disk| disk.path.clone())
+        }
         File::Cdrom | File::Medium => vm.medium.clone(),
     };
     path.unwrap_or_default()
-}
-
-/// What the probe is asked about a file that is open; nothing where its bytes don't matter.
-fn question(definition: &Definition, file: File) -> Option<ToProbe> {
-    match file {
-        File::Kernel => Some(ToProbe::Kernel { memory: definition.memory }),
-        File::Initrd | File::Cdrom | File::Medium => None,
-        File::Disk(index) => {
-            let called = definition.disks.get(usize::from(index)).is_some_and(Disk::is_called);
-            (!called).then_some(ToProbe::RawDisk)
-        }
-    }
 }
 
 /// `interface 0 of vm "web" is tap "tap0" ...`: its switch, and its addresses on both sides.
@@ -294,7 +339,7 @@ fn missing(preparation: &Preparation) -> String {
     if preparation.taps.is_empty() { "no console".to_owned() } else { "no tap".to_owned() }
 }
 
-fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
+pub(super) fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
     let definition = &vm.definition;
     let cards = (0u8..).zip(&definition.cards).map(|(number, card)| nic_of(vm, number, card));
     let devices: Vec<Device> = cards
@@ -302,6 +347,8 @@ fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
         .chain(balloon_of(vm))
         .chain(cdrom_of(vm))
         .collect();
+    let bases: usize = vm.chains.values().map(|chain| chain.bases().len()).sum();
+    let growth = vm.chains.iter().filter_map(|(disk, chain)| Some((*disk, growth_of(chain.size()?)))).collect();
     Launch {
         vm: StartVm {
             vm: vm.id,
@@ -315,8 +362,10 @@ fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch {
             cgroup: false,
             user: None,
             devices: u8::try_from(devices.len()).unwrap_or(u8::MAX),
+            bases: u16::try_from(bases).unwrap_or(u16::MAX),
         },
         devices,
+        growth,
     }
 }
 
@@ -349,6 +398,12 @@ fn balloon_of(vm: &Vm) -> Option<Device> {
     vm.definition.balloon.map(|_| Device { spec: Spec { number: 0, told }, outside: false })
 }
 
+/// What an image of a disk of so many bytes can grow by: all of the disk, and for each cluster of 512 bytes, the smallest, 8 of
+/// its L2 entry and 8 of its refcount.
+fn growth_of(size: u64) -> u64 {
+    size.saturating_add(size / 32).saturating_add(1 << 20)
+}
+
 fn disk_of(vm: &Vm, number: u8, disk: &Disk) -> Device {
     // The number first: a long name is cut, and the guest tells its disks apart by this.
     let serial = Text::cut(&format!("disk{number}-{}", vm.definition.name));
@@ -356,7 +411,13 @@ fn disk_of(vm: &Vm, number: u8, disk: &Disk) -> Device {
     Device {
         spec: Spec {
             number,
-            told: Told::Blk(device::Blk { format: disk.format.kind, read_only: false, serial, called }),
+            told: Told::Blk(device::Blk {
+                format: disk.format.kind,
+                bases: vm.chains.get(&number).map(Chain::bases).unwrap_or_default(),
+                read_only: false,
+                serial,
+                called,
+            }),
         },
         outside: false,
     }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use model::{List, Owner, Text, UserPath};
 use proto::device::Ask;
 use proto::opener::{self, Asker, ToOpener, What};
-use proto::probe::{self, KernelKind, ToProbe};
+use proto::probe::{self, Found, ToProbe};
 use proto::vmm::ToVmm;
 use proto::{Code, Failure, RequestId, VmId};
 use sys::logpipe::LogPipe;
@@ -24,22 +24,23 @@ use crate::parent::registry::{Event, File, Keep, Launch, Medium, Run};
 impl Edge {
     pub(in crate::parent) fn open(&mut self, run: Run, who: &Who, files: Vec<(File, What, UserPath)>) -> Vec<Event> {
         self.holdings.entry(run.vm).or_default();
-        self.end_opener((run, who.uid)); // one of an earlier request, which is about to end
         let names: Vec<File> = files.iter().map(|(file, ..)| *file).collect();
-        let Err(error) = self.start_opener(run, who, names.clone(), files) else { return vec![] };
-        self.end_opener((run, who.uid));
+        let Some(first) = names.first() else { return vec![] };
+        let errand = (run, *first);
+        self.end_opener(errand); // one of an earlier request, which is about to end
+        let Err(error) = self.start_opener(errand, who, names.clone(), files) else { return vec![] };
+        self.end_opener(errand);
         let failure = Failure::new(Code::Io, format!("start the opener: {error}"));
         names.into_iter().map(|file| Event::Opened(run, file, Err(failure.clone()))).collect()
     }
 
     fn start_opener(
         &mut self,
-        run: Run,
+        errand: Errand,
         who: &Who,
         names: Vec<File>,
         files: Vec<(File, What, UserPath)>,
     ) -> Result<(), StartError> {
-        let errand = (run, who.uid);
         let opens = (0u8..).zip(files).map(|(index, (_, what, path))| ToOpener::Open { index, what, path });
         let messages = [ToOpener::Become(asker(who)?)].into_iter().chain(opens).chain([ToOpener::End]);
         let started = self.starter.start("opener", &[], None)?;
@@ -103,20 +104,29 @@ impl Edge {
 
     fn opener_says(&mut self, errand: Errand, message: opener::ToParent, fds: Vec<OwnedFd>) {
         let run = errand.0;
-        let (index, opened) = match message {
-            opener::ToParent::Opened { index, .. } => (index, Ok(fds)),
-            opener::ToParent::Failed { index, failure } => (index, Err(failure)),
+        let (index, answer) = match message {
+            opener::ToParent::Opened { index, file } => (index, Ok(file)),
+            opener::ToParent::Locked { index, id, failure } => (index, Err((Some(id), failure))),
+            opener::ToParent::Failed { index, failure } => (index, Err((None, failure))),
         };
         let files = self.openers.get_mut(&errand).map(|(_, files)| files);
         let Some(file) = files.and_then(|files| files.get_mut(usize::from(index))).and_then(Option::take) else {
             return sys::guest_log!(Error, "opener: an answer came to a request that was not made");
         };
-        let kept = opened.and_then(|fds| self.keep(fds)).map(|fd| {
-            if let (Some(fd), Some(holdings)) = (fd, self.holdings.get_mut(&run.vm)) {
-                holdings.files.insert(file, fd);
+        let event = match answer {
+            Ok(open) => {
+                let kept = self.keep(fds).map(|fd| {
+                    if let (Some(fd), Some(holdings)) = (fd, self.holdings.get_mut(&run.vm)) {
+                        holdings.files.insert(file, fd);
+                    }
+                    open
+                });
+                Event::Opened(run, file, kept)
             }
-        });
-        self.event(Event::Opened(run, file, kept));
+            Err((Some(id), failure)) => Event::Locked(run, file, id, failure),
+            Err((None, failure)) => Event::Opened(run, file, Err(failure)),
+        };
+        self.event(event);
     }
 
     /// Ends an opener; the files that it still owed.
@@ -160,7 +170,7 @@ impl Edge {
         }
     }
 
-    fn probed(&mut self, run: Run, file: File, found: Result<Option<KernelKind>, Failure>) {
+    fn probed(&mut self, run: Run, file: File, found: Result<Found, Failure>) {
         self.end_probe(run, file);
         self.event(Event::Probed(run, file, found));
     }
@@ -192,7 +202,7 @@ impl Edge {
 
     fn send_start(&mut self, run: Run, launch: &Launch) -> Result<(), Failure> {
         let (log, log_end) = LogPipe::new().map_err(|error| Failure::io("log pipe", &error))?;
-        let in_memory = self.holdings.get(&run.vm).map_or(Ok(0), Holdings::disks_in_memory);
+        let in_memory = self.holdings.get(&run.vm).map_or(Ok(0), |held| held.disks_in_memory(&launch.growth));
         let in_memory = in_memory.map_err(|error| Failure::io("where the disks lie", &error))?;
         let cgroup = self.host.vm_cgroup(run.vm, launch, in_memory);
         let user = self.host.vm_user(launch);
@@ -254,10 +264,9 @@ fn asker(who: &Who) -> io::Result<Asker> {
     Ok(Asker::User { uid: who.uid, gid: who.gid, groups })
 }
 
-fn found(message: probe::ToParent) -> Result<Option<KernelKind>, Failure> {
+fn found(message: probe::ToParent) -> Result<Found, Failure> {
     match message {
-        probe::ToParent::Kernel { kind } => Ok(Some(kind)),
-        probe::ToParent::Raw => Ok(None),
+        probe::ToParent::Found(found) => Ok(found),
         probe::ToParent::Failed(failure) => Err(failure),
     }
 }

@@ -45,18 +45,22 @@ impl Holdings {
     /// Closes what only a start needs. The kernel is read anew; the log pipe is to end with the VM's processes, its memory to
     /// be given back with the last of them, and the host has the cgroup itself.
     pub fn keep_for_reboot(&mut self) {
-        self.files.retain(|file, _| matches!(file, File::Disk(_) | File::Cdrom));
+        self.files.retain(|file, _| matches!(file, File::Disk(_) | File::Base(..) | File::Cdrom));
         (self.log, self.memory, self.cgroup) = (None, None, None);
     }
 
     /// Bytes of the disks that lie in the host's memory, or where that can't be told: what is written there stays in it.
-    pub fn disks_in_memory(&self) -> io::Result<u64> {
-        let disks = self.files.iter().filter(|(file, _)| matches!(file, File::Disk(_)));
-        let lengths = disks.map(|(_, disk)| match u32::try_from(rustix::fs::fstatfs(disk)?.f_type) {
-            Ok(TMPFS | RAMFS | OVERLAY) => Ok(u64::try_from(rustix::fs::fstat(disk)?.st_size).unwrap_or_default()),
-            Ok(_) | Err(_) => Ok(0),
-        });
-        lengths.sum()
+    /// So many bytes more where an image grows. Bases are only read, and what is in memory of them counts for who put it there.
+    pub fn disks_in_memory(&self, growth: &BTreeMap<u8, u64>) -> io::Result<u64> {
+        let mut sum = 0_u64;
+        for (file, disk) in &self.files {
+            let File::Disk(number) = file else { continue };
+            if let Ok(TMPFS | RAMFS | OVERLAY) = u32::try_from(rustix::fs::fstatfs(disk)?.f_type) {
+                let len = u64::try_from(rustix::fs::fstat(disk)?.st_size).unwrap_or_default();
+                sum = sum.saturating_add(len).saturating_add(growth.get(number).copied().unwrap_or_default());
+            }
+        }
+        Ok(sum)
     }
 
     /// Makes the console root's alone again. It goes with its master; a process of the VM that does not end has that too,
@@ -91,7 +95,11 @@ impl Holdings {
     /// What a device serves.
     fn served_by(&self, device: &Spec) -> io::Result<Vec<OwnedFd>> {
         match device.told {
-            Told::Blk(_) => Ok(vec![copy(self.files.get(&File::Disk(device.number)))?]),
+            Told::Blk(_) => {
+                let bases = (1..device.fds()).filter_map(|nth| u8::try_from(nth).ok());
+                let files = bases.map(|nth| File::Base(device.number, nth));
+                [File::Disk(device.number)].into_iter().chain(files).map(|file| copy(self.files.get(&file))).collect()
+            }
             Told::Net(_) => Ok(vec![copy(self.taps.get(&device.number))?]),
             Told::Cdrom(Cdrom { medium: true, .. }) => Ok(vec![copy(self.files.get(&File::Cdrom))?]),
             Told::Balloon(_) | Told::Cdrom(_) => Ok(vec![]),
@@ -152,6 +160,47 @@ mod tests {
             let local = Some(Local { host_mac: at(9), name_servers, ..local });
             assert_eq!(told, Spec { number: 1, told: Told::Net(Net { local, ..card }) });
         }
+    }
+
+    #[test]
+    fn a_disk_is_served_by_its_image_and_then_its_bases() {
+        use model::{DiskFormat, List, Text};
+        use proto::device::Blk;
+        let dir = tempfile::tempdir().unwrap();
+        let names =
+            [(File::Disk(1), "image"), (File::Base(1, 1), "near"), (File::Base(1, 2), "far"), (File::Disk(0), "x")];
+        let files = names.map(|(file, name)| (file, std::fs::File::create_new(dir.path().join(name)).unwrap().into()));
+        let mut held = Holdings { files: BTreeMap::from(files), ..Holdings::default() };
+        held.keep_for_reboot();
+        let told = |bases: usize| Spec {
+            number: 1,
+            told: Told::Blk(Blk {
+                format: DiskFormat::Qcow2,
+                bases: List::try_from(vec![DiskFormat::Qcow2; bases]).unwrap(),
+                read_only: false,
+                serial: Text::default(),
+                called: Text::default(),
+            }),
+        };
+        let inode = |name: &str| rustix::fs::stat(dir.path().join(name)).unwrap().st_ino;
+        let served = held.served_by(&told(2)).unwrap();
+        let served: Vec<u64> = served.iter().map(|file| rustix::fs::fstat(file).unwrap().st_ino).collect();
+        assert_eq!(served, ["image", "near", "far"].map(inode));
+        assert!(held.served_by(&told(3)).is_err(), "one is missing");
+    }
+
+    #[test]
+    fn an_image_that_grows_in_memory_counts_with_all_that_it_may_become() {
+        let shared = rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap(); // in a tmpfs
+        rustix::fs::ftruncate(&shared, 1000).unwrap();
+        let held = Holdings { files: BTreeMap::from([(File::Disk(2), shared)]), ..Holdings::default() };
+        assert_eq!(held.disks_in_memory(&BTreeMap::new()).unwrap(), 1000);
+        assert_eq!(held.disks_in_memory(&BTreeMap::from([(2, 5000), (1, 7)])).unwrap(), 6000);
+        let base = Holdings {
+            files: held.files.into_values().map(|fd| (File::Base(2, 1), fd)).collect(),
+            ..Holdings::default()
+        };
+        assert_eq!(base.disks_in_memory(&BTreeMap::from([(2, 5000)])).unwrap(), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod edge;
 pub mod holdings;
 pub mod host;
 
-use super::registry::Run;
+use super::registry::{File, Run};
 
-/// What one opener is for: the files of a start that this user may open.
-pub type Errand = (Run, u32);
+/// What one opener is for: some files of a start, the first of them this one.
+pub type Errand = (Run, File);

@@ -1,5 +1,6 @@
 //! Starts: openbsd/daemon.md, 2.3, 2.5, 2.11, and what is global.
 
+use model::DiskFormat;
 use proto::device::MAX_DEVICES;
 
 use super::*;
@@ -130,6 +131,18 @@ fn row_2_5_a_refused_start_is_removed_and_answered_once() {
         assert_eq!(vmm.parent(message), [], "what still comes of it is dropped");
     }
     vmm.up(3, "web", 2);
+}
+
+#[test]
+fn the_files_of_a_disk_are_held_in_the_order_of_its_bases() {
+    let mut vmm = machine();
+    vmm.parent(ToVmm::StartVm(Box::new(StartVm { bases: 2, ..start_of(3, "web", 1) })));
+    let ToVmm::StartDevice { mut spec, .. } = disk(3, 0) else { panic!("a disk") };
+    let Told::Blk(blk) = &mut spec.told else { panic!("a disk") };
+    blk.bases = vec![DiskFormat::Qcow2, DiskFormat::Raw].try_into().expect("few");
+    let held = vmm.parent(ToVmm::StartDevice { vm: VmId(3), device: 0, spec });
+    let slots = (0..3).map(|file| Slot::Device(0, file)).collect();
+    assert_eq!(held, [Action::Hold(Run(0), slots)]);
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn an_image_is_opened_as_who_asks_and_the_drive_is_asked_to_take_it() {
     };
     let file = (File::Medium, What::Cdrom, UserPath::new("/b.iso").unwrap());
     assert_eq!(actions.iter().find_map(open), Some((0, vec![file])));
-    let (request, ask) = asked(&f.on(Event::Opened(run, File::Medium, Ok(()))));
+    let (request, ask) = asked(&f.on(Event::Opened(run, File::Medium, Ok(OpenFile::default()))));
     assert_eq!(ask, Ask::Insert { called: UserPath::new("/b.iso").unwrap(), force: true });
     assert_eq!(code(&f.ask(eject())), Some(Code::Busy), "one at a time");
     let actions = f.on(Event::DeviceDone(request, id, Ok(())));
@@ -165,6 +165,10 @@ fn what_the_drive_refuses_changes_nothing() {
     let missing = Failure::new(Code::CdromMissing, "no such file");
     assert_eq!(replies(&f.on(Event::Opened(run, File::Medium, Err(missing.clone())))), [Reply::Failed(missing)]);
     assert_eq!(in_drive(&mut f).as_deref(), Some("/a.iso"));
+    let run = run_of(&f.ask(insert("/b.img", false)));
+    let busy = Failure::new(Code::Busy, "already in use");
+    let written = Event::Locked(run, File::Medium, FileId::default(), busy.clone());
+    assert_eq!(replies(&f.on(written)), [Reply::Failed(busy)], "another VM writes it");
     assert!(matches!(asked(&f.ask(eject())).1, Ask::Eject { .. }), "the next one is asked");
 }
 
@@ -209,6 +213,6 @@ fn the_end_of_a_vm_ends_the_change_of_its_drive() {
         let actions = f.on(Event::Ended(id, end));
         assert!(actions.contains(&Action::EndOpeners(run)), "{actions:?}");
         assert_eq!(code(&actions), Some(Code::Invalid));
-        assert_eq!(f.on(Event::Opened(run, File::Medium, Ok(()))), [], "it comes too late");
+        assert_eq!(f.on(Event::Opened(run, File::Medium, Ok(OpenFile::default()))), [], "it comes too late");
     }
 }

@@ -143,9 +143,9 @@ fn a_start_waits_for_the_last_of_file_tap_and_console() {
         let mut f = Fixture::new(vec![vm.clone()]);
         f.start("web");
         let run = f.registry.vms[0].run.unwrap();
-        f.on(Event::Opened(run, File::Kernel, Ok(())));
+        f.on(Event::Opened(run, File::Kernel, Ok(OpenFile::default())));
         let mut events = vec![
-            Event::Probed(run, File::Kernel, Ok(Some(KernelKind::Pvh))),
+            Event::Probed(run, File::Kernel, Ok(Found::Kernel { kind: KernelKind::Pvh })),
             Event::TapMade(run, 0, Ok(tap(0))),
             Event::ConsoleMade(run, Ok(Text::cut("/dev/pts/9"))),
         ];
@@ -225,7 +225,10 @@ fn a_start_that_takes_too_long_says_what_is_missing() {
         let mut f = Fixture::new(vec![vm.clone()]);
         f.start("web");
         let run = f.registry.vms[0].run.unwrap();
-        let events = [Event::Probed(run, File::Kernel, Ok(Some(KernelKind::Pvh))), Event::TapMade(run, 0, Ok(tap(0)))];
+        let events = [
+            Event::Probed(run, File::Kernel, Ok(Found::Kernel { kind: KernelKind::Pvh })),
+            Event::TapMade(run, 0, Ok(tap(0))),
+        ];
         events.into_iter().take(there).for_each(|event| drop(f.on(event)));
         f.now += PREPARE_LIMIT;
         let told = text(&f.on(Event::Time));

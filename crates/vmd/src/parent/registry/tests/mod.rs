@@ -2,6 +2,7 @@
 
 mod answers;
 mod cdrom;
+mod chains;
 mod edges;
 mod failures;
 mod farewell;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use model::{BootDevice, Disk, DiskFormat, IfName, List, MacAddr, MemorySize, Nic, VmName};
 use proto::Code;
 use proto::client::{DiskArg, DiskOperation, Start, VmLine, VmRef, VmState};
+use proto::probe::KernelKind;
 
 use super::cards::Card;
 use super::*;
@@ -204,15 +206,35 @@ impl Fixture {
     }
 }
 
+/// Each file of a start is another one.
+pub(super) fn opened(file: File) -> OpenFile {
+    let inode = match file {
+        File::Kernel => 1,
+        File::Initrd => 2,
+        File::Disk(disk) => 1000 * (u64::from(disk) + 1),
+        File::Base(disk, nth) => 1000 * (u64::from(disk) + 1) + u64::from(nth),
+        File::Cdrom => 3,
+        File::Medium => 4,
+    };
+    OpenFile { id: FileId { device: 1, inode }, size: 1 << 20, block: false }
+}
+
 /// What a host where all is well answers at once.
 pub(super) fn answers(action: &Action) -> Vec<Event> {
     match action {
         Action::MakeSwitch(switch) => vec![Event::SwitchMade(switch.spec.name.clone(), Ok(()))],
-        Action::Open { run, files, .. } => files.iter().map(|(file, ..)| Event::Opened(*run, *file, Ok(()))).collect(),
-        Action::Probe(run, file, ToProbe::Kernel { .. }) => {
-            vec![Event::Probed(*run, *file, Ok(Some(KernelKind::Pvh)))]
+        Action::Open { run, files, .. } => {
+            files.iter().map(|(file, ..)| Event::Opened(*run, *file, Ok(opened(*file)))).collect()
         }
-        Action::Probe(run, file, ToProbe::RawDisk) => vec![Event::Probed(*run, *file, Ok(None))],
+        Action::Probe(run, file, ToProbe::Kernel { .. }) => {
+            vec![Event::Probed(*run, *file, Ok(Found::Kernel { kind: KernelKind::Pvh }))]
+        }
+        Action::Probe(run, file, ToProbe::RawDisk | ToProbe::RawBase) => {
+            vec![Event::Probed(*run, *file, Ok(Found::Raw))]
+        }
+        Action::Probe(run, file, ToProbe::Qcow2 { .. }) => {
+            vec![Event::Probed(*run, *file, Ok(Found::Qcow2 { size: 1 << 30, base: None }))]
+        }
         Action::MakeTap { run, nic, .. } => vec![Event::TapMade(*run, *nic, Ok(tap(*nic)))],
         Action::MakeConsole(run, _) => vec![Event::ConsoleMade(*run, Ok(Text::cut("/dev/pts/9")))],
         _ => vec![],
@@ -340,7 +362,7 @@ fn a_file_that_does_not_open_undoes_the_start() {
     assert_eq!(code(&failed), Some(Code::DiskMissing));
     assert!(failed.contains(&Action::Abandon(run)) && failed.contains(&Action::Release(run.vm, Keep::Nothing)));
     assert_eq!(f.state("web"), Some(VmState::Stopped));
-    assert!(f.on(Event::Opened(run, File::Kernel, Ok(()))).is_empty(), "what comes late is of no use");
+    assert!(f.on(Event::Opened(run, File::Kernel, Ok(OpenFile::default()))).is_empty(), "what comes late is of no use");
 }
 
 #[test]
