@@ -46,6 +46,8 @@ pub struct Start {
     pub told: Told,
     /// The vhost-user socket.
     pub front_end: UnixStream,
+    /// The end of a pipe: while anything holds it, the next process of this device is not started.
+    pub lives: OwnedFd,
     /// The descriptors of the host's that are served, as many as [`Spec::fds`](proto::device::Spec::fds) says: the channel has
     /// counted them.
     pub files: Vec<OwnedFd>,
@@ -71,7 +73,8 @@ impl Vmm {
         log_level(debug);
         let mut fds = fds.into_iter();
         let front_end = UnixStream::from(fds.next().ok_or(Fatal::Kind)?);
-        Ok(Start { vm, told: spec.told, front_end, files: fds.collect() })
+        let lives = fds.next().ok_or(Fatal::Kind)?;
+        Ok(Start { vm, told: spec.told, front_end, lives, files: fds.collect() })
     }
 
     /// Tells vmm that the device is served from now on, serves it to its end, and tells that too.

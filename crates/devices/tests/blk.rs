@@ -53,7 +53,7 @@ fn engine(how: How, file: &File) -> Engine {
     let fd = file.try_clone().unwrap().into();
     match how {
         How::Ring => {
-            let engine = Engine::new(fd, MAX_IN_FLIGHT);
+            let engine = Engine::new(fd, MAX_IN_FLIGHT, None);
             assert!(matches!(engine, Engine::Ring(_)), "this host gives no io_uring");
             engine
         }

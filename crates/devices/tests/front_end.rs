@@ -30,7 +30,7 @@ type Served = JoinHandle<std::io::Result<Ended>>;
 fn device() -> (UnixStream, Served) {
     let file = tempfile::tempfile().unwrap();
     file.set_len(1 << 20).unwrap();
-    let engine = Engine::new(file.try_clone().unwrap().into(), MAX_IN_FLIGHT);
+    let engine = Engine::new(file.try_clone().unwrap().into(), MAX_IN_FLIGHT, None);
     let disk = Disk { sectors: 2048, read_only: false };
     support::spawn(Blk::new(file.into(), engine, disk, Blocks::of(512), b"x"))
 }

@@ -67,7 +67,7 @@ fn qemu_boots_from_our_disk_and_writes_it() {
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    let engine = Engine::new(file.try_clone().unwrap().into(), MAX_IN_FLIGHT);
+    let engine = Engine::new(file.try_clone().unwrap().into(), MAX_IN_FLIGHT, None);
     let disk = Disk { sectors: 2048, read_only: false };
     let blk = Blk::new(file.try_clone().unwrap().into(), engine, disk, Blocks::of(512), b"vmd");
     let device = std::thread::spawn(move || serve(stream, blk, None));

@@ -88,6 +88,11 @@ impl Drop for Process {
     }
 }
 
+/// The end of a pipe that a process keeps for as long as anything of it is under way.
+fn lives() -> OwnedFd {
+    rustix::pipe::pipe().unwrap().1
+}
+
 fn start(number: u8, told: Told) -> ToDevice {
     ToDevice::Start { vm: VmName::new("web").unwrap(), spec: Box::new(Spec { number, told }), debug: true }
 }
@@ -113,7 +118,7 @@ fn net_description() -> ToDevice {
 fn vioblk(file: &File, description: ToDevice) -> (Process, UnixStream) {
     let mut process = Process::start("vioblk");
     let (socket, theirs) = UnixStream::pair().unwrap();
-    process.channel.send(&description, vec![theirs.into(), file.try_clone().unwrap().into()]).unwrap();
+    process.channel.send(&description, vec![theirs.into(), lives(), file.try_clone().unwrap().into()]).unwrap();
     (process, socket)
 }
 
@@ -218,7 +223,7 @@ fn a_device_of_another_kind_is_refused() {
     let mut process = Process::start("vioblk");
     let (_socket, theirs) = UnixStream::pair().unwrap();
     let other: OwnedFd = tempfile::tempfile().unwrap().into();
-    process.channel.send(&net_description(), vec![theirs.into(), other]).unwrap();
+    process.channel.send(&net_description(), vec![theirs.into(), lives(), other]).unwrap();
     assert!(!process.ended().success());
     assert!(process.said().contains("another device"));
 }
@@ -239,7 +244,7 @@ fn vionet_serves_in_its_sandbox_and_ends_with_the_vm() {
     let mut process = Process::start("vionet");
     let (socket, theirs) = UnixStream::pair().unwrap();
     let (tap, wire) = sys::seqpacket::pair().unwrap();
-    process.channel.send(&net_description(), vec![theirs.into(), tap]).unwrap();
+    process.channel.send(&net_description(), vec![theirs.into(), lives(), tap]).unwrap();
     assert_eq!(process.told(), ToVmm::Ready);
     let mut vmm = Vmm::over(socket, VERSION_1 | 1 << 5);
     let (mut rx, mut tx) = (Driver::new(&vmm.guest, 0, 64), Driver::new(&vmm.guest, 1, 64));
@@ -269,7 +274,7 @@ fn vioballoon_makes_holes_in_its_sandbox_is_asked_and_reports() {
     let mut process = Process::start("vioballoon");
     let (socket, theirs) = UnixStream::pair().unwrap();
     let told = Told::Balloon(device::Balloon { memory: MemorySize::DEFAULT });
-    process.channel.send(&start(0, told), vec![theirs.into()]).unwrap();
+    process.channel.send(&start(0, told), vec![theirs.into(), lives()]).unwrap();
     assert_eq!(process.told(), ToVmm::Ready);
     process.channel.send(&ToDevice::Ask(Ask::Memory(MemorySize::LEAST_BOOTABLE)), Vec::new()).unwrap();
     assert_eq!(process.told(), ToVmm::Answered { changed: true, result: Ok(()) });
@@ -327,7 +332,7 @@ fn vioscsi_serves_in_its_sandbox_and_ends_with_the_vm() {
     let mut process = Process::start("vioscsi");
     let (socket, theirs) = UnixStream::pair().unwrap();
     let image = file.try_clone().unwrap().into();
-    process.channel.send(&cdrom_description(true), vec![theirs.into(), image]).unwrap();
+    process.channel.send(&cdrom_description(true), vec![theirs.into(), lives(), image]).unwrap();
     assert_eq!(process.told(), ToVmm::Ready);
     let mut vmm = Vmm::over(socket, VERSION_1);
     let mut requests = Driver::new(&vmm.guest, 2, 64);
@@ -350,7 +355,7 @@ fn vioscsi_serves_in_its_sandbox_and_ends_with_the_vm() {
 fn vioscsi_serves_an_empty_drive_and_refuses_an_image_of_no_block() {
     let mut process = Process::start("vioscsi");
     let (socket, theirs) = UnixStream::pair().unwrap();
-    process.channel.send(&cdrom_description(false), vec![theirs.into()]).unwrap();
+    process.channel.send(&cdrom_description(false), vec![theirs.into(), lives()]).unwrap();
     assert_eq!(process.told(), ToVmm::Ready);
     let mut vmm = Vmm::over(socket, VERSION_1);
     let mut requests = Driver::new(&vmm.guest, 2, 64);
@@ -363,7 +368,7 @@ fn vioscsi_serves_an_empty_drive_and_refuses_an_image_of_no_block() {
     file.set_len(2047).unwrap();
     let mut process = Process::start("vioscsi");
     let (_socket, theirs) = UnixStream::pair().unwrap();
-    process.channel.send(&cdrom_description(true), vec![theirs.into(), file.into()]).unwrap();
+    process.channel.send(&cdrom_description(true), vec![theirs.into(), lives(), file.into()]).unwrap();
     match process.told() {
         ToVmm::Failed(failure) => assert!(failure.to_string().contains("2047 bytes"), "{failure}"),
         other => panic!("{other:?}"),

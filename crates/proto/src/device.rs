@@ -189,8 +189,8 @@ pub const MAX_NAME_SERVERS: usize = 3;
 /// What vmm says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToDevice {
-    /// What to serve. The vhost-user socket (the back end's side) comes along, then its descriptors. Answered by
-    /// `Ready` or `Failed`.
+    /// What to serve. The vhost-user socket (the back end's side) comes along, then the write end of a pipe that stays open for as
+    /// long as the host may still carry out something for this process, then its descriptors. Answered by `Ready` or `Failed`.
     Start {
         /// Whose, for logs.
         vm: VmName,
@@ -295,7 +295,7 @@ impl Message for ToDevice {
 
     fn fds(&self) -> usize {
         match self {
-            ToDevice::Start { spec, .. } => spec.fds().saturating_add(1),
+            ToDevice::Start { spec, .. } => spec.fds().saturating_add(2),
             ToDevice::Ask(ask) => ask.fds(),
             ToDevice::Verbose { .. } => 0,
         }

@@ -91,10 +91,13 @@ struct Slot {
 
 impl Ring {
     /// Makes a ring of `slots` for `files`. `Unsupported` or `PermissionDenied` where the host has or allows none.
-    pub fn new(slots: u16, files: &[BorrowedFd<'_>]) -> io::Result<Ring> {
+    ///
+    /// The kernel may carry out requests for some time after their process has died; `held` stays open until the last of them is
+    /// done, so that whoever waits for the other end of a pipe knows.
+    pub fn new(slots: u16, files: &[BorrowedFd<'_>], held: Option<BorrowedFd<'_>>) -> io::Result<Ring> {
         let uring = IoUring::builder().setup_r_disabled().build(u32::from(slots.max(1)))?;
         let submitter = uring.submitter();
-        submitter.register_files(&files.iter().map(AsRawFd::as_raw_fd).collect::<Vec<RawFd>>())?;
+        submitter.register_files(&files.iter().chain(&held).map(AsRawFd::as_raw_fd).collect::<Vec<RawFd>>())?;
         // Older kernels (before 5.15) do not know the limit; there RLIMIT_NPROC and pids.max alone bound the workers.
         let _ = submitter.register_iowq_max_workers(&mut [MAX_KERNEL_WORKERS; 2]);
         submitter.register_restrictions(&mut [
@@ -277,7 +280,7 @@ mod tests {
     }
 
     fn ring(file: &File) -> Ring {
-        Ring::new(8, &[file.as_fd()]).unwrap()
+        Ring::new(8, &[file.as_fd()], None).unwrap()
     }
 
     fn start(ring: &mut Ring, slot: u16, operation: Operation, buffers: Buffers<'_>, at: u64) -> io::Result<()> {
@@ -371,7 +374,7 @@ mod tests {
     #[test]
     fn each_of_the_files_is_reached_and_bytes_come_back() {
         let (one, two) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        let mut ring = Ring::new(2, &[one.as_fd(), two.as_fd()]).unwrap();
+        let mut ring = Ring::new(2, &[one.as_fd(), two.as_fd()], None).unwrap();
         let write = Operation::Write { durable: false };
         let job = |file, operation, bytes| Job { file, operation, at: 3, buffers: Buffers::Bytes(bytes) };
         ring.start(0, job(0, write, b"first".to_vec())).unwrap();
@@ -399,6 +402,23 @@ mod tests {
         assert_eq!(Arc::strong_count(&memory), 2);
         all(&mut ring);
         assert_eq!(Arc::strong_count(&memory), 1);
+    }
+
+    #[test]
+    fn what_a_ring_holds_is_closed_when_the_ring_is_gone() {
+        let file = tempfile::tempfile().unwrap();
+        let (waits, lives) = rustix::pipe::pipe().unwrap();
+        let ring = Ring::new(1, &[file.as_fd()], Some(lives.as_fd())).unwrap();
+        drop(lives);
+        let hangs_up = |milliseconds: i64| {
+            let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
+            let mut set = [rustix::event::PollFd::new(&waits, rustix::event::PollFlags::empty())];
+            rustix::event::poll(&mut set, Some(&limit)).unwrap() == 1
+        };
+        assert!(!hangs_up(0));
+        drop(ring);
+        // The kernel takes a ring apart in its own time.
+        assert!((0..100).any(|_| hangs_up(200)));
     }
 
     #[test]

@@ -18,14 +18,15 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// A ring if the host has one for us.
-    pub fn new(file: OwnedFd, slots: u16) -> Engine {
-        Engine::of(vec![file], slots)
+    /// A ring if the host has one for us. `lives` is open for as long as anything of it may be under way.
+    pub fn new(file: OwnedFd, slots: u16, lives: Option<OwnedFd>) -> Engine {
+        Engine::of(vec![file], slots, lives)
     }
 
     /// The same for several files.
-    pub fn of(files: Vec<OwnedFd>, slots: u16) -> Engine {
-        match Ring::new(slots, &files.iter().map(AsFd::as_fd).collect::<Vec<_>>()) {
+    pub fn of(files: Vec<OwnedFd>, slots: u16, lives: Option<OwnedFd>) -> Engine {
+        let all: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        match Ring::new(slots, &all, lives.as_ref().map(AsFd::as_fd)) {
             Ok(ring) => Engine::Ring(Box::new(ring)),
             Err(why) => {
                 log::debug!("no io_uring ({why}): plain reads and writes");
@@ -138,7 +139,7 @@ mod tests {
     /// A ring on a socket, whose reads end when the other side has written.
     fn ring() -> (Engine, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let engine = Engine::new(ours.into(), 2);
+        let engine = Engine::new(ours.into(), 2, None);
         assert!(matches!(engine, Engine::Ring(_)), "this host gives no io_uring");
         (engine, theirs)
     }

@@ -28,12 +28,12 @@ const MAX_OPTIMAL: u32 = 64 << 20;
 pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
     sandbox::enter(&promise::VIOBLK)?;
     let mut vmm = Vmm::new(vmm);
-    let Start { told: Told::Blk(told), front_end, files, .. } = vmm.start()? else {
+    let Start { told: Told::Blk(told), front_end, lives, files, .. } = vmm.start()? else {
         return Err(Fatal::Kind);
     };
     // The image, then its bases, as `told` has their formats.
     let Some(image) = files.into_iter().next() else { return Err(Fatal::Kind) };
-    let blk = match open(image, &told) {
+    let blk = match open(image, &told, lives) {
         Ok(blk) => blk,
         Err(failure) => return Err(vmm.failed(failure)),
     };
@@ -42,7 +42,7 @@ pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
 }
 
 /// Takes the image, as far as it can be served.
-fn open(image: OwnedFd, told: &device::Blk) -> Result<Blk, Failure> {
+fn open(image: OwnedFd, told: &device::Blk, lives: OwnedFd) -> Result<Blk, Failure> {
     let file = File::from(image);
     let image = Image::of(&file, told.format).map_err(|error| {
         let code = if error.is_unsupported() { Code::Unsupported } else { Code::Invalid };
@@ -51,7 +51,7 @@ fn open(image: OwnedFd, told: &device::Blk) -> Result<Blk, Failure> {
     let disk = Disk { sectors: image.sectors, read_only: told.read_only };
     let blocks = blocks(&file);
     let spare = file.try_clone().map_err(|error| Failure::io("disk", &error))?;
-    let engine = Engine::new(file.into(), MAX_IN_FLIGHT);
+    let engine = Engine::new(file.into(), MAX_IN_FLIGHT, Some(lives));
     Ok(Blk::new(spare.into(), engine, disk, blocks, told.serial.as_bytes()).called(told.called.as_str()))
 }
 

@@ -13,7 +13,7 @@ use crate::start::{Fatal, Start, Vmm};
 pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
     sandbox::enter(&promise::VIONET)?;
     let mut vmm = Vmm::new(vmm);
-    let Start { vm, told: Told::Net(told), front_end, mut files } = vmm.start()? else {
+    let Start { vm, told: Told::Net(told), front_end, mut files, .. } = vmm.start()? else {
         return Err(Fatal::Kind);
     };
     let Some(tap) = files.pop() else { return Err(Fatal::Kind) };

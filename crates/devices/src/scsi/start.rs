@@ -14,10 +14,10 @@ use crate::start::{Fatal, Start, Vmm};
 pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
     sandbox::enter(&promise::VIOSCSI)?;
     let mut vmm = Vmm::new(vmm);
-    let Start { told: Told::Cdrom(told), front_end, mut files, .. } = vmm.start()? else {
+    let Start { told: Told::Cdrom(told), front_end, lives, mut files, .. } = vmm.start()? else {
         return Err(Fatal::Kind);
     };
-    let engine = |image| Engine::new(image, MAX_IN_FLIGHT);
+    let engine = |image| Engine::new(image, MAX_IN_FLIGHT, Some(lives));
     let medium = match files.pop().map(|image| medium::open(image, told.called.as_str(), engine)).transpose() {
         Ok(medium) => medium,
         Err(failure) => return Err(vmm.failed(failure)),

@@ -111,7 +111,8 @@ impl Held {
         match message {
             ToDevice::Start { spec, .. } => {
                 let resources = (0..=u8::MAX).take(spec.fds()).map(|fd| Slot::Device(device, fd));
-                [Slot::Back(device)].into_iter().chain(resources).map(|slot| self.take(run, slot)).collect()
+                let own = [Slot::Back(device), Slot::Lives(device)];
+                own.into_iter().chain(resources).map(|slot| self.take(run, slot)).collect()
             }
             ToDevice::Ask(ask) => (0..ask.fds()).map(|_| self.take(run, Slot::Asked(device))).collect(),
             ToDevice::Verbose { .. } => Ok(Vec::new()),

@@ -6,6 +6,7 @@ use proto::channel::CHANNEL;
 use proto::{Channel, Code, Failure};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
 use sys::child::Child;
 use sys::exe::Executable;
 use sys::seqpacket;
@@ -15,14 +16,16 @@ use super::held::Held;
 use super::running::{Member, Process, Slot, Title};
 use super::talk::{Living, Talk};
 
-/// Starts a process with its channel; a device with its vhost-user sockets, which are held for its and its VM's message.
+/// Starts a process with its channel; a device with its vhost-user sockets and its pipe, which are held for its and its VM's message.
 pub fn start(exe: &Executable, held: &mut Held, process: Process, title: &Title) -> Result<Living, Failure> {
     let Process { run, member } = process;
     if let Member::Device(device) = member {
         let flags = SocketFlags::CLOEXEC;
         let (front, back) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .map_err(|errno| Failure::io("vhost-user socket", &errno.into()))?;
-        held.hold(run, vec![Slot::Front(device), Slot::Back(device)], vec![front, back]);
+        let (gone, lives) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Failure::io("pipe", &errno.into()))?;
+        let slots = vec![Slot::Front(device), Slot::Back(device), Slot::Gone(device), Slot::Lives(device)];
+        held.hold(run, slots, vec![front, back, gone, lives]);
     }
     let (ours, theirs) = seqpacket::pair().map_err(|error| Failure::io("channel", &error))?;
     let child = execute(exe, held, process, title, theirs).map_err(|error| failure_of(&error))?;

@@ -96,6 +96,11 @@ pub enum Slot {
     Front(u8),
     /// The back end's side.
     Back(u8),
+    /// The write end of a pipe that a device's process holds for as long as the host may still carry out something for it, by its
+    /// index; made when its process is.
+    Lives(u8),
+    /// The read end, which hangs up then.
+    Gone(u8),
 }
 
 impl std::fmt::Display for Slot {
@@ -110,6 +115,7 @@ impl std::fmt::Display for Slot {
             Slot::Asked(device) => write!(f, "descriptor of a request to device {device}"),
             Slot::Console => f.write_str("console"),
             Slot::Front(device) | Slot::Back(device) => write!(f, "socket of device {device}"),
+            Slot::Lives(device) | Slot::Gone(device) => write!(f, "pipe of device {device}"),
         }
     }
 }

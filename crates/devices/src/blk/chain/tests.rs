@@ -52,7 +52,7 @@ fn chain(how: How, dir: &Path, writes: bool) -> Chain {
     let map = Map::open(layers, Limits::default()).unwrap();
     let files = vec![image.into(), base.into()];
     let engine = match how {
-        How::Ring => Engine::of(files, SLOTS),
+        How::Ring => Engine::of(files, SLOTS, None),
         How::Plain => Engine::plain_of(files, SLOTS),
     };
     assert_eq!(matches!(engine, Engine::Ring(_)), how == How::Ring, "this host gives no io_uring");

@@ -287,7 +287,7 @@ fn the_host_is_asked_again_at_the_time_of_the_retry() {
 fn a_queue_stops_when_nothing_of_it_is_under_way() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let file: OwnedFd = ours.into();
-    let engine = Engine::new(file.try_clone().unwrap(), MAX_IN_FLIGHT);
+    let engine = Engine::new(file.try_clone().unwrap(), MAX_IN_FLIGHT, None);
     assert!(matches!(engine, Engine::Ring(_)), "this host gives no io_uring");
     let blk = Blk::new(file, engine, Disk { sectors: 8, read_only: false }, Blocks::of(512), b"");
     let mut fixture = Fixture { blk, driver: Driver::new(SETUP) };

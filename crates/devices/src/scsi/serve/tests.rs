@@ -351,7 +351,7 @@ fn what_is_no_image_is_refused_and_what_other_devices_do_is_not_known() {
 fn a_change_waits_for_the_reads_that_are_under_way() {
     // A socket in place of the image: its read ends when the other side has written.
     let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    let engine = Engine::new(ours.into(), MAX_IN_FLIGHT);
+    let engine = Engine::new(ours.into(), MAX_IN_FLIGHT, None);
     assert!(matches!(engine, Engine::Ring(_)), "this host gives no io_uring");
     let mut f = Fixture::new(4);
     f.scsi = Scsi::new(b"", Some(Medium { engine, blocks: 4, called: String::new() }), false);
