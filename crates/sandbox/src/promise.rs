@@ -7,8 +7,8 @@
 use crate::calls::{
     ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, GUEST_MEMORY, Group, IPV6_SETTINGS, KILL,
     KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEDIUM, MEMORY, NAMES, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PRIORITY, PUNCH,
-    RESOLVE, SETIDS, SIGNALS, SPAWN, STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP,
-    VM_USERS, WIRES,
+    RECORDS, RESOLVE, SETIDS, SIGNALS, SPAWN, STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING,
+    URING_SETUP, VM_USERS, WIRES,
 };
 pub use rustix::thread::CapabilitySet as Capabilities;
 /// Which namespaces a role makes for itself.
@@ -314,6 +314,7 @@ pub const VIOBLK: Promise = Promise {
         DISK_SIZE,   // a block device's blocks
         URING,       // the same without a call each
         URING_SETUP, // a ring starts disabled, is restricted, then enabled
+        RECORDS,     // by which the next process goes on when this one dies
     ],
     then: Some(&VIOBLK_RUNNING),
     ..VIOBLK_RUNNING

@@ -1,6 +1,7 @@
 //! Carries out block requests: chains from the ring to the engine, results from the engine to the ring. The only file
 //! that touches the disk's descriptor. Many requests are under way at once, answered as they end.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ pub struct Blk {
     config: Config,
     /// In the log: `disk "/srv/a.img"`.
     called: String,
+    /// What is under way is recorded in it, where the front end wants that.
+    records: Option<File>,
     serial: [u8; ID_BYTES as usize],
     engine: Engine,
     /// What the file can do beside reads and writes.
@@ -83,6 +86,7 @@ impl Blk {
             config: if disk.read_only { config } else { config.with_clearing(blocks) },
             serial: padded,
             called: "disk".to_owned(),
+            records: None,
             engine,
             host: Host::default(),
             state: State::default(),
@@ -99,6 +103,11 @@ impl Blk {
     /// What its users call it, for the log.
     pub fn called(self, path: &str) -> Blk {
         Blk { called: format!("disk \"{path}\""), ..self }
+    }
+
+    /// Has a file for records of what is under way.
+    pub fn recording(self, records: File) -> Blk {
+        Blk { records: Some(records), ..self }
     }
 
     /// A line of the log, in the users' words.
@@ -401,6 +410,10 @@ impl Device for Blk {
             let _ = on.notify();
         }
         self.starved = false;
+    }
+
+    fn records(&self) -> Option<&File> {
+        self.records.as_ref()
     }
 
     fn finish(&mut self) {

@@ -1,18 +1,21 @@
 //! From vmm's description to a disk that is served.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use disk::Image;
 use proto::device::{self, Told};
 use proto::failure::{Code, Failure};
+use rustix::fs::{MemfdFlags, memfd_create};
 use sandbox::promise;
 
 use super::config::Blocks;
 use super::engine::Engine;
 use super::request::Disk;
 use super::serve::{Blk, MAX_IN_FLIGHT};
+use crate::serve_vhost::MAX_RECORDS_LEN;
 use crate::start::{Fatal, Start, Vmm};
 
 /// The logical block of an image in a file: what the guest's sectors are.
@@ -52,7 +55,17 @@ fn open(image: OwnedFd, told: &device::Blk, lives: OwnedFd) -> Result<Blk, Failu
     let blocks = blocks(&file);
     let spare = file.try_clone().map_err(|error| Failure::io("disk", &error))?;
     let engine = Engine::new(file.into(), MAX_IN_FLIGHT, Some(lives));
-    Ok(Blk::new(spare.into(), engine, disk, blocks, told.serial.as_bytes()).called(told.called.as_str()))
+    let records = records().map_err(|error| Failure::io("memory for records", &error))?;
+    Ok(Blk::new(spare.into(), engine, disk, blocks, told.serial.as_bytes())
+        .called(told.called.as_str())
+        .recording(records))
+}
+
+/// Memory in which the queues record what is under way.
+fn records() -> io::Result<File> {
+    let file = File::from(memfd_create("records", MemfdFlags::CLOEXEC)?);
+    file.set_len(MAX_RECORDS_LEN)?;
+    Ok(file)
 }
 
 /// What the guest is told of the medium.
