@@ -34,7 +34,7 @@ pub enum Event {
     GuestPowerOff,
     /// A vCPU can't go on.
     VcpuFailed,
-    /// A device's process is gone.
+    /// Devices can't be served.
     DeviceGone,
     /// All vCPUs wait outside the guest; or one does not leave it.
     Parked(bool),
@@ -66,6 +66,8 @@ pub enum Action {
     Tell(ToVmm),
     /// Ask the device of this index for its configuration space, and tell the guest.
     ReadConfig(u8),
+    /// The process behind the socket that came along takes the place of the one of the device of this index, which is gone.
+    Replace(u8),
     /// Log debug lines, or stop logging them.
     SetDebug(bool),
     /// Stop the vCPUs, then exit with this status.
@@ -140,7 +142,7 @@ impl Lifecycle {
             ToVm::ConfigChanged { device } => vec![Action::ReadConfig(device)],
             ToVm::Verbose { debug } => vec![Action::SetDebug(debug)],
             ToVm::Describe(_) => refuse("a second description"),
-            ToVm::Device { .. } => refuse("a device after the start"),
+            ToVm::Device { device, .. } => vec![Action::Replace(device)],
             ToVm::Begin => refuse("a second start"),
         }
     }
@@ -190,6 +192,7 @@ fn refuse(what: &'static str) -> Vec<Action> {
 
 #[cfg(test)]
 mod tests {
+    use proto::device::Front;
 
     use super::*;
 
@@ -368,6 +371,12 @@ mod tests {
             assert_eq!(vm.handle(event), []);
             assert!(vm.guest_runs());
         }
+    }
+
+    #[test]
+    fn a_device_after_the_start_takes_the_place_of_one_that_is_gone() {
+        let front = Front { virtio_id: 2, queues: 1, queue_size: 256, config_len: 60 };
+        assert_eq!(handle(Event::Message(ToVm::Device { device: 3, front })), [Action::Replace(3)]);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub trait FrontEnds: Send + Sync {
     fn wake_up(&self, pause: Pause);
     /// Has a back end asked for its configuration space, and the guest told.
     fn read_config(&self, slot: Slot);
+    /// Has the process at the other end of a vhost-user socket take the place of a back end's.
+    fn replace(&self, slot: Slot, socket: OwnedFd);
 }
 
 /// Performs effects.

@@ -1,7 +1,7 @@
 //! The event loop of a running VM: vmm's messages, the console, the chipset's timers, and the end.
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -151,16 +151,16 @@ impl<'a> Running<'a> {
     /// Takes all messages that are there; a status if one of them ends the VM.
     fn messages(&mut self) -> std::io::Result<Option<u8>> {
         loop {
-            let event = match self.channel.flush().and_then(|()| self.channel.recv()) {
-                Ok(Received::Message(message, _)) => Event::Message(message),
+            let (event, fds) = match self.channel.flush().and_then(|()| self.channel.recv()) {
+                Ok(Received::Message(message, fds)) => (Event::Message(message), fds),
                 Ok(Received::Empty) => break,
-                Ok(Received::Closed) => Event::VmmGone,
+                Ok(Received::Closed) => (Event::VmmGone, Vec::new()),
                 Err(error) => {
                     error!("vmm: {error}");
-                    Event::VmmGone
+                    (Event::VmmGone, Vec::new())
                 }
             };
-            if let Some(status) = self.happened(event) {
+            if let Some(status) = self.happened_with(event, fds) {
                 return Ok(Some(status));
             }
         }
@@ -170,6 +170,12 @@ impl<'a> Running<'a> {
     }
 
     fn happened(&mut self, event: Event) -> Option<u8> {
+        self.happened_with(event, Vec::new())
+    }
+
+    /// The same, with the descriptors that came along.
+    fn happened_with(&mut self, event: Event, fds: Vec<OwnedFd>) -> Option<u8> {
+        let mut fds = fds.into_iter();
         let mut status = None;
         let mut actions = VecDeque::from(self.lifecycle.handle(event));
         while let Some(action) = actions.pop_front() {
@@ -189,6 +195,11 @@ impl<'a> Running<'a> {
                 Action::Nmi => self.vcpus.nmi(),
                 Action::AskToStop => self.machine.chipset.ask_to_stop(&self.machine.outside),
                 Action::ReadConfig(device) => self.machine.outside.front_ends().read_config(virtio::slot_of(device)),
+                Action::Replace(device) => {
+                    if let Some(socket) = fds.next() {
+                        self.machine.outside.front_ends().replace(virtio::slot_of(device), socket);
+                    }
+                }
                 Action::Tell(message) => self.tell(&message),
                 Action::SetDebug(debug) => crate::set_debug(debug),
                 Action::Refuse(what) => error!("vmm sent {what}"),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hw::{Activation, Delivery, DeviceEffect, Slot};
@@ -14,8 +15,8 @@ use super::wiring::{FIRST_GSI, Wiring};
 use crate::lifecycle::Pause;
 use crate::outside;
 
-/// What the worker is to do. There are never more than four of a device: after an activation it gives a reset, and then
-/// nothing until the worker says that it is done; and one look of each kind. A pause and its end are one each at most: where they
+/// What the worker is to do. There are never more than five of a device: after an activation it gives a reset, and then
+/// nothing until the worker says that it is done; one look of each kind; and the last back end that took another's place. A pause and its end are one each at most: where they
 /// wait, the next takes their place.
 #[derive(Debug)]
 pub enum Job {
@@ -27,6 +28,8 @@ pub enum Job {
     Watch(Slot),
     /// Ask for the configuration space.
     ReadConfig(Slot),
+    /// A process at the other end of this socket takes the place of the back end's.
+    Replace(Slot, OwnedFd),
     /// Have all back ends finish and serve nothing.
     Quiet(Pause),
     /// Have those that served serve again.
@@ -152,6 +155,11 @@ impl outside::FrontEnds for FrontEnds {
 
     fn read_config(&self, slot: Slot) {
         self.ask_once(Job::ReadConfig(slot));
+    }
+
+    fn replace(&self, slot: Slot, socket: OwnedFd) {
+        self.jobs().retain(|other| !matches!(other, Job::Replace(of, _) if *of == slot));
+        self.ask(Job::Replace(slot, socket));
     }
 
     fn call_pending(&self, slot: Slot, queue: u16) -> bool {

@@ -22,6 +22,7 @@ mod vhost_user;
 mod wiring;
 mod worker;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use hw::{Activation, Slot};
@@ -41,7 +42,7 @@ enum Failure {
     /// It refused: the driver must reset the device.
     #[error("refused: {0}")]
     Refused(String),
-    /// It is gone, or does not keep to the protocol: the VM ends.
+    /// It is gone, or does not keep to the protocol: it is lost, until vmm sends another.
     #[error("{0}")]
     Gone(String),
 }
@@ -67,6 +68,17 @@ trait BackEnd: Send {
     fn reset(&mut self) -> Result<(), Failure>;
     /// Goes on where they stood.
     fn unpause(&mut self, port: &Port) -> Result<(), Failure>;
+    /// It is gone, or of no use: its socket is shut, and it does as asked only in so far as no process is needed for it.
+    fn lose(&mut self) {}
+    /// Whether it is, and none has taken its place.
+    fn is_lost(&self) -> bool {
+        false
+    }
+    /// Another process, on this socket, goes on where it had come. Serves no queue before `unpause`. Gives its configuration
+    /// space.
+    fn replace(&mut self, _: OwnedFd) -> Result<Vec<u8>, Failure> {
+        Err(Failure::Gone("it has no process".into()))
+    }
     /// Its queue was kicked; true: again, without a kick.
     fn kicked(&mut self, _: &Port) -> Result<bool, Failure> {
         Ok(false)
@@ -85,7 +97,7 @@ pub trait Registers {
     fn queue_interrupt(&self, slot: Slot, queue: u16);
     /// No back end serves a queue, or all serve theirs again: [`Event::Quiet`] or [`Event::Awake`].
     fn devices_are(&self, what: Event);
-    /// A device is gone: the VM ends. False if it was ending already.
+    /// Devices can't be served any more: the VM ends. False if it was ending already.
     fn device_gone(&self) -> bool;
 }
 

@@ -2,6 +2,7 @@
 //! queue and back.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -38,10 +39,13 @@ const BUFFER: u64 = 0x20_0000;
 /// What the fake device writes into a buffer.
 const ANSWER: &[u8] = b"served";
 
-/// A device that answers each chain with the same bytes, or finds each broken.
+/// A device that answers each chain with the same bytes, or finds each broken, or takes each and does no more.
+#[derive(Default)]
 struct Answering {
     accepted: Arc<AtomicU64>,
     breaks: bool,
+    holds: Option<Arc<AtomicUsize>>,
+    records: Option<File>,
 }
 
 impl serve_vhost::Device for Answering {
@@ -63,6 +67,10 @@ impl serve_vhost::Device for Answering {
             if self.breaks {
                 return Err(RingFault::TooLong);
             }
+            if let Some(held) = &self.holds {
+                held.fetch_add(1, Ordering::SeqCst);
+                continue;
+            }
             let written = fill_front(on.memory, &chain.writable, ANSWER)?;
             on.ring.push_used(on.memory, &[(chain.head, u32::try_from(written).unwrap())])?;
         }
@@ -79,6 +87,9 @@ impl serve_vhost::Device for Answering {
         None
     }
     fn stop(&mut self, _: usize, _: Option<&mut Active<'_>>) {}
+    fn records(&self) -> Option<&File> {
+        self.records.as_ref()
+    }
     fn finish(&mut self) {}
 }
 
@@ -216,16 +227,25 @@ fn guest_memory() -> GuestMemory {
 
 /// A machine whose device is served on a thread, and the other end of the socket for ending it.
 fn served(breaks: bool) -> (Arc<Machine>, UnixStream, Arc<AtomicU64>) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
     let accepted = Arc::new(AtomicU64::new(0));
-    let device = Answering { accepted: accepted.clone(), breaks };
+    let (machine, end) = served_by(Answering { accepted: accepted.clone(), breaks, ..Answering::default() });
+    (machine, end, accepted)
+}
+
+fn served_by(device: Answering) -> (Arc<Machine>, UnixStream) {
+    let (ours, end) = on_a_thread(device);
+    let memory = guest_memory();
+    let (function, back_end) = vhost_user::connect(vhost_user::MAX_ANSWERS, TWO_QUEUES, ours, memory.clone()).unwrap();
+    assert_eq!((function.queues.len(), &function.config[..6]), (2, &[2, 0, 0, 0, 0, 7][..]));
+    (machine(function, Box::new(back_end), memory), end)
+}
+
+/// The front end's side of a device's socket, and the other end for ending it.
+fn on_a_thread(device: Answering) -> (OwnedFd, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
     let end = theirs.try_clone().unwrap();
     std::thread::spawn(move || serve_vhost::serve(theirs, device, None).unwrap());
-    let memory = guest_memory();
-    let (function, back_end) =
-        vhost_user::connect(vhost_user::MAX_ANSWERS, TWO_QUEUES, OwnedFd::from(ours), memory.clone()).unwrap();
-    assert_eq!((function.queues.len(), &function.config[..6]), (2, &[2, 0, 0, 0, 0, 7][..]));
-    (machine(function, Box::new(back_end), memory), end, accepted)
+    (ours.into(), end)
 }
 
 impl Machine {
@@ -443,14 +463,69 @@ fn a_broken_ring_needs_a_reset_and_lives_on_after_it() {
     assert_eq!(machine.gone.load(Ordering::SeqCst), 0);
 }
 
+/// A file for records, where a device has one.
+fn records(has: bool) -> Option<File> {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(serve_vhost::MAX_RECORDS_LEN).unwrap();
+    has.then_some(file)
+}
+
 #[test]
-fn a_back_end_that_dies_ends_the_vm_once() {
+fn another_back_end_answers_what_one_that_is_gone_had_taken() {
+    for recorded in [false, true] {
+        let held = Arc::new(AtomicUsize::new(0));
+        let device = || Answering { holds: Some(held.clone()), records: records(recorded), ..Answering::default() };
+        let (machine, mut end) = served_by(device());
+        machine.start();
+        machine.offer(1);
+        for deaths in 1..=3 {
+            machine.wait("the taking", |_| held.load(Ordering::SeqCst) == deaths);
+            end.shutdown(std::net::Shutdown::Both).unwrap();
+            let (next, its_end) = on_a_thread(device());
+            machine.edge.front_ends.replace(SLOT, next);
+            end = its_end;
+        }
+        machine.wait("the last taking", |_| held.load(Ordering::SeqCst) == 4);
+        end.shutdown(std::net::Shutdown::Both).unwrap();
+        let last = Answering { records: records(recorded), ..Answering::default() };
+        let (next, _end) = on_a_thread(last);
+        machine.edge.front_ends.replace(SLOT, next);
+        machine.wait("the answer", |machine| machine.used() == 1);
+        machine.offer(2);
+        machine.wait("the next answer", |machine| machine.used() == 2);
+        machine.reset();
+        machine.start();
+        machine.offer(1);
+        machine.wait("the answer after a reset", |machine| machine.used() == 1);
+        assert_eq!(machine.gone.load(Ordering::SeqCst), 0);
+    }
+}
+
+#[test]
+fn a_reset_without_a_back_end_is_done_when_there_is_another() {
     let (machine, end, _) = served(false);
     machine.start();
     end.shutdown(std::net::Shutdown::Both).unwrap();
-    machine.wait("the end", |machine| machine.gone.load(Ordering::SeqCst) > 0);
     machine.write(BAR + 0x14, 1, 0);
-    assert_eq!(machine.gone.load(Ordering::SeqCst), 1);
+    let (next, _end) = on_a_thread(Answering::default());
+    machine.edge.front_ends.replace(SLOT, next);
+    machine.wait("the reset", |machine| machine.status() == 0);
+    machine.start();
+    machine.offer(1);
+    machine.wait("the answer", |machine| machine.used() == 1);
+}
+
+#[test]
+fn a_driver_that_starts_without_a_back_end_is_served_by_the_next() {
+    let (machine, end, _) = served(false);
+    end.shutdown(std::net::Shutdown::Both).unwrap();
+    machine.start();
+    machine.offer(1);
+    let (worse, _) = UnixStream::pair().unwrap();
+    machine.edge.front_ends.replace(SLOT, worse.into());
+    let (next, _end) = on_a_thread(Answering { records: records(true), ..Answering::default() });
+    machine.edge.front_ends.replace(SLOT, next);
+    machine.wait("the answer", |machine| machine.used() == 1);
 }
 
 #[test]
@@ -469,7 +544,7 @@ fn a_peer_that_is_no_back_end_is_refused() {
 #[test]
 fn a_back_end_with_fewer_queues_than_its_device_has_is_refused() {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let device = Answering { accepted: Arc::default(), breaks: false };
+    let device = Answering::default();
     let peer = std::thread::spawn(move || serve_vhost::serve(theirs, device, None).unwrap());
     let failed = vhost_user::connect(
         vhost_user::MAX_ANSWERS,

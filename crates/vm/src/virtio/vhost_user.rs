@@ -1,21 +1,27 @@
 //! A back end in another process, asked by vhost-user over a connected socket (QEMU's docs/interop/vhost-user.rst).
 //!
 //! The peer may be hostile: every number it gives is bounded, every answer has a deadline.
+//!
+//! When its process is gone another takes its place. What it had under way stands in the records that it made, where it offers
+//! some; the queues of others go on behind the last request that they handed back, which may do something again.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hw::virtio::{Device, Kind};
 use hw::{Activation, QueueSetup};
 use proto::device::Front;
+use rustix::net::{Shutdown, shutdown};
 use vhost::vhost_user::message::{
-    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
+    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserInflight, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
 use vhost::vhost_user::{Error as VhostUserError, Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::base::{self, Answer};
 use super::port::{Port, Queue};
@@ -27,17 +33,22 @@ use crate::memory::GuestMemory;
 pub const MAX_ANSWERS: Duration = Duration::from_secs(10);
 /// Queues of a device at most.
 const MAX_QUEUES: u64 = 64;
+/// Where the used ring has its index (virtio 1.2, 2.7.8).
+const USED_INDEX: u64 = 2;
 const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::CONFIG)
     .union(VhostUserProtocolFeatures::REPLY_ACK)
-    .union(VhostUserProtocolFeatures::RESET_DEVICE);
+    .union(VhostUserProtocolFeatures::RESET_DEVICE)
+    .union(VhostUserProtocolFeatures::INFLIGHT_SHMFD);
 
 /// A connected back end.
 pub struct VhostUser {
     front_end: Frontend,
     front: Front,
-    /// It hears of resets.
-    resets: bool,
+    /// The device's features that it offers.
+    features: u64,
+    /// The protocol's.
+    offered: VhostUserProtocolFeatures,
     /// The same socket, to see it hang up.
     watched: OwnedFd,
     limit: Duration,
@@ -51,6 +62,10 @@ pub struct VhostUser {
     bases: Vec<(u16, u16)>,
     /// What has come of where the next one stands.
     answer: Answer,
+    /// Where the driver's queues are recorded, from their activation to the next.
+    records: Option<(VhostUserInflight, File)>,
+    /// Its process is gone, and none has taken its place.
+    lost: bool,
 }
 
 /// Asks a back end what it offers, on a socket that waits; `limit` is [`MAX_ANSWERS`] but in tests.
@@ -64,10 +79,12 @@ pub fn connect(
     let watched: OwnedFd = stream.try_clone().map_err(gone)?.into();
     let mut front_end = Frontend::from_stream(stream, MAX_QUEUES);
     let device = answer::within(limit, watched.as_fd(), || negotiate(&mut front_end, front)).map_err(gone)?;
+    let (device, offered) = device.map_err(judge)?;
     let back_end = VhostUser {
         front_end,
         front,
-        resets: device.as_ref().is_ok_and(|(_, resets)| *resets),
+        features: device.features,
+        offered,
         watched,
         limit,
         memory,
@@ -76,12 +93,14 @@ pub fn connect(
         activation: None,
         bases: Vec::new(),
         answer: Answer::default(),
+        records: None,
+        lost: false,
     };
-    Ok((device.map_err(judge)?.0, back_end))
+    Ok((device, back_end))
 }
 
-/// The device, and whether its process hears of resets.
-fn negotiate(front_end: &mut Frontend, front: Front) -> vhost::Result<(Device, bool)> {
+/// The device, and what else its process offers.
+fn negotiate(front_end: &mut Frontend, front: Front) -> vhost::Result<(Device, VhostUserProtocolFeatures)> {
     front_end.set_owner()?;
     let features = front_end.get_features()?;
     if features & (1 << VIRTIO_F_VERSION_1) == 0 {
@@ -95,8 +114,7 @@ fn negotiate(front_end: &mut Frontend, front: Front) -> vhost::Result<(Device, b
     }
     let config = read_config(front_end, front)?;
     let queues = vec![front.queue_size; usize::from(front.queues)];
-    let resets = offered.contains(VhostUserProtocolFeatures::RESET_DEVICE);
-    Ok((Device { kind: Kind(front.virtio_id), features, queues, config, irq_line: None }, resets))
+    Ok((Device { kind: Kind(front.virtio_id), features, queues, config, irq_line: None }, offered))
 }
 
 fn read_config(front_end: &mut Frontend, front: Front) -> vhost::Result<Vec<u8>> {
@@ -125,10 +143,17 @@ impl BackEnd for VhostUser {
     fn activate(&mut self, activation: &Activation, port: &Port) -> Result<(), Failure> {
         self.activation = Some(activation.clone());
         self.bases.clear(); // a driver starts its rings from nothing
+        self.records = None;
+        if self.lost {
+            return Ok(());
+        }
         self.ask(|back_end| back_end.start(activation, port))
     }
 
     fn stop(&mut self) -> Result<bool, Failure> {
+        if self.lost {
+            return Ok(false); // the host may still be at what it had begun
+        }
         self.bases.clear();
         for index in &self.active {
             base::ask(self.watched.as_fd(), *index)?;
@@ -137,6 +162,9 @@ impl BackEnd for VhostUser {
     }
 
     fn stopped(&mut self) -> Result<bool, Failure> {
+        if self.lost {
+            return Ok(false);
+        }
         while let Some(index) = self.active.first().copied() {
             let Some(base) = self.answer.take(self.watched.as_fd(), index)? else { return Ok(false) };
             self.bases.push((index, base));
@@ -147,7 +175,8 @@ impl BackEnd for VhostUser {
 
     fn reset(&mut self) -> Result<(), Failure> {
         let served = self.activation.take().is_some();
-        if served && self.resets {
+        let resets = self.offered.contains(VhostUserProtocolFeatures::RESET_DEVICE);
+        if served && resets && !self.lost {
             self.ask(|back_end| back_end.front_end.reset_device().map_err(judge))
         } else {
             Ok(())
@@ -155,8 +184,32 @@ impl BackEnd for VhostUser {
     }
 
     fn unpause(&mut self, port: &Port) -> Result<(), Failure> {
-        let Some(activation) = self.activation.clone() else { return Ok(()) };
+        let Some(activation) = self.activation.clone().filter(|_| !self.lost) else { return Ok(()) };
         self.ask(|back_end| back_end.start(&activation, port))
+    }
+
+    fn lose(&mut self) {
+        self.lost = true;
+        // One that is gone already needs none.
+        let _ = shutdown(&self.watched, Shutdown::Both);
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    fn replace(&mut self, socket: OwnedFd) -> Result<Vec<u8>, Failure> {
+        let (device, next) = connect(self.limit, self.front, socket, self.memory.clone())?;
+        let (features, records) = (self.features, self.records.take());
+        if features & !device.features != 0 {
+            return Err(Failure::Gone(format!(
+                "it offers {:#x}, and the one before it {features:#x}",
+                device.features
+            )));
+        }
+        let bases = self.handed_back();
+        *self = Self { features, records, activation: self.activation.take(), bases, ..next };
+        Ok(device.config)
     }
 }
 
@@ -168,7 +221,9 @@ impl VhostUser {
     }
 
     fn start(&mut self, activation: &Activation, port: &Port) -> Result<(), Failure> {
+        self.active.clear();
         self.tell_memory().map_err(judge)?;
+        self.tell_records().map_err(judge)?;
         let features = activation.features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         self.front_end.set_features(features).map_err(judge)?;
         for setup in &activation.queues {
@@ -192,6 +247,33 @@ impl VhostUser {
         self.front_end.set_mem_table(&regions.collect::<Result<Vec<_>, _>>()?)?;
         self.memory_told = true;
         Ok(())
+    }
+
+    /// Has what is under way recorded, if it can: for a driver's queues in new records, and for the next process in the same.
+    fn tell_records(&mut self) -> vhost::Result<()> {
+        if !self.offered.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD) {
+            return Ok(());
+        }
+        let records = match self.records.take() {
+            Some(records) => records,
+            None => {
+                let Front { queues: num_queues, queue_size, .. } = self.front;
+                let wanted = VhostUserInflight { num_queues, queue_size, ..VhostUserInflight::default() };
+                self.front_end.get_inflight_fd(&wanted)?
+            }
+        };
+        let (told, file) = self.records.insert(records);
+        self.front_end.set_inflight_fd(told, file.as_raw_fd())
+    }
+
+    /// Where each queue of a process that is gone stands, by what it had handed back.
+    fn handed_back(&self) -> Vec<(u16, u16)> {
+        let index = |used: u64| {
+            let at = GuestAddress(used).checked_add(USED_INDEX)?;
+            self.memory.load::<u16>(at, Ordering::Acquire).ok().map(u16::from_le)
+        };
+        let queues = self.activation.iter().flat_map(|activation| &activation.queues);
+        queues.map(|setup| (setup.index, index(setup.used).unwrap_or(0))).collect()
     }
 
     fn start_queue(&mut self, setup: &QueueSetup, queue: &Queue, port: &Port) -> vhost::Result<()> {

@@ -9,14 +9,20 @@
 //!  ▲                                                                       │
 //!  └──────────────────────────────────reset────────────────────────────────┘
 //! ```
+//!
+//! A back end that is gone is lost in whatever state it was; vmm sends another. One that stops goes on stopping until then: its
+//! process may have died, and the host still carry out what it had begun.
 
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hw::{Activation, Delivery, Slot};
 use log::error;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use sys::event::{Interest, Loop};
 use sys::guest_log;
 
@@ -80,9 +86,6 @@ impl Served {
     }
 }
 
-/// Nothing, or the device for whose sake the VM ends.
-type Done = Result<(), (Slot, Failure)>;
-
 /// The thread before it starts, and its state afterwards.
 pub struct Worker {
     front_ends: Arc<FrontEnds>,
@@ -132,13 +135,7 @@ impl Worker {
                     return;
                 }
             };
-            let happened = ready.into_iter().try_for_each(|ready| self.happened(ready.token, registers));
-            if let Err((slot, failure)) = happened {
-                if registers.device_gone() {
-                    error!("device in slot {}: {failure}; the VM ends", slot.0);
-                }
-                return;
-            }
+            ready.into_iter().for_each(|ready| self.happened(ready.token, registers));
             self.name_the_slow(Instant::now());
         }
     }
@@ -165,22 +162,21 @@ impl Worker {
         }
     }
 
-    fn happened(&mut self, token: Token, registers: &dyn Registers) -> Done {
+    fn happened(&mut self, token: Token, registers: &dyn Registers) {
         let front_ends = self.front_ends.clone();
         match token {
             Token::Wake => {
                 front_ends.wake().clear();
                 // Those that come meanwhile set it again: a guest that resets one device on and on holds up no other.
-                front_ends.take_jobs().into_iter().try_for_each(|job| self.perform(job, registers))
+                front_ends.take_jobs().into_iter().for_each(|job| self.perform(job, registers));
             }
             Token::Socket(slot) => self.answered(slot, registers),
             Token::Broken(slot) => {
                 let told = front_ends.port(slot).is_some_and(|port| port.broken.clear());
                 // A reset takes a signal back: one that the loop had seen before that says nothing of the device now.
                 if told && self.served(slot).is_some_and(|served| served.active()) {
-                    self.failed(slot, Failure::Refused("a ring is broken".into()), registers)?;
+                    self.failed(slot, Failure::Refused("a ring is broken".into()), registers);
                 }
-                Ok(())
             }
             Token::Kick(slot) => self.kicked(slot, registers),
             Token::Call(slot, queue) => {
@@ -190,60 +186,98 @@ impl Worker {
                         registers.queue_interrupt(slot, queue);
                     }
                 }
-                Ok(())
             }
         }
     }
 
-    fn perform(&mut self, job: Job, registers: &dyn Registers) -> Done {
+    fn perform(&mut self, job: Job, registers: &dyn Registers) {
         match job {
             Job::Activate(slot, activation) => self.activate(slot, &activation, registers),
             Job::Reset(slot) => self.reset(slot, registers),
-            Job::Watch(slot) => {
-                self.watch(slot);
-                Ok(())
-            }
+            Job::Watch(slot) => self.watch(slot),
             Job::ReadConfig(slot) => self.read_config(slot, registers),
+            Job::Replace(slot, socket) => self.replace(slot, socket, registers),
             Job::Quiet(pause) => self.quiet(pause, registers),
             Job::WakeUp(pause) => self.wake_up(pause, registers),
         }
     }
 
-    fn read_config(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
-        let Some(served) = self.served(slot) else { return Ok(()) };
+    fn read_config(&mut self, slot: Slot, registers: &dyn Registers) {
+        let Some(served) = self.served(slot) else { return };
         served.config_wanted = served.stops();
-        if served.config_wanted {
-            return Ok(());
+        if served.config_wanted || served.back_end.is_lost() {
+            return; // the next one is asked in any case
         }
         match served.back_end.config() {
             Ok(config) => registers.config_changed(slot, &config),
-            Err(failure) => self.failed(slot, failure, registers)?,
+            Err(failure) => self.failed(slot, failure, registers),
         }
-        Ok(())
     }
 
-    fn quiet(&mut self, pause: Pause, registers: &dyn Registers) -> Done {
+    /// The back end is gone, or of no use: its process ends with its socket, and vmm sees that.
+    fn lose(&mut self, slot: Slot, why: &str) {
+        let place = usize::from(slot.0).checked_sub(1);
+        let Some(served) = place.and_then(|place| self.served.get_mut(place)) else { return };
+        if served.back_end.is_lost() {
+            return;
+        }
+        guest_log!(Warn, "{} is lost: {why}", served.name);
+        if let Some(socket) = served.back_end.socket() {
+            self.events.remove(socket);
+        }
+        served.back_end.lose();
+    }
+
+    /// Another process serves the device from now on, from where the one before it had come.
+    fn replace(&mut self, slot: Slot, socket: OwnedFd, registers: &dyn Registers) {
+        self.lose(slot, "another process takes its place");
+        let front_ends = self.front_ends.clone();
+        let place = usize::from(slot.0).checked_sub(1);
+        let served = place.and_then(|place| self.served.get_mut(place));
+        let (Some(port), Some(served)) = (front_ends.port(slot), served) else { return };
+        let replaced = served.back_end.replace(socket).and_then(|config| {
+            let socket = served.back_end.socket().ok_or_else(|| Failure::Gone("it has no socket".into()))?;
+            let added = self.events.add(socket, Token::Socket(slot), Interest::Read);
+            added.map(|()| config).map_err(|error| Failure::Gone(error.to_string()))
+        });
+        match replaced {
+            Ok(config) => registers.config_changed(slot, &config),
+            Err(failure) => return self.lose(slot, &failure.to_string()),
+        }
+        if served.active() {
+            // The one that is gone may have handed requests back and not have called.
+            port.queues.iter().for_each(|queue| queue.call.set());
+        }
+        match served.course {
+            Course::Serves => self.unpause(slot, registers),
+            Course::Stops(_) => {
+                self.stopped(slot, registers);
+                self.tell_quiet(registers);
+            }
+            Course::Idle | Course::Stands => {}
+        }
+    }
+
+    fn quiet(&mut self, pause: Pause, registers: &dyn Registers) {
         self.quiet = Some(pause);
         for slot in self.slots(|served| served.course == Course::Serves) {
-            self.stop(slot, registers)?;
+            self.stop(slot, registers);
         }
         self.tell_quiet(registers);
-        Ok(())
     }
 
     /// Those that still stop serve again as soon as they have.
-    fn wake_up(&mut self, pause: Pause, registers: &dyn Registers) -> Done {
+    fn wake_up(&mut self, pause: Pause, registers: &dyn Registers) {
         self.quiet = None;
         for slot in self.slots(|served| served.course == Course::Stands) {
-            self.unpause(slot, registers)?;
+            self.unpause(slot, registers);
         }
         registers.devices_are(Event::Awake(pause));
-        Ok(())
     }
 
-    fn unpause(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
+    fn unpause(&mut self, slot: Slot, registers: &dyn Registers) {
         let front_ends = self.front_ends.clone();
-        let (Some(port), Some(served)) = (front_ends.port(slot), self.served(slot)) else { return Ok(()) };
+        let (Some(port), Some(served)) = (front_ends.port(slot), self.served(slot)) else { return };
         served.course = Course::Serves;
         match served.back_end.unpause(port) {
             Ok(()) => self.kicked(slot, registers), // what was not served meanwhile
@@ -251,42 +285,50 @@ impl Worker {
         }
     }
 
-    /// Has it finish. One that can't be stopped is of no use afterwards either: the VM ends.
-    fn stop(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
-        let Some(served) = self.served(slot) else { return Ok(()) };
+    /// Has it finish. One that can't be stopped is of no use afterwards either.
+    fn stop(&mut self, slot: Slot, registers: &dyn Registers) {
+        let Some(served) = self.served(slot) else { return };
         served.course = Course::Stops(Some(Instant::now() + SLOW));
-        match served.back_end.stop().map_err(|failure| (slot, failure))? {
-            true => self.stopped(slot, registers),
-            false => Ok(()),
+        match served.back_end.stop() {
+            Ok(true) => self.stopped(slot, registers),
+            Ok(false) => {}
+            Err(failure) => self.lose(slot, &failure.to_string()),
         }
     }
 
     /// Unasked, a back end only says that it is gone.
-    fn answered(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
-        let Some(served) = self.served(slot).filter(|served| served.stops()) else {
-            return Err((slot, Failure::Gone("its process is gone".into())));
-        };
-        if served.back_end.stopped().map_err(|failure| (slot, failure))? {
-            self.stopped(slot, registers)?;
-            self.tell_quiet(registers);
+    fn answered(&mut self, slot: Slot, registers: &dyn Registers) {
+        let Some(served) = self.served(slot) else { return };
+        if !served.stops() {
+            // What the loop had seen before may be of one that was replaced since.
+            if served.back_end.socket().is_some_and(says_something) {
+                self.lose(slot, "its process is gone");
+            }
+            return;
         }
-        Ok(())
+        match served.back_end.stopped() {
+            Ok(true) => {
+                self.stopped(slot, registers);
+                self.tell_quiet(registers);
+            }
+            Ok(false) => {}
+            Err(failure) => self.lose(slot, &failure.to_string()),
+        }
     }
 
     /// It has stopped: for a reset or a pause, or for a pause that was taken back meanwhile.
-    fn stopped(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
-        let Some(served) = self.served(slot) else { return Ok(()) };
+    fn stopped(&mut self, slot: Slot, registers: &dyn Registers) {
+        let Some(served) = self.served(slot) else { return };
         served.course = Course::Stands;
         let resets = served.resets;
         if served.config_wanted {
-            self.read_config(slot, registers)?;
+            self.read_config(slot, registers);
         }
         if resets {
-            self.forget(slot, registers)?;
+            self.forget(slot, registers);
         } else if self.quiet.is_none() {
-            self.unpause(slot, registers)?;
+            self.unpause(slot, registers);
         }
-        Ok(())
     }
 
     /// For a pause that all devices stand still for.
@@ -296,9 +338,9 @@ impl Worker {
         }
     }
 
-    fn activate(&mut self, slot: Slot, activation: &Activation, registers: &dyn Registers) -> Done {
+    fn activate(&mut self, slot: Slot, activation: &Activation, registers: &dyn Registers) {
         let front_ends = self.front_ends.clone();
-        let (Some(port), Some(served)) = (front_ends.port(slot), self.served(slot)) else { return Ok(()) };
+        let (Some(port), Some(served)) = (front_ends.port(slot), self.served(slot)) else { return };
         served.course = Course::Serves;
         if let Err(failure) = served.back_end.activate(activation, port) {
             return self.failed(slot, failure, registers);
@@ -307,57 +349,54 @@ impl Worker {
         self.kicked(slot, registers) // what came before it ran
     }
 
-    fn reset(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
-        let Some(served) = self.served(slot) else { return Ok(()) };
+    fn reset(&mut self, slot: Slot, registers: &dyn Registers) {
+        let Some(served) = self.served(slot) else { return };
         served.resets = true;
         match served.course {
             Course::Serves => self.stop(slot, registers),
-            Course::Stops(_) => Ok(()),
+            Course::Stops(_) => {}
             Course::Idle | Course::Stands => self.forget(slot, registers),
         }
     }
 
     /// It is reset, and has stopped.
-    fn forget(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
+    fn forget(&mut self, slot: Slot, registers: &dyn Registers) {
         if let Some(served) = self.served(slot) {
             (served.course, served.resets) = (Course::Idle, false);
-            served.back_end.reset().map_err(|failure| (slot, failure))?;
+            if let Err(failure) = served.back_end.reset() {
+                self.lose(slot, &failure.to_string());
+            }
         }
         self.watch(slot);
         if let Some(port) = self.front_ends.port(slot) {
             port.forget_signals();
         }
         registers.reset_done(slot);
-        Ok(())
     }
 
-    fn kicked(&mut self, slot: Slot, registers: &dyn Registers) -> Done {
+    fn kicked(&mut self, slot: Slot, registers: &dyn Registers) {
         let front_ends = self.front_ends.clone();
-        let (Some(port), Some(served)) = (front_ends.port(slot), self.served(slot)) else { return Ok(()) };
-        let Some(queue) = port.queue(0).filter(|_| served.back_end.socket().is_none()) else { return Ok(()) };
+        let (Some(port), Some(served)) = (front_ends.port(slot), self.served(slot)) else { return };
+        let Some(queue) = port.queue(0).filter(|_| served.back_end.socket().is_none()) else { return };
         queue.kick.clear();
         if served.course != Course::Serves {
-            return Ok(());
+            return;
         }
         match served.back_end.kicked(port) {
-            Ok(true) => {
-                queue.kick.set(); // the other descriptors come first
-                Ok(())
-            }
-            Ok(false) => Ok(()),
+            Ok(true) => queue.kick.set(), // the other descriptors come first
+            Ok(false) => {}
             Err(failure) => self.failed(slot, failure, registers),
         }
     }
 
-    /// A refusal is the driver's matter; anything else ends the VM.
-    fn failed(&mut self, slot: Slot, failure: Failure, registers: &dyn Registers) -> Done {
+    /// A refusal is the driver's matter; after anything else the back end is of no use.
+    fn failed(&mut self, slot: Slot, failure: Failure, registers: &dyn Registers) {
         match failure {
             Failure::Refused(why) => {
                 guest_log!(Warn, "device in slot {} needs a reset: {why}", slot.0);
                 registers.needs_reset(slot);
-                Ok(())
             }
-            gone @ Failure::Gone(_) => Err((slot, gone)),
+            Failure::Gone(why) => self.lose(slot, &why),
         }
     }
 
@@ -389,6 +428,11 @@ impl Worker {
     fn served(&mut self, slot: Slot) -> Option<&mut Served> {
         self.served.get_mut(usize::from(slot.0).checked_sub(1)?)
     }
+}
+
+/// Whether there is something to read on a socket, or its end.
+fn says_something(socket: BorrowedFd<'_>) -> bool {
+    !matches!(recv(socket, &mut [0], RecvFlags::DONTWAIT | RecvFlags::PEEK), Err(Errno::AGAIN | Errno::INTR))
 }
 
 #[cfg(test)]

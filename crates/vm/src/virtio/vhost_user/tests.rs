@@ -49,7 +49,8 @@ fn active() -> (VhostUser, UnixStream) {
     let back_end = VhostUser {
         front_end,
         front: BLOCK,
-        resets: true,
+        features: 0,
+        offered: VhostUserProtocolFeatures::RESET_DEVICE,
         watched,
         limit,
         memory,
@@ -58,6 +59,8 @@ fn active() -> (VhostUser, UnixStream) {
         activation,
         bases,
         answer,
+        records: None,
+        lost: false,
     };
     (back_end, theirs)
 }

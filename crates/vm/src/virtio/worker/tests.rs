@@ -85,18 +85,18 @@ fn a_ring_that_broke_before_a_reset_says_nothing_of_the_device_after_it() {
     let (mut worker, told) = (worker(), Told::default());
     let front_ends = worker.front_ends.clone();
     let port = front_ends.port(SLOT).unwrap();
-    worker.perform(Job::Activate(SLOT, activation()), &told).unwrap();
+    worker.perform(Job::Activate(SLOT, activation()), &told);
     port.broken.set();
     port.queues[0].call.set();
-    worker.perform(Job::Reset(SLOT), &told).unwrap();
+    worker.perform(Job::Reset(SLOT), &told);
     assert!(!port.queues[0].call.is_set(), "a call of before the reset");
     // The loop had seen the signal before it came to the reset.
-    worker.happened(Token::Broken(SLOT), &told).unwrap();
-    worker.perform(Job::Activate(SLOT, activation()), &told).unwrap();
-    worker.happened(Token::Broken(SLOT), &told).unwrap();
+    worker.happened(Token::Broken(SLOT), &told);
+    worker.perform(Job::Activate(SLOT, activation()), &told);
+    worker.happened(Token::Broken(SLOT), &told);
     assert_eq!((told.reset_done.load(Ordering::SeqCst), told.needs_reset.load(Ordering::SeqCst)), (1, 0));
     port.broken.set();
-    worker.happened(Token::Broken(SLOT), &told).unwrap();
+    worker.happened(Token::Broken(SLOT), &told);
     assert_eq!(told.needs_reset.load(Ordering::SeqCst), 1);
 }
 
@@ -105,7 +105,7 @@ fn a_back_end_that_signals_while_it_is_not_active_is_not_heard() {
     let (mut worker, told) = (worker(), Told::default());
     let front_ends = worker.front_ends.clone();
     front_ends.port(SLOT).unwrap().broken.set();
-    worker.happened(Token::Broken(SLOT), &told).unwrap();
+    worker.happened(Token::Broken(SLOT), &told);
     assert_eq!(told.needs_reset.load(Ordering::SeqCst), 0);
     assert!(!front_ends.port(SLOT).unwrap().broken.is_set(), "else the loop would turn forever");
 }
@@ -117,11 +117,11 @@ fn a_changed_configuration_is_asked_for_once_and_told() {
     for _ in 0..3 {
         front_ends.read_config(SLOT);
     }
-    worker.happened(Token::Wake, &told).unwrap();
+    worker.happened(Token::Wake, &told);
     assert_eq!(*told.config.lock().unwrap(), [(SLOT, vec![1, 2, 3])]);
     front_ends.read_config(SLOT);
     front_ends.read_config(Slot(9));
-    worker.happened(Token::Wake, &told).unwrap();
+    worker.happened(Token::Wake, &told);
     assert_eq!(told.config.lock().unwrap().len(), 2, "no device is in slot 9");
 }
 
@@ -151,7 +151,7 @@ fn a_guest_that_resets_on_and_on_holds_up_no_other_device() {
     let restless = Restless { front_ends: worker.front_ends.clone(), resets: AtomicUsize::new(0) };
     worker.front_ends.perform(SLOT, DeviceEffect::Reset);
     for turn in 1..=3 {
-        worker.happened(Token::Wake, &restless).unwrap();
+        worker.happened(Token::Wake, &restless);
         assert_eq!(restless.resets.load(Ordering::SeqCst), turn);
         assert!(worker.front_ends.wake().is_set(), "the next is not forgotten");
     }
@@ -161,6 +161,7 @@ fn a_guest_that_resets_on_and_on_holds_up_no_other_device() {
 struct Slow {
     socket: UnixStream,
     done: Arc<Mutex<Vec<&'static str>>>,
+    lost: bool,
 }
 
 impl Slow {
@@ -202,6 +203,23 @@ impl BackEnd for Slow {
         self.does("unpause");
         Ok(())
     }
+    fn lose(&mut self) {
+        self.does("lose");
+        self.lost = true;
+    }
+    fn is_lost(&self) -> bool {
+        self.lost
+    }
+    /// Refused where the test says no.
+    fn replace(&mut self, socket: OwnedFd) -> Result<Vec<u8>, Failure> {
+        self.does("replace");
+        self.lost = false;
+        if self.done.lock().unwrap().contains(&"no") {
+            return Err(Failure::Gone("as told".into()));
+        }
+        self.socket = socket.into();
+        Ok(vec![5])
+    }
 }
 
 /// Two devices that take long to stop, in slots 1 and 2, set up by their driver.
@@ -221,7 +239,7 @@ impl Pair {
         let (mut peers, mut back_ends) = (Vec::new(), Vec::<Box<dyn BackEnd>>::new());
         for done in &done {
             let (socket, peer) = UnixStream::pair().unwrap();
-            back_ends.push(Box::new(Slow { socket, done: done.clone() }));
+            back_ends.push(Box::new(Slow { socket, done: done.clone(), lost: false }));
             peers.push(peer);
         }
         let worker = Worker::new(front_ends, back_ends).unwrap();
@@ -234,7 +252,7 @@ impl Pair {
     }
 
     fn does(&mut self, job: Job) {
-        self.worker.perform(job, &self.told).unwrap();
+        self.worker.perform(job, &self.told);
     }
 
     /// What the device has done since the last look.
@@ -246,7 +264,7 @@ impl Pair {
     fn finishes(&mut self, device: usize) {
         self.peers[device].write_all(&[0]).unwrap();
         for ready in self.worker.events.wait(Some(Instant::now())).unwrap() {
-            self.worker.happened(ready.token, &self.told).unwrap();
+            self.worker.happened(ready.token, &self.told);
         }
     }
 
@@ -343,11 +361,64 @@ fn a_device_that_takes_long_to_stop_is_named_once() {
     assert_eq!(pair.told(), [Event::Quiet(1)]);
 }
 
+/// What a device is when another process has taken its place; the other end of its socket.
+fn replace(pair: &mut Pair, slot: Slot) -> UnixStream {
+    let (socket, peer) = UnixStream::pair().unwrap();
+    pair.does(Job::Replace(slot, socket.into()));
+    peer
+}
+
 #[test]
-fn a_device_that_goes_while_it_stops_ends_the_vm() {
+fn a_device_that_is_lost_goes_on_where_it_was_when_another_takes_its_place() {
     let mut pair = Pair::new();
-    pair.does(Job::Quiet(1));
+    let front_ends = pair.worker.front_ends.clone();
+    let call = &front_ends.queue(Slot(2), 0).unwrap().call;
     pair.peers[1].shutdown(Shutdown::Both).unwrap();
-    let gone = pair.worker.happened(Token::Socket(Slot(2)), &pair.told);
-    assert!(matches!(gone, Err((Slot(2), Failure::Gone(_)))));
+    pair.worker.happened(Token::Socket(Slot(2)), &pair.told);
+    assert_eq!(pair.done(1), ["lose"]);
+    pair.worker.happened(Token::Socket(Slot(2)), &pair.told);
+    pair.does(Job::ReadConfig(Slot(2)));
+    assert_eq!(pair.done(1), [""; 0], "nobody is asked");
+    pair.peers[1] = replace(&mut pair, Slot(2));
+    assert_eq!(pair.done(1), ["replace", "unpause"]);
+    assert!(call.is_set(), "what was handed back without a call");
+    assert_eq!(*pair.told.config.lock().unwrap(), [(Slot(2), vec![5])]);
+    // What the loop had seen of the socket before.
+    pair.worker.happened(Token::Socket(Slot(2)), &pair.told);
+    assert_eq!(pair.done(1), [""; 0]);
+    pair.does(Job::Quiet(1));
+    pair.finishes(1);
+    assert_eq!(pair.done(1), ["stop"], "it is watched");
+}
+
+#[test]
+fn a_device_that_is_lost_while_it_stops_has_stopped_when_another_takes_its_place() {
+    for resets in [false, true] {
+        let mut pair = Pair::new();
+        if resets {
+            pair.does(Job::Reset(Slot(2)));
+        }
+        pair.does(Job::Quiet(1));
+        pair.finishes(0);
+        pair.peers[1].shutdown(Shutdown::Both).unwrap();
+        pair.worker.happened(Token::Socket(Slot(2)), &pair.told);
+        assert_eq!((pair.done(1), pair.told()), (vec!["stop", "lose"], vec![]), "the host may still be at work");
+        pair.peers[1] = replace(&mut pair, Slot(2));
+        assert_eq!(pair.told(), [Event::Quiet(1)]);
+        let (reset, done) = (pair.told.reset_done.load(Ordering::SeqCst), pair.done(1));
+        let expected = if resets { (1, vec!["replace", "reset"]) } else { (0, vec!["replace"]) };
+        assert_eq!((reset, done), expected);
+        pair.does(Job::WakeUp(1));
+        assert_eq!(pair.done(1), if resets { vec![] } else { vec!["unpause"] });
+    }
+}
+
+#[test]
+fn what_does_not_take_a_place_is_lost_like_the_one_before() {
+    let mut pair = Pair::new();
+    pair.done[0].lock().unwrap().push("no");
+    drop(replace(&mut pair, Slot(1)));
+    assert_eq!(pair.done(0), ["no", "lose", "replace", "lose"]);
+    pair.peers[0] = replace(&mut pair, Slot(1));
+    assert_eq!(pair.done(0), ["replace", "unpause"]);
 }
