@@ -55,7 +55,21 @@ const HOLDS: [(&str, &[(&str, usize)]); 8] = [
     ("control", &[("epoll", 1), ("signals", 1), ("socket", 2)]),
     ("priv", &[("/", 1), ("epoll", 1), ("signals", 1), ("socket", 5)]), // the first: settings of IPv6, and no more of /proc
     ("agentx", &[("epoll", 1), ("signals", 1), ("socket", 1)]),         // no master is there
-    ("vmm", &[("epoll", 1), ("signals", 1), ("/dev/kvm", 1), ("vmd", 1), ("process", 3), ("socket", 4)]),
+    (
+        "vmm",
+        &[
+            ("epoll", 1),        //
+            ("signals", 1),      //
+            ("/dev/kvm", 1),     //
+            ("vmd", 1),          //
+            ("process", 3),      //
+            ("socket", 4),       //
+            ("pipe", 3),         // the VM's log, and one of each device
+            ("cgroup", 1),       // the VM's, for the next process of a device
+            ("disk.img", 1),     // what the devices serve, for the same
+            ("/dev/net/tun", 1), //
+        ],
+    ),
     (
         "vm",
         &[
@@ -69,8 +83,8 @@ const HOLDS: [(&str, &[(&str, usize)]); 8] = [
             ("timer", 2),     //
         ],
     ),
-    ("vioblk", &[("disk.img", 1), ("ring", 1), ("socket", 3)]), // vmm's channel, and its vm process's twice
-    ("vionet", &[("/dev/net/tun", 1), ("socket", 3)]),          // the same
+    ("vioblk", &[("disk.img", 1), ("ring", 1), ("records", 1), ("socket", 3)]), // vmm's channel, and its vm process's twice
+    ("vionet", &[("/dev/net/tun", 1), ("socket", 3)]),                          // the same
 ];
 
 #[test]
@@ -206,6 +220,7 @@ fn kind(target: &str) -> String {
         ("anon_inode:kvm-vcpu", "vcpu"),
         ("anon_inode:kvm-vm", "machine"),
         ("/guest memory", "memory"),
+        ("/memfd:records", "records"),
         ("/sys/fs/cgroup", "cgroup"),
         ("/dev/pts/", "/dev/pts"),
     ];

@@ -314,8 +314,11 @@ fn two_vms(dir: &std::path::Path) -> Daemon {
 }
 
 fn member(daemon: &Daemon, role: &str, name: &str) -> Process {
-    let own = |it: &Process| it.title().rsplit(' ').next() == Some(name);
-    daemon.in_role(role).into_iter().find(own).unwrap_or_else(|| panic!("no {role} of {name}"))
+    find(daemon, role, name).unwrap_or_else(|| panic!("no {role} of {name}"))
+}
+
+fn find(daemon: &Daemon, role: &str, name: &str) -> Option<Process> {
+    daemon.in_role(role).into_iter().find(|it| it.title().rsplit(' ').next() == Some(name))
 }
 
 #[test]
@@ -334,16 +337,22 @@ fn signals_and_log_levels_reach_the_processes_of_a_vm() {
             ignores(member(&daemon, role, "one"), Signal::PIPE);
             ignores(member(&daemon, role, "one"), Signal::CHILD);
         }
-        // All else ends that VM, and no other: they have nothing to reload, and whoever sends it wants an end.
-        let pid = |name: &str| daemon.row(name).pid;
-        let two = pid("two");
-        for (role, signal) in [("vm", Signal::TERM), ("vioblk", Signal::INT), ("vionet", Signal::HUP)] {
-            assert!(pid("one").is_some());
-            send(member(&daemon, role, "one"), signal);
-            daemon.wait_state("one", "stopped");
-            assert_eq!(pid("two"), two);
-            daemon.vmctl(&["start", "one"]); // the fourth would be too fast
+        // All else ends that process: they have nothing to reload, and whoever sends it wants an end. A device's is replaced; with the
+        // vm process its VM ends, and no other.
+        let pids = || ["one", "two"].map(|name| daemon.row(name).pid);
+        let before = pids();
+        for (role, signal) in [("vioblk", Signal::INT), ("vionet", Signal::HUP)] {
+            let was = member(&daemon, role, "one");
+            send(was, signal);
+            deadline::until(format!("another {role}"), DAEMON, || {
+                find(&daemon, role, "one").is_some_and(|now| now != was).then_some(())
+            });
         }
+        assert_eq!(pids(), before, "both VMs run");
+        send(member(&daemon, "vm", "one"), Signal::TERM);
+        daemon.wait_state("one", "stopped");
+        assert_eq!(pids(), [None, before[1]]);
+        daemon.vmctl(&["start", "one"]);
         // TERM asks the guests, which do not hear it; the second one does not.
         daemon.signal(Signal::TERM);
         deadline::until("the stop", DAEMON, || (daemon.row("two").state == "stopping").then_some(()));

@@ -47,6 +47,8 @@ pub struct Kind {
     pub front: Front,
     /// Threads of its process at most, those of the kernel for it included.
     pub threads: u32,
+    /// Another process takes the place of one that ends: it has no state but that of its queues.
+    pub replaced: bool,
 }
 
 /// What a guest sees of a device before its driver asks: all that the vm process knows of it.
@@ -74,22 +76,38 @@ impl Front {
 
 /// Virtio 1.2, 5.2. Its configuration space goes up to `write_zeroes_may_unmap` and the padding behind it. The kernel may start
 /// four threads of each of two kinds for its ring.
-const BLK: Kind =
-    Kind { role: "vioblk", front: Front { virtio_id: 2, queues: 1, queue_size: 256, config_len: 60 }, threads: 9 };
+const BLK: Kind = Kind {
+    role: "vioblk",
+    front: Front { virtio_id: 2, queues: 1, queue_size: 256, config_len: 60 },
+    threads: 9,
+    replaced: true,
+};
 
 /// Virtio 1.2, 5.1: a queue to receive, one to transmit. Its configuration space has mac, status, max_virtqueue_pairs and mtu.
-const NET: Kind =
-    Kind { role: "vionet", front: Front { virtio_id: 1, queues: 2, queue_size: 256, config_len: 12 }, threads: 1 };
+const NET: Kind = Kind {
+    role: "vionet",
+    front: Front { virtio_id: 1, queues: 2, queue_size: 256, config_len: 12 },
+    threads: 1,
+    replaced: true,
+};
 
 /// Virtio 1.2, 5.5: queues for pages given, pages taken back, statistics, free pages. Its configuration space is `num_pages`
 /// and `actual`.
-const BALLOON: Kind =
-    Kind { role: "vioballoon", front: Front { virtio_id: 5, queues: 4, queue_size: 128, config_len: 8 }, threads: 1 };
+const BALLOON: Kind = Kind {
+    role: "vioballoon",
+    front: Front { virtio_id: 5, queues: 4, queue_size: 128, config_len: 8 },
+    threads: 1,
+    replaced: false,
+};
 
 /// Virtio 1.2, 5.6: a queue for task management, one for events, one for requests. The kernel may start four threads of each
 /// of two kinds for its ring.
-const CDROM: Kind =
-    Kind { role: "vioscsi", front: Front { virtio_id: 8, queues: 3, queue_size: 128, config_len: 36 }, threads: 9 };
+const CDROM: Kind = Kind {
+    role: "vioscsi",
+    front: Front { virtio_id: 8, queues: 3, queue_size: 128, config_len: 36 },
+    threads: 9,
+    replaced: false,
+};
 
 impl Spec {
     /// What it has in common with others of its kind.

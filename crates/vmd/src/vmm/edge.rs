@@ -16,7 +16,7 @@ use sys::signals::{Signal, Signals};
 use super::held::Held;
 use super::members;
 use super::moment::Moment;
-use super::running::{Action, Event, Member, Process, Run, Running, Title};
+use super::running::{Action, Event, Member, Process, Run, Running, Slot, Title};
 use super::talk::{Heard, Living, Talk, Unsent};
 use crate::ending;
 
@@ -44,6 +44,8 @@ enum Token {
     Signals,
     Talk(Process),
     Exit(Process),
+    /// The pipe of a device's process that has ended.
+    Gone(Process),
 }
 
 impl Edge {
@@ -101,6 +103,7 @@ impl Edge {
                 self.flush(process);
             }
             Token::Exit(process) => self.reap(process)?,
+            Token::Gone(process) => self.gone(process),
         }
         Ok(())
     }
@@ -145,6 +148,7 @@ impl Edge {
                 let fds = self.held.for_device(process.run, device, &message);
                 self.told(process, |talk| Ok(talk.tell_device(&message, fds?)));
             }
+            Action::AwaitGone(process) => self.await_gone(process),
             Action::Release(run) => self.held.release(run),
             Action::HangUp(run) => self.say_no_more(run),
             Action::Kill(process, signal) => self.kill(process, signal),
@@ -247,6 +251,25 @@ impl Edge {
         }
         self.happened(Event::Exited(process, exit), Vec::new());
         Ok(())
+    }
+
+    fn await_gone(&mut self, process: Process) {
+        let Member::Device(device) = process.member else { return };
+        let added = match self.held.lend(process.run, Slot::Gone(device)) {
+            Some(pipe) => self.events.add(pipe, Token::Gone(process), Interest::Hangup),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        if let Err(error) = added {
+            self.queue.push_back(Event::Broken(process, format!("its pipe can't be watched: {error}")));
+        }
+    }
+
+    fn gone(&mut self, process: Process) {
+        let Member::Device(device) = process.member else { return };
+        if let Some(pipe) = self.held.lend(process.run, Slot::Gone(device)) {
+            self.events.remove(pipe);
+        }
+        self.happened(Event::Gone(process), Vec::new());
     }
 
     fn say_no_more(&mut self, run: Run) {

@@ -4,8 +4,9 @@
 //! process for each device ([`proto::device`]), of which it knows no kind. It joins each device and its VM by a socket pair
 //! for vhost-user, and is not on their way after that.
 //!
-//! It holds the parent's channel, /dev/kvm, its own executable, and of each process a pidfd and a channel; what a start
-//! brings, only until it was passed on. It may execute vmd and open nothing. `running.rs` decides, `edge.rs` carries out.
+//! It holds the parent's channel, /dev/kvm, its own executable, and of each process a pidfd and a channel; of a VM's start what its
+//! devices serve, its log and its cgroup, for processes that take the place of those that die, and the rest only until it was passed
+//! on. It may execute vmd and open nothing. `running.rs` decides, `edge.rs` carries out.
 //!
 //! What it knows of a VM (`running::Vm`) is plain data, and what it holds of one (`held::Launch`) are descriptors with names: the
 //! two are the record that a successor would go on with, as `tests/successor.rs` does.

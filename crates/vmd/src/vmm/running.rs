@@ -6,6 +6,8 @@
 //!                                      ▼                          ▼                           ▼                    │
 //!        (StartDone, or Ended) ◄──── Ending ◄──────── the vm process or a device ended, SIGTERM, SIGKILL ◄─────────┘
 //!
+//! A device that ends while its VM is up is replaced (`replacing.rs`), or ends it.
+//!
 //! Up: Running ◄──the guest's reboot, its shutdown──► Leaving; both ──stop──► Stopping: Asked ► Terminated ► Killed
 //! ```
 //!
@@ -34,11 +36,13 @@ mod devices;
 mod ending;
 mod lost;
 pub mod orders;
+pub mod replacing;
 mod starting;
 
 use button::Presses;
 use devices::Talk;
 use orders::Orders;
+use replacing::Lost;
 
 /// A device process must be ready within this. It opens nothing and asks nobody, but hosts can be slow.
 pub const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -152,6 +156,8 @@ pub enum Event {
     Broken(Process, String),
     /// A process ended and was reaped.
     Exited(Process, Exit),
+    /// Answers `AwaitGone`.
+    Gone(Process),
     /// A deadline may have passed.
     Time,
 }
@@ -173,6 +179,8 @@ pub enum Action {
     Release(Run),
     /// Close our direction of the channels to a launch's processes, which tells devices to end. What they still say is heard.
     HangUp(Run),
+    /// Tell by `Gone` when the host carries out nothing more for a device's process that has ended.
+    AwaitGone(Process),
     /// Send a signal; to a process that has ended it does nothing.
     Kill(Process, Signal),
     /// Tell the parent.
@@ -229,6 +237,10 @@ struct Vm {
     orders: Orders,
     /// What its devices were asked and told.
     talks: BTreeMap<u8, Talk>,
+    /// Devices without a process that serves, while the guest runs.
+    lost: BTreeMap<u8, Lost>,
+    /// When processes of its devices died, of late.
+    deaths: Vec<Moment>,
     life: Life,
 }
 
@@ -243,8 +255,8 @@ enum Life {
     Preparing { pid: u32, waiting: BTreeSet<Member>, deadline: Moment, left: Option<Member> },
     /// The vm process was told to run its guest. The same.
     Beginning { pid: u32, deadline: Moment, left: Option<Member> },
-    /// The guest runs. A device that left in peace, and until when the vm process may follow it.
-    Up { pid: u32, course: Course, left: Option<(Member, Moment)> },
+    /// The guest runs.
+    Up { pid: u32, course: Course },
     /// Nothing leads back: when the last process is reaped this is told.
     Ending { outcome: Outcome, deadline: Option<Moment> },
 }
@@ -302,6 +314,7 @@ impl Running {
             Event::Device(process, message) => self.device_said(process, message, now, out),
             Event::Broken(process, why) => self.broken(process, &why, out),
             Event::Exited(process, exit) => self.exited(process, exit, now, out),
+            Event::Gone(process) => self.gone(process, now, out),
             Event::Time => self.time(now, out),
         }
         self.settle(out);
@@ -310,7 +323,7 @@ impl Running {
 
     /// When [`Event::Time`] is due.
     pub fn next_deadline(&self) -> Option<Moment> {
-        let deadlines = self.vms.values().flat_map(|vm| [vm.life.deadline(), vm.orders.deadline()]);
+        let deadlines = self.vms.values().flat_map(|vm| [vm.life.deadline(), vm.orders.deadline(), vm.lost_deadline()]);
         deadlines.flatten().min()
     }
 
@@ -350,9 +363,10 @@ impl Running {
         }
     }
 
-    /// Descriptors that all VMs need at most: while one starts its files and sockets, and of each process two.
+    /// Descriptors that all VMs need at most: its files, and of each process two; of each device a socket, a pipe and what it
+    /// serves; while one starts the other ends, and copies.
     fn descriptors_of(vm: &StartVm) -> u64 {
-        7 + 5 * u64::from(vm.devices) + u64::from(vm.bases)
+        10 + 5 * u64::from(vm.devices) + 2 * u64::from(vm.bases)
     }
 
     fn of_run(&mut self, run: Run) -> Option<(VmId, &mut Vm)> {
@@ -406,10 +420,7 @@ impl Life {
     fn deadline(&self) -> Option<Moment> {
         match self {
             Life::Preparing { deadline, .. } | Life::Beginning { deadline, .. } => Some(*deadline),
-            Life::Up { course, left, .. } => {
-                let left = left.map(|(_, deadline)| deadline);
-                course.deadline().into_iter().chain(left).min()
-            }
+            Life::Up { course, .. } => course.deadline(),
             Life::Ending { deadline, .. } => *deadline,
             Life::Described | Life::Spawning { .. } => None,
         }

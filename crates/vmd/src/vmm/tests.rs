@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::{MacAddr, Text, VmName};
 use proto::client::Order;
-use proto::device::{Blk, Net, Spec, ToDevice, ToVmm as FromDevice, Told};
+use proto::device::{Balloon, Blk, Net, Spec, ToDevice, ToVmm as FromDevice, Told};
 use proto::probe::KernelKind;
 use proto::vm::{ToVm, ToVmm as FromVm};
 use proto::vmm::{Config, End, StartVm, Stop, ToParent, ToVmm};
@@ -22,6 +22,7 @@ mod edges;
 mod ends;
 mod pauses;
 mod property;
+mod replaced;
 mod starts;
 mod stops;
 mod successor;
@@ -81,6 +82,12 @@ fn nic(id: u32, device: u8) -> ToVmm {
     ToVmm::StartDevice { vm: VmId(id), device, spec: Box::new(Spec { number: device, told }) }
 }
 
+/// The device of this index, which is a balloon: none takes its place.
+fn balloon(id: u32, device: u8) -> ToVmm {
+    let told = Told::Balloon(Balloon { memory: mebibytes(256) });
+    ToVmm::StartDevice { vm: VmId(id), device, spec: Box::new(Spec { number: device, told }) }
+}
+
 fn end(id: u32) -> ToVmm {
     ToVmm::StartEnd { vm: VmId(id) }
 }
@@ -132,14 +139,18 @@ impl Machine {
 
     /// All parts of a start but its end: its devices are disks.
     fn describe(&mut self, start: StartVm) -> Run {
-        let (id, devices) = (start.vm.0, start.devices);
+        let devices: Vec<ToVmm> = (0..start.devices).map(|n| disk(start.vm.0, n)).collect();
+        self.describe_with(start, &devices)
+    }
+
+    fn describe_with(&mut self, start: StartVm, devices: &[ToVmm]) -> Run {
         let actions = self.parent(ToVmm::StartVm(Box::new(start)));
         let run = actions.iter().find_map(|action| match action {
             Action::Hold(run, _) => Some(*run),
             _ => None,
         });
-        for n in 0..devices {
-            assert_eq!(answers(&self.parent(disk(id, n))), []);
+        for device in devices {
+            assert_eq!(answers(&self.parent(device.clone())), []);
         }
         run.expect("the start was taken")
     }
@@ -165,8 +176,16 @@ impl Machine {
 
     /// A VM whose guest runs.
     fn up(&mut self, id: u32, name: &str, devices: u8) -> Run {
-        let (run, _) = self.spawn(start_of(id, name, devices));
-        for device in 0..devices {
+        let devices: Vec<ToVmm> = (0..devices).map(|n| disk(id, n)).collect();
+        self.up_with(id, name, &devices)
+    }
+
+    /// The same, with these devices.
+    fn up_with(&mut self, id: u32, name: &str, devices: &[ToVmm]) -> Run {
+        let count = u8::try_from(devices.len()).expect("few devices");
+        let run = self.describe_with(start_of(id, name, count), devices);
+        self.launch(id);
+        for device in 0..count {
             self.ready(run, Member::Device(device));
         }
         let answers = answers(&self.vm(run, FromVm::Started));

@@ -21,7 +21,8 @@ pub(super) struct Talk {
 impl Running {
     /// The parent may not have heard yet that the VM ends: then nobody is asked.
     pub(super) fn ask_device(&mut self, request: RequestId, id: VmId, device: u8, ask: Ask, out: &mut Vec<Action>) {
-        let running = |vm: &&mut Vm| matches!(vm.life, Life::Up { .. }) && vm.devices.contains_key(&device);
+        let serves = |vm: &Vm| vm.devices.contains_key(&device) && !vm.lost.contains_key(&device);
+        let running = |vm: &&mut Vm| matches!(vm.life, Life::Up { .. }) && serves(vm);
         let mut refuse = |code, text| {
             let result = Err(Failure::new(code, text));
             out.push(Action::Reply(ToParent::DeviceDone { request, vm: id, result }));

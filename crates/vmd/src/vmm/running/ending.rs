@@ -7,7 +7,7 @@ use super::*;
 impl Running {
     pub(super) fn vm_said(&mut self, run: Run, message: FromVm, now: Moment, out: &mut Vec<Action>) {
         match message {
-            FromVm::Started => self.started(run, out),
+            FromVm::Started => self.started(run, now, out),
             FromVm::Failed(failure) => {
                 let Some((_, vm)) = self.of_run(run) else { return };
                 let text = sys::logpipe::printable(failure.text.as_bytes());
@@ -85,6 +85,7 @@ impl Running {
             if vm.life.deadline().is_some_and(|deadline| deadline <= now) {
                 vm.late(*id, now, out);
             }
+            vm.lost_late(now, out);
         }
     }
 
@@ -170,7 +171,7 @@ impl Vm {
     }
 
     fn device_exited(&mut self, device: Member, exit: Exit, now: Moment, out: &mut Vec<Action>) {
-        let (name, in_peace) = (self.called(device), self.last_words.contains_key(&device));
+        let in_peace = self.last_words.contains_key(&device);
         match &mut self.life {
             // The vm process has failed and closed their socket; why is still to be read from it, or from its status.
             Life::Preparing { deadline, left, .. } | Life::Beginning { deadline, left, .. } if in_peace => {
@@ -180,16 +181,10 @@ impl Vm {
             Life::Described | Life::Spawning { .. } | Life::Preparing { .. } | Life::Beginning { .. } => {
                 self.left_early(device, &exit.to_string(), out);
             }
-            // It ends in peace when the vm process closed their socket: that is ending too, and its last word says why.
-            Life::Up { left, .. } if in_peace => {
-                left.get_or_insert((device, now + KILL_AFTER));
-            }
-            Life::Up { .. } => self.device_died(device, &exit.to_string(), now, out),
-            // It died first, and the vm process noticed it sooner than we did.
-            Life::Ending { outcome: Outcome::Ended(End::Failed(failure)), deadline: Some(_) } if !in_peace => {
-                let text = format!("{name} ended: {exit}");
-                *failure = Failure::new(Code::Io, &text);
-                out.push(self.log(Level::Error, text));
+            Life::Up { .. } => {
+                if let Member::Device(index) = device {
+                    self.lose(index, in_peace, &exit.to_string(), now, out);
+                }
             }
             Life::Ending { .. } => {}
         }
@@ -201,8 +196,8 @@ impl Vm {
         self.fail(Failure::new(Code::Io, format!("{name} ended before the guest ran: {how}")), out);
     }
 
-    /// A guest that runs has lost a device: the VM ends, and the log says by whose fault.
-    fn device_died(&mut self, device: Member, how: &str, now: Moment, out: &mut Vec<Action>) {
+    /// A guest that runs has lost a device for good: the VM ends, and the log says by whose fault.
+    pub(super) fn device_died(&mut self, device: Member, how: &str, now: Moment, out: &mut Vec<Action>) {
         let name = self.called(device);
         out.push(self.log(Level::Error, format!("{name} ended ({how}), so the vm ends")));
         let failure = Failure::new(Code::Io, format!("{name} ended: {how}"));
@@ -223,10 +218,6 @@ impl Vm {
             Life::Beginning { .. } => {
                 let text = format!("the guest did not run within {} s", BEGIN_LIMIT.as_secs());
                 self.fail(Failure::new(Code::TimedOut, text), out);
-            }
-            Life::Up { left: Some((device, deadline)), .. } if *deadline <= now => {
-                let device = *device;
-                self.device_died(device, "without an error", now, out);
             }
             Life::Up { course: Course::Stopping(stage), .. } => match stage {
                 Stage::Asked { until, .. } if *until <= now => {

@@ -30,6 +30,8 @@ impl Running {
                 wishes: 0,
                 orders: Orders::default(),
                 talks: BTreeMap::new(),
+                lost: BTreeMap::new(),
+                deaths: Vec::new(),
                 life: Life::Described,
             },
         );
@@ -155,15 +157,18 @@ impl Running {
                     vm.perhaps_begin(now, out);
                 }
                 Member::Device(index) => {
-                    let spec = vm.devices.get(&index).map(|spec| Box::new(spec.clone()));
-                    let told = spec.map(|spec| ToDevice::Start { vm: vm.start.name.clone(), spec, debug });
-                    out.extend(told.map(|told| Action::TellDevice(process, told)));
+                    vm.describe_device(index, debug, out);
                     vm.spawn_next(debug, out);
                 }
             },
+            Life::Up { .. } => {
+                if let Member::Device(index) = process.member {
+                    vm.describe_device(index, debug, out);
+                }
+            }
             // It was being made when the start was given up.
             Life::Ending { .. } => out.push(Action::Kill(process, Signal::KILL)),
-            Life::Described | Life::Preparing { .. } | Life::Beginning { .. } | Life::Up { .. } => {}
+            Life::Described | Life::Preparing { .. } | Life::Beginning { .. } => {}
         }
     }
 
@@ -179,6 +184,11 @@ impl Running {
         let Some((id, vm)) = self.of_run(process.run) else { return };
         match message {
             FromDevice::Ready => {
+                if let (Member::Device(device), Life::Up { .. }) = (process.member, &vm.life) {
+                    if matches!(vm.lost.get(&device), Some(Lost::Begins(_))) {
+                        return vm.serves_again(device, out);
+                    }
+                }
                 let (Life::Spawning { waiting, .. } | Life::Preparing { waiting, .. }) = &mut vm.life else {
                     return vm.breach(process.member, "reported twice that it is ready", out);
                 };
@@ -200,13 +210,15 @@ impl Running {
         }
     }
 
-    pub(super) fn started(&mut self, run: Run, out: &mut Vec<Action>) {
+    pub(super) fn started(&mut self, run: Run, now: Moment, out: &mut Vec<Action>) {
         let Some((id, vm)) = self.of_run(run) else { return };
-        let Life::Beginning { pid, deadline, left } = vm.life else {
+        let Life::Beginning { pid, left, .. } = vm.life else {
             return vm.breach(Member::Vm, "reported a start that it was not asked for", out);
         };
-        let left = left.map(|device| (device, deadline));
-        vm.life = Life::Up { pid, course: Course::Running, left };
+        vm.life = Life::Up { pid, course: Course::Running };
+        if let Some(Member::Device(device)) = left {
+            vm.lose(device, true, "", now, out);
+        }
         out.push(Action::Reply(ToParent::StartDone { vm: id, result: Ok(pid) }));
     }
 }
@@ -215,6 +227,10 @@ impl Vm {
     fn spawn_next(&mut self, debug: bool, out: &mut Vec<Action>) {
         let Life::Spawning { left, .. } = &mut self.life else { return };
         let Some(member) = left.pop() else { return };
+        self.spawn(member, debug, out);
+    }
+
+    pub(super) fn spawn(&mut self, member: Member, debug: bool, out: &mut Vec<Action>) {
         let role = match member {
             Member::Vm => "vm",
             Member::Device(index) => match self.devices.get(&index) {
@@ -226,6 +242,12 @@ impl Vm {
         let title = format!("vmd: {} {}", self.called(member), self.start.name);
         let title = Title { title, role, user: self.start.user, debug };
         out.push(Action::Spawn(self.process(member), title));
+    }
+
+    fn describe_device(&self, device: u8, debug: bool, out: &mut Vec<Action>) {
+        let spec = self.devices.get(&device).map(|spec| Box::new(spec.clone()));
+        let told = spec.map(|spec| ToDevice::Start { vm: self.start.name.clone(), spec, debug });
+        out.extend(told.map(|told| Action::TellDevice(self.process(Member::Device(device)), told)));
     }
 
     /// Tells the vm process what it is, and each of its devices in the order that the guest sees.
@@ -246,7 +268,6 @@ impl Vm {
             self.devices.iter().map(|(device, spec)| ToVm::Device { device: *device, front: spec.kind().front });
         out.push(Action::TellVm(self.run, ToVm::Describe(Box::new(description))));
         out.extend(devices.map(|message| Action::TellVm(self.run, message)));
-        out.push(Action::Release(self.run));
     }
 
     fn perhaps_begin(&mut self, now: Moment, out: &mut Vec<Action>) {

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FAKE: &str = r#"#!perl
 my ($role, $name) = do { local (@ARGV, $/) = "/proc/self/cmdline"; <> =~ /^vmd: (\w+) ([\w-]+)/ };
 open(my $channel, "+<&=", 3) or die;
-my ($heard, $version) = (0, $name eq "stranger" ? "ffffffff" : "OUR_VERSION");
+my ($heard, $begun, $version) = (0, 0, $name eq "stranger" ? "ffffffff" : "OUR_VERSION");
 sub say_it { syswrite($channel, pack("H*", $version . shift)); $version = "" }
 exit 1 if $role eq "vm" && $name eq "dies";
 exit 3 if $role =~ /vio/ && $name eq "device-dies";
@@ -35,7 +35,9 @@ while (1) {
     if ($role eq "vm") {
         if ($kind == ASK_TO_STOP) { say_it("POWERED_OFF"); exit 0 }
         if ($kind == LOG_LEVEL && $name eq "reboots-when-told") { say_it("REBOOTED"); exit 11 }
+        if ($kind == A_DEVICE && $begun) { say_it("REBOOTED"); exit 11 }
         next unless $kind == BEGIN_IT;
+        $begun = 1;
         if ($name eq "garbage") { say_it("ffff"); next }
         if ($name eq "fails") { say_it("NO_MEMORY"); exit 5 }
         next if $name eq "silent";
@@ -43,7 +45,10 @@ while (1) {
         if ($name eq "reboots") { say_it("REBOOTED"); exit 11 }
         exit 0 if $name eq "speechless";
     } else {
-        kill 9, $$ if $kind == VERBOSE && $name eq "device-crashes";
+        if ($name =~ /device-crashes/ && ($kind == VERBOSE || $name eq "device-crashes" && -e "crashed")) {
+            open(my $crashed, ">", "crashed");
+            kill 9, $$;
+        }
         if ($name eq "device-fails") { say_it("BUSY"); exit 1 }
         say_it("READY") if $kind != VERBOSE;
     }
@@ -54,8 +59,10 @@ while (1) {
 fn fake() -> String {
     let kind = |message: Vec<u8>| message.first().map(u8::to_string).unwrap_or_default();
     let (no_memory, busy) = (Failure::new(Code::NoMemory, "no room"), Failure::new(Code::Busy, "busy"));
+    let front = proto::device::Front { virtio_id: 2, queues: 1, queue_size: 256, config_len: 60 };
     let words = [
         ("ASK_TO_STOP", kind(encoded(&ToVm::AskToStop))),
+        ("A_DEVICE", kind(encoded(&ToVm::Device { device: 0, front }))),
         ("BEGIN_IT", kind(encoded(&ToVm::Begin))),
         ("LOG_LEVEL", kind(encoded(&ToVm::Verbose { debug: false }))),
         ("VERBOSE", kind(encoded(&ToDevice::Verbose { debug: false }))),
@@ -374,17 +381,30 @@ fn row_2_11_full_descriptor_table_at_each_step_fails_the_start_alone_and_leaves_
 }
 
 #[test]
-fn row_1_8_a_device_that_crashes_ends_its_vm_and_no_other() {
-    alone("row_1_8_a_device_that_crashes_ends_its_vm_and_no_other", || {
+fn row_1_8_a_device_that_crashes_on_and_on_ends_its_vm_and_no_other() {
+    alone("row_1_8_a_device_that_crashes_on_and_on_ends_its_vm_and_no_other", || {
         let mut vmm = Vmm::new(perl());
         vmm.start(1, "other", 1).expect("the other VM");
         vmm.start(2, "device-crashes", 2).expect("start");
         vmm.say(ToVmm::Verbose { debug: false }, 0);
         let End::Failed(failure) = vmm.end_of(2) else { panic!("it has not failed") };
         assert!(failure.text.starts_with("vioblk"), "{failure}");
-        assert!(failure.text.ends_with("ended: signal 9"), "{failure}");
+        assert!(failure.text.contains("ended: signal 9, and 5 deaths"), "{failure}");
         assert_eq!(vmm.running(), [1]);
         vmm.leave();
+    });
+}
+
+#[test]
+fn a_device_that_crashes_is_replaced_and_the_vm_process_given_the_next() {
+    alone("a_device_that_crashes_is_replaced_and_the_vm_process_given_the_next", || {
+        let before = open_descriptors();
+        let mut vmm = Vmm::new(perl());
+        vmm.start(2, "device-crashes-once", 1).expect("start");
+        vmm.say(ToVmm::Verbose { debug: false }, 0);
+        assert_eq!(vmm.end_of(2), End::Rebooted, "which the vm process wishes then");
+        vmm.leave();
+        assert_eq!(open_descriptors(), before);
     });
 }
 
@@ -409,7 +429,8 @@ fn a_successor_goes_on_with_what_vmm_knew_and_held() {
         for how in [GRACEFUL, Stop::Force] {
             let before = open_descriptors();
             let (known, held) = predecessor();
-            assert_eq!(open_descriptors() - before, 1 + 3 * 2, "/dev/kvm, and of each process a pidfd and a channel");
+            // /dev/kvm, the log, of each process a pidfd and a channel, of each disk a pipe and its image.
+            assert_eq!(open_descriptors() - before, 1 + 1 + 3 * 2 + 2 * 2);
             let (parent, channel) = channel::pair::<ToVmm, ToParent>().expect("channel");
             let channel = channel.into_socket();
             let thread = std::thread::spawn(move || {
@@ -428,6 +449,7 @@ fn a_successor_goes_on_with_what_vmm_knew_and_held() {
             vmm.start(2, "device-crashes", 1).expect("it starts others");
             vmm.say(ToVmm::Verbose { debug: false }, 0);
             assert!(matches!(vmm.end_of(2), End::Failed(_)));
+            std::fs::remove_file("crashed").expect("a device has crashed");
             assert_eq!(vmm.stop(1, how), End::PoweredOff);
             vmm.leave();
             assert_eq!(open_descriptors(), before);

@@ -23,7 +23,7 @@ fn row_2_3_a_start_at_every_limit_is_taken() {
 
 #[test]
 fn a_vm_needs_descriptors_for_each_of_its_devices_and_of_the_bases_of_its_disks() {
-    for (room, fits) in [(7 + 5 * 3 + 4, true), (7 + 5 * 3 + 4 - 1, false)] {
+    for (room, fits) in [(10 + 5 * 3 + 2 * 4, true), (10 + 5 * 3 + 2 * 4 - 1, false)] {
         let mut vmm = Machine { running: Running::new(SPARE_DESCRIPTORS + room, false), now: Moment::now() };
         let start = StartVm { bases: 4, ..start_of(3, "web", 3) };
         let actions = vmm.parent(ToVmm::StartVm(Box::new(start)));
@@ -40,13 +40,16 @@ fn a_vm_that_ended_has_ten_seconds_for_its_devices() {
 }
 
 #[test]
-fn a_vm_process_has_ten_seconds_to_follow_a_device_that_left() {
+fn a_vm_process_has_ten_seconds_to_follow_a_device_that_left_and_is_not_replaced() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1);
+    let run = vmm.up_with(1, "web", &[balloon(1, 0)]);
     assert_eq!(kills(&vmm.exit(run, Member::Device(0), Exit::Code(0))), []);
     vmm.parent(ToVmm::Terminate { request: REQUEST, vm: VmId(1), how: Stop::Graceful { seconds: 2 } });
     assert_eq!(kills(&waits(&mut vmm, Duration::from_secs(2))), [(Member::Vm, Signal::TERM)], "the stop's is sooner");
-    assert!(log(&waits(&mut vmm, KILL_AFTER - Duration::from_secs(2))).contains("vioblk"), "by whose fault it ends");
+    assert!(
+        log(&waits(&mut vmm, KILL_AFTER - Duration::from_secs(2))).contains("vioballoon"),
+        "by whose fault it ends"
+    );
 }
 
 #[test]
@@ -82,7 +85,7 @@ fn a_pause_is_given_up_at_its_deadline_and_not_before() {
 #[test]
 fn force_while_the_vm_process_ends_is_done_and_afterwards_is_none() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1);
+    let run = vmm.up_with(1, "web", &[balloon(1, 0)]);
     vmm.exit(run, Member::Device(0), Exit::Code(1));
     assert_eq!(stopped(&vmm.stop(1, Stop::Force)), Ok(()), "it is dying");
     assert_eq!(stopped(&vmm.stop(1, GRACEFUL)), Err(Code::StopInvalid), "and can't be asked");

@@ -73,29 +73,19 @@ fn row_1_8_devices_that_do_not_end_with_their_vm_are_killed_at_the_deadline() {
 }
 
 #[test]
-fn row_1_8_a_crashed_device_ends_its_vm_alone_and_the_log_names_it() {
+fn row_1_8_a_crashed_device_that_is_not_replaced_ends_its_vm_alone_and_the_log_names_it() {
     for exit in [Exit::Signal(11), Exit::Code(1)] {
         let mut vmm = machine();
         vmm.up(2, "other", 1);
-        let run = vmm.up(1, "web", 2);
+        let run = vmm.up_with(1, "web", &[disk(1, 0), balloon(1, 1)]);
         let actions = vmm.exit(run, Member::Device(1), exit);
-        assert_eq!(log(&actions), format!("vm \"web\": vioblk1 ended ({exit}), so the vm ends"));
+        assert_eq!(log(&actions), format!("vm \"web\": vioballoon1 ended ({exit}), so the vm ends"));
         assert_eq!(kills(&actions), [(Member::Vm, Signal::TERM)]);
         vmm.exit(run, Member::Vm, Exit::Signal(15));
         let end = ended(&vmm.exit(run, Member::Device(0), Exit::Code(0)));
-        assert_eq!(end, End::Failed(Failure::new(Code::Io, format!("vioblk1 ended: {exit}"))));
+        assert_eq!(end, End::Failed(Failure::new(Code::Io, format!("vioballoon1 ended: {exit}"))));
         assert_eq!(vmm.told(), [2]);
     }
-}
-
-#[test]
-fn a_crashed_device_is_named_also_when_its_vm_noticed_first() {
-    let mut vmm = machine();
-    let run = vmm.up(1, "web", 1);
-    vmm.exit(run, Member::Vm, Exit::Code(5));
-    let actions = vmm.exit(run, Member::Device(0), Exit::Signal(11));
-    assert!(log(&actions).contains("vioblk0 ended: signal 11"));
-    assert!(matches!(ended(&actions), End::Failed(failure) if failure.text.contains("vioblk0")));
 }
 
 #[test]
@@ -150,22 +140,13 @@ fn a_device_that_left_before_the_guest_ran_and_whose_vm_does_not_follow_fails_th
 }
 
 #[test]
-fn a_device_that_left_just_before_its_guest_ran_ends_it_at_the_deadline() {
+fn a_device_that_left_and_whose_vm_does_not_follow_ends_it_where_none_takes_its_place() {
     let mut vmm = machine();
-    let run = beginning(&mut vmm);
-    vmm.exit(run, Member::Device(0), Exit::Code(0));
-    vmm.vm(run, FromVm::Started);
-    assert_eq!(kills(&vmm.pass(KILL_AFTER)), [(Member::Vm, Signal::TERM)]);
-}
-
-#[test]
-fn a_device_that_left_and_whose_vm_does_not_follow_ends_it() {
-    let mut vmm = machine();
-    let run = vmm.up(1, "web", 1);
+    let run = vmm.up_with(1, "web", &[balloon(1, 0)]);
     vmm.exit(run, Member::Device(0), Exit::Code(0));
     let actions = vmm.pass(KILL_AFTER);
     assert_eq!(kills(&actions), [(Member::Vm, Signal::TERM)]);
-    assert!(log(&actions).contains("vioblk0 ended"));
+    assert!(log(&actions).contains("vioballoon0 ended"));
     assert_eq!(kills(&vmm.pass(KILL_AFTER)), [(Member::Vm, Signal::KILL)]);
     assert!(matches!(ended(&vmm.exit(run, Member::Vm, Exit::Signal(9))), End::Failed(_)));
 }
@@ -273,7 +254,7 @@ fn a_last_word_counts_whatever_the_status() {
 #[test]
 fn a_device_that_ends_without_a_last_word_has_died() {
     let mut vmm = machine();
-    let run = vmm.up(1, "web", 1);
+    let run = vmm.up_with(1, "web", &[balloon(1, 0)]);
     let actions = vmm.dies(run, Member::Device(0), Exit::Code(0));
-    assert_eq!(log(&actions), "vm \"web\": vioblk0 ended (exit status 0), so the vm ends");
+    assert_eq!(log(&actions), "vm \"web\": vioballoon0 ended (exit status 0), so the vm ends");
 }

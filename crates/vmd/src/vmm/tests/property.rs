@@ -21,6 +21,7 @@ enum Step {
     SayDevice(u8, u8),
     Break(u8),
     Exit(u8, u8),
+    Gone,
     Lost,
     Pass(u8),
     Info,
@@ -40,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (any::<u8>(), 0..6u8).prop_map(|(which, what)| Step::SayDevice(which, what)),
         1 => any::<u8>().prop_map(Step::Break),
         6 => (any::<u8>(), 0..6u8).prop_map(|(which, how)| Step::Exit(which, how)),
+        4 => Just(Step::Gone),
         1 => Just(Step::Lost),
         2 => (0..200u8).prop_map(Step::Pass),
         1 => Just(Step::Info),
@@ -52,6 +54,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct World {
     alive: BTreeSet<Process>,
     asked: Vec<Process>,
+    /// Of devices, of which the host may still carry something out.
+    awaited: Vec<Process>,
     owed: BTreeMap<VmId, u32>,
     up: BTreeSet<VmId>,
     /// Pauses and unpauses that nobody has answered, and the next one's number.
@@ -64,6 +68,10 @@ impl World {
         for action in actions {
             match action {
                 Action::Spawn(process, _) => self.asked.push(process),
+                Action::AwaitGone(process) => {
+                    assert!(!self.alive.contains(&process), "{process:?} lives");
+                    self.awaited.push(process);
+                }
                 Action::Reply(ToParent::StartDone { vm, result }) => {
                     let owed = self.owed.get_mut(&vm).filter(|owed| **owed > 0);
                     *owed.unwrap_or_else(|| panic!("vm {vm}: answered a start that nobody began")) -= 1;
@@ -167,6 +175,7 @@ fn events(step: &Step, world: &mut World, vmm: &mut Machine) -> Vec<Event> {
                 },
             )]
         }
+        Step::Gone => world.awaited.pop().map(Event::Gone).into_iter().collect(),
         Step::Lost => vec![Event::Lost("lost".to_owned())],
         Step::Pass(seconds) => {
             vmm.now = vmm.now + Duration::from_secs((*seconds).into());

@@ -114,7 +114,7 @@ fn a_start_given_up_before_its_end_is_forgotten_without_a_reply() {
 
 #[test]
 fn a_start_for_which_no_descriptors_are_left_is_refused_before_it_can_lose_any() {
-    let mut vmm = Machine { running: Running::new(SPARE_DESCRIPTORS + 14, false), now: Moment::now() };
+    let mut vmm = Machine { running: Running::new(SPARE_DESCRIPTORS + 20, false), now: Moment::now() };
     vmm.parent(ToVmm::Kvm);
     vmm.up(1, "one", 0);
     vmm.up(2, "two", 0);
@@ -182,7 +182,7 @@ fn row_2_11_devices_then_the_vm_are_started_and_told_what_they_are() {
     let fronts = [specs[1].kind().front, specs[0].kind().front];
     let devices: Vec<ToVm> = (0..).zip(fronts).map(|(device, front)| ToVm::Device { device, front }).collect();
     assert_eq!(said.get(1..), Some(devices.as_slice()));
-    assert_eq!(actions.last(), Some(&Action::Release(run)), "and nothing of it stays open here");
+    assert!(!actions.contains(&Action::Release(run)), "what its devices serve is for their next processes too");
 }
 
 #[test]

@@ -26,12 +26,18 @@ fn a_successor_knows_how_a_vm_ended_whose_last_word_it_did_not_hear() {
 }
 
 #[test]
-fn a_successor_ends_a_vm_whose_device_dies() {
+fn a_successor_replaces_a_device_that_dies_or_ends_its_vm() {
     let mut first = machine();
-    let run = first.up(1, "web", 2);
+    let run = first.up_with(1, "web", &[disk(1, 0), balloon(1, 1)]);
     let mut second = first.successor();
+    let disk = Process { run, member: Member::Device(0) };
+    let actions = second.dies(run, Member::Device(0), Exit::Unknown);
+    assert!(actions.contains(&Action::AwaitGone(disk)), "{actions:?}");
+    let mut second = second.successor();
+    assert_eq!(spawned(&second.event(Event::Gone(disk))), Some(disk));
+    let mut second = second.successor();
     let actions = second.dies(run, Member::Device(1), Exit::Unknown);
-    assert_eq!(log(&actions), "vm \"web\": vioblk1 ended (exit status unknown), so the vm ends");
+    assert_eq!(log(&actions), "vm \"web\": vioballoon1 ended (exit status unknown), so the vm ends");
     assert_eq!(kills(&actions), [(Member::Vm, Signal::TERM)]);
 }
 
@@ -75,6 +81,7 @@ fn the_record_of_the_largest_vm_fits_a_message() {
     vmm.spawn(StartVm { cmdline, ..start_of(1, &"n".repeat(model::MAX_NAME), most) });
     let data = postcard::to_stdvec(&vmm.running).expect("encode");
     assert!(data.len() < proto::MAX_MESSAGE, "{} bytes", data.len());
-    // Of each process a pidfd and a channel.
-    assert!(2 * (usize::from(most) + 1) <= sys::seqpacket::MAX_FDS);
+    // Of each process a pidfd and a channel, of each device a pipe and what it serves, and the log and the cgroup.
+    let (processes, devices) = (2 * (usize::from(most) + 1), 2 * usize::from(most) + 2);
+    assert!(processes <= sys::seqpacket::MAX_FDS && devices <= sys::seqpacket::MAX_FDS, "a message each");
 }
