@@ -67,6 +67,7 @@ const HOLDS: [(&str, &[(&str, usize)]); 8] = [
             ("pipe", 3),         // the VM's log, and one of each device
             ("cgroup", 1),       // the VM's, for the next process of a device
             ("disk.img", 1),     // what the devices serve, for the same
+            ("kept", 1),         // what the disk keeps, for the same
             ("/dev/net/tun", 1), //
         ],
     ),
@@ -83,8 +84,8 @@ const HOLDS: [(&str, &[(&str, usize)]); 8] = [
             ("timer", 2),     //
         ],
     ),
-    ("vioblk", &[("disk.img", 1), ("ring", 1), ("records", 1), ("socket", 3)]), // vmm's channel, and its vm process's twice
-    ("vionet", &[("/dev/net/tun", 1), ("socket", 3)]),                          // the same
+    ("vioblk", &[("disk.img", 1), ("ring", 1), ("kept", 2), ("socket", 3)]), // vmm's channel, and its vm process's twice
+    ("vionet", &[("/dev/net/tun", 1), ("socket", 3)]),                       // the same
 ];
 
 #[test]
@@ -220,7 +221,7 @@ fn kind(target: &str) -> String {
         ("anon_inode:kvm-vcpu", "vcpu"),
         ("anon_inode:kvm-vm", "machine"),
         ("/guest memory", "memory"),
-        ("/memfd:records", "records"),
+        ("/memfd:kept", "kept"),
         ("/sys/fs/cgroup", "cgroup"),
         ("/dev/pts/", "/dev/pts"),
     ];

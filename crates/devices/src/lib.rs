@@ -17,6 +17,7 @@
 pub mod balloon;
 pub mod blk;
 pub mod entropy;
+pub mod kept;
 pub mod net;
 pub mod queue;
 pub mod scsi;

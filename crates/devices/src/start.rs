@@ -1,5 +1,6 @@
 //! How a device's process begins and is watched: the one description that vmm sends, the answer, and what comes later.
 
+use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -48,6 +49,8 @@ pub struct Start {
     pub front_end: UnixStream,
     /// The end of a pipe: while anything holds it, the next process of this device is not started.
     pub lives: OwnedFd,
+    /// Memory that outlives the process, as many bytes as [`Spec::keeps`](proto::device::Spec::keeps) says.
+    pub kept: Option<File>,
     /// The descriptors of the host's that are served, as many as [`Spec::fds`](proto::device::Spec::fds) says: the channel has
     /// counted them.
     pub files: Vec<OwnedFd>,
@@ -74,7 +77,8 @@ impl Vmm {
         let mut fds = fds.into_iter();
         let front_end = UnixStream::from(fds.next().ok_or(Fatal::Kind)?);
         let lives = fds.next().ok_or(Fatal::Kind)?;
-        Ok(Start { vm, told: spec.told, front_end, lives, files: fds.collect() })
+        let kept = if spec.keeps() > 0 { fds.next().map(File::from) } else { None };
+        Ok(Start { vm, told: spec.told, front_end, lives, kept, files: fds.collect() })
     }
 
     /// Tells vmm that the device is served from now on, serves it to its end, and tells that too.

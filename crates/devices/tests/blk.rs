@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use devices::blk::{Blk, Blocks, Disk, Engine, MAX_IN_FLIGHT, State};
+use devices::kept::Kept;
 use devices::serve_vhost::Ended;
 use support::{
     BUFFERS, Desc, Driver, EVENT_IDX, Guest, HIGH, HIGH_LEN, HOLE, INDIRECT, INDIRECT_DESC, LOW, NEXT, Part, VERSION_1,
@@ -433,6 +434,23 @@ fn b7_a_failed_flush_fails_for_ever() {
         let mut fixture = Fixture::of(device, file, F_FLUSH, 16);
         assert_eq!(fixture.request(FLUSH, 0, &[]), (IOERR, 1));
         assert_eq!(fixture.request(OUT, 0, &[Part::Out(DATA, 512)]), (OK, 1));
+    });
+}
+
+#[test]
+fn a_flush_that_failed_fails_in_the_next_process_too() {
+    both(|how| {
+        let kept = File::from(sys::memory::sealed("kept", proto::device::KEPT).unwrap());
+        let disk = |file: &File| blk(how, file, false).keeping(Kept::map(&kept).unwrap());
+        let good = image();
+        let mut first = Fixture::of(disk(&good), good, F_FLUSH, 16);
+        assert_eq!(first.request(FLUSH, 0, &[]), (OK, 1));
+        let broken = File::options().read(true).write(true).open("/dev/null").unwrap();
+        let mut second = Fixture::of(disk(&broken), broken, F_FLUSH, 16);
+        assert_eq!(second.request(FLUSH, 0, &[]), (IOERR, 1));
+        let good = image();
+        let mut third = Fixture::of(disk(&good), good, F_FLUSH, 16);
+        assert_eq!(third.request(FLUSH, 0, &[]), (IOERR, 1), "what was lost stays lost");
     });
 }
 

@@ -93,6 +93,11 @@ fn lives() -> OwnedFd {
     rustix::pipe::pipe().unwrap().1
 }
 
+/// The memory that a disk keeps.
+fn kept() -> OwnedFd {
+    sys::memory::sealed("kept", device::KEPT).unwrap()
+}
+
 fn start(number: u8, told: Told) -> ToDevice {
     ToDevice::Start { vm: VmName::new("web").unwrap(), spec: Box::new(Spec { number, told }), debug: true }
 }
@@ -118,7 +123,7 @@ fn net_description() -> ToDevice {
 fn vioblk(file: &File, description: ToDevice) -> (Process, UnixStream) {
     let mut process = Process::start("vioblk");
     let (socket, theirs) = UnixStream::pair().unwrap();
-    process.channel.send(&description, vec![theirs.into(), lives(), file.try_clone().unwrap().into()]).unwrap();
+    process.channel.send(&description, vec![theirs.into(), lives(), kept(), file.try_clone().unwrap().into()]).unwrap();
     (process, socket)
 }
 

@@ -129,7 +129,18 @@ impl Spec {
             Told::Cdrom(cdrom) => usize::from(cdrom.medium),
         }
     }
+
+    /// Bytes of memory that outlive its process, for the next one; 0: it keeps nothing.
+    pub fn keeps(&self) -> u64 {
+        match &self.told {
+            Told::Blk(_) => KEPT,
+            Told::Net(_) | Told::Balloon(_) | Told::Cdrom(_) => 0,
+        }
+    }
 }
+
+/// Bytes that a device keeps beyond the life of a process, for the next: the records of its queues, and a page of its own.
+pub const KEPT: u64 = 72 << 10;
 
 /// As logs and ps(1) call its process: `vioblk0`.
 impl fmt::Display for Spec {
@@ -208,7 +219,8 @@ pub const MAX_NAME_SERVERS: usize = 3;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToDevice {
     /// What to serve. The vhost-user socket (the back end's side) comes along, then the write end of a pipe that stays open for as
-    /// long as the host may still carry out something for this process, then its descriptors. Answered by `Ready` or `Failed`.
+    /// long as the host may still carry out something for this process, then the memory that it keeps, if it keeps any, then its
+    /// descriptors. Answered by `Ready` or `Failed`.
     Start {
         /// Whose, for logs.
         vm: VmName,
@@ -313,7 +325,7 @@ impl Message for ToDevice {
 
     fn fds(&self) -> usize {
         match self {
-            ToDevice::Start { spec, .. } => spec.fds().saturating_add(2),
+            ToDevice::Start { spec, .. } => spec.fds().saturating_add(2).saturating_add(usize::from(spec.keeps() > 0)),
             ToDevice::Ask(ask) => ask.fds(),
             ToDevice::Verbose { .. } => 0,
         }

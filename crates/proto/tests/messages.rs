@@ -393,7 +393,7 @@ fn vmm_and_device() {
     use device::{ToDevice, ToVmm};
     let start = |spec| ToDevice::Start { vm: name(), spec: Box::new(spec), debug: true };
     for spec in devices() {
-        travel(spec.fds() + 2, vec![start(spec)]);
+        travel(spec.fds() + 2 + usize::from(spec.keeps() > 0), vec![start(spec)]);
     }
     travel(0, vec![ToDevice::Ask(device::Ask::Memory(memory())), ToDevice::Verbose { debug: false }]);
     travel(1, vec![ToDevice::Ask(insert())]);

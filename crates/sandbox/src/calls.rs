@@ -407,8 +407,9 @@ pub const SETIDS: Group =
         prctl(libc::PR_SET_DUMPABLE),
     ]);
 
-/// Memory in which a disk records what is under way, made once: its VM keeps it and gives it to the next process.
-pub const RECORDS: Group = group("records").of(&[any(libc::SYS_memfd_create), any(libc::SYS_ftruncate)]);
+/// Memory that outlives a device's process, for the next: an anonymous file of fixed size.
+pub const KEEPS: Group =
+    group("keeps").of(&[any(libc::SYS_memfd_create), fcntl(F_ADD_SEALS), any(libc::SYS_ftruncate)]);
 
 /// Guest memory: the one file of a tmpfs that is mounted at no path, or an anonymous file.
 pub const GUEST_MEMORY: Group = group("guest_memory").of(&[

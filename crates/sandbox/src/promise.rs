@@ -5,10 +5,10 @@
 //! then narrows itself. `then` is what is left of a promise after its start: see `sandbox::narrow`.
 
 use crate::calls::{
-    ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, GUEST_MEMORY, Group, IPV6_SETTINGS, KILL,
+    ACCEPT, CHANNEL, CONNECT, CONSOLE, DISK, DISK_SIZE, EVENTS, FILES, GUEST_MEMORY, Group, IPV6_SETTINGS, KEEPS, KILL,
     KVM_CREATE, KVM_RUN, LISTEN, LOCK, MEDIUM, MEMORY, NAMES, NETLINK, NETLINK_SOCKET, OPEN, PREAD, PRIORITY, PUNCH,
-    RECORDS, RESOLVE, SETIDS, SIGNALS, SPAWN, STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING,
-    URING_SETUP, VM_USERS, WIRES,
+    RESOLVE, SETIDS, SIGNALS, SPAWN, STATUS_FLAGS, STDIO, TAP_ATTACH, TAP_OFFLOAD, THREADS, TIED, URING, URING_SETUP,
+    VM_USERS, WIRES,
 };
 pub use rustix::thread::CapabilitySet as Capabilities;
 /// Which namespaces a role makes for itself.
@@ -272,6 +272,7 @@ pub const VMM: Promise = Promise {
         SPAWN,    // executes the one descriptor that it holds of vmd
         TIED,     // VMs end with it
         VM_USERS, // each VM has its own
+        KEEPS,    // what a device's next process goes on from
     ],
     starts: &[&VM, &VIOBLK, &VIONET, &VIOBALLOON, &VIOSCSI],
     files: Some(&[(File::OwnExecutable, Access::Execute)]), // nothing else has a name
@@ -314,7 +315,6 @@ pub const VIOBLK: Promise = Promise {
         DISK_SIZE,   // a block device's blocks
         URING,       // the same without a call each
         URING_SETUP, // a ring starts disabled, is restricted, then enabled
-        RECORDS,     // by which the next process goes on when this one dies
     ],
     then: Some(&VIOBLK_RUNNING),
     ..VIOBLK_RUNNING

@@ -51,7 +51,7 @@ impl Pool {
                 ftruncate(&file, bytes)?;
                 Ok(file)
             }
-            Self::SmallPages => sealed(bytes),
+            Self::SmallPages => sealed(NAME, bytes),
         }
     }
 }
@@ -72,9 +72,9 @@ fn tmpfs(bytes: u64) -> io::Result<OwnedFd> {
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
-/// An anonymous file that nobody can shrink, grow or unseal.
-fn sealed(bytes: u64) -> io::Result<OwnedFd> {
-    let fd = sealable(NAME)?;
+/// An anonymous file of `bytes` zeros that nobody can shrink, grow or unseal; `name` is what /proc calls it.
+pub fn sealed(name: &str, bytes: u64) -> io::Result<OwnedFd> {
+    let fd = sealable(name)?;
     ftruncate(&fd, bytes)?;
     fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(fd)

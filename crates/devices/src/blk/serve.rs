@@ -19,6 +19,7 @@ use super::config::{Blocks, Config};
 use super::engine::{Done, Engine};
 use super::request::{self, Clear, Disk, HEADER, ID_BYTES, RANGE, Request, Status};
 use super::{READ_ONLY, State, WRITTEN};
+use crate::kept::Kept;
 use crate::queue::{Chain, RingFault, accepted, fill_front, is_inside};
 use crate::serve_vhost::{Active, Device, Progress};
 
@@ -27,6 +28,9 @@ pub const MAX_IN_FLIGHT: u16 = 32;
 
 /// How soon the host is asked again when it had no room for a request.
 const RETRY: Duration = Duration::from_millis(1);
+
+/// The word that is kept: not 0 once a flush has failed.
+const SYNC_FAILED: u64 = 0;
 
 /// A disk that is served.
 pub struct Blk {
@@ -37,6 +41,8 @@ pub struct Blk {
     called: String,
     /// What is under way is recorded in it, where the front end wants that.
     records: Option<File>,
+    /// What the next process must know.
+    kept: Option<Kept>,
     serial: [u8; ID_BYTES as usize],
     engine: Engine,
     /// What the file can do beside reads and writes.
@@ -87,6 +93,7 @@ impl Blk {
             serial: padded,
             called: "disk".to_owned(),
             records: None,
+            kept: None,
             engine,
             host: Host::default(),
             state: State::default(),
@@ -108,6 +115,13 @@ impl Blk {
     /// Has a file for records of what is under way.
     pub fn recording(self, records: File) -> Blk {
         Blk { records: Some(records), ..self }
+    }
+
+    /// Goes on from what the process before it kept, and keeps what the next one must know.
+    pub fn keeping(mut self, kept: Kept) -> Blk {
+        self.state.sync_failed |= kept.word(SYNC_FAILED) != 0;
+        self.kept = Some(kept);
+        self
     }
 
     /// A line of the log, in the users' words.
@@ -318,7 +332,10 @@ impl Blk {
             | Operation::Punch { .. }
             | Operation::Zero { .. } => false,
         };
-        self.state.sync_failed |= was_lost;
+        if was_lost {
+            self.state.sync_failed = true;
+            self.kept.iter().for_each(|kept| kept.keep(SYNC_FAILED, 1)); // before the guest hears of it
+        }
         Status::IoErr
     }
 

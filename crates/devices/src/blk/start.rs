@@ -1,21 +1,19 @@
 //! From vmm's description to a disk that is served.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use disk::Image;
 use proto::device::{self, Told};
 use proto::failure::{Code, Failure};
-use rustix::fs::{MemfdFlags, memfd_create};
 use sandbox::promise;
 
 use super::config::Blocks;
 use super::engine::Engine;
 use super::request::Disk;
 use super::serve::{Blk, MAX_IN_FLIGHT};
-use crate::serve_vhost::MAX_RECORDS_LEN;
+use crate::kept::Kept;
 use crate::start::{Fatal, Start, Vmm};
 
 /// The logical block of an image in a file: what the guest's sectors are.
@@ -31,12 +29,12 @@ const MAX_OPTIMAL: u32 = 64 << 20;
 pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
     sandbox::enter(&promise::VIOBLK)?;
     let mut vmm = Vmm::new(vmm);
-    let Start { told: Told::Blk(told), front_end, lives, files, .. } = vmm.start()? else {
+    let Start { told: Told::Blk(told), front_end, lives, kept: Some(kept), files, .. } = vmm.start()? else {
         return Err(Fatal::Kind);
     };
     // The image, then its bases, as `told` has their formats.
     let Some(image) = files.into_iter().next() else { return Err(Fatal::Kind) };
-    let blk = match open(image, &told, lives) {
+    let blk = match open(image, &told, lives, kept) {
         Ok(blk) => blk,
         Err(failure) => return Err(vmm.failed(failure)),
     };
@@ -45,7 +43,7 @@ pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
 }
 
 /// Takes the image, as far as it can be served.
-fn open(image: OwnedFd, told: &device::Blk, lives: OwnedFd) -> Result<Blk, Failure> {
+fn open(image: OwnedFd, told: &device::Blk, lives: OwnedFd, kept: File) -> Result<Blk, Failure> {
     let file = File::from(image);
     let image = Image::of(&file, told.format).map_err(|error| {
         let code = if error.is_unsupported() { Code::Unsupported } else { Code::Invalid };
@@ -55,17 +53,11 @@ fn open(image: OwnedFd, told: &device::Blk, lives: OwnedFd) -> Result<Blk, Failu
     let blocks = blocks(&file);
     let spare = file.try_clone().map_err(|error| Failure::io("disk", &error))?;
     let engine = Engine::new(file.into(), MAX_IN_FLIGHT, Some(lives));
-    let records = records().map_err(|error| Failure::io("memory for records", &error))?;
+    let words = Kept::map(&kept).map_err(|error| Failure::io("kept memory", &error))?;
     Ok(Blk::new(spare.into(), engine, disk, blocks, told.serial.as_bytes())
         .called(told.called.as_str())
-        .recording(records))
-}
-
-/// Memory in which the queues record what is under way.
-fn records() -> io::Result<File> {
-    let file = File::from(memfd_create("records", MemfdFlags::CLOEXEC)?);
-    file.set_len(MAX_RECORDS_LEN)?;
-    Ok(file)
+        .keeping(words)
+        .recording(kept))
 }
 
 /// What the guest is told of the medium.

@@ -75,8 +75,8 @@ fn a_call_of_another_role_kills() {
         ("mount", call(libc::SYS_mount, &[0, 0, 0, 0, 0]), &["parent"]),
         ("setresuid", call(libc::SYS_setresuid, &[-1, -1, -1]), &["parent", "opener"]),
         ("fsopen", call(libc::SYS_fsopen, &[0, 0]), &["parent"]),
-        ("memfd_create", call(libc::SYS_memfd_create, &[0, 0]), &["parent", "vmm", "vioblk"]),
-        ("ftruncate", call(libc::SYS_ftruncate, &[0, 0]), &["parent", "vmm", "vioblk"]),
+        ("memfd_create", call(libc::SYS_memfd_create, &[0, 0]), &["parent", "vmm"]),
+        ("ftruncate", call(libc::SYS_ftruncate, &[0, 0]), &["parent", "vmm"]),
         (
             "fallocate of a hole",
             call(libc::SYS_fallocate, &[99, 3, 0, 4096]),

@@ -21,7 +21,7 @@ pub struct Held {
 /// What is held of one launch.
 #[derive(Debug, Default)]
 pub struct Launch {
-    /// To be passed on: each is closed when it was taken and sent, or by `release`. What devices serve is passed on as a copy.
+    /// To be passed on: each is closed when it was taken and sent, or by `release`. What devices keep and serve is passed on as a copy.
     slots: BTreeMap<Slot, OwnedFd>,
     /// The pidfd of each process that was not reaped yet, and the channel to it.
     pub(super) living: BTreeMap<Member, Living>,
@@ -113,7 +113,8 @@ impl Held {
                 let resources = (0..=u8::MAX).take(spec.fds()).map(|fd| Slot::Device(device, fd));
                 let own = [Slot::Back(device), Slot::Lives(device)];
                 let own: Vec<OwnedFd> = own.map(|slot| self.take(run, slot)).into_iter().collect::<io::Result<_>>()?;
-                let copies = resources.map(|slot| self.copy(run, slot));
+                let kept = (spec.keeps() > 0).then_some(Slot::Kept(device));
+                let copies = kept.into_iter().chain(resources).map(|slot| self.copy(run, slot));
                 own.into_iter().map(Ok).chain(copies).collect()
             }
             ToDevice::Ask(ask) => (0..ask.fds()).map(|_| self.take(run, Slot::Asked(device))).collect(),

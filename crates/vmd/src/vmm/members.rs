@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use sys::child::Child;
 use sys::exe::Executable;
+use sys::memory::sealed;
 use sys::seqpacket;
 use sys::spawn::{Spawn, SpawnError};
 
@@ -16,7 +17,8 @@ use super::held::Held;
 use super::running::{Member, Process, Slot, Title};
 use super::talk::{Living, Talk};
 
-/// Starts a process with its channel; a device with its vhost-user sockets and its pipe, which are held for its and its VM's message.
+/// Starts a process with its channel; a device with its vhost-user sockets, its pipe and the memory that it keeps, which are held for
+/// its and its VM's message.
 pub fn start(exe: &Executable, held: &mut Held, process: Process, title: &Title) -> Result<Living, Failure> {
     let Process { run, member } = process;
     if let Member::Device(device) = member {
@@ -26,6 +28,11 @@ pub fn start(exe: &Executable, held: &mut Held, process: Process, title: &Title)
         let (gone, lives) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Failure::io("pipe", &errno.into()))?;
         let slots = vec![Slot::Front(device), Slot::Back(device), Slot::Gone(device), Slot::Lives(device)];
         held.hold(run, slots, vec![front, back, gone, lives]);
+        if title.keeps > 0 && held.lend(run, Slot::Kept(device)).is_none() {
+            let kept =
+                sealed("kept", title.keeps).map_err(|error| Failure::io("memory that a device keeps", &error))?;
+            held.hold(run, vec![Slot::Kept(device)], vec![kept]);
+        }
     }
     let (ours, theirs) = seqpacket::pair().map_err(|error| Failure::io("channel", &error))?;
     let child = execute(exe, held, process, title, theirs).map_err(|error| failure_of(&error))?;

@@ -5,7 +5,7 @@
 //! for vhost-user, and is not on their way after that.
 //!
 //! It holds the parent's channel, /dev/kvm, its own executable, and of each process a pidfd and a channel; of a VM's start what its
-//! devices serve, its log and its cgroup, for processes that take the place of those that die, and the rest only until it was passed
+//! devices serve and keep, its log and its cgroup, for processes that take the place of those that die, and the rest only until it was passed
 //! on. It may execute vmd and open nothing. `running.rs` decides, `edge.rs` carries out.
 //!
 //! What it knows of a VM (`running::Vm`) is plain data, and what it holds of one (`held::Launch`) are descriptors with names: the

@@ -105,6 +105,8 @@ pub enum Slot {
     Lives(u8),
     /// The read end, which hangs up then.
     Gone(u8),
+    /// The memory that a device keeps, by its index: made with its first process, for all of them.
+    Kept(u8),
 }
 
 impl std::fmt::Display for Slot {
@@ -120,6 +122,7 @@ impl std::fmt::Display for Slot {
             Slot::Console => f.write_str("console"),
             Slot::Front(device) | Slot::Back(device) => write!(f, "socket of device {device}"),
             Slot::Lives(device) | Slot::Gone(device) => write!(f, "pipe of device {device}"),
+            Slot::Kept(device) => write!(f, "memory of device {device}"),
         }
     }
 }
@@ -206,6 +209,8 @@ pub struct Title {
     pub user: Option<u32>,
     /// Debug lines too.
     pub debug: bool,
+    /// Bytes that a device keeps for its next process.
+    pub keeps: u64,
 }
 
 /// All VMs that vmm knows.
@@ -363,10 +368,10 @@ impl Running {
         }
     }
 
-    /// Descriptors that all VMs need at most: its files, and of each process two; of each device a socket, a pipe and what it
-    /// serves; while one starts the other ends, and copies.
+    /// Descriptors that a VM needs at most: its files, and of each process two; of each device a socket, a pipe, what it keeps and
+    /// what it serves; while one starts the other ends, and copies.
     fn descriptors_of(vm: &StartVm) -> u64 {
-        10 + 5 * u64::from(vm.devices) + 2 * u64::from(vm.bases)
+        11 + 6 * u64::from(vm.devices) + 2 * u64::from(vm.bases)
     }
 
     fn of_run(&mut self, run: Run) -> Option<(VmId, &mut Vm)> {

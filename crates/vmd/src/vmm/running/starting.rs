@@ -231,16 +231,16 @@ impl Vm {
     }
 
     pub(super) fn spawn(&mut self, member: Member, debug: bool, out: &mut Vec<Action>) {
-        let role = match member {
-            Member::Vm => "vm",
+        let (role, keeps) = match member {
+            Member::Vm => ("vm", 0),
             Member::Device(index) => match self.devices.get(&index) {
-                Some(spec) => spec.kind().role,
+                Some(spec) => (spec.kind().role, spec.keeps()),
                 None => return,
             },
         };
         self.alive.insert(member);
         let title = format!("vmd: {} {}", self.called(member), self.start.name);
-        let title = Title { title, role, user: self.start.user, debug };
+        let title = Title { title, role, user: self.start.user, debug, keeps };
         out.push(Action::Spawn(self.process(member), title));
     }
 

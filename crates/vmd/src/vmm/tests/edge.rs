@@ -429,8 +429,8 @@ fn a_successor_goes_on_with_what_vmm_knew_and_held() {
         for how in [GRACEFUL, Stop::Force] {
             let before = open_descriptors();
             let (known, held) = predecessor();
-            // /dev/kvm, the log, of each process a pidfd and a channel, of each disk a pipe and its image.
-            assert_eq!(open_descriptors() - before, 1 + 1 + 3 * 2 + 2 * 2);
+            // /dev/kvm, the log, of each process a pidfd and a channel, of each disk a pipe, its image and what it keeps.
+            assert_eq!(open_descriptors() - before, 1 + 1 + 3 * 2 + 2 * 3);
             let (parent, channel) = channel::pair::<ToVmm, ToParent>().expect("channel");
             let channel = channel.into_socket();
             let thread = std::thread::spawn(move || {

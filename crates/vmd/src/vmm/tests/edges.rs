@@ -23,7 +23,7 @@ fn row_2_3_a_start_at_every_limit_is_taken() {
 
 #[test]
 fn a_vm_needs_descriptors_for_each_of_its_devices_and_of_the_bases_of_its_disks() {
-    for (room, fits) in [(10 + 5 * 3 + 2 * 4, true), (10 + 5 * 3 + 2 * 4 - 1, false)] {
+    for (room, fits) in [(11 + 6 * 3 + 2 * 4, true), (11 + 6 * 3 + 2 * 4 - 1, false)] {
         let mut vmm = Machine { running: Running::new(SPARE_DESCRIPTORS + room, false), now: Moment::now() };
         let start = StartVm { bases: 4, ..start_of(3, "web", 3) };
         let actions = vmm.parent(ToVmm::StartVm(Box::new(start)));

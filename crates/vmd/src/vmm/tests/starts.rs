@@ -114,7 +114,7 @@ fn a_start_given_up_before_its_end_is_forgotten_without_a_reply() {
 
 #[test]
 fn a_start_for_which_no_descriptors_are_left_is_refused_before_it_can_lose_any() {
-    let mut vmm = Machine { running: Running::new(SPARE_DESCRIPTORS + 20, false), now: Moment::now() };
+    let mut vmm = Machine { running: Running::new(SPARE_DESCRIPTORS + 22, false), now: Moment::now() };
     vmm.parent(ToVmm::Kvm);
     vmm.up(1, "one", 0);
     vmm.up(2, "two", 0);
