@@ -125,6 +125,8 @@ pub struct StartVm {
     pub cgroup: bool,
     /// The user and group of its processes; none: those of vmm.
     pub user: Option<u32>,
+    /// The user of the host who made it, where root did not: what it writes to the log counts against him.
+    pub maker: Option<u32>,
     /// Devices that follow.
     pub devices: u8,
     /// Bases of its disks: descriptors that these devices bring beside one each.

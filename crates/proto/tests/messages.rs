@@ -294,6 +294,7 @@ fn parent_and_vmm() {
             vmmci: initrd,
             cgroup,
             user: cgroup.then_some(u32::MAX),
+            maker: cgroup.then_some(1000),
             devices: 2,
             bases: 2,
         }))

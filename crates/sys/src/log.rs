@@ -38,7 +38,8 @@ const LINES_OF_CAUSE: u32 = 20;
 /// And those that a process may write which has a limit for each of its causes itself, unless it is taken over.
 const LINES_OF_PROCESS: u32 = 1000;
 
-/// And all processes of a VM together: each place in them has a limit, and one that is taken over has not.
+/// And all processes of a VM together, or of all VMs that one user made: each place in them has a limit, and one that is taken
+/// over has not.
 const LINES_OF_PIPE: u32 = 100;
 
 /// Who causes lines.
@@ -68,14 +69,14 @@ pub fn set_journal(journal: Journal) {
     let _ = JOURNAL.set(journal); // it has one already: as good
 }
 
-/// Logs what this process has to say of a VM.
-pub fn of_vm(weight: impl Into<Weight>, vm: &str, text: Arguments<'_>) {
-    by_cause(weight.into(), format_args!("vm {vm}"), &format!("{OF_VM}{vm}"), text);
-}
-
-/// The same where a user caused it, who may give any number of VMs a name.
-pub fn of_vm_by(weight: impl Into<Weight>, uid: u32, vm: &str, text: Arguments<'_>) {
-    by_cause(weight.into(), format_args!("uid {uid}"), &format!("{OF_VM}{vm}"), text);
+/// Logs what this process has to say of a VM. Where a user made it, who may give any number of VMs a name, it is he who causes
+/// the line.
+pub fn of_vm(weight: impl Into<Weight>, vm: &str, maker: Option<u32>, text: Arguments<'_>) {
+    let target = format!("{OF_VM}{vm}");
+    match maker {
+        Some(uid) => by_cause(weight.into(), format_args!("uid {uid}"), &target, text),
+        None => by_cause(weight.into(), format_args!("vm {vm}"), &target, text),
+    }
 }
 
 /// Logs what a user caused, and is of no VM.
@@ -94,29 +95,46 @@ pub fn by(level: Level, cause: &str, text: Arguments<'_>) {
     by_cause(level.into(), format_args!("{cause}"), "", text);
 }
 
-/// Logs a line of another process, whose name is `origin`. The name of its log pipe, `pipe`, is what it can't choose: a
-/// process and a VM, or a process alone.
-pub fn relay(level: Level, pipe: &str, origin: &str, text: Arguments<'_>) {
-    let lines = if pipe.contains('/') { LINES_OF_PIPE } else { LINES_OF_PROCESS };
-    limited_by(level, format_args!("pipe {pipe}"), lines, &format!("{RELAYED}{origin}"), text);
+/// A log pipe of another process: what who writes into it can't choose.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// A process and a VM, or a process alone.
+    pub name: String,
+    /// The user who made the VM.
+    pub maker: Option<u32>,
+}
+
+/// Logs a line of another process, whose name is `origin`. All pipes of VMs that one user made have one limit.
+pub fn relay(level: Level, pipe: &Source, origin: &str, text: Arguments<'_>) {
+    write_limited(|| allowed_of(pipe), level, &format!("{RELAYED}{origin}"), text);
+}
+
+/// As [`RateLimit::allow`].
+fn allowed_of(pipe: &Source) -> Option<u32> {
+    match pipe {
+        Source { maker: Some(uid), .. } => LIMITS.allow(&format!("vms of uid {uid}"), LINES_OF_PIPE),
+        Source { name, maker: None } if name.contains('/') => LIMITS.allow(&format!("pipe {name}"), LINES_OF_PIPE),
+        Source { name, maker: None } => LIMITS.allow(&format!("pipe {name}"), LINES_OF_PROCESS),
+    }
 }
 
 fn by_cause(weight: Weight, cause: Arguments<'_>, target: &str, text: Arguments<'_>) {
-    limited_by(weight.level(), cause, LINES_OF_CAUSE, &target_of(weight, target), text);
+    let allowed = || LIMITS.allow(&cause.to_string(), LINES_OF_CAUSE);
+    write_limited(allowed, weight.level(), &target_of(weight, target), text);
+}
+
+/// Debug lines have no limit here: who asked for them wants them all.
+fn write_limited(allowed: impl FnOnce() -> Option<u32>, level: Level, target: &str, text: Arguments<'_>) {
+    if level > log::max_level() {
+        return;
+    }
+    let allowed = if level > Level::Info { Some(0) } else { allowed() };
+    write_allowed(allowed, level, target, text);
 }
 
 fn target_of(weight: Weight, target: &str) -> String {
     let notice = if weight == Weight::Notice { NOTICE } else { "" };
     format!("{notice}{target}")
-}
-
-/// Debug lines have no limit here: who asked for them wants them all.
-fn limited_by(level: Level, cause: Arguments<'_>, lines: u32, target: &str, text: Arguments<'_>) {
-    if level > log::max_level() {
-        return;
-    }
-    let allowed = if level > Level::Info { Some(0) } else { LIMITS.allow(&cause.to_string(), lines) };
-    write_allowed(allowed, level, target, text);
 }
 
 fn write_allowed(allowed: Option<u32>, level: Level, target: &str, text: Arguments<'_>) {
@@ -291,6 +309,16 @@ mod tests {
         say("vmd::parent");
         say("notice/of vm/web");
         assert_eq!(drain(&read), "I vmd/web: x\nI vmd: vm/web/vioblk0: x\nI vmd: x\nI vmd/web: x\n");
+    }
+
+    #[test]
+    fn a_user_has_one_limit_for_all_vms_that_he_makes_and_each_of_roots_has_its_own() {
+        let by = |maker, made: u32| {
+            let pipe = |n: u32| Source { name: format!("vm/new{n}"), maker };
+            (0..made).filter(|n| allowed_of(&pipe(*n)).is_some()).count()
+        };
+        assert!((100..=200).contains(&by(Some(7_000_001), 500)), "a window may end meanwhile");
+        assert_eq!(by(None, 500), 500);
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub(super) struct Edge {
     pub(super) holdings: BTreeMap<VmId, Holdings>,
     pub(super) clients: BTreeMap<ConnId, Who>,
     pub(super) wishes: Wishes,
-    pub(super) logs: BTreeMap<u64, (String, LogPipe)>,
+    pub(super) logs: BTreeMap<u64, (sys::log::Source, LogPipe)>,
     pub(super) next_log: u64,
     pub(super) pulse: Pulse,
     pub(super) watchdog: Option<Watchdog>,

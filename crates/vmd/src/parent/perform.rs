@@ -52,9 +52,8 @@ impl Edge {
             Action::Medium(vm, medium) => self.set_medium(vm, medium),
             Action::Answer(asked, reply) => self.answer(asked, reply),
             Action::Log(weight, text) => sys::log::of_daemon(weight, format_args!("{text}")),
-            Action::LogOf(vm, None, weight, text) => sys::log::of_vm(weight, vm.as_str(), format_args!("{text}")),
-            Action::LogOf(vm, Some(uid), weight, text) => {
-                sys::log::of_vm_by(weight, uid, vm.as_str(), format_args!("{text}"));
+            Action::LogOf(vm, maker, weight, text) => {
+                sys::log::of_vm(weight, vm.as_str(), maker, format_args!("{text}"));
             }
             Action::Asked { uid, vm, what, refused } => log_asked(uid, vm.as_ref(), &what, refused.as_deref()),
             Action::Verbose(debug) => self.verbose(debug),
@@ -81,7 +80,7 @@ fn log_asked(uid: u32, vm: Option<&VmName>, what: &str, refused: Option<&str>) {
     };
     let text = format_args!("user {name}(uid {uid}) asked to {what}{why}");
     match vm {
-        Some(vm) => sys::log::of_vm_by(weight, uid, vm.as_str(), text),
+        Some(vm) => sys::log::of_vm(weight, vm.as_str(), Some(uid), text),
         None => sys::log::by_user(weight, uid, text),
     }
 }

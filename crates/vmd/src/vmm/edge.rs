@@ -157,7 +157,9 @@ impl Edge {
                 static LIMIT: sys::log::RateLimit = sys::log::RateLimit::new();
                 sys::log::limited(&LIMIT, level, format_args!("{text}"));
             }
-            Action::LogOf(vm, level, text) => sys::log::of_vm(level, vm.as_str(), format_args!("{text}")),
+            Action::LogOf(vm, maker, level, text) => {
+                sys::log::of_vm(level, vm.as_str(), maker, format_args!("{text}"));
+            }
             Action::Verbose(debug) => sys::log::set_level(sys::log::level_of(u8::from(debug))),
             Action::Quit => self.over = true,
         }

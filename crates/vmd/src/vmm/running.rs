@@ -190,8 +190,8 @@ pub enum Action {
     Reply(ToParent),
     /// Tell the log.
     Log(Level, String),
-    /// Tell the log of a VM.
-    LogOf(VmName, Level, String),
+    /// Tell the log of a VM, which this user made.
+    LogOf(VmName, Option<u32>, Level, String),
     /// How much vmm logs.
     Verbose(bool),
     /// No VM is left: end vmm.
@@ -379,14 +379,14 @@ impl Running {
     }
 }
 
-fn log_of(name: &VmName, level: Level, text: String) -> Action {
-    Action::LogOf(name.clone(), level, text)
+fn log_of(vm: &StartVm, level: Level, text: String) -> Action {
+    Action::LogOf(vm.name.clone(), vm.maker, level, text)
 }
 
 impl Vm {
     /// A line of the log that is of it.
     fn log(&self, level: Level, text: String) -> Action {
-        log_of(&self.start.name, level, text)
+        log_of(&self.start, level, text)
     }
 
     /// Whether its start was answered with success: its end is told by `Ended` then.

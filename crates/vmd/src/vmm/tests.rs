@@ -58,6 +58,7 @@ fn start_of(id: u32, name: &str, devices: u8) -> StartVm {
         vmmci: false,
         cgroup: false,
         user: None,
+        maker: None,
         devices,
         bases: 0,
     }
@@ -237,7 +238,7 @@ fn said_to_vm(actions: &[Action]) -> Vec<ToVm> {
 fn log(actions: &[Action]) -> String {
     let line = |action: &Action| match action {
         Action::Log(_, text) => Some(text.clone()),
-        Action::LogOf(name, _, text) => Some(format!("vm \"{name}\": {text}")),
+        Action::LogOf(name, _, _, text) => Some(format!("vm \"{name}\": {text}")),
         _ => None,
     };
     actions.iter().filter_map(line).collect::<Vec<_>>().join("\n")

@@ -1,17 +1,18 @@
 //! What children write to their standard error, which is a pipe to the parent.
 
 use sys::event::Interest;
+use sys::log::Source;
 use sys::logpipe::LogPipe;
 
 use crate::parent::edge::{Edge, Token};
 
 impl Edge {
-    pub(in crate::parent) fn watch_log(&mut self, prefix: String, log: LogPipe) {
+    pub(in crate::parent) fn watch_log(&mut self, source: Source, log: LogPipe) {
         self.next_log += 1;
         if let Err(error) = self.events.add(&log, Token::Log(self.next_log), Interest::Read) {
-            log::warn!("log of {prefix}: {error}");
+            log::warn!("log of {}: {error}", source.name);
         }
-        self.logs.insert(self.next_log, (prefix, log));
+        self.logs.insert(self.next_log, (source, log));
     }
 
     /// Prints what has been written to log pipes so far.
@@ -21,8 +22,8 @@ impl Edge {
     }
 
     pub(in crate::parent) fn log_ready(&mut self, number: u64) {
-        let Some((prefix, log)) = self.logs.get_mut(&number) else { return };
-        let ended = log.read(&mut |line| print_line(prefix, &line));
+        let Some((source, log)) = self.logs.get_mut(&number) else { return };
+        let ended = log.read(&mut |line| print_line(source, &line));
         if !matches!(ended, Ok(false)) {
             if let Some((_, log)) = self.logs.remove(&number) {
                 self.events.remove(&log);
@@ -31,7 +32,7 @@ impl Edge {
     }
 }
 
-fn print_line(prefix: &str, line: &sys::logpipe::Line) {
-    let (origin, text) = line.origin(prefix);
-    sys::log::relay(line.level, prefix, origin, format_args!("{text}"));
+fn print_line(source: &Source, line: &sys::logpipe::Line) {
+    let (origin, text) = line.origin(&source.name);
+    sys::log::relay(line.level, source, origin, format_args!("{text}"));
 }

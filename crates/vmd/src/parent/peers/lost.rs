@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use proto::VmId;
 use sys::event::Interest;
+use sys::log::Source;
 use sys::logpipe::LogPipe;
 
 use super::restarts::Lasting;
@@ -51,7 +52,7 @@ impl Edge {
             self.bury(peer.child, peer.name, None);
             return Err(error.into());
         }
-        self.watch_log(peer.name.to_owned(), log);
+        self.watch_log(Source { name: peer.name.to_owned(), maker: None }, log);
         Ok(peer)
     }
 

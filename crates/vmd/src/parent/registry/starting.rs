@@ -361,6 +361,7 @@ pub(super) fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch
             vmmci: definition.vmmci,
             cgroup: false,
             user: None,
+            maker: definition.user.as_ref().map(|who| who.uid),
             devices: u8::try_from(devices.len()).unwrap_or(u8::MAX),
             bases: u16::try_from(bases).unwrap_or(u16::MAX),
         },

@@ -9,6 +9,7 @@ use proto::opener::{self, Asker, ToOpener, What};
 use proto::probe::{self, Found, ToProbe};
 use proto::vmm::ToVmm;
 use proto::{Code, Failure, RequestId, VmId};
+use sys::log::Source;
 use sys::logpipe::LogPipe;
 use sys::pty::Pty;
 
@@ -220,7 +221,7 @@ impl Edge {
         let messages =
             held.messages(launch, &servers).map_err(|error| Failure::io("descriptors of the start", &error))?;
         held.keep_for_reboot();
-        self.watch_log(format!("vm/{}", launch.vm.name), log);
+        self.watch_log(Source { name: format!("vm/{}", launch.vm.name), maker: launch.vm.maker }, log);
         for (message, fds) in messages {
             if !self.give_vmm(&message, fds) {
                 return Err(Failure::new(Code::Io, "the vmm process does not accept the start"));

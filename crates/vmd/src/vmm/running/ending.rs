@@ -81,7 +81,7 @@ impl Running {
 
     pub(super) fn time(&mut self, now: Moment, out: &mut Vec<Action>) {
         for (id, vm) in &mut self.vms {
-            vm.orders.late(*id, &vm.start.name, now, out);
+            vm.orders.late(*id, &vm.start, now, out);
             if vm.life.deadline().is_some_and(|deadline| deadline <= now) {
                 vm.late(*id, now, out);
             }
@@ -225,7 +225,7 @@ impl Vm {
                     let text = format!(
                         "vm {id} has not stopped by itself in time, and is ended by force; does its guest heed the ACPI power button?"
                     );
-                    out.push(super::log_of(&self.start.name, Level::Warn, text));
+                    out.push(super::log_of(&self.start, Level::Warn, text));
                     out.push(Action::Kill(self.process(Member::Vm), Signal::TERM));
                 }
                 Stage::Asked { presses: Some(presses), .. } => {
@@ -236,7 +236,7 @@ impl Vm {
                     *stage = Stage::Killed;
                     let text =
                         format!("force killed vm {id}: it did not end within {} s of SIGTERM", KILL_AFTER.as_secs());
-                    out.push(super::log_of(&self.start.name, Level::Warn, text));
+                    out.push(super::log_of(&self.start, Level::Warn, text));
                     out.push(Action::Kill(self.process(Member::Vm), Signal::KILL));
                 }
                 Stage::Asked { presses: None, .. } | Stage::Killed => {}

@@ -171,10 +171,10 @@ impl Orders {
     }
 
     /// Gives up what was not answered in time, and what waits behind it. What the vm process still says to it is heard.
-    pub(super) fn late(&mut self, id: VmId, name: &VmName, now: Moment, out: &mut Vec<Action>) {
+    pub(super) fn late(&mut self, id: VmId, vm: &StartVm, now: Moment, out: &mut Vec<Action>) {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
-            let text = format!("vm \"{name}\" (vm {id}) has not answered within {} s", ANSWER_LIMIT.as_secs());
-            out.push(log_of(name, Level::Warn, text.clone()));
+            let text = format!("vm \"{}\" (vm {id}) has not answered within {} s", vm.name, ANSWER_LIMIT.as_secs());
+            out.push(log_of(vm, Level::Warn, text.clone()));
             self.fail_all(id, &Failure::new(Code::TimedOut, text), out);
         }
     }

@@ -50,7 +50,7 @@ fn pressed(actions: &[Action]) -> bool {
 /// Warnings, and nothing else in the log.
 fn warned(actions: &[Action]) -> String {
     for action in actions {
-        assert!(!matches!(action, Action::LogOf(_, level, _) if *level != Level::Warn), "{action:?}");
+        assert!(!matches!(action, Action::LogOf(_, _, level, _) if *level != Level::Warn), "{action:?}");
     }
     log(actions)
 }

@@ -87,9 +87,10 @@ fn an_instance_belongs_to_who_made_it_and_inherits_the_rest() {
     });
     assert_eq!(tap.unwrap().as_str(), "br0");
     let all = f.prepare(actions);
-    let locked =
-        all.iter().find_map(|a| if let Action::Launch(_, launch) = a { Some(nics_of(launch).len()) } else { None });
-    assert_eq!(locked, Some(1));
+    let launch = all.iter().find_map(|a| if let Action::Launch(_, launch) = a { Some(launch) } else { None });
+    let launch = launch.expect("a launch");
+    assert_eq!(nics_of(launch).len(), 1);
+    assert_eq!(launch.vm.maker, Some(ANN), "whose lines of the log it writes");
     assert_ne!(f.line("base").unwrap().macs, f.line("mine").unwrap().macs, "an address of its own");
 }
 
