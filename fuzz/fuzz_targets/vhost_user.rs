@@ -19,6 +19,8 @@ use vmd_fuzz::{Script, guest};
 /// Guest memory, and where the front end says that it has it in its own address space.
 const MEMORY: u64 = 0x1_0000;
 const USER: u64 = 0x7000_0000;
+/// Where the region with the rings ends, if there are two.
+const RINGS: u64 = 0x4000;
 /// Bytes of the disk.
 const DISK: u64 = 0x8000;
 /// Requests of one conversation: their answers, which nobody reads, find room in the socket.
@@ -79,8 +81,10 @@ fn run(fds: &Descriptors, mut script: Script<'_>) {
     }
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     let mut requests = Requests::new(&ours);
-    if script.byte() & 3 != 0 {
-        begin_well(&mut requests, fds);
+    match script.byte() & 3 {
+        0 => {}
+        1 => begin_well(&mut requests, fds, Told::ByRegions),
+        _ => begin_well(&mut requests, fds, Told::ByTable),
     }
     for _ in 0..MAX_REQUESTS {
         if script.is_empty() {
@@ -98,17 +102,32 @@ fn run(fds: &Descriptors, mut script: Script<'_>) {
     serve_vhost::serve(theirs, blk, None).expect("a loop that waits");
 }
 
+/// How a front end tells of its memory.
+enum Told {
+    ByTable,
+    ByRegions,
+}
+
 /// A start as a front end should make it, with one queue of 16.
-fn begin_well(requests: &mut Requests<'_>, fds: &Descriptors) {
+fn begin_well(requests: &mut Requests<'_>, fds: &Descriptors, told: Told) {
     let mut say = |request: u32, words: &[u64], fds: &[BorrowedFd<'_>]| {
         let mut payload = Vec::with_capacity(48);
         words.iter().for_each(|word| payload.extend_from_slice(&word.to_le_bytes()));
         requests.say(&message(request, 1, payload.len() as u32, &payload), fds);
     };
     say(3, &[], &[]); // SET_OWNER
-    say(16, &[0], &[]); // SET_PROTOCOL_FEATURES
+    let slots = matches!(told, Told::ByRegions);
+    say(16, &[u64::from(slots) << 15], &[]); // SET_PROTOCOL_FEATURES: CONFIGURE_MEM_SLOTS
     say(2, &[1 << 32 | 1 << 30 | 1 << 28 | 1 << 29], &[]); // SET_FEATURES
-    say(5, &[1, 0, MEMORY, USER, 0], &[fds.memory.file.as_fd()]); // SET_MEM_TABLE
+    let memory = fds.memory.file.as_fd();
+    match told {
+        Told::ByTable => say(5, &[1, 0, MEMORY, USER, 0], &[memory]), // SET_MEM_TABLE
+        Told::ByRegions => {
+            // ADD_MEM_REG, twice: rings in one, the rest in the other
+            say(37, &[0, 0, RINGS, USER, 0], &[memory]);
+            say(37, &[0, RINGS, MEMORY - RINGS, USER + RINGS, RINGS], &[memory]);
+        }
+    }
     say(8, &[16 << 32], &[]); // SET_VRING_NUM
     say(9, &[0, USER + 0x1000, USER + 0x3000, USER + 0x2000, 0], &[]); // SET_VRING_ADDR
     say(12, &[0], &[fds.event.as_fd()]); // SET_VRING_KICK

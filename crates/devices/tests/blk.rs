@@ -14,9 +14,9 @@ use support::{
     BUFFERS, Desc, Driver, EVENT_IDX, Guest, HIGH, HIGH_LEN, HOLE, INDIRECT, INDIRECT_DESC, LOW, NEXT, Part, VERSION_1,
     Vmm, WRITE,
 };
-use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserConfigFlags;
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vm_memory::{Bytes, GuestAddress};
 
 const IN: u32 = 0;
@@ -266,6 +266,53 @@ fn other_memory_under_a_running_queue_is_taken_over() {
     fixture.driver.reset();
     fixture.vmm.start(0, &fixture.driver, 0);
     assert_eq!(fixture.request(IN, 0, &[Part::In(DATA, 512)]).0, OK);
+}
+
+#[test]
+fn regions_of_memory_come_and_go_under_a_running_queue() {
+    let mut fixture = Fixture::new(How::Ring, F_FLUSH);
+    let [low, high] = fixture.vmm.guest.regions();
+    let in_high = [Part::In(HIGH + 0x1000, 512)];
+    assert_eq!(fixture.request(IN, 0, &in_high).0, OK);
+    fixture.vmm.front_end.remove_mem_region(&high).unwrap();
+    assert_eq!(fixture.request(IN, 0, &in_high).0, IOERR, "memory that was taken away");
+    assert_eq!(fixture.request(IN, 0, &[Part::In(DATA, 512)]).0, OK);
+    assert!(fixture.vmm.front_end.remove_mem_region(&high).is_err(), "it is gone already");
+    fixture.vmm.front_end.add_mem_region(&high).unwrap();
+    assert!(fixture.vmm.front_end.add_mem_region(&high).is_err(), "it is there already");
+    assert_eq!(fixture.request(IN, 0, &in_high).0, OK);
+
+    // The memory of the ring itself: the queue waits for it, and goes on where it stood.
+    fixture.vmm.front_end.remove_mem_region(&low).unwrap();
+    let header = fixture.header(BUFFERS, IN, 0);
+    let head = fixture.driver.add(&[header, in_high[0], Part::In(BUFFERS + 0x100, 1)]);
+    fixture.driver.kick();
+    assert_eq!(fixture.vmm.front_end.get_max_mem_slots().unwrap(), 32, "the device has seen to the kick");
+    assert_eq!(fixture.driver.used_within(Duration::from_millis(30)), None, "the ring's memory is not the device's");
+    let twice = VhostUserMemoryRegionInfo { memory_size: LOW / 2, ..low };
+    fixture.vmm.front_end.add_mem_region(&twice).unwrap();
+    assert_eq!(fixture.driver.used(), (u32::from(head), 513), "it came back, as one of two regions");
+    let rest = VhostUserMemoryRegionInfo {
+        guest_phys_addr: LOW / 2,
+        memory_size: LOW / 2,
+        userspace_addr: low.userspace_addr + LOW / 2,
+        mmap_offset: LOW / 2,
+        ..low
+    };
+    fixture.vmm.front_end.add_mem_region(&rest).unwrap();
+    assert_eq!(fixture.request(IN, 0, &[Part::In(LOW / 2, 512)]).0, OK);
+
+    // Requests that are under way in a region are done when it is gone.
+    let header = fixture.header(BUFFERS, IN, 0);
+    for _ in 0..4 {
+        fixture.driver.add(&[header, Part::In(HIGH, 1 << 18), Part::In(BUFFERS + 0x100, 1)]);
+    }
+    fixture.driver.kick();
+    fixture.vmm.front_end.remove_mem_region(&high).unwrap();
+    for _ in 0..4 {
+        fixture.driver.used();
+    }
+    assert_eq!(fixture.vmm.stop(0), fixture.driver.next);
 }
 
 // Interrupts

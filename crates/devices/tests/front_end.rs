@@ -23,7 +23,14 @@ const GET_VRING_BASE: u32 = 11;
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_CALL: u32 = 13;
 const GET_FEATURES: u32 = 1;
+const SET_PROTOCOL_FEATURES: u32 = 16;
 const SET_VRING_ENABLE: u32 = 18;
+const GET_MAX_MEM_SLOTS: u32 = 36;
+const ADD_MEM_REG: u32 = 37;
+const REM_MEM_REG: u32 = 38;
+
+/// VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS.
+const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
 
 type Served = JoinHandle<std::io::Result<Ended>>;
 
@@ -138,6 +145,8 @@ fn what_is_no_request_is_cut_off() {
         message(GET_VRING_BASE, &words(&[77])),           // nothing to answer with
         message(SET_VRING_ENABLE, &words(&[5 << 32])),    // neither on nor off
         message(20, &[]),                                 // never offered
+        message(GET_MAX_MEM_SLOTS, &[]),                  // not negotiated
+        message(REM_MEM_REG, &region(0, 0x1000, 0, 0)),
         message(31, &words(&[0; 3])),
     ] {
         let (mut socket, served) = device();
@@ -155,6 +164,7 @@ fn descriptors_where_none_belong_are_cut_off_and_closed() {
         (SET_VRING_CALL, words(&[0x100]), 1), // says that it has none
         (SET_MEM_TABLE, words(&[1, 0, 0x1000, 0, 0]), 2),
         (SET_MEM_TABLE, words(&[1, 0, 0x1000, 0, 0]), 32),
+        (ADD_MEM_REG, region(0, 0x1000, 0, 0), 1), // not negotiated
     ] {
         let (socket, served) = device();
         let (mut read, write) = UnixStream::pair().unwrap();
@@ -191,6 +201,58 @@ fn memory_that_can_not_be_mapped_is_refused_and_the_rest_goes_on() {
     answers(&mut socket);
     drop(socket);
     assert_eq!(ended(served, Duration::from_secs(10)), Ended::FrontEnd);
+}
+
+/// One region as ADD_MEM_REG and REM_MEM_REG have it: padding, guest address, size, user address, offset in its file.
+fn region(guest: u64, len: u64, user: u64, offset: u64) -> Vec<u8> {
+    words(&[0, guest, len, user, offset])
+}
+
+/// How often a file of that name is mapped in this process, and how many descriptors of it there are.
+fn uses(name: &str) -> (usize, usize) {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let descriptors =
+        std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| entry.ok()?.path().read_link().ok());
+    let named = |path: &std::path::Path| path.to_string_lossy().contains(name);
+    (maps.lines().filter(|line| line.contains(name)).count(), descriptors.filter(|path| named(path)).count())
+}
+
+#[test]
+fn a_region_is_mapped_while_it_is_there_and_what_can_not_be_added_is_given_back() {
+    let name = "front-end-region";
+    let file = File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    file.set_len(0x4000).unwrap();
+    let (mut socket, served) = device();
+    socket.write_all(&message(SET_PROTOCOL_FEATURES, &words(&[CONFIGURE_MEM_SLOTS]))).unwrap();
+    let mut say = |request, payload: &[u8], fds: &[BorrowedFd<'_>]| {
+        send_with(&socket, &message(request, payload), fds);
+        answers(&mut socket);
+    };
+    say(ADD_MEM_REG, &region(0x1000, 0x2000, 0x7000, 0), &[file.as_fd()]);
+    assert_eq!(uses(name), (1, 2));
+    for (guest, len, offset) in [
+        (0x2000, 0x2000, 0),           // overlaps
+        (0x1000, 0x2000, 0),           // is there
+        (0x8000, 0, 0),                // nothing
+        (0x8000, 0x1000, 1),           // no page
+        (0x8000, 0x5000, 0),           // larger than its file
+        (0x8000, u64::MAX, 0x1000),    // an end that no number has
+        (u64::MAX - 0xffe, 0x1000, 0), // at the end of all addresses
+    ] {
+        say(ADD_MEM_REG, &region(guest, len, 0x10_0000, offset), &[file.as_fd()]);
+        assert_eq!(uses(name), (1, 2), "{guest:#x}+{len:#x} at {offset:#x}");
+    }
+    say(REM_MEM_REG, &region(0x1000, 0x1000, 0x7000, 0), &[file.as_fd()]); // not there; a descriptor comes along, as from older front ends
+    assert_eq!(uses(name), (1, 2));
+    say(REM_MEM_REG, &region(0x1000, 0x2000, 0x7000, 0), &[file.as_fd()]);
+    assert_eq!(uses(name), (0, 1));
+    for slot in 0..40 {
+        say(ADD_MEM_REG, &region(slot << 20, 0x1000, slot << 20, 0), &[file.as_fd()]);
+    }
+    assert_eq!(uses(name), (32, 33), "no more than the slots that GET_MAX_MEM_SLOTS tells");
+    drop(socket);
+    assert_eq!(ended(served, Duration::from_secs(10)), Ended::FrontEnd);
+    assert_eq!(uses(name), (0, 1));
 }
 
 /// A queue with one buffer for a device that was told of both descriptors.

@@ -131,11 +131,39 @@ impl<D: Device> BackEnd<D> {
 
     /// Other memory under running queues: each goes on where it stood, or is broken if its ring is not in it.
     pub(super) fn replace_memory(&mut self, memory: Memory) {
+        let lost = self.move_rings(memory);
+        if let Some(queue) = lost.last() {
+            self.broken(*queue, RingFault::Outside);
+        }
+    }
+
+    /// Less memory under running queues: one whose ring is gone waits until that comes back. (QEMU takes a region away and adds it
+    /// as two when its guest has a part of it protected.)
+    pub(super) fn shrink_memory(&mut self, memory: Memory) {
+        for queue in self.move_rings(memory) {
+            if let Some(port) = self.ports.get_mut(queue) {
+                port.suspend();
+            }
+        }
+    }
+
+    /// More memory: what is mapped stays where it is, so a running queue does not notice, and one that waited for it starts.
+    pub(super) fn grow_memory(&mut self, memory: Memory) {
+        self.memory = Some(memory);
+        for queue in 0..self.ports.len() {
+            if let Err(why) = self.start(queue) {
+                sys::guest_log!(Debug, "queue {queue} does not start with more memory: {why}");
+            }
+        }
+    }
+
+    /// The rings of running queues as they lie in other memory; gives those queues whose ring is not in it.
+    fn move_rings(&mut self, memory: Memory) -> Vec<usize> {
         for queue in 0..self.ports.len() {
             self.settle(queue);
         }
         let features = self.ring_features();
-        let mut lost = None;
+        let mut lost = Vec::new();
         for (queue, port) in self.ports.iter_mut().enumerate() {
             let State::Running(before) = &port.state else { continue };
             port.base = before.save().last_avail;
@@ -146,13 +174,11 @@ impl<D: Device> BackEnd<D> {
                     port.state = State::Running(Box::new(ring));
                     port.pending = true;
                 }
-                Err(_) => lost = Some(queue),
+                Err(_) => lost.push(queue),
             }
         }
         self.memory = Some(memory);
-        if let Some(queue) = lost {
-            self.broken(queue, RingFault::Outside);
-        }
+        lost
     }
 
     pub(super) fn is_running(&self) -> bool {

@@ -1,10 +1,11 @@
 //! One queue of the back end: its ring, and the descriptors by which front end and guest speak about it.
 //!
 //! ```text
-//!            addresses, kick, enable              RingFault
+//!        memory, addresses, kick, enable            RingFault
 //!  Stopped ───────────────────────────► Running ─────────────► Broken
-//!     ▲                                    │                      │
-//!     └──────── GET_VRING_BASE, reset ─────┴──────────────────────┘
+//!     ▲ ▲                                │   │                    │
+//!     │ └─── REM_MEM_REG of its ring ────┘   │                    │
+//!     └──────── GET_VRING_BASE, reset ───────┴────────────────────┘
 //! ```
 
 use std::fs::File;
@@ -132,6 +133,15 @@ impl Port {
         self.state = State::Running(Box::new(ring(memory, setup, record)?));
         self.pending = true; // the driver may have kicked before we were there
         Ok(())
+    }
+
+    /// Forgets the ring, whose memory is gone. All else stays, and [`start`](Self::start) goes on where it stood.
+    pub(super) fn suspend(&mut self) {
+        if let State::Running(ring) = &self.state {
+            self.base = ring.save().last_avail;
+            self.state = State::Stopped;
+        }
+        self.pending = false;
     }
 
     /// Forgets the ring; the next kick descriptor starts it again. Returns where it stood.

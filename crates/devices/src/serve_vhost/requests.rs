@@ -14,7 +14,7 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 
 use super::Device;
 use super::back_end::BackEnd;
-use super::memory::Memory;
+use super::memory::{MAX_SLOTS, Memory};
 use super::port::{Port, State, UserAddresses, non_blocking};
 use super::records::Records;
 use crate::queue::{MAX_QUEUE_SIZE, Vring, accepted};
@@ -166,6 +166,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for BackEnd<D> {
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
             | records)
     }
 
@@ -233,20 +234,26 @@ impl<D: Device> VhostUserBackendReqHandlerMut for BackEnd<D> {
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {
-        never_offered()
+        u64::try_from(MAX_SLOTS).map_err(|_| Error::BackendInternalError)
     }
 
     fn add_mem_region(
         &mut self,
-        _region: &VhostUserSingleMemoryRegion,
-        _file: File,
+        region: &VhostUserSingleMemoryRegion,
+        file: File,
         _postcopy_listening: Option<bool>,
     ) -> Result<Option<u64>> {
-        never_offered()
+        let none = Memory::none();
+        let more = self.memory.as_ref().unwrap_or(&none).with(region, file).map_err(refused)?;
+        self.grow_memory(more);
+        Ok(None)
     }
 
-    fn remove_mem_region(&mut self, _region: &VhostUserSingleMemoryRegion) -> Result<()> {
-        never_offered()
+    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        let memory = self.memory.as_ref().ok_or_else(|| refused("there is no memory"))?;
+        let less = memory.without(region).map_err(refused)?;
+        self.shrink_memory(less);
+        Ok(())
     }
 
     fn set_device_state_fd(
