@@ -29,6 +29,8 @@ const GET_MAX_MEM_SLOTS: u32 = 36;
 const ADD_MEM_REG: u32 = 37;
 const REM_MEM_REG: u32 = 38;
 
+/// VHOST_USER_F_PROTOCOL_FEATURES, among virtio's features.
+const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS.
 const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
 
@@ -255,8 +257,37 @@ fn a_region_is_mapped_while_it_is_there_and_what_can_not_be_added_is_given_back(
     assert_eq!(uses(name), (0, 1));
 }
 
+/// QEMU's network cards have their rings enabled before they know which features the driver takes.
+#[test]
+fn a_queue_may_be_enabled_before_features_are_set_but_not_before_protocol_features() {
+    let (mut socket, served) = device();
+    socket.write_all(&message(SET_PROTOCOL_FEATURES, &words(&[0]))).unwrap();
+    socket.write_all(&message(SET_VRING_ENABLE, &words(&[1 << 32]))).unwrap();
+    answers(&mut socket);
+    let mut asks = message(SET_VRING_ENABLE, &words(&[1 << 32 | 3])); // there is no such queue
+    asks[4] |= 8;
+    socket.write_all(&asks).unwrap();
+    let mut reply = [0; 20];
+    socket.read_exact(&mut reply).unwrap();
+    assert_eq!((reply[0], reply[4], reply[12]), (18, 5, 1), "refused");
+    let call = File::from(rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap());
+    let features = PROTOCOL_FEATURES | 1 << 32;
+    let mut guest = queue_for(&mut socket, call.as_fd(), features);
+    assert_eq!(guest.used(), (0, 1), "enabled it was");
+    drop(socket);
+    assert_eq!(ended(served, Duration::from_secs(10)), Ended::FrontEnd);
+
+    let (mut socket, served) = device();
+    socket.write_all(&message(SET_VRING_ENABLE, &words(&[1 << 32]))).unwrap();
+    assert_eq!(ended(served, Duration::from_secs(10)), Ended::Protocol);
+}
+
 /// A queue with one buffer for a device that was told of both descriptors.
 fn queue(socket: &mut UnixStream, kick_and_call: BorrowedFd<'_>) -> support::Driver {
+    queue_for(socket, kick_and_call, 1 << 32)
+}
+
+fn queue_for(socket: &mut UnixStream, kick_and_call: BorrowedFd<'_>, features: u64) -> support::Driver {
     let mut guest = support::Driver::new(&std::sync::Arc::new(support::Guest::new()), 0, 16);
     let regions = guest.guest.regions();
     let memory: Vec<u64> = regions
@@ -265,7 +296,7 @@ fn queue(socket: &mut UnixStream, kick_and_call: BorrowedFd<'_>) -> support::Dri
         .collect();
     let mut payload = words(&[2]);
     payload.extend(words(&memory));
-    socket.write_all(&message(SET_FEATURES, &words(&[1 << 32]))).unwrap();
+    socket.write_all(&message(SET_FEATURES, &words(&[features]))).unwrap();
     let file = guest.guest.file();
     send_with(socket, &message(SET_MEM_TABLE, &payload), &[file.as_fd(), file.as_fd()]);
     socket.write_all(&message(SET_VRING_NUM, &words(&[16 << 32]))).unwrap();

@@ -19,8 +19,10 @@ pub struct BackEnd<D: Device> {
     /// Where the queues record what is under way, if the front end wants that.
     pub(super) records: Option<Records>,
     pub(super) ports: Vec<Port>,
-    /// As the front end set them.
+    /// As the front end set them; 0 until then, since it must take VERSION_1.
     pub(super) features: u64,
+    /// The front end has set protocol features.
+    pub(super) speaks: bool,
     /// The device's own descriptor has more to give, whether or not it is ready.
     source_pending: bool,
 }
@@ -29,7 +31,7 @@ impl<D: Device> BackEnd<D> {
     /// A device whose queues are all stopped.
     pub fn new(device: D) -> Self {
         let ports = (0..device.queues().min(MAX_QUEUES)).map(|_| Port::new()).collect();
-        BackEnd { device, memory: None, records: None, ports, features: 0, source_pending: false }
+        BackEnd { device, memory: None, records: None, ports, features: 0, speaks: false, source_pending: false }
     }
 
     /// A queue's kick descriptor has become ready, or failed.
@@ -179,6 +181,11 @@ impl<D: Device> BackEnd<D> {
         }
         self.memory = Some(memory);
         lost
+    }
+
+    /// Between protocol features and features: the former are negotiated by then, as far as front ends are concerned.
+    pub(super) fn is_early(&self) -> bool {
+        self.speaks && self.features == 0
     }
 
     pub(super) fn is_running(&self) -> bool {

@@ -15,7 +15,7 @@ mod requests;
 mod wire;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use proto::device::{Ask, ToVmm};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use vhost::vhost_user::{BackendReqHandler, Error};
+use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
 pub use back_end::BackEnd;
 pub use port::Active;
@@ -255,6 +255,9 @@ impl<D: Device> Serving<'_, D> {
         if !wire::takes_reply(self.stream.as_fd(), MAX_REPLY)? {
             return Ok(Some(self.cut_off(&"replies are not read")));
         }
+        if self.enables_early()? {
+            return Ok(None);
+        }
         match self.handler.handle_request() {
             Ok(()) => Ok(None),
             // The back end refused it, and said so if it was asked to.
@@ -265,6 +268,21 @@ impl<D: Device> Serving<'_, D> {
             Err(Error::Disconnected | Error::SocketBroken(_)) => Ok(Some(Ended::FrontEnd)),
             Err(why) => Ok(Some(self.cut_off(&why))),
         }
+    }
+
+    /// Carries out a SET_VRING_ENABLE that comes before SET_FEATURES, as from QEMU's network cards; to the vhost crate that is the
+    /// request of a feature which was not negotiated. Answers are as short as the room that was waited for.
+    fn enables_early(&mut self) -> io::Result<bool> {
+        let mut back_end = lock(&self.back_end);
+        if !back_end.is_early() {
+            return Ok(false);
+        }
+        let Some(early) = wire::take_enable(self.stream.as_fd())? else { return Ok(false) };
+        let done = back_end.set_vring_enable(early.queue, early.enable).is_ok();
+        if early.answered {
+            (&self.stream).write_all(&wire::answer(done))?;
+        }
+        Ok(true)
     }
 
     fn cut_off(&self, why: &dyn std::fmt::Display) -> Ended {

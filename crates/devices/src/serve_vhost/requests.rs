@@ -174,6 +174,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for BackEnd<D> {
         if features & !self.get_protocol_features()?.bits() != 0 {
             return Err(refused("protocol feature was not offered"));
         }
+        self.speaks = true;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, recv};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of a request's header: request, flags, size, 4 bytes each.
 const HEADER: usize = 12;
@@ -50,6 +51,57 @@ fn look(socket: BorrowedFd<'_>) -> io::Result<Arrived> {
         Err(rustix::io::Errno::CONNRESET) => Ok(Arrived::Closed),
         Err(error) => Err(error.into()),
     }
+}
+
+/// VHOST_USER_SET_VRING_ENABLE.
+const SET_VRING_ENABLE: u32 = 18;
+
+/// What a header's flags say.
+const VERSION: u32 = 1;
+const REPLY: u32 = 1 << 2;
+const NEED_REPLY: u32 = 1 << 3;
+
+/// A queue to be enabled or not, and whether that is to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Enable {
+    pub(super) queue: u32,
+    pub(super) enable: bool,
+    pub(super) answered: bool,
+}
+
+/// Takes the next request, a whole one, if it is a SET_VRING_ENABLE; any other stays where it is.
+pub(super) fn take_enable(socket: BorrowedFd<'_>) -> io::Result<Option<Enable>> {
+    let mut bytes = [0u8; HEADER + 8];
+    let (count, _) = recv(socket, &mut bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+    let found = bytes.get(..count).and_then(enable);
+    if found.is_some() {
+        recv(socket, &mut bytes, RecvFlags::DONTWAIT)?;
+    }
+    Ok(found)
+}
+
+/// Such a request, and the answer to one (vhost-user.rst, "Header" and "A vring state description").
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct VringState {
+    request: u32,
+    flags: u32,
+    size: u32,
+    index: u32,
+    num: u32,
+}
+
+/// Pure: such a request.
+fn enable(bytes: &[u8]) -> Option<Enable> {
+    let VringState { request, flags, size, index, num } = VringState::read_from_bytes(bytes).ok()?;
+    let well_formed = request == SET_VRING_ENABLE && flags & !NEED_REPLY == VERSION && size == 8 && num <= 1;
+    well_formed.then_some(Enable { queue: index, enable: num == 1, answered: flags & NEED_REPLY != 0 })
+}
+
+/// The answer to such a request: a number of 8 bytes, 0 where it was done.
+pub(super) fn answer(done: bool) -> [u8; HEADER + 8] {
+    let index = u32::from(!done);
+    zerocopy::transmute!(VringState { request: SET_VRING_ENABLE, flags: VERSION | REPLY, size: 8, index, num: 0 })
 }
 
 /// Waits until a reply would find room: at least a quarter of the socket's buffer, many times the largest reply. False
@@ -107,6 +159,29 @@ mod tests {
         assert_eq!(judge(&request(0x1000, 0x1000)), Arrived::Whole);
         assert_eq!(judge(&request(0x1001, 0)), Arrived::Malformed);
         assert_eq!(judge(&request(u32::MAX, 0)), Arrived::Malformed);
+    }
+
+    #[test]
+    fn a_request_to_enable_is_taken_and_any_other_stays() {
+        let (mut front_end, ours) = UnixStream::pair().unwrap();
+        let words = |words: [u32; 5]| words.map(u32::to_ne_bytes).concat();
+        for (bytes, taken) in [
+            (words([18, 1, 8, 1, 1]), Some(Enable { queue: 1, enable: true, answered: false })),
+            (words([18, 9, 8, 7, 0]), Some(Enable { queue: 7, enable: false, answered: true })),
+            (words([18, 1, 8, 1, 2]), None),
+            (words([18, 5, 8, 1, 1]), None),
+            (words([18, 2, 8, 1, 1]), None),
+            (words([8, 1, 8, 1, 1]), None),
+            (request(0, 0), None),
+        ] {
+            front_end.write_all(&bytes).unwrap();
+            assert_eq!(take_enable(ours.as_fd()).unwrap(), taken, "{bytes:?}");
+            let left = if taken.is_some() { 0 } else { bytes.len() };
+            assert_eq!(rustix::io::ioctl_fionread(&ours).unwrap(), left as u64);
+            let _ = recv(&ours, &mut [0; 64], RecvFlags::DONTWAIT);
+        }
+        assert_eq!(answer(true)[..], words([18, 5, 8, 0, 0])[..]);
+        assert_eq!(answer(false)[..], words([18, 5, 8, 1, 0])[..]);
     }
 
     #[test]
