@@ -7,21 +7,30 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use disk::qcow2::{Action, Failure, Map, Op, Request, RequestId, Token};
 use sys::guest_io::{Buffers, Extent, GuestMemory};
 use sys::ring::{Job, Operation};
 use vm_memory::Bytes;
 
+use super::back_end::{Begun as Begins, Ended, Failed, Why, Work};
 use super::clearing::{Clearing, Host, Next};
 use super::engine::{Done, Engine};
 use super::request::{Clear, Range as Cleared};
 use crate::queue::fill_front;
+use crate::serve_vhost::Progress;
 
-/// A request's number and how it ended.
-pub type Answered = (u16, Result<(), Failure>);
+/// How long what was changed may stay in memory alone: so much of what a guest never flushes is lost with this process, which
+/// may be killed. A guest's own write-back waits longer than that.
+const WRITE_OUT: Duration = Duration::from_secs(1);
+
+/// Rounds of a turn: in each, all that is done is seen to. Then others have theirs, as the front end and vmm.
+const ROUNDS: usize = 8;
+
+/// Flushes at the end: the first leaves clusters to be freed, whose counts the second writes. More finds nothing more to do.
+const LAST_FLUSHES: usize = 3;
 
 /// A chain of files that is served.
 pub struct Chain {
@@ -39,6 +48,10 @@ pub struct Chain {
     done: Vec<Done>,
     /// Extents of a part of a request.
     part: Vec<Extent>,
+    /// What the host said last when an operation failed: the map keeps its kind alone.
+    errno: Option<i32>,
+    /// When what was changed is written out, if something may have been.
+    write_out: Option<Instant>,
 }
 
 /// A request's buffers.
@@ -65,12 +78,14 @@ impl Chain {
             engine,
             host: Host::default(),
             file_len,
-            requests: (0..requests).map(|_| Held::default()).collect(),
+            requests: (0..=requests).map(|_| Held::default()).collect(), // the last is the chain's own
             under_way: (0..slots).map(|_| None).collect(),
             free: (0..slots).collect(),
             waiting: VecDeque::new(),
             done: Vec::with_capacity(usize::from(slots)),
             part: Vec::new(),
+            errno: None,
+            write_out: None,
         }
     }
 
@@ -79,29 +94,56 @@ impl Chain {
         self.map.size()
     }
 
-    /// Whether something was changed that is not in the files yet.
-    pub fn dirty(&self) -> bool {
-        self.map.dirty()
+    /// Bytes of the least that can be given back; none where an image on a base can't say that something is no more.
+    pub fn granularity(&self) -> Option<u32> {
+        self.map.granularity()
     }
 
-    /// Begins to write out what was changed.
-    pub fn flush_soon(&mut self) {
-        self.map.flush_soon();
+    /// Whether each write is made to last before it is answered.
+    pub fn set_write_through(&mut self, whether: bool) {
+        self.map.set_write_through(whether);
     }
 
     /// Begins a request, whose number is free; `turn` answers it. False where the number is too large.
     pub fn begin(&mut self, number: u16, request: Request, memory: &Arc<GuestMemory>, extents: &[Extent]) -> bool {
+        if usize::from(number) >= self.own() {
+            return false;
+        }
         let Some(held) = self.requests.get_mut(usize::from(number)) else { return false };
         held.memory = Some(memory.clone());
         held.extents.clear();
         held.extents.extend_from_slice(extents);
+        let changes = !matches!(request, Request::Read { .. } | Request::Flush);
+        if changes && self.write_out.is_none() {
+            self.write_out = Instant::now().checked_add(WRITE_OUT);
+        }
         self.map.submit(RequestId(number.into()), request);
         true
     }
 
-    /// Carries on as far as it goes without waiting, and appends what is answered. The error is the host's ring's.
-    pub fn turn(&mut self, answered: &mut Vec<Answered>) -> io::Result<()> {
-        loop {
+    /// The same, as whoever serves the disk has it.
+    pub fn begin_work(&mut self, number: u16, work: Work, memory: &Arc<GuestMemory>, extents: &[Extent]) -> Begins {
+        let request = match work {
+            Work::Read { offset, len } => Request::Read { offset, len: len.into() },
+            // `set_write_through` says which of them last.
+            Work::Write { offset, len, durable: _ } => Request::Write { offset, len },
+            Work::Flush => Request::Flush,
+            Work::Clear { how: Clear::Discard, range, durable: _ } => {
+                Request::Discard { offset: range.offset, len: range.len }
+            }
+            Work::Clear { how: Clear::WriteZeroes, range, durable: _ } => {
+                Request::WriteZeroes { offset: range.offset, len: range.len, unmap: range.unmap }
+            }
+        };
+        if self.begin(number, request, memory, extents) { Begins::UnderWay } else { Begins::Refused }
+    }
+
+    /// Carries on without waiting, for so many rounds at most, and appends what is answered. The error is the host's ring's.
+    pub fn turn(&mut self, ended: &mut Vec<Ended>) -> io::Result<Progress> {
+        self.write_out_late();
+        for _ in 0..ROUNDS {
+            self.act(ended);
+            self.engine.submit()?;
             let mut done = std::mem::take(&mut self.done);
             self.engine.completed(&mut done);
             let none = done.is_empty();
@@ -109,12 +151,30 @@ impl Chain {
                 self.ended(slot, result);
             }
             self.done = done;
-            self.act(answered);
-            self.engine.submit()?;
-            if none && !self.engine.has_done() {
-                return Ok(());
+            if none {
+                return Ok(Progress::Idle);
             }
         }
+        Ok(Progress::More)
+    }
+
+    /// Begins to write out what was changed, where it is time for that.
+    fn write_out_late(&mut self) {
+        let Some(at) = self.write_out else { return };
+        let now = Instant::now();
+        if now < at {
+            return;
+        }
+        let goes_on = self.map.dirty() && !self.map.is_broken();
+        self.write_out = if goes_on { now.checked_add(WRITE_OUT) } else { None };
+        if goes_on {
+            self.map.flush_soon();
+        }
+    }
+
+    /// When a turn is due although nothing is done.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.write_out
     }
 
     /// Waits until something of what is under way is done, if anything is.
@@ -122,18 +182,57 @@ impl Chain {
         self.engine.wait()
     }
 
+    /// Where its operations are carried out.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.map.under_way() == 0 && self.waiting.is_empty() && self.free.len() == self.under_way.len()
     }
 
-    /// Readable when something is done.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.engine.fd()
+    /// Brings all that was answered to the files, and makes it last. Nothing of the guest's is under way.
+    pub fn finish(&mut self) -> Result<(), Why> {
+        for _ in 0..LAST_FLUSHES {
+            self.map.submit(RequestId(u64::try_from(self.own()).unwrap_or(u64::MAX)), Request::Flush);
+            let mut ended = Vec::new();
+            loop {
+                let progress = self.turn(&mut ended).map_err(Why::Host)?;
+                if progress == Progress::Idle && self.is_idle() {
+                    break;
+                }
+                self.wait().map_err(Why::Host)?;
+            }
+            ended.into_iter().try_for_each(|(_, result)| result).map_err(|failed| failed.why)?;
+            if !self.map.dirty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of the chain's own request.
+    fn own(&self) -> usize {
+        self.requests.len().saturating_sub(1)
+    }
+
+    /// Why a request failed, with the host's own words.
+    fn failed(&self, failure: Failure) -> Failed {
+        let why = match failure {
+            Failure::Io { file, at, error } => {
+                let own = self.errno.map(io::Error::from_raw_os_error).filter(|own| own.kind() == error);
+                Why::File { file, at, error: own.unwrap_or_else(|| error.into()) }
+            }
+            Failure::Range | Failure::ReadOnly | Failure::MarkedCorrupt | Failure::Full | Failure::Corrupt { .. } => {
+                Why::Chain(failure)
+            }
+        };
+        Failed { why, lost: self.map.is_broken() }
     }
 
     /// Does what the map says, as far as there are slots.
-    fn act(&mut self, answered: &mut Vec<Answered>) {
+    fn act(&mut self, ended: &mut Vec<Ended>) {
         loop {
             while let Some((token, file, op)) = self.free.last().and_then(|_| self.waiting.pop_front()) {
                 self.perform(token, file, op);
@@ -145,7 +244,7 @@ impl Chain {
                     if let Some(held) = self.requests.get_mut(usize::from(number)) {
                         held.memory = None;
                     }
-                    answered.push((number, result));
+                    ended.push((number, result.map_err(|failure| self.failed(failure))));
                 }
                 Some(Action::Do { token, op: Op::ZeroGuest { id, data }, .. }) => {
                     let result = self.fill(id, data, None);
@@ -244,6 +343,7 @@ impl Chain {
     fn ended(&mut self, slot: u16, result: io::Result<()>) {
         let bytes = self.engine.bytes(slot);
         let Some(mut was) = self.under_way.get_mut(usize::from(slot)).and_then(Option::take) else { return };
+        self.errno = result.as_ref().err().and_then(io::Error::raw_os_error).or(self.errno);
         let result = match &mut was.clearing {
             None => result.map(|()| bytes).map_err(|error| error.kind()),
             Some(clearing) => match clearing.after(&result, &mut self.host) {

@@ -90,11 +90,6 @@ impl Clearing {
         Clearing { clear: Clear::WriteZeroes, left: range, way: Way::Write, durable: false }
     }
 
-    /// How the range is cleared.
-    pub fn clear(&self) -> Clear {
-        self.clear
-    }
-
     /// The first operation.
     pub fn first(&mut self, host: Host) -> Next {
         loop {

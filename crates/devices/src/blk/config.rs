@@ -92,12 +92,12 @@ impl Config {
         }
     }
 
-    /// The same, of a disk whose ranges can be cleared.
-    pub fn with_clearing(self, blocks: Blocks) -> Self {
+    /// The same, of a disk whose ranges can be cleared, and given back in units of so many bytes.
+    pub fn with_clearing(self, granularity: u32) -> Self {
         Config {
             max_discard_sectors: MAX_CLEAR_SECTORS.into(),
             max_discard_seg: 1.into(),
-            discard_sector_alignment: u64::from(blocks.physical)
+            discard_sector_alignment: u64::from(granularity)
                 .checked_div(SECTOR)
                 .and_then(|sectors| u32::try_from(sectors).ok())
                 .unwrap_or(1)
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(&bytes[32..34], &[0; 2]);
         assert_eq!(&bytes[34..36], &[1, 0]);
         assert_eq!(&bytes[36..], &[0; 24], "nothing can be cleared");
-        let config = config.with_clearing(blocks);
+        let config = config.with_clearing(4096);
         assert_eq!(config.as_bytes()[..36], bytes[..36]);
         let cleared = [0, 0, 0x20, 0, 1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0x20, 0, 1, 0, 0, 0, 1, 0, 0, 0];
         assert_eq!(config.as_bytes()[36..], cleared);

@@ -4,10 +4,12 @@
 //! that is written, RO for one that is only read. Not offered: CONFIG_WCE, MQ and what needs them. Its peers: vmm, which describes the disk on
 //! descriptor 3, and the VM, a vhost-user front end. Its promise: transfers on the disk it was handed, nothing else.
 
+mod back_end;
 mod chain;
 mod clearing;
 mod config;
 mod engine;
+mod raw;
 mod request;
 mod serve;
 mod start;
@@ -20,9 +22,11 @@ use virtio_bindings::bindings::virtio_blk::{
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-pub use chain::{Answered, Chain};
+pub use back_end::BackEnd;
+pub use chain::Chain;
 pub use config::{Blocks, Config, MAX_SEGMENTS};
 pub use engine::Engine;
+pub use raw::Raw;
 pub use request::{Clear, Disk, Range, Request, Status, parse, range};
 pub use serve::{Blk, MAX_IN_FLIGHT};
 pub use start::run;

@@ -2,11 +2,16 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sys::guest_io::GuestMemory;
 
 use super::*;
+use crate::blk::Range;
 use crate::queue::RingSetup;
 use crate::queue::driver::{BUFFERS, Driver, SETUP, USED};
 
@@ -24,6 +29,8 @@ const WITH_FLUSH: u64 = 1 << 9;
 const FULL: i32 = 28;
 const IO: i32 = 5;
 
+const READ: Work = Work::Read { offset: 0, len: 512 };
+
 fn disk(file: impl Into<OwnedFd>, read_only: bool) -> Blk {
     let file = file.into();
     let engine = Engine::plain(file.try_clone().unwrap(), MAX_IN_FLIGHT);
@@ -33,12 +40,17 @@ fn disk(file: impl Into<OwnedFd>, read_only: bool) -> Blk {
 #[test]
 fn the_log_has_the_users_words() {
     let disk = disk(image(), false).called("/srv/a.img");
-    let line = |operation: Operation, errno| disk.line(operation, &io::Error::from_raw_os_error(errno));
+    let line = |work: Work, errno| disk.line(work, &Why::Host(io::Error::from_raw_os_error(errno)));
+    let write = |durable| Work::Write { offset: 0, len: 512, durable };
     let full = "disk \"/srv/a.img\": write: no space left on device";
-    assert_eq!(line(Operation::Write { durable: false }, FULL), full);
-    assert_eq!(line(Operation::Write { durable: true }, FULL), full);
-    assert_eq!(line(Operation::Read, IO), "disk \"/srv/a.img\": read: input/output error");
-    assert_eq!(line(Operation::Sync, IO), "disk \"/srv/a.img\": flush: input/output error");
+    assert_eq!(line(write(false), FULL), full);
+    assert_eq!(line(write(true), FULL), full);
+    assert_eq!(line(READ, IO), "disk \"/srv/a.img\": read: input/output error");
+    assert_eq!(line(Work::Flush, IO), "disk \"/srv/a.img\": flush: input/output error");
+    let range = Range { offset: 0, len: 512, unmap: false };
+    let clear = |how| Work::Clear { how, range, durable: false };
+    assert_eq!(line(clear(Clear::Discard), IO), "disk \"/srv/a.img\": discard: input/output error");
+    assert_eq!(line(clear(Clear::WriteZeroes), IO), "disk \"/srv/a.img\": write of zeros: input/output error");
 }
 
 fn image() -> File {
@@ -156,13 +168,26 @@ fn a_write_is_on_the_medium_before_its_answer_where_the_driver_can_not_flush() {
         fixture.write(OUT);
         fixture.offer(1);
         fixture.blk.take(&mut fixture.driver.active()).unwrap();
-        let operations: Vec<Operation> = fixture.blk.under_way.iter().flatten().map(|one| one.operation).collect();
-        assert_eq!(operations, [Operation::Write { durable }]);
+        let works: Vec<Work> = fixture.blk.under_way.iter().flatten().map(|one| one.work).collect();
+        assert_eq!(works, [Work::Write { offset: 0, len: 512, durable }]);
     }
 }
 
-fn under_way(operation: Operation) -> UnderWay {
-    UnderWay { head: 3, status: GuestAddress(0), operation, clearing: None, written: 512 }
+fn under_way(work: Work) -> UnderWay {
+    UnderWay { head: 3, status: GuestAddress(0), work }
+}
+
+/// The raw disk behind it, without a ring.
+fn raw(blk: &mut Blk) -> &mut Raw {
+    let BackEnd::Raw(raw) = &mut blk.back_end else { panic!("a raw disk") };
+    raw
+}
+
+/// A request in a slot, and its operation is done.
+fn is_done(blk: &mut Blk, slot: u16, request: UnderWay, memory: &Arc<GuestMemory>) {
+    blk.under_way[usize::from(slot)] = Some(request);
+    let begun = blk.back_end.begin(slot, Work::Flush, memory, &[]);
+    assert_eq!(begun, back_end::Begun::UnderWay);
 }
 
 #[test]
@@ -173,7 +198,7 @@ fn a_write_of_zeros_in_pieces_lets_others_have_their_turn() {
     let engine = Engine::plain(file.try_clone().unwrap().into(), MAX_IN_FLIGHT);
     let disk = Disk { sectors: 6144, read_only: false };
     let mut blk = Blk::new(file.try_clone().unwrap().into(), engine, disk, Blocks::of(512), b"");
-    blk.host.can_nothing();
+    raw(&mut blk).host.can_nothing();
     let mut fixture = Fixture { blk, driver: Driver::new(SETUP) };
     fixture.write(WRITE_ZEROES);
     fixture.driver.memory.write_obj([0u32, 0, 6144, 1], GuestAddress(DATA)).unwrap();
@@ -216,26 +241,16 @@ fn zeros_that_were_to_be_durable_are_refused_after_a_loss_and_discards_are_not()
 
 #[test]
 fn what_a_failure_lost_stays_lost() {
-    let error = |number| Err(io::Error::from_raw_os_error(number));
-    let (durable, later) = (Operation::Write { durable: true }, Operation::Write { durable: false });
-    for (operation, result, status, lost) in [
-        (Operation::Sync, Ok(()), Status::Ok, false),
-        (Operation::Sync, error(IO), Status::IoErr, true),
-        (Operation::Sync, error(FULL), Status::IoErr, true),
-        (durable, error(IO), Status::IoErr, true),
-        (durable, error(FULL), Status::IoErr, false),
-        (later, error(IO), Status::IoErr, false),
-        (Operation::Read, error(IO), Status::IoErr, false),
+    let failed = |lost| Err(Failed { why: Why::Host(io::Error::from_raw_os_error(IO)), lost });
+    let mut blk = disk(image(), false);
+    for (result, status, lost) in [
+        (Ok(()), Status::Ok, false),
+        (failed(false), Status::IoErr, false),
+        (failed(true), Status::IoErr, true),
+        (failed(false), Status::IoErr, true),
+        (Ok(()), Status::Ok, true),
     ] {
-        let mut blk = disk(image(), false);
-        assert_eq!(
-            (blk.judge(&under_way(operation), &result), blk.save().sync_failed),
-            (status, lost),
-            "{operation:?}, {result:?}"
-        );
-        blk.state.sync_failed = true;
-        blk.judge(&under_way(operation), &result);
-        assert!(blk.save().sync_failed, "for ever");
+        assert_eq!((blk.judge(Work::Flush, result), blk.save().sync_failed), (status, lost));
     }
 }
 
@@ -254,9 +269,8 @@ fn an_answer_whose_place_is_gone_breaks_the_ring() {
     let mut fixture = Fixture::new(4);
     let slot = fixture.blk.free.pop().unwrap();
     let status = GuestAddress(0x1_0000); // behind all memory
-    fixture.blk.under_way[usize::from(slot)] = Some(UnderWay { status, ..under_way(Operation::Read) });
-    let Engine::Plain(_, done, _) = &mut fixture.blk.engine else { panic!("a plain engine") };
-    done.push((slot, Ok(())));
+    let memory = fixture.driver.memory.clone();
+    is_done(&mut fixture.blk, slot, UnderWay { status, ..under_way(READ) }, &memory);
     assert_eq!(fixture.blk.reap(Some(&mut fixture.driver.active())), Err(RingFault::Outside));
     assert_eq!((fixture.driver.used(), fixture.blk.free.len()), (0, usize::from(MAX_IN_FLIGHT)));
 }
@@ -265,22 +279,22 @@ fn an_answer_whose_place_is_gone_breaks_the_ring() {
 fn what_was_given_up_completes_to_nobody_and_frees_its_slot() {
     let mut blk = disk(image(), false);
     let slot = blk.free.pop().unwrap();
-    blk.under_way[usize::from(slot)] = Some(under_way(Operation::Read));
+    is_done(&mut blk, slot, under_way(READ), &Driver::new(SETUP).memory);
     blk.forget();
     assert!(blk.under_way.iter().all(Option::is_none), "its head is of a ring that is gone");
-    let Engine::Plain(_, done, _) = &mut blk.engine else { panic!("a plain engine") };
-    done.push((slot, Ok(())));
     blk.reap(None).unwrap();
     assert_eq!((blk.free.len(), blk.used.len()), (usize::from(MAX_IN_FLIGHT), 0));
 }
 
 #[test]
-fn the_host_is_asked_again_at_the_time_of_the_retry() {
+fn the_back_end_has_its_turn_when_it_is_due() {
     let mut blk = disk(image(), false);
     assert_eq!(blk.deadline(), None);
     let at = Some(Instant::now());
-    blk.retry = at;
+    blk.due = at;
     assert_eq!(blk.deadline(), at);
+    blk.ready(None).unwrap();
+    assert_eq!(blk.deadline(), None);
 }
 
 #[test]
@@ -295,7 +309,7 @@ fn a_queue_stops_when_nothing_of_it_is_under_way() {
     fixture.offer(1);
     assert_eq!(fixture.kicked(), Progress::Idle);
     assert!(fixture.blk.source().is_some(), "its end is waited for");
-    assert!(!fixture.blk.engine.unsubmitted(), "the host has it");
+    assert!(!raw(&mut fixture.blk).engine.unsubmitted(), "the host has it");
     assert_eq!(fixture.driver.used(), 0);
     let late = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(50));

@@ -40,6 +40,7 @@ use self::cycle::Cycle;
 use self::layer::Kind;
 use self::refs::Refs;
 use self::run::Slab;
+use super::Version;
 
 pub use self::layer::{Layer, LayerError};
 pub use self::seam::{Action, Corruption, Failure, Op, Request, RequestId, Token};
@@ -276,6 +277,24 @@ impl Map {
     /// What is to be done next, if anything is.
     pub fn poll(&mut self) -> Option<Action> {
         self.actions.pop_front()
+    }
+
+    /// Bytes of a cluster, which is the least that a discard gives back; none where the image is only read, or is of version 2
+    /// and has a base: without zero clusters the base would show again.
+    pub fn granularity(&self) -> Option<u32> {
+        let header = self.refs.as_ref().and(self.layers.first()).and_then(Layer::header)?;
+        let gives_back = header.version == Version::V3 || self.layers.len() == 1;
+        gives_back.then(|| u32::try_from(header.geometry.cluster_size()).ok())?
+    }
+
+    /// Whether each write is made to last before it is answered, from now on: see [`Limits`].
+    pub fn set_write_through(&mut self, whether: bool) {
+        self.limits.write_through = whether;
+    }
+
+    /// Whether nothing can be written any more: what was answered before may be lost.
+    pub fn is_broken(&self) -> bool {
+        self.broken.is_some()
     }
 
     /// Requests that are not answered.

@@ -150,7 +150,7 @@ pub enum Failure {
     #[error("the request is beyond the disk's end")]
     Range,
     /// The host failed.
-    #[error("file {file} of the chain, byte {at}: {error}")]
+    #[error("byte {at} of {}: {error}", called(*.file))]
     Io {
         /// The file.
         file: u8,
@@ -171,13 +171,18 @@ pub enum Failure {
     )]
     Full,
     /// An image contradicts itself.
-    #[error("file {file} of the chain is damaged: {what}; see vmctl image check")]
+    #[error("{} is damaged: {what}; see vmctl image check", called(*.file))]
     Corrupt {
         /// The file.
         file: u8,
         /// Where and how.
         what: Corruption,
     },
+}
+
+/// A file of a chain, as users are told of it.
+fn called(file: u8) -> String {
+    if file == 0 { "the image".to_owned() } else { format!("base {file}") }
 }
 
 /// What contradicts itself in an image.
