@@ -30,4 +30,4 @@ pub use base::{NoFileName, is_beside, path_of_base};
 pub use copy::{CopyError, PIECE, RawSource, RawTarget, Source, Target, Watch, copy, pour};
 pub use create::{CreateError, NewFile, create_raw};
 pub use format::{QCOW2_MAGIC, RawBaseError, RawError, check_raw, check_raw_base};
-pub use image::{Image, ImageError, SECTOR};
+pub use image::{Image, ImageError, SECTOR, file_len};

@@ -47,8 +47,8 @@ pub struct Kind {
     pub front: Front,
     /// Threads of its process at most, those of the kernel for it included.
     pub threads: u32,
-    /// Another process takes the place of one that ends: it has no state but that of its queues.
-    pub replaced: bool,
+    /// Another process may take the place of one that ends: it has no state but that of its queues. See [`Spec::is_replaced`].
+    replaced: bool,
 }
 
 /// What a guest sees of a device before its driver asks: all that the vm process knows of it.
@@ -117,6 +117,21 @@ impl Spec {
             Told::Net(_) => &NET,
             Told::Balloon(_) => &BALLOON,
             Told::Cdrom(_) => &CDROM,
+        }
+    }
+
+    /// Whether another process takes the place of one that ends. A qcow2 image that is written has entries of its tables in the
+    /// memory of its process for a while, which a guest that had an answer counts on.
+    pub fn is_replaced(&self) -> bool {
+        let keeps_changes = self.disk().is_some_and(|disk| disk.format == DiskFormat::Qcow2 && !disk.read_only);
+        self.kind().replaced && !keeps_changes
+    }
+
+    /// What a disk's process is told.
+    pub fn disk(&self) -> Option<&Blk> {
+        match &self.told {
+            Told::Blk(blk) => Some(blk),
+            Told::Net(_) | Told::Balloon(_) | Told::Cdrom(_) => None,
         }
     }
 
@@ -338,6 +353,29 @@ impl Message for ToVmm {
     fn fds(&self) -> usize {
         match self {
             ToVmm::Ready | ToVmm::Failed(_) | ToVmm::Answered { .. } | ToVmm::Ended | ToVmm::Report(_) => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_replaced_unless_its_process_has_what_the_next_lacks() {
+        let blk = |format, read_only| {
+            let (serial, called) = (Text::default(), Text::default());
+            Told::Blk(Blk { format, bases: List::default(), read_only, serial, called })
+        };
+        for (told, replaced) in [
+            (blk(DiskFormat::Raw, false), true),
+            (blk(DiskFormat::Raw, true), true),
+            (blk(DiskFormat::Qcow2, false), false),
+            (blk(DiskFormat::Qcow2, true), true),
+            (Told::Balloon(Balloon { memory: MemorySize::DEFAULT }), false),
+        ] {
+            let spec = Spec { number: 0, told };
+            assert_eq!(spec.is_replaced(), replaced, "{spec:?}");
         }
     }
 }

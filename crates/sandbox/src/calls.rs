@@ -424,7 +424,7 @@ pub const GUEST_MEMORY: Group = group("guest_memory").of(&[
 /// Reading at an offset.
 pub const PREAD: Group = group("pread").of(&[any(libc::SYS_pread64)]);
 
-/// Reads, writes, holes, zeros and flush of an open disk. It keeps its size.
+/// Reads, writes, holes, zeros and flush of an open disk. A write alone makes a file longer.
 pub const DISK: Group = group("disk").of(&[
     any(libc::SYS_preadv2).rare("preadv2: where the host has no io_uring"),
     any(libc::SYS_pwritev2).rare("pwritev2: where the host has no io_uring"),

@@ -315,6 +315,7 @@ pub const VIOBLK: Promise = Promise {
         DISK_SIZE,   // a block device's blocks
         URING,       // the same without a call each
         URING_SETUP, // a ring starts disabled, is restricted, then enabled
+        PREAD,       // headers and tables of qcow2 images
     ],
     then: Some(&VIOBLK_RUNNING),
     ..VIOBLK_RUNNING

@@ -1,20 +1,28 @@
 //! From vmm's description to a disk that is served.
 
 use std::fs::File;
+use std::iter;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use disk::Image;
+use disk::qcow2::{Layer, Limits, Map};
+use disk::{Image, ImageError, file_len};
+use model::DiskFormat;
 use proto::device::{self, Told};
 use proto::failure::{Code, Failure};
 use sandbox::promise;
 
+use super::chain::Chain;
 use super::config::Blocks;
 use super::engine::Engine;
 use super::request::Disk;
 use super::serve::{Blk, MAX_IN_FLIGHT};
 use crate::kept::Kept;
 use crate::start::{Fatal, Start, Vmm};
+
+/// Memory of an image's tables and of what is copied at once. 2 MiB of tables describe 16 GiB of the disk in 64 KiB clusters,
+/// and a copy takes a cluster or two. What the VM may have of memory counts all of it.
+const MEMORY: Limits = Limits { tables: 2 << 20, copying: 1 << 20, write_through: false };
 
 /// The logical block of an image in a file: what the guest's sectors are.
 const FILE_BLOCK: u32 = 512;
@@ -32,9 +40,8 @@ pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
     let Start { told: Told::Blk(told), front_end, lives, kept: Some(kept), files, .. } = vmm.start()? else {
         return Err(Fatal::Kind);
     };
-    // The image, then its bases, as `told` has their formats.
-    let Some(image) = files.into_iter().next() else { return Err(Fatal::Kind) };
-    let blk = match open(image, &told, lives, kept) {
+    let files: Vec<File> = files.into_iter().map(File::from).collect();
+    let blk = match open(files, &told, lives, kept) {
         Ok(blk) => blk,
         Err(failure) => return Err(vmm.failed(failure)),
     };
@@ -42,22 +49,57 @@ pub fn run(vmm: OwnedFd) -> Result<(), Fatal> {
     vmm.serve(front_end, blk)
 }
 
-/// Takes the image, as far as it can be served.
-fn open(image: OwnedFd, told: &device::Blk, lives: OwnedFd, kept: File) -> Result<Blk, Failure> {
-    let file = File::from(image);
-    let image = Image::of(&file, told.format).map_err(|error| {
-        let code = if error.is_unsupported() { Code::Unsupported } else { Code::Invalid };
-        Failure::new(code, error.to_string())
-    })?;
+/// Takes the image, then its bases, as far as they can be served; `told` has their formats.
+fn open(files: Vec<File>, told: &device::Blk, lives: OwnedFd, kept: File) -> Result<Blk, Failure> {
+    let words = Kept::map(&kept).map_err(|error| Failure::io("kept memory", &error))?;
+    let blk = match told.format {
+        DiskFormat::Raw => raw(files, told, lives)?,
+        DiskFormat::Qcow2 => images(files, told, lives)?,
+    };
+    Ok(blk.called(told.called.as_str()).keeping(words).recording(kept))
+}
+
+/// A file or block device as it is.
+fn raw(files: Vec<File>, told: &device::Blk, lives: OwnedFd) -> Result<Blk, Failure> {
+    let Some(file) = files.into_iter().next() else { return Err(Failure::new(Code::Invalid, "no image")) };
+    let image = Image::of(&file).map_err(|error| Failure::new(Code::Invalid, error.to_string()))?;
     let disk = Disk { sectors: image.sectors, read_only: told.read_only };
     let blocks = blocks(&file);
     let spare = file.try_clone().map_err(|error| Failure::io("disk", &error))?;
     let engine = Engine::new(file.into(), MAX_IN_FLIGHT, Some(lives));
-    let words = Kept::map(&kept).map_err(|error| Failure::io("kept memory", &error))?;
-    Ok(Blk::new(spare.into(), engine, disk, blocks, told.serial.as_bytes())
-        .called(told.called.as_str())
-        .keeping(words)
-        .recording(kept))
+    Ok(Blk::new(spare.into(), engine, disk, blocks, told.serial.as_bytes()))
+}
+
+/// An image and its bases.
+fn images(files: Vec<File>, told: &device::Blk, lives: OwnedFd) -> Result<Blk, Failure> {
+    let formats = iter::once(told.format).chain(told.bases.iter().copied());
+    let layers: Result<Vec<(Layer, u64)>, Failure> =
+        (0..).zip(files.iter().zip(formats)).map(|(number, of)| layer(number, of, told)).collect();
+    let layers = layers?;
+    let Some((image, image_len)) = files.first().zip(layers.first().map(|(_, len)| *len)) else {
+        return Err(Failure::new(Code::Invalid, "no image"));
+    };
+    // The same on a file and on a block device, so that an image may be moved from one to the other.
+    let blocks = Blocks { logical: FILE_BLOCK, ..blocks(image) };
+    let map = Map::open(layers.into_iter().map(|(layer, _)| layer).collect(), MEMORY)
+        .map_err(|error| Failure::new(Code::Invalid, error.to_string()))?;
+    let engine = Engine::of(files.into_iter().map(OwnedFd::from).collect(), MAX_IN_FLIGHT, Some(lives));
+    let chain = Chain::new(map, engine, MAX_IN_FLIGHT, image_len, MAX_IN_FLIGHT);
+    Ok(Blk::of_images(chain, told.read_only, blocks, told.serial.as_bytes()))
+}
+
+/// Reads what is needed of one of the files; the image is number 0. Its length comes along.
+fn layer(number: usize, (file, format): (&File, DiskFormat), told: &device::Blk) -> Result<(Layer, u64), Failure> {
+    let refused = |why: String| {
+        let whose = if number == 0 { String::new() } else { format!("base {number}: ") };
+        Failure::new(Code::Invalid, format!("disk \"{}\": {whose}{why}", told.called.as_str()))
+    };
+    let len = file_len(file).map_err(|error: ImageError| refused(error.to_string()))?;
+    let layer = match number {
+        0 if !told.read_only => Layer::open_to_write(file, len),
+        _ => Layer::open(file, len, format),
+    };
+    Ok((layer.map_err(|error| refused(error.to_string()))?, len))
 }
 
 /// What the guest is told of the medium.

@@ -2,6 +2,8 @@
 //! any ring it likes, and a front end on the other side of the socket.
 #![allow(dead_code)] // each test program uses its own part
 
+pub mod process;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

@@ -15,7 +15,6 @@ use rustix::io::Errno;
 use super::obstacles;
 use crate::opener::{self, judge};
 use crate::parent::registry::chain::Chain;
-use crate::parent::registry::definition::not_served;
 
 /// What a probe says of an open file, as far as one can be had.
 pub type Probe<'a> = dyn FnMut(ToProbe, OwnedFd) -> Result<Option<Found>, Failure> + 'a;
@@ -45,11 +44,7 @@ fn files(vm: &Vm, privileged: bool, probe: &mut Probe) -> Vec<String> {
     for (what, path, question) in kernel.chain(initrd).chain(medium) {
         told.extend(wrong(what, path, question, privileged, probe));
     }
-    let before = told.len();
     told.extend(vm.disks.iter().filter_map(|disk| wrong_disk(disk, privileged, probe)));
-    if told.len() == before {
-        told.extend(not_served(vm).map(|failure| failure.to_string()));
-    }
     told
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use config::instance::Requester;
 use config::register::register;
 use config::request::{Refusal, VmRequest};
-use model::{Disk, DiskFormat, MAX_CPUS, MemorySize, Nic, Text, VmName};
+use model::{Disk, MAX_CPUS, MemorySize, Nic, Text, VmName};
 use proto::client::{NicArg, Start};
 use proto::{Code, Failure};
 
@@ -157,12 +157,6 @@ pub fn obstacle(vm: &model::Vm) -> Option<Failure> {
     }
     let small = || format!("memory of {} MiB is less than the 64 MiB that a kernel needs", vm.memory.mib());
     (vm.memory < MemorySize::LEAST_BOOTABLE).then(|| Failure::new(Code::Invalid, small()))
-}
-
-/// What of it vioblk does not serve in this release. Asked when all its files are open and found fit.
-pub fn not_served(vm: &model::Vm) -> Option<Failure> {
-    let qcow2 = vm.disks.iter().find(|disk| disk.format.kind == DiskFormat::Qcow2)?;
-    Some(unsupported(&format!("disk \"{}\" in qcow2 format", qcow2.path)))
 }
 
 #[cfg(test)]

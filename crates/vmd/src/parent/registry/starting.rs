@@ -14,7 +14,6 @@ use sys::log::{Level, Weight};
 use super::access::Who;
 use super::cards;
 use super::chain::Chain;
-use super::definition::not_served;
 use super::life::{Asked, Life, Preparation, Vm};
 use super::plan::ThisBoot;
 use super::{Action, Device, File, Keep, LAUNCH_LIMIT, Launch, PREPARE_LIMIT, Registry, Run};
@@ -164,13 +163,7 @@ impl Registry {
 
     fn perhaps_launch(&mut self, run: Run, now: Instant, out: &mut Vec<Action>) {
         let Some(vm) = self.of_run(run) else { return };
-        if !vm.preparation().is_some_and(|preparation| preparation.complete()) {
-            return;
-        }
-        if let Some(failure) = not_served(&vm.definition) {
-            return self.fail_preparation(run.vm, failure, out);
-        }
-        let Some(preparation) = vm.preparation() else { return };
+        let Some(preparation) = vm.preparation().filter(|preparation| preparation.complete()) else { return };
         let (starter, kernel, cpus) = (preparation.starter, preparation.kernel, preparation.cpus);
         vm.tty = preparation.tty.take();
         let launch = launch_of(vm, kernel.unwrap_or(KernelKind::BzImage), cpus);

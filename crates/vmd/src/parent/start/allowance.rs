@@ -15,6 +15,9 @@ const VM: u64 = 64 * MIB;
 const CPU: u64 = MIB;
 /// A device's process: its heap and stacks, its ring with the threads that the kernel may start for it, and its queues.
 const DEVICE: u64 = 8 * MIB;
+/// A disk that is a qcow2 image: tables that are kept and clusters that are copied, 2 MiB and 1 MiB, with what lists them, and the
+/// tables of a disk of 8 TiB in 64 KiB clusters that are always kept.
+const IMAGE: u64 = 4 * MIB;
 /// One page table of 8 bytes for each page of 4 KiB that is mapped: of the vm process and of each device, which map all of
 /// guest memory, and KVM's for the guest.
 const TABLES: u64 = 512;
@@ -37,6 +40,8 @@ pub struct Parts {
     pub devices: u32,
     /// Disks among them.
     pub disks: u32,
+    /// Disks among those that are qcow2 images.
+    pub images: u32,
     /// Bytes of disks that lie in the host's memory: on a tmpfs, or where that can't be told. What is written there counts for
     /// the VM, and stays.
     pub in_memory: u64,
@@ -54,10 +59,12 @@ pub struct Allowance {
 impl Parts {
     /// What it is allowed.
     pub fn allowance(&self) -> Allowance {
-        let Self { guest, cpus, devices, disks, in_memory } = *self;
+        let Self { guest, cpus, devices, disks, images, in_memory } = *self;
         let mapped = u64::from(devices).saturating_add(2).saturating_mul(guest / TABLES);
-        let parts = [guest, VM, u64::from(cpus) * CPU, u64::from(devices) * DEVICE, mapped, guest / SHADOW, in_memory];
-        let own = parts.into_iter().fold(0, u64::saturating_add);
+        let images = u64::from(images) * IMAGE;
+        let each = [u64::from(cpus) * CPU, u64::from(devices) * DEVICE, images];
+        let parts = [guest, VM, mapped, guest / SHADOW, in_memory].into_iter().chain(each);
+        let own = parts.fold(0, u64::saturating_add);
         // A guest may have as great a part of its own memory to be written, and writes that at once.
         let cache = if disks == 0 { 0 } else { guest.max(CACHE) };
         Allowance { own, cache }
@@ -75,7 +82,7 @@ impl Allowance {
 mod tests {
     use super::*;
 
-    const SMALL: Parts = Parts { guest: 256 * MIB, cpus: 1, devices: 0, disks: 0, in_memory: 0 };
+    const SMALL: Parts = Parts { guest: 256 * MIB, cpus: 1, devices: 0, disks: 0, images: 0, in_memory: 0 };
 
     #[test]
     fn a_small_vm_has_its_memory_and_what_each_vm_needs() {
@@ -89,6 +96,7 @@ mod tests {
         assert_eq!(more(Parts { cpus: 4, ..SMALL }), 3 * MIB);
         // It maps guest memory too.
         assert_eq!(more(Parts { devices: 3, ..SMALL }), 3 * (8 * MIB + MIB / 2));
+        assert_eq!(more(Parts { images: 2, ..SMALL }), 8 * MIB);
         assert_eq!(more(Parts { in_memory: 7 * MIB, ..SMALL }), 7 * MIB);
     }
 
@@ -110,8 +118,15 @@ mod tests {
 
     #[test]
     fn all_is_both_and_whatever_is_asked_has_an_answer() {
-        let most =
-            Parts { guest: u64::MAX, cpus: u32::MAX, devices: u32::MAX, disks: 1, in_memory: u64::MAX }.allowance();
+        let most = Parts {
+            guest: u64::MAX,
+            cpus: u32::MAX,
+            devices: u32::MAX,
+            disks: 1,
+            images: u32::MAX,
+            in_memory: u64::MAX,
+        }
+        .allowance();
         assert_eq!(most.all(), u64::MAX);
         let Allowance { own, cache } = Parts { disks: 1, devices: 1, ..SMALL }.allowance();
         assert_eq!(Allowance { own, cache }.all(), own + cache);

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use model::{IfName, Owner};
-use proto::device::Told;
+use model::{DiskFormat, IfName, Owner};
 use proto::vmm::End;
 use proto::{Code, Failure, VmId};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -159,13 +158,15 @@ impl Host {
 fn limits(launch: &Launch, in_memory: u64) -> Limits {
     let kinds = launch.devices.iter().map(|device| device.spec.kind());
     let cpus = u32::from(launch.vm.cpus);
-    let disks = launch.devices.iter().filter(|device| matches!(device.spec.told, Told::Blk(_)));
+    let disks: Vec<_> = launch.devices.iter().filter_map(|device| device.spec.disk()).collect();
+    let images = disks.iter().filter(|disk| disk.format == DiskFormat::Qcow2);
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let parts = Parts {
         guest: launch.vm.memory.bytes(),
         cpus,
         devices: count(launch.devices.len()),
-        disks: count(disks.count()),
+        disks: count(disks.len()),
+        images: count(images.count()),
         in_memory,
     };
     let allowance = parts.allowance();

@@ -72,7 +72,7 @@ impl Vm {
     fn replaces(&self, device: u8) -> bool {
         let ends = self.last_words.contains_key(&Member::Vm)
             || matches!(self.life, Life::Up { course: Course::Stopping(Stage::Terminated(_) | Stage::Killed), .. });
-        !ends && self.devices.get(&device).is_some_and(|spec| spec.kind().replaced)
+        !ends && self.devices.get(&device).is_some_and(|spec| spec.is_replaced())
     }
 
     /// Its next process serves: the vm process is given the socket.

@@ -71,8 +71,9 @@ fn each_base_is_opened_when_the_image_that_names_it_was_read() {
     assert_eq!(next(&opens), [(Who::nobody(), File::Base(0, 3), "/home/ann/d".to_owned())]);
     f.on(Event::Opened(run, File::Base(0, 3), Ok(open(4))));
     let last = f.on(Event::Probed(run, File::Base(0, 3), Ok(ALONE)));
-    assert_eq!(refusal(&last), "disk \"/srv/a\" in qcow2 format is not supported by this release");
-    assert!(last.contains(&Action::Abandon(run)) && last.contains(&Action::Release(run.vm, Keep::Nothing)));
+    let [Action::Launch(_, launch)] = last.as_slice() else { panic!("{last:?}") };
+    let proto::device::Told::Blk(blk) = &launch.devices[0].spec.told else { panic!("{launch:?}") };
+    assert_eq!((blk.format, blk.bases.to_vec()), (DiskFormat::Qcow2, vec![DiskFormat::Qcow2; 3]));
 }
 
 #[test]
