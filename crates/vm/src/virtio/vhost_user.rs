@@ -314,4 +314,6 @@ fn judge(error: vhost::Error) -> Failure {
 }
 
 #[cfg(test)]
+mod foreign;
+#[cfg(test)]
 mod tests;
