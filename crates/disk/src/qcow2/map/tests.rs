@@ -328,6 +328,7 @@ fn image() -> impl Strategy<Value = (Vec<u8>, Vec<Option<u8>>)> {
     )
 }
 
+mod damage;
 mod writes;
 
 proptest! {
