@@ -40,22 +40,8 @@ impl Entry {
         &self.bytes
     }
 
-    /// Changes bytes, which are to be written then.
-    pub(super) fn change(&mut self, range: Range<usize>) -> Option<&mut [u8]> {
-        let changed = self.changed.take().unwrap_or(range.clone());
-        self.changed = Some(changed.start.min(range.start)..changed.end.max(range.end));
-        self.bytes.get_mut(range)
-    }
-
-    /// All bytes, of which some are about to be changed.
-    pub(super) fn change_within(&mut self, range: Range<usize>) -> &mut [u8] {
-        self.change(range);
-        &mut self.bytes
-    }
-
-    /// Marks all of it as changed.
-    pub(super) fn change_all(&mut self) {
-        self.changed = Some(0..self.bytes.len());
+    fn is_kept(&self) -> bool {
+        self.changed.is_some() || self.writing
     }
 
     /// Whether the table's own refcount was found right; it is from now on.
@@ -94,6 +80,8 @@ pub(super) struct Cache {
     entries: HashMap<Key, Entry>,
     /// Bytes that are held.
     held: usize,
+    /// Bytes of those that are changed or being written.
+    kept: usize,
     /// Bytes to hold: more is let go at the next chance.
     limit: usize,
     /// Counts uses.
@@ -102,7 +90,7 @@ pub(super) struct Cache {
 
 impl Cache {
     pub(super) fn new(limit: usize) -> Self {
-        Self { entries: HashMap::new(), held: 0, limit, clock: 0 }
+        Self { entries: HashMap::new(), held: 0, kept: 0, limit, clock: 0 }
     }
 
     /// A table, which counts as used now.
@@ -115,20 +103,44 @@ impl Cache {
 
     /// Takes a table in, in place of the one that was there.
     pub(super) fn insert(&mut self, key: Key, kind: Kind, bytes: Vec<u8>) -> Option<&mut Entry> {
+        self.remove(key);
         self.clock = self.clock.saturating_add(1);
         self.held = self.held.saturating_add(bytes.len());
         let checked = (false, Vec::new());
         let entry = Entry { bytes: bytes.into(), kind, used: self.clock, changed: None, writing: false, checked };
-        if let Some(old) = self.entries.insert(key, entry) {
-            self.held = self.held.saturating_sub(old.bytes.len());
-        }
+        self.entries.insert(key, entry);
         self.entries.get_mut(&key)
+    }
+
+    /// Takes a new table in, which is to be written whole.
+    pub(super) fn insert_changed(&mut self, key: Key, kind: Kind, bytes: Vec<u8>) -> Option<&mut Entry> {
+        let all = 0..bytes.len();
+        self.insert(key, kind, bytes);
+        self.change(key, all);
+        self.entries.get_mut(&key)
+    }
+
+    /// A table's bytes, of which those of the range are about to be changed, and to be written then; none where there is
+    /// no such table.
+    pub(super) fn change(&mut self, key: Key, range: Range<usize>) -> Option<&mut [u8]> {
+        self.clock = self.clock.saturating_add(1);
+        let entry = self.entries.get_mut(&key)?;
+        entry.used = self.clock;
+        if !entry.is_kept() {
+            self.kept = self.kept.saturating_add(entry.bytes.len());
+        }
+        let changed = entry.changed.take().unwrap_or(range.clone());
+        entry.changed = Some(changed.start.min(range.start)..changed.end.max(range.end));
+        Some(&mut entry.bytes)
     }
 
     /// Lets a table go, whatever it is.
     pub(super) fn remove(&mut self, key: Key) {
         if let Some(gone) = self.entries.remove(&key) {
             self.held = self.held.saturating_sub(gone.bytes.len());
+            if gone.is_kept() {
+                self.kept = self.kept.saturating_sub(gone.bytes.len());
+            }
         }
     }
 
@@ -143,8 +155,7 @@ impl Cache {
         ages.sort_unstable_by_key(|(used, _)| *used);
         ages.pop();
         for (_, key) in ages {
-            let kept = |entry: &Entry| entry.changed.is_some() || entry.writing;
-            if self.held > self.limit && !pinned.contains(&key) && !self.entries.get(&key).is_some_and(kept) {
+            if self.held > self.limit && !pinned.contains(&key) && !self.entries.get(&key).is_some_and(Entry::is_kept) {
                 self.remove(key);
             }
         }
@@ -152,13 +163,12 @@ impl Cache {
 
     /// Whether so much is changed that it should be written before more is.
     pub(super) fn is_full(&self) -> bool {
-        let changed = self.entries.values().filter(|entry| entry.changed.is_some() || entry.writing);
-        changed.fold(0, |sum: usize, entry| sum.saturating_add(entry.bytes.len())) > self.limit / 2
+        self.kept > self.limit / 2
     }
 
-    /// Whether any table of this kind is changed.
+    /// Whether any table is changed or being written.
     pub(super) fn is_changed(&self) -> bool {
-        self.entries.values().any(|entry| entry.changed.is_some())
+        self.kept != 0
     }
 
     /// Copies of what is changed of this kind, each with its place in file 0, to be written now.
@@ -181,7 +191,10 @@ impl Cache {
         for entry in self.entries.values_mut().filter(|entry| entry.writing) {
             entry.writing = false;
             if !well {
-                entry.change_all();
+                entry.changed = Some(0..entry.bytes.len());
+            }
+            if !entry.is_kept() {
+                self.kept = self.kept.saturating_sub(entry.bytes.len());
             }
         }
     }
@@ -223,7 +236,8 @@ mod tests {
     #[test]
     fn what_is_changed_stays_until_it_is_written() {
         let mut cache = Cache::new(1000);
-        cache.insert(key(4096), Kind::Table, vec![0; 2048]).unwrap().change(600..608).unwrap().fill(7);
+        cache.insert(key(4096), Kind::Table, vec![0; 2048]);
+        cache.change(key(4096), 600..608).unwrap()[600..608].fill(7);
         cache.insert(key(8192), Kind::Block, vec![0; 2048]);
         assert!(cache.is_full() && cache.is_changed());
         assert_eq!(cache.take_changed(Kind::Block), []);
@@ -233,7 +247,9 @@ mod tests {
         assert!(cache.get(key(4096)).is_some(), "it is being written");
         cache.written(false);
         assert_eq!(cache.take_changed(Kind::Table)[0].1.len(), 2048, "again, and whole");
+        assert!(cache.is_full() && cache.is_changed());
         cache.written(true);
+        assert!(!cache.is_full() && !cache.is_changed());
         cache.insert(key(0), Kind::Block, vec![0; 512]);
         cache.shrink(Vec::new);
         assert!(cache.get(key(4096)).is_none());

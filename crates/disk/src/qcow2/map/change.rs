@@ -1,8 +1,8 @@
 //! What a write, zeroing or discard does to one cluster of the disk.
 
 use super::cache::{Key, Kind as TableKind};
+use super::claims::Meta;
 use super::layer::Kind;
-use super::refs::Meta;
 use super::resolve::{Found, Segment};
 use super::{Begin, Corruption, Failure, Layer, Map, Op, Stop, Task, Wait, Work};
 use crate::qcow2::header::features;
@@ -10,6 +10,8 @@ use crate::qcow2::{Cluster, Geometry, L1Entry, L2Entry, Version};
 
 /// Clusters that may wait for a cycle to be freed.
 const MAX_FREED: usize = 4096;
+/// Copies that may be under way. A power cut leaves as many counts beyond the file's end.
+const MAX_COPIES: usize = 1024;
 
 /// What comes of a change.
 pub(super) enum Step {
@@ -197,18 +199,29 @@ impl Map {
             self.start_cycle();
             return Err(Stop::Wait(Wait::Cycle));
         }
+        if self.copies.len() >= MAX_COPIES {
+            return Err(Stop::Wait(Wait::Memory));
+        }
         Ok(())
     }
 
-    /// The image contradicts itself: nothing is written any more, now or later.
+    /// The image contradicts itself: nothing is written any more, now or later. Version 2 has no mark for it, so such an
+    /// image is found to be damaged anew each time that it is opened.
     pub(super) fn mark_corrupt(&mut self) {
         let Some(header) = self.layers.first().and_then(Layer::header) else { return };
         if !self.marked_corrupt && header.version == Version::V3 {
             // qcow2.rst, "Header": incompatible_features at byte 72.
             let bytes = (header.incompatible | features::CORRUPT).to_be_bytes().to_vec();
-            self.give(Task::Mark, 0, Op::Write { at: 72, bytes });
+            self.give(Task::Mark { written: false }, 0, Op::Write { at: 72, bytes });
         }
         self.marked_corrupt = true;
+    }
+
+    /// The mark was written, or was made to last. Nothing waits for it: what fails is told by the next that finds damage.
+    pub(super) fn marked(&mut self, written: bool, well: bool) {
+        if well && !written {
+            self.give(Task::Mark { written: true }, 0, Op::Sync);
+        }
     }
 
     /// A cluster of the disk, with every check that its entry, its table and their refcounts allow.
@@ -220,7 +233,7 @@ impl Map {
         let place = geometry.place(offset);
         let Some(l1) = image.table(place.l1, layer.bound).map_err(corrupt)? else { return Ok(nothing) };
         let table_cluster = geometry.cluster_of(l1.at);
-        if refs.meta(table_cluster) != Some(Meta::Table(place.l1)) {
+        if refs.meta(table_cluster) != Some(Meta::table(place.l1)) {
             return Err(corrupt(Corruption::Metadata { at: l1.at }));
         }
         let key = Key { file: 0, at: l1.at };
@@ -263,12 +276,15 @@ impl Map {
         let place = geometry.place(start);
         let key = self.own_table(place.l1)?;
         let Some(entry) = L2Entry::new(new) else { return Err(Stop::Fail(Failure::ReadOnly)) };
-        let Some(table) = self.cache.get(key) else { return Err(Stop::Lack(key, TableKind::Table)) };
         let at = usize::try_from(place.l2.saturating_mul(8)).unwrap_or(usize::MAX);
-        if let Some(bytes) = table.change(at..at.saturating_add(8)) {
+        let range = at..at.saturating_add(8);
+        let Some(bytes) = self.cache.change(key, range.clone()) else { return Err(Stop::Lack(key, TableKind::Table)) };
+        if let Some(bytes) = bytes.get_mut(range) {
             bytes.copy_from_slice(&entry.bits.to_be_bytes());
         }
-        table.set_entry_checked(place.l2);
+        if let Some(table) = self.cache.get(key) {
+            table.set_entry_checked(place.l2);
+        }
         let (kept, _) = hosts(new, geometry);
         let (gone, _) = hosts(old, geometry);
         if let Some(refs) = &mut self.refs {
@@ -301,8 +317,7 @@ impl Map {
         let cluster = refs.take_table(index, &mut self.cache, &mut self.touched)?;
         let at = cluster.saturating_mul(geometry.cluster_size());
         let key = Key { file: 0, at };
-        if let Some(table) = self.cache.insert(key, TableKind::Table, bytes) {
-            table.change_all();
+        if let Some(table) = self.cache.insert_changed(key, TableKind::Table, bytes) {
             table.set_checked();
         }
         if let Some(old) = old {

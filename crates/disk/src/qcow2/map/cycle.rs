@@ -2,6 +2,7 @@
 //!
 //! | stage | is written | because |
 //! |---|---|---|
+//! | 0 | nothing: where the file grew much, what was written to it is made to last | few counts are beyond the file's end after a power cut |
 //! | 1 | refcount blocks, and the refcount table where it moved | a count comes before what refers to the cluster |
 //! | 2 | entries of the refcount table, or its new place in the header | a block comes before the entry that leads to it |
 //! | 3 | L2 tables | their data and counts are in the file for good |
@@ -11,10 +12,15 @@
 //! of what became free fall after the last stage, in memory first.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 
 use super::cache::Kind as TableKind;
 use super::layer::Kind;
+use super::refs::MAX_AHEAD;
 use super::{Failure, Map, Op, Runner, Stop, Task, Wait};
+
+/// Clusters whose counts fall at once: so much work between two operations that are done.
+const MAX_RELEASED: usize = 256;
 
 /// Bytes and their place in the file.
 type Write = (u64, Vec<u8>);
@@ -85,6 +91,10 @@ impl Map {
         let roots: Vec<Write> = l1.iter().map(|index| (entry_at(l1_at, *index), word(&image.l1, *index))).collect();
         // The first stage's sync is the one that makes data last: it is there also where no count changed.
         let mut stages = VecDeque::from([blocks]);
+        if refs.end.saturating_sub(refs.lasting) > MAX_AHEAD {
+            stages.push_front(Vec::new());
+        }
+        refs.lasting = refs.end;
         stages.extend([leads, tables, roots].into_iter().filter(|stage| !stage.is_empty()));
         let freed = std::mem::take(&mut refs.freed);
         let requests = std::mem::take(&mut self.flushing);
@@ -144,8 +154,10 @@ impl Map {
             refs.moved |= cycle.moved;
             self.l1_changed.extend(cycle.l1);
         } else {
-            self.releasing.extend(cycle.freed);
-            self.ready.push_back(Runner::Release);
+            let mut freed = cycle.freed;
+            freed.sort_unstable();
+            self.releasing.extend(freed);
+            self.go_on_releasing();
         }
         cycle.requests.into_iter().for_each(|request| self.answer_cycle(request, cycle.failure));
         match cycle.failure {
@@ -164,11 +176,34 @@ impl Map {
         self.answer(request);
     }
 
-    /// Lets the counts of freed clusters fall. One that is still read or written waits for the next cycle.
+    /// Lets counts of freed clusters fall from now on, where that is not under way.
+    pub(super) fn go_on_releasing(&mut self) {
+        if !self.is_releasing && !self.releasing.is_empty() {
+            self.is_releasing = true;
+            self.ready.push_back(Runner::Release);
+        }
+    }
+
+    /// Lets the counts of freed clusters fall, so many at once; a punch that is done goes on with the next. A cluster that is
+    /// still read or written waits for the next cycle.
     pub(super) fn run_release(&mut self) -> Result<(), Stop> {
+        let mut run = 0..0;
+        let stop = self.release_some(&mut run);
+        self.punch(run);
+        if stop.is_ok() {
+            self.is_releasing = false;
+            if self.refs.as_ref().is_some_and(|refs| refs.punching.is_empty()) {
+                self.go_on_releasing();
+            }
+        }
+        stop
+    }
+
+    fn release_some(&mut self, run: &mut Range<u64>) -> Result<(), Stop> {
         let (geometry, _) = self.shape()?;
         let size = geometry.cluster_size();
-        while let Some(cluster) = self.releasing.front().copied() {
+        for _ in 0..MAX_RELEASED {
+            let Some(cluster) = self.releasing.front().copied() else { break };
             let at = cluster.saturating_mul(size);
             let busy = self.tasks.iter().any(|task| task.touches(at..at.saturating_add(size)));
             let Some(refs) = &mut self.refs else { return Ok(()) };
@@ -176,17 +211,34 @@ impl Map {
                 refs.freed.push(cluster);
             } else if refs.release(cluster, &mut self.cache, &mut self.touched)? {
                 self.cache.remove(super::Key { file: 0, at });
-                self.give(Task::Punch { cluster }, 0, Op::Punch { at, len: size });
+                if run.end == cluster && !run.is_empty() {
+                    run.end = cluster.saturating_add(1);
+                } else {
+                    let whole = std::mem::replace(run, cluster..cluster.saturating_add(1));
+                    self.punch(whole);
+                }
             }
             self.releasing.pop_front();
         }
         Ok(())
     }
+
+    /// Gives the space of clusters back, which are counted as free.
+    fn punch(&mut self, clusters: Range<u64>) {
+        let (Ok((geometry, _)), Some(refs)) = (self.shape(), &mut self.refs) else { return };
+        if clusters.is_empty() {
+            return;
+        }
+        refs.punching.push(clusters.clone());
+        let at = clusters.start.saturating_mul(geometry.cluster_size());
+        let len = clusters.end.saturating_sub(clusters.start).saturating_mul(geometry.cluster_size());
+        self.give(Task::Punch { clusters }, 0, Op::Punch { at, len });
+    }
 }
 
 impl Task {
     /// Whether it moves bytes of this range of the image's file.
-    fn touches(&self, range: std::ops::Range<u64>) -> bool {
+    fn touches(&self, range: Range<u64>) -> bool {
         let (at, len) = match self {
             Self::Data { file: 0, at, len, .. }
             | Self::Packed { file: 0, at, len, .. }
@@ -200,7 +252,7 @@ impl Task {
             | Self::Table(..)
             | Self::Sync
             | Self::Begin { .. }
-            | Self::Mark => return false,
+            | Self::Mark { .. } => return false,
         };
         len != 0 && at < range.end && range.start < at.saturating_add(len)
     }

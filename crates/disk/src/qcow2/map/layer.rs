@@ -1,7 +1,9 @@
 //! A file of a chain as the map knows it: what was read when it was opened.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use model::DiskFormat;
@@ -9,6 +11,13 @@ use model::DiskFormat;
 use crate::qcow2::{Access, Cluster, Geometry, Header, HeaderError, L1Entry, L2Entry, Version};
 
 use super::Corruption;
+use super::claims::merged;
+
+/// Entries of an L1 table: 32 MiB, as in QEMU (qcow2.h, `QCOW_MAX_L1_SIZE`).
+const MAX_L1_ENTRIES: u64 = (32 << 20) / 8;
+/// Entries of all snapshots' L1 tables that are looked through for L2 tables. That an entry leads to one of those beyond is
+/// image check's to tell.
+const MAX_SNAPSHOT_ENTRIES: u64 = MAX_L1_ENTRIES;
 
 /// Why a file can't be part of a chain.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +58,25 @@ pub(super) struct Image {
     pub(super) header: Header,
     /// The active L1 table, as it stands in the file.
     pub(super) l1: Vec<u64>,
-    /// Where the image is written: the refcount table as it stands in the file, and the clusters that snapshots have for
-    /// their tables.
-    pub(super) writable: Option<(Vec<u64>, Vec<u64>)>,
+    /// Where the image is written.
+    pub(super) writable: Option<Writable>,
+}
+
+/// What is read of an image that is written.
+#[derive(Debug)]
+pub(super) struct Writable {
+    /// The refcount table, as it stands in the file.
+    pub(super) refcounts: Vec<u64>,
+    pub(super) snapshots: Snapshots,
+}
+
+/// The clusters that the snapshots have for themselves.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    /// Of the snapshot table and the L1 tables that it names, apart from each other, ascending.
+    pub(super) fixed: Vec<Range<u64>>,
+    /// Of the L2 tables, ascending. The active L1 table may name them too.
+    pub(super) tables: Vec<u64>,
 }
 
 impl Layer {
@@ -92,7 +117,7 @@ impl Layer {
             Access::Write => {
                 let clusters = usize::try_from(header.refcounts.count).unwrap_or(usize::MAX);
                 let refcounts = table(header.refcounts.at, clusters.saturating_mul(header.geometry.cluster_len() / 8))?;
-                Some((refcounts, snapshot_clusters(&header, file_len, &read)?))
+                Some(Writable { refcounts, snapshots: snapshots(&header, file_len, &read)? })
             }
         };
         Ok(Self { kind: Kind::Qcow2(Box::new(Image { header, l1, writable })), file_len, bound })
@@ -126,20 +151,21 @@ fn reads(file: &File, file_len: u64) -> impl Fn(u64, usize) -> io::Result<Vec<u8
     }
 }
 
-/// The clusters of the snapshot table and of the L1 tables that it names (qcow2.rst, "Snapshots"), as far as they are in
-/// the file. Damage in it is image check's to tell.
-fn snapshot_clusters(
+/// The clusters of the snapshot table, of the L1 tables that it names and of their L2 tables (qcow2.rst, "Snapshots"), as
+/// far as they are in the file. Damage in it is image check's to tell.
+fn snapshots(
     header: &Header,
     file_len: u64,
     read: impl Fn(u64, usize) -> io::Result<Vec<u8>>,
-) -> io::Result<Vec<u64>> {
+) -> io::Result<Snapshots> {
     let geometry = header.geometry;
-    let mut clusters = Vec::new();
-    let mut add = |at: u64, len: u64| {
+    let clusters = |at: u64, len: u64| {
         let end = at.saturating_add(len).min(file_len);
-        clusters.extend(geometry.cluster_of(at)..geometry.clusters(end));
+        geometry.cluster_of(at)..geometry.clusters(end)
     };
-    let Some(snapshots) = header.snapshots else { return Ok(Vec::new()) };
+    let Some(snapshots) = header.snapshots else { return Ok(Snapshots::default()) };
+    let mut found = Snapshots::default();
+    let mut l1_tables = BTreeSet::new();
     let mut at = snapshots.at;
     for _ in 0..snapshots.count {
         if at >= file_len {
@@ -150,16 +176,28 @@ fn snapshot_clusters(
             let bytes = fixed.get(from..from.saturating_add(len)).unwrap_or_default();
             bytes.iter().fold(0u64, |value, byte| value.wrapping_shl(8) | u64::from(*byte))
         };
-        // No L1 table is larger than 32 MiB.
-        let l1_len = field(8, 4).saturating_mul(8).min(32 << 20);
-        add(field(0, 8), l1_len);
+        let (l1_at, l1_count) = (field(0, 8), field(8, 4).min(MAX_L1_ENTRIES));
+        found.fixed.push(clusters(l1_at, l1_count.saturating_mul(8)));
+        l1_tables.insert((l1_at, l1_count));
         let len = field(36, 4).saturating_add(field(12, 2)).saturating_add(field(14, 2)).saturating_add(40);
         at = at.saturating_add(len).checked_next_multiple_of(8).unwrap_or(u64::MAX);
     }
-    add(snapshots.at, at.saturating_sub(snapshots.at));
-    clusters.sort_unstable();
-    clusters.dedup();
-    Ok(clusters)
+    found.fixed.push(clusters(snapshots.at, at.saturating_sub(snapshots.at)));
+    found.fixed = merged(found.fixed);
+    let mut left = MAX_SNAPSHOT_ENTRIES;
+    for (l1_at, count) in l1_tables {
+        let there = file_len.saturating_sub(l1_at) / 8;
+        let count = count.min(there).min(left);
+        left = left.saturating_sub(count);
+        let bytes = read(l1_at, usize::try_from(count.saturating_mul(8)).unwrap_or(usize::MAX))?;
+        let entries = bytes.chunks_exact(8).filter_map(|entry| entry.try_into().ok()).map(u64::from_be_bytes);
+        let tables = entries.filter_map(|entry| L1Entry::of(entry, geometry).ok().flatten());
+        found.tables.extend(tables.map(|table| geometry.cluster_of(table.at)));
+        // Snapshots share most of their tables.
+        found.tables.sort_unstable();
+        found.tables.dedup();
+    }
+    Ok(found)
 }
 
 impl Image {

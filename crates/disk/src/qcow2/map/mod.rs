@@ -20,6 +20,7 @@
 
 mod cache;
 mod change;
+mod claims;
 mod copy;
 mod cycle;
 mod layer;
@@ -27,6 +28,7 @@ mod refs;
 mod resolve;
 mod run;
 mod seam;
+mod search;
 #[cfg(test)]
 mod tests;
 
@@ -101,6 +103,8 @@ pub struct Map {
     flushing: Vec<usize>,
     /// Clusters that the last cycle has made free, before their counts fall.
     releasing: VecDeque<u64>,
+    /// Whether their counts fall now: this runs or waits.
+    is_releasing: bool,
 }
 
 /// A request under way.
@@ -191,10 +195,10 @@ enum Task {
     Sync,
     /// Changes the header before the first write, and makes that last.
     Begin { synced: bool },
-    /// Gives a cluster's space back.
-    Punch { cluster: u64 },
-    /// Marks the image as corrupt.
-    Mark,
+    /// Gives the space of clusters of the file back.
+    Punch { clusters: Range<u64> },
+    /// Marks the image as corrupt, and makes that last.
+    Mark { written: bool },
 }
 
 impl Map {
@@ -207,11 +211,11 @@ impl Map {
         let refs = layers.first_mut().and_then(|layer| {
             let file_len = layer.file_len;
             let Kind::Qcow2(image) = &mut layer.kind else { return None };
-            let (table, fixed) = image.writable.take()?;
+            let writable = image.writable.take()?;
             if image.header.autoclear != 0 {
                 begin = Begin::Needed;
             }
-            Some(Refs::new(image, file_len, table, &fixed))
+            Some(Refs::new(image, file_len, writable))
         });
         Ok(Self {
             layers,
@@ -235,6 +239,7 @@ impl Map {
             cycle: None,
             flushing: Vec::new(),
             releasing: VecDeque::new(),
+            is_releasing: false,
         })
     }
 
@@ -302,10 +307,13 @@ impl Map {
         self.requests.len()
     }
 
-    /// Whether something was changed that a power cut, or the end of this process, would lose.
+    /// Whether something was changed that a power cut, or the end of this process, would lose and a cycle can still save.
+    /// Once a sync has failed nothing can: each flush is told so, and this is over. What can't be written stays changed, so
+    /// one that ends asks for a flush and looks at its answer.
     pub fn dirty(&self) -> bool {
-        let freed = self.refs.as_ref().is_some_and(|refs| !refs.freed.is_empty());
-        self.cache.is_changed() || !self.l1_changed.is_empty() || freed || self.cycle.is_some()
+        let freed = self.refs.as_ref().is_some_and(|refs| !refs.freed.is_empty()) || !self.releasing.is_empty();
+        let changed = self.cache.is_changed() || !self.l1_changed.is_empty() || freed || self.cycle.is_some();
+        changed && self.broken.is_none()
     }
 
     /// Begins to write out what was changed, for a timer of the engine's.
@@ -356,12 +364,13 @@ impl Map {
             }
             Task::Sync => self.cycle_synced(failed(0, 0, &result)),
             Task::Begin { synced } => self.begun(synced, failed(0, 0, &result)),
-            Task::Punch { cluster } => {
+            Task::Punch { clusters } => {
                 if let Some(refs) = &mut self.refs {
-                    refs.reuse(cluster);
+                    refs.reuse(clusters);
                 }
+                self.go_on_releasing();
             }
-            Task::Mark => {}
+            Task::Mark { written } => self.marked(written, result.is_ok()),
         }
         self.drive();
     }

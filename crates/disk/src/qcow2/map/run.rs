@@ -174,9 +174,8 @@ impl Map {
                     self.mark_corrupt();
                 }
                 self.releasing.pop_front();
-                if !self.releasing.is_empty() {
-                    self.ready.push_back(Runner::Release);
-                }
+                self.is_releasing = false;
+                self.go_on_releasing();
             }
         }
     }

@@ -329,6 +329,7 @@ fn image() -> impl Strategy<Value = (Vec<u8>, Vec<Option<u8>>)> {
 }
 
 mod damage;
+mod room;
 mod writes;
 
 proptest! {

@@ -2,6 +2,7 @@
 
 use super::writes::{open, plain};
 use super::*;
+use crate::qcow2::map::claims::Meta;
 
 /// Writes 512 bytes at the begin of an image after `change`, flushes, and gives the answer and the file.
 fn write_first(mut bytes: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> (Result<(), Failure>, Vec<u8>, Vec<u8>) {
@@ -104,6 +105,111 @@ fn q11_q16_what_must_not_be_written_is_refused_and_bitmaps_are_let_go_first() {
     let first: Vec<Action> = std::iter::from_fn(|| map.poll()).collect();
     let cleared = Op::Write { at: 88, bytes: vec![0; 8] };
     assert!(matches!(&first[..], [Action::Do { op, .. }] if *op == cleared), "{first:?}");
+}
+
+/// The image of `is_corrupt` with a snapshot: a table of one, its L1 table, and its L2 table, which no other has.
+fn with_snapshot(bytes: &mut Vec<u8>) -> u64 {
+    let at = bytes.len();
+    let place = |clusters: usize| u64::try_from(at + clusters * 512).unwrap();
+    let mut table = vec![0; 3 * 512];
+    table[..8].copy_from_slice(&place(1).to_be_bytes());
+    table[8..12].copy_from_slice(&1u32.to_be_bytes());
+    table[512..520].copy_from_slice(&(1 << 63 | place(2)).to_be_bytes());
+    bytes.extend(table);
+    bytes[60..64].copy_from_slice(&1u32.to_be_bytes());
+    bytes[64..72].copy_from_slice(&place(0).to_be_bytes());
+    (at / 512..at / 512 + 3).for_each(|cluster| bytes[BLOCK + cluster * 2 + 1] = 1);
+    place(2)
+}
+
+#[test]
+fn q7_an_entry_that_leads_to_a_snapshot_s_tables_is_never_written_through() {
+    let mut bytes = plain(&[Made::Data(1), Made::Data(2)], 4);
+    let table = with_snapshot(&mut bytes);
+    for at in [table, table - 512, table - 1024] {
+        is_corrupt(
+            |bytes| {
+                with_snapshot(bytes);
+                entry(at)(bytes);
+            },
+            Corruption::Metadata { at },
+        );
+    }
+    // An L1 entry that leads there too: the count says once.
+    let at = 1u64 << 63 | table;
+    let (answer, ..) = write_first(bytes, |bytes| bytes[1024..1032].copy_from_slice(&at.to_be_bytes()));
+    assert_eq!(answer, Ok(()), "it is the active table's");
+}
+
+/// 65536 snapshots that all name the same 32 MiB as their L1 table: what is kept of them is one range.
+#[test]
+fn snapshots_that_share_a_table_take_little() {
+    let geometry = Geometry::new(9, 4, false).unwrap();
+    let at = |place: u64, count: u32| Table { at: place, count };
+    let mut header = Header::new(geometry, 4096, at(1024, 1), at(512, 1));
+    header.snapshots = Some(crate::qcow2::header::Snapshots { at: 1 << 20, count: 65536 });
+    let bytes = header.to_bytes().unwrap();
+    let read = |at: u64, len: usize| {
+        let mut found = vec![0; len];
+        if at == 0 {
+            let len = len.min(bytes.len());
+            found[..len].copy_from_slice(&bytes[..len]);
+        } else if len == 40 {
+            found[..8].copy_from_slice(&(64u64 << 20).to_be_bytes());
+            found[8..12].fill(0xff);
+        }
+        Ok(found)
+    };
+    let layer = Layer::from_reads(read, 1 << 40, DiskFormat::Qcow2, Access::Write).unwrap();
+    let Kind::Qcow2(image) = layer.kind else { panic!("it is an image") };
+    let snapshots = image.writable.unwrap().snapshots;
+    let table = (1 << 20) / 512..((1 << 20) + 65536 * 40) / 512;
+    assert_eq!(snapshots.fixed, [table, (64 << 20) / 512..(96 << 20) / 512]);
+    assert_eq!(snapshots.tables, [0; 0]);
+}
+
+/// What an image of 1 TiB takes with all of it in use, beside the cache: 64 KiB clusters, 2048 L2 tables, 512 blocks.
+#[test]
+fn an_image_of_1_tib_takes_little() {
+    let geometry = Geometry::new(16, 4, false).unwrap();
+    let at = |place: u64, count: u32| Table { at: place << 16, count };
+    let header = Header::new(geometry, 1 << 40, at(2, 2048), at(1, 1));
+    let bytes = header.to_bytes().unwrap();
+    let read = |at: u64, len: usize| {
+        let mut found = vec![0; len];
+        match at >> 16 {
+            0 => found[..len.min(bytes.len())].copy_from_slice(&bytes[..len.min(bytes.len())]),
+            table => {
+                let first: u64 = if table == 2 { 1000 } else { 8000 };
+                let entries = (0..).zip(found.chunks_exact_mut(8)).take(if table == 2 { 2048 } else { 512 });
+                entries.for_each(|(index, entry)| entry.copy_from_slice(&((first + index) << 16).to_be_bytes()));
+            }
+        }
+        Ok(found)
+    };
+    let layer = Layer::from_reads(read, 1 << 41, DiskFormat::Qcow2, Access::Write).unwrap();
+    let map = Map::open(vec![layer], Limits::default()).unwrap();
+    let refs = map.refs.as_ref().unwrap();
+    let Some(Kind::Qcow2(image)) = map.layers.first().map(|layer| &layer.kind) else { panic!("it is an image") };
+    let taken = image.l1.len() * 8 + refs.table.len() * 8 + refs.claims.memory();
+    assert!(refs.meta(1000) == Some(Meta::Table(0)) && refs.meta(8511) == Some(Meta::Block(511)));
+    assert!(taken < 256 << 10, "{taken} bytes");
+}
+
+/// The mark is made to last, and what is refused afterwards says why.
+#[test]
+fn a_damaged_image_stays_marked() {
+    let mut bytes = plain(&[Made::Data(1)], 4);
+    entry(512)(&mut bytes);
+    let mut map = open(&bytes, None, Access::Write, Limits::default()).unwrap();
+    let mut engine = Engine::new(vec![bytes], 3);
+    engine.buffers.insert(RequestId(0), vec![1; 512]);
+    map.submit(RequestId(0), Request::Write { offset: 0, len: 512 });
+    engine.run(&mut map);
+    assert_eq!(engine.durable[79], 2, "a power cut leaves it");
+    map.submit(RequestId(1), Request::Discard { offset: 512, len: 512 });
+    engine.run(&mut map);
+    assert_eq!(engine.answers[&RequestId(1)], Err(Failure::MarkedCorrupt));
 }
 
 /// Mutated images by the ten thousand are written: no panic, no growth beyond what is written and its tables, an answer to

@@ -57,7 +57,7 @@ fn references(bytes: &[u8]) -> Result<(HashMap<u64, u64>, Vec<u64>), String> {
 }
 
 /// Whether an image is consistent: leaks are told by their number, all else is an error.
-fn check(bytes: &[u8]) -> Result<u64, String> {
+pub(super) fn check(bytes: &[u8]) -> Result<u64, String> {
     let (found, once) = references(bytes)?;
     let header = Header::parse(bytes, u64::try_from(bytes.len()).unwrap()).map_err(|error| error.to_string())?;
     let geometry = header.geometry;
@@ -95,7 +95,7 @@ fn check(bytes: &[u8]) -> Result<u64, String> {
 }
 
 /// Gives a made image its refcounts.
-fn counted(mut bytes: Vec<u8>, order: u8, version: u32) -> Vec<u8> {
+pub(super) fn counted(mut bytes: Vec<u8>, order: u8, version: u32) -> Vec<u8> {
     bytes[96..100].copy_from_slice(&u32::from(order).to_be_bytes());
     let header = Header::parse(&bytes, u64::try_from(bytes.len()).unwrap()).unwrap();
     let geometry = header.geometry;
@@ -183,7 +183,7 @@ pub(super) fn open(bytes: &[u8], base: Option<&Vec<u8>>, access: Access, limits:
 }
 
 /// What the disk of an image shows.
-fn shown(bytes: &[u8], base: Option<&Vec<u8>>) -> Result<Vec<u8>, String> {
+pub(super) fn shown(bytes: &[u8], base: Option<&Vec<u8>>) -> Result<Vec<u8>, String> {
     let mut map = open(bytes, base, Access::Read, Limits::default()).map_err(|error| error.to_string())?;
     let mut engine = Engine::new([Some(bytes.to_vec()), base.cloned()].into_iter().flatten().collect(), 5);
     let read = read_all(&mut map, &mut engine, 1 << 20).into_iter().collect::<Result<Vec<_>, _>>();
