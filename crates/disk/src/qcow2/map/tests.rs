@@ -328,6 +328,7 @@ fn image() -> impl Strategy<Value = (Vec<u8>, Vec<Option<u8>>)> {
     )
 }
 
+mod cuts;
 mod damage;
 mod room;
 mod writes;
