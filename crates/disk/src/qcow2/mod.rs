@@ -35,7 +35,10 @@ pub use extensions::{Extension, Extensions};
 pub use fault::{HeaderError, TableName};
 pub use geometry::{Geometry, MAX_CLUSTER_BITS, MAX_REFCOUNT_ORDER, MIN_CLUSTER_BITS, Place};
 pub use header::{Access, Backing, Compression, Header, Probe, Snapshots, Table, Version, features};
-pub use map::{Action, Corruption, Failure, Layer, LayerError, Limits, MAX_CHAIN, Map, Op, Request, RequestId, Token};
+pub use map::{
+    Action, Corruption, Failure, Layer, LayerError, Limits, MAX_CHAIN, MAX_PENDING, Map, Op, Pending, Request,
+    RequestId, Token,
+};
 pub use reader::{ChainFile, Reader};
 pub use refcount::{RefcountBlock, block_of, table_entry};
 pub use resize::{ResizeError, grow};

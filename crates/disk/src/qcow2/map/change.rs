@@ -11,7 +11,7 @@ use crate::qcow2::{Cluster, Geometry, L1Entry, L2Entry, Version};
 /// Clusters that may wait for a cycle to be freed.
 const MAX_FREED: usize = 4096;
 /// Copies that may be under way. A power cut leaves as many counts beyond the file's end.
-const MAX_COPIES: usize = 1024;
+pub(super) const MAX_COPIES: usize = 1024;
 
 /// What comes of a change.
 pub(super) enum Step {
@@ -46,7 +46,7 @@ impl View {
 }
 
 /// The clusters of the file that a cluster of the disk takes, and whether its entry says that they are used once.
-fn hosts(cluster: Cluster, geometry: Geometry) -> (std::ops::Range<u64>, bool) {
+pub(super) fn hosts(cluster: Cluster, geometry: Geometry) -> (std::ops::Range<u64>, bool) {
     let one = |at: u64| geometry.cluster_of(at)..geometry.cluster_of(at).saturating_add(1);
     match cluster {
         Cluster::Unallocated | Cluster::Zero { kept: None } | Cluster::Subclusters { at: None, .. } => (0..0, false),
@@ -158,7 +158,7 @@ impl Map {
     }
 
     /// Whether the image may be written now.
-    fn may_write(&mut self) -> Result<(), Stop> {
+    pub(super) fn may_write(&mut self) -> Result<(), Stop> {
         if let Some(failure) = self.broken {
             return Err(Stop::Fail(failure));
         }
@@ -195,7 +195,7 @@ impl Map {
     /// Waits for a cycle where too much is changed.
     fn make_room(&mut self) -> Result<(), Stop> {
         let freed = self.refs.as_ref().map_or(0, |refs| refs.freed.len()).saturating_add(self.releasing.len());
-        if freed > MAX_FREED || self.cache.is_full() {
+        if freed > MAX_FREED || self.cache.is_full() || self.unwritten.is_full() {
             self.start_cycle();
             return Err(Stop::Wait(Wait::Cycle));
         }
@@ -225,7 +225,7 @@ impl Map {
     }
 
     /// A cluster of the disk, with every check that its entry, its table and their refcounts allow.
-    fn view(&mut self, offset: u64) -> Result<View, Stop> {
+    pub(super) fn view(&mut self, offset: u64) -> Result<View, Stop> {
         let nothing = View { cluster: Cluster::Unallocated, there: false, owned: false };
         let (Some(layer), Some(refs)) = (self.layers.first(), &self.refs) else { return Ok(nothing) };
         let Kind::Qcow2(image) = &layer.kind else { return Ok(nothing) };
@@ -285,6 +285,7 @@ impl Map {
         if let Some(table) = self.cache.get(key) {
             table.set_entry_checked(place.l2);
         }
+        self.unwritten.note(geometry.cluster_of(start), entry.bits);
         let (kept, _) = hosts(new, geometry);
         let (gone, _) = hosts(old, geometry);
         if let Some(refs) = &mut self.refs {

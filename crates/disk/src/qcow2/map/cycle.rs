@@ -75,6 +75,7 @@ impl Map {
             let word = usize::try_from(index).ok().and_then(|index| words.get(index)).copied().unwrap_or(0);
             word.to_be_bytes().to_vec()
         };
+        self.unwritten.begin();
         let mut blocks = self.cache.take_changed(TableKind::Block);
         let entries = std::mem::take(&mut refs.changed);
         let moved = std::mem::take(&mut refs.moved);
@@ -148,6 +149,7 @@ impl Map {
     fn end_cycle(&mut self) {
         let Some(cycle) = self.cycle.take() else { return };
         self.cache.written(cycle.failure.is_none());
+        self.unwritten.end(cycle.failure.is_none());
         if let (Some(refs), Some(_)) = (&mut self.refs, cycle.failure) {
             refs.freed.extend(cycle.freed);
             refs.changed.extend(cycle.entries);

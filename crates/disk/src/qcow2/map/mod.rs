@@ -24,6 +24,7 @@ mod claims;
 mod copy;
 mod cycle;
 mod layer;
+mod pending;
 mod refs;
 mod resolve;
 mod run;
@@ -40,11 +41,13 @@ use self::cache::{Cache, Key, Kind as TableKind};
 use self::copy::Copy;
 use self::cycle::Cycle;
 use self::layer::Kind;
+use self::pending::Unwritten;
 use self::refs::Refs;
 use self::run::Slab;
 use super::Version;
 
 pub use self::layer::{Layer, LayerError};
+pub use self::pending::{MAX_PENDING, Pending};
 pub use self::seam::{Action, Corruption, Failure, Op, Request, RequestId, Token};
 
 /// Files of a chain: the image and its bases.
@@ -105,6 +108,12 @@ pub struct Map {
     releasing: VecDeque<u64>,
     /// Whether their counts fall now: this runs or waits.
     is_releasing: bool,
+    /// Entries that are in memory alone.
+    unwritten: Unwritten,
+    /// Entries of the process before that are still to be taken up: requests wait for that.
+    taking_up: Option<VecDeque<Pending>>,
+    /// Why they can't be: no request is performed.
+    lost: Option<Failure>,
 }
 
 /// A request under way.
@@ -141,6 +150,8 @@ enum Runner {
     Copy(usize),
     /// Counts of freed clusters fall.
     Release,
+    /// Entries of the process before are taken up.
+    TakeUp,
 }
 
 /// Why something can't go on now.
@@ -156,6 +167,8 @@ enum Wait {
     Begin,
     /// A cycle ends.
     Cycle,
+    /// The entries of the process before are taken up.
+    TakenUp,
 }
 
 /// Why something stops.
@@ -239,6 +252,9 @@ impl Map {
             cycle: None,
             flushing: Vec::new(),
             releasing: VecDeque::new(),
+            unwritten: Unwritten::default(),
+            taking_up: None,
+            lost: None,
             is_releasing: false,
         })
     }
@@ -271,11 +287,7 @@ impl Map {
         };
         let state = State { id, work, start: offset, cursor: offset, end, open: 0, failure: None, flushing: false };
         let request = self.requests.insert(state);
-        if work == Work::Flush {
-            self.join_cycle(request);
-        } else {
-            self.ready.push_back(Runner::Request(request));
-        }
+        self.ready.push_back(Runner::Request(request));
         self.drive();
     }
 

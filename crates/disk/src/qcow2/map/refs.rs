@@ -273,7 +273,23 @@ impl Refs {
     fn take_end(&mut self, cache: &mut Cache) -> Result<u64, Stop> {
         let taken = self.end;
         self.end = self.end.saturating_add(1);
-        let mut uncounted = vec![taken];
+        self.count_new(taken, cache)?;
+        Ok(taken)
+    }
+
+    /// A cluster before the end is used once, where nothing says so yet.
+    pub(super) fn count_once(&mut self, cluster: u64, cache: &mut Cache, touched: &mut Vec<Key>) -> Result<(), Stop> {
+        if self.count(cluster, cache, touched)? != 0 {
+            return Ok(());
+        }
+        // For its block, where that is not there.
+        self.reserve(1, cache, touched)?;
+        self.count_new(cluster, cache)
+    }
+
+    /// Counts a cluster, and each block and table at the end that is needed for that, after `reserve`.
+    fn count_new(&mut self, cluster: u64, cache: &mut Cache) -> Result<(), Stop> {
+        let mut uncounted = vec![cluster];
         while let Some(cluster) = uncounted.pop() {
             let (index, _) = block_of(cluster, self.geometry);
             if !self.has_entry(index) {
@@ -295,7 +311,7 @@ impl Refs {
                 self.set(cluster, 1, cache)?;
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     /// Moves the refcount table to the end, larger; its clusters.

@@ -18,6 +18,7 @@ impl Map {
                 Runner::Request(request) => self.run(request),
                 Runner::Copy(copy) => self.link(copy),
                 Runner::Release => self.run_release(),
+                Runner::TakeUp => self.run_take_up(),
             };
             let stop = match ran {
                 Ok(()) => None,
@@ -43,6 +44,16 @@ impl Map {
 
     /// Gives the operations of a request, from its cursor on.
     fn run(&mut self, request: usize) -> Result<(), Stop> {
+        if let Some(failure) = self.lost {
+            return Err(Stop::Fail(failure));
+        }
+        if self.taking_up.is_some() {
+            return Err(Stop::Wait(Wait::TakenUp));
+        }
+        if work_of(self.requests.get(request)) == Work::Flush {
+            self.join_cycle(request);
+            return Ok(());
+        }
         // What is next to it in its file becomes one operation with it.
         let mut last: Option<Segment> = None;
         loop {
@@ -51,7 +62,7 @@ impl Map {
             let (work, failed) = (state.work, state.failure);
             let offset = state.cursor.saturating_add(last.map_or(0, |last| last.len));
             let rest = state.end.saturating_sub(offset);
-            if rest == 0 || work == Work::Flush {
+            if rest == 0 {
                 break;
             }
             let next = match work {
@@ -163,7 +174,7 @@ impl Map {
                 state.failure = state.failure.or(Some(failure));
                 state.end = state.cursor;
                 let writes = state.work != Work::Read;
-                if let (true, Failure::Corrupt { file: 0, .. }) = (writes, failure) {
+                if let (true, None, Failure::Corrupt { file: 0, .. }) = (writes, self.lost, failure) {
                     self.mark_corrupt();
                 }
             }
@@ -176,6 +187,11 @@ impl Map {
                 self.releasing.pop_front();
                 self.is_releasing = false;
                 self.go_on_releasing();
+            }
+            Runner::TakeUp => {
+                self.lost = Some(failure);
+                self.taking_up = None;
+                self.wake(|wait| *wait == Wait::TakenUp);
             }
         }
     }
