@@ -362,3 +362,84 @@ fn the_first_writable_bytes_are_taken_off_however_they_are_cut() {
     chain.writable = vec![extent(u64::MAX, 3)];
     assert_eq!(chain.take_writable(3, &mut front), Err(RingFault::Outside));
 }
+
+// Every chain of up to four descriptors
+
+/// What virtio 1.2, 2.7.4.2, 2.7.5.3.1 and 2.7.5.3.2 make of descriptors one behind the other: which the device may read, which it
+/// may write, by their place; or why they are no chain. An indirect one has the `table`.
+fn by_the_book(flags: &[u16], table: &[u16], negotiated: bool) -> Result<(Vec<u64>, Vec<u64>), RingFault> {
+    let (mut readable, mut writable): (Vec<u64>, Vec<u64>) = Default::default();
+    let mut places = (0..).zip(flags).map(|(place, flags)| (place, *flags)).collect::<VecDeque<_>>();
+    let (mut inside, mut links) = (false, 0);
+    loop {
+        let Some((place, flags)) = places.pop_front() else {
+            // Descriptor 3 leads to 0 again in a ring of four; a table's next names what it does not have.
+            return Err(if inside { RingFault::Index(table.len() as u16) } else { RingFault::TooLong });
+        };
+        if flags & INDIRECT != 0 {
+            if !negotiated || inside || flags & NEXT != 0 {
+                return Err(RingFault::Indirect);
+            }
+            inside = true;
+            places = (10..).zip(table).map(|(place, flags)| (place, *flags)).collect();
+            continue;
+        }
+        links += 1;
+        if links > SIZE {
+            return Err(RingFault::TooLong);
+        }
+        match (flags & WRITE != 0, writable.is_empty()) {
+            (true, _) => writable.push(place),
+            (false, true) => readable.push(place),
+            (false, false) => return Err(RingFault::Direction),
+        }
+        if flags & NEXT == 0 {
+            return Ok((readable, writable));
+        }
+    }
+}
+
+/// All sequences of NEXT, WRITE and INDIRECT of so many descriptors.
+fn sequences(len: u32) -> impl Iterator<Item = Vec<u16>> {
+    (0..8u32.pow(len)).map(move |number| (0..len).map(|place| (number >> (3 * place) & 7) as u16).collect())
+}
+
+/// Holds the walk of these descriptors against the book.
+fn walks_by_the_book(driver: &mut Driver, flags: &[u16], table: &[u16], negotiated: bool) {
+    const TABLE: u64 = BUFFERS + 0x800;
+    let place = |number: u64| (BUFFERS + number * 0x10, 1);
+    for (index, flags) in (0u16..).zip(flags) {
+        let indirect = (TABLE, table.len() as u32 * 16);
+        let points = if flags & INDIRECT == 0 { place(index.into()) } else { indirect };
+        driver.describe(DESCRIPTORS, index, points, *flags, (index + 1) % SIZE);
+    }
+    for (index, flags) in (0u16..).zip(table) {
+        let points = if flags & INDIRECT == 0 { place(10 + u64::from(index)) } else { (TABLE, 16) };
+        driver.describe(TABLE, index, points, *flags, index + 1);
+    }
+    driver.offer(0);
+    let numbers = |extents: &[Extent]| extents.iter().map(|of| (of.addr.0 - BUFFERS) / 0x10).collect::<Vec<_>>();
+    let is = driver.pop().map(|chain| (numbers(&chain.readable), numbers(&chain.writable)));
+    assert_eq!(is, by_the_book(flags, table, negotiated), "{flags:?}, {table:?}, {negotiated}");
+}
+
+/// Enumerated whole: 8⁴ sequences of flags in a ring of four, with indirect descriptors and without. Shorter chains are among them,
+/// with all that may lie behind their end.
+#[test]
+fn each_sequence_of_flags_up_to_four_is_what_the_specification_makes_of_it() {
+    for negotiated in [false, true] {
+        let mut driver = Driver::new(RingSetup { indirect: negotiated, ..SETUP });
+        sequences(4).for_each(|flags| walks_by_the_book(&mut driver, &flags, &[0], negotiated));
+    }
+}
+
+/// Enumerated whole: tables of one to four, alone and behind a descriptor of each direction.
+#[test]
+fn each_indirect_table_up_to_four_is_what_the_specification_makes_of_it() {
+    let mut driver = Driver::new(RingSetup { indirect: true, ..SETUP });
+    for table in (1..=4).flat_map(sequences) {
+        for flags in [&[INDIRECT][..], &[NEXT, INDIRECT], &[NEXT | WRITE, INDIRECT]] {
+            walks_by_the_book(&mut driver, flags, &table, true);
+        }
+    }
+}

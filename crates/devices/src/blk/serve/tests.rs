@@ -13,7 +13,7 @@ use sys::guest_io::GuestMemory;
 use super::*;
 use crate::blk::Range;
 use crate::queue::RingSetup;
-use crate::queue::driver::{BUFFERS, Driver, SETUP, USED};
+use crate::queue::driver::{BUFFERS, DESCRIPTORS as TABLE, Driver, SETUP, USED, WRITE};
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -354,4 +354,52 @@ fn at_the_end_a_disk_that_is_written_is_flushed() {
     assert_eq!(LOGGED.take().len(), 1);
     disk(image(), false).finish();
     assert_eq!(LOGGED.take(), [""; 0]);
+}
+
+/// Enumerated whole: reads and writes by each chain of one to four descriptors of either direction, each empty, a status byte, half a
+/// header, or a sector. One with a place for the status is answered, without an error exactly
+/// if it has a header and whole sectors of the right direction; every other chain is a fault.
+#[test]
+fn each_chain_up_to_four_is_answered_if_it_has_a_place_for_the_status() {
+    const LENS: [u32; 4] = [0, 1, 8, 512];
+    let mut f = Fixture::new(4);
+    let numbers = (1..=4u16).flat_map(|count| (0..8u32.pow(count.into())).map(move |number| (count, number)));
+    for (kind, (count, number)) in [IN, OUT].into_iter().flat_map(|kind| numbers.clone().map(move |of| (kind, of))) {
+        let pieces = (0..count).map(|place| {
+            let choice = number / 8u32.pow(place.into()) % 8;
+            (choice >= 4, LENS[(choice % 4) as usize])
+        });
+        let pieces: Vec<(bool, u32)> = pieces.collect();
+        f.driver.memory.write_obj([kind, 0, 0, 0], GuestAddress(BUFFERS)).unwrap();
+        let mut places = [BUFFERS, DATA];
+        for (index, (writable, len)) in (0u16..).zip(&pieces) {
+            let place = &mut places[usize::from(*writable)];
+            let flags = if *writable { WRITE } else { 0 } | u16::from(index + 1 < count);
+            f.driver.describe(TABLE, index, (*place, *len), flags, index + 1);
+            *place += u64::from(*len);
+        }
+        let sum = |of| pieces.iter().filter(|(writable, _)| *writable == of).map(|(_, len)| len).sum::<u32>();
+        let (readable, writable) = (sum(false), sum(true));
+        let expected = if !pieces.is_sorted_by_key(|(writable, _)| *writable) {
+            Err(RingFault::Direction)
+        } else if writable == 0 {
+            Err(RingFault::TooShort)
+        } else {
+            let (data, other) = if kind == IN {
+                (writable - 1, readable - readable.min(16))
+            } else {
+                (readable - readable.min(16), writable - 1)
+            };
+            let right = readable >= 16 && other == 0 && data % 512 == 0;
+            Ok(if right { (0u8, if kind == IN { writable } else { 1 }) } else { (1, 1) })
+        };
+        let before = f.driver.used();
+        f.driver.offer(0);
+        let is = f.blk.kicked(0, &mut f.driver.active()).map(|_| {
+            let status = f.driver.memory.read_obj(GuestAddress(DATA + u64::from(writable) - 1)).unwrap();
+            (status, f.driver.element(u64::from(before % 4))[1])
+        });
+        assert_eq!(is, expected, "{kind}: {pieces:?}");
+        assert_eq!(f.driver.used(), before.wrapping_add(u16::from(expected.is_ok())), "{kind}: {pieces:?}");
+    }
 }

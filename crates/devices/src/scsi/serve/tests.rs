@@ -436,3 +436,41 @@ proptest! {
         prop_assert!(bytes.chunks(2048).zip(1..).all(|(block, is)| block.iter().all(|byte| *byte == is)));
     }
 }
+
+/// Enumerated whole: a read of one block by each chain of one to four descriptors of either direction, each empty, a third of a
+/// header or of an answer, a whole header, or room for answer and data. What holds header and answer is answered, with the data if
+/// there is room for it; every other chain is a fault.
+#[test]
+fn each_chain_up_to_four_is_answered_if_it_has_header_and_answer() {
+    const LENS: [u32; 5] = [0, 17, 36, 51, 108 + 2048];
+    let mut f = Fixture::new(4);
+    f.write_request([1, 0, 0x40, 0], &[0x28, 0, 0, 0, 0, 0, 0, 0, 1]);
+    for (count, number) in (1..=4u16).flat_map(|count| (0..10u32.pow(count.into())).map(move |number| (count, number)))
+    {
+        let pieces = (0..count).map(|place| {
+            let choice = number / 10u32.pow(place.into()) % 10;
+            (choice >= 5, LENS[(choice % 5) as usize])
+        });
+        let pieces: Vec<(bool, u32)> = pieces.collect();
+        let mut places = [BUFFERS, ANSWER];
+        for (index, (writable, len)) in (0u16..).zip(&pieces) {
+            let place = &mut places[usize::from(*writable)];
+            let flags = if *writable { WRITE } else { 0 } | if index + 1 < count { NEXT } else { 0 };
+            f.driver.describe(TABLE, index, (*place, *len), flags, index + 1);
+            *place += u64::from(*len);
+        }
+        let sum = |of| pieces.iter().filter(|(writable, _)| *writable == of).map(|(_, len)| len).sum::<u32>();
+        let expected = if !pieces.is_sorted_by_key(|(writable, _)| *writable) {
+            Err(RingFault::Direction)
+        } else if sum(false) < 51 || sum(true) < 108 {
+            Err(RingFault::TooShort)
+        } else {
+            Ok(if sum(true) < 108 + 2048 { 108 } else { 108 + 2048 })
+        };
+        let before = f.driver.used();
+        f.driver.offer(0);
+        let is = f.kicked(REQUESTS).map(|_| f.driver.element(u64::from(before % 4))[1]);
+        assert_eq!(is, expected, "{pieces:?}");
+        assert_eq!(f.driver.used(), before.wrapping_add(u16::from(expected.is_ok())), "{pieces:?}");
+    }
+}
