@@ -48,6 +48,7 @@ bench: build lab ## figures against QEMU, as a table
 	cargo build --release --locked -p testkit
 	VMD_BIN_DIR="$(abspath $(OUT))" scripts/on-kvm -m 2048 -t 1500 -- "$(abspath $(OUT))/bench"
 	VMD_BIN_DIR="$(abspath $(OUT))" scripts/bench-many "$(abspath $(OUT))/bench"
+	VMD_BIN_DIR="$(abspath $(OUT))" "$(abspath $(OUT))/bench" disk
 
 deny: ## licences and sources of all dependencies
 	scripts/prepare build

@@ -2,12 +2,14 @@
 //!
 //! Prints a Markdown table for docs/benchmarks.md. In the lab times are an emulator's and count only as ratios within one
 //! run; exits to the process do not depend on the machine. `BENCH_ROUNDS` sets how often each boots (5). `bench cache` does the
-//! last part alone: a disk with and without its VM's limit of memory. `bench many` is a benchmark beside these: one daemon with
-//! many VMs, of which `BENCH_RUNNING` run (24).
+//! last part alone: a disk with and without its VM's limit of memory. Two benchmarks beside these need no lab: `bench many`, one
+//! daemon with many VMs, of which `BENCH_RUNNING` run (24), and `bench disk`, vioblk beside qemu-storage-daemon. Its further
+//! arguments are words of the rows that are measured; `BENCH_DIR` is a directory on the file system of the disk (VMD_BIN_DIR).
 #![forbid(unsafe_code)]
 
 mod boot;
 mod cache;
+mod disk;
 mod exits;
 mod many;
 mod ours;
@@ -20,16 +22,20 @@ use exits::{Exits, Tracer};
 use ours::Ours;
 use qemu::Qemu;
 
-/// Boots of each contender, for the medians.
+/// Boots of each contender, and runs of each pattern of a disk, for the medians.
 const ROUNDS: usize = 5;
 
 fn main() {
+    let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     match std::env::args().nth(1).as_deref() {
+        Some("disk") => {
+            let words: Vec<String> = std::env::args().skip(2).collect();
+            return println!("{}", table::disk(&disk::measure(&words, rounds)));
+        }
         Some("many") => return println!("{}", table::many(&many::measure())),
         Some("cache") => return println!("{}", table::cache(cache::measure().as_ref())),
         _ => {}
     }
-    let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let ours = Ours::start();
     let bare = ours.bare();
     let contenders: [&dyn Contender; 2] = [&Qemu, &bare];

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::boot::{Sample, median};
+use crate::disk;
 use crate::exits::{Counts, Exits};
 use crate::many::Figures;
 use crate::stages::Stage;
@@ -108,6 +109,24 @@ pub fn many(figures: &Figures) -> String {
         line(&format!("memory of {role} (KiB)"), kib.to_string());
     }
     line("memory of all four (KiB)", figures.private_kib.iter().map(|(_, kib)| kib).sum::<u64>().to_string());
+    text
+}
+
+/// Servers of disks.
+pub fn disk(figures: &disk::Figures) -> String {
+    let mut text =
+        "| requests a second of the server's processor time, medians | qemu-storage-daemon | vioblk | ratio |\n\
+                    |---|--:|--:|--:|\n"
+            .to_owned();
+    for disk::Row { name, rates: [qemu, ours], .. } in &figures.rows {
+        // By round: what else the machine does is much the same for both then.
+        let ratio = median(ours.iter().zip(qemu).map(|(ours, qemu)| ours / qemu).collect());
+        let (qemu, ours) = (median(qemu.clone()), median(ours.clone()));
+        let _ = writeln!(text, "| {name} | {qemu:.0} | {ours:.0} | {ratio:.2} |");
+    }
+    for (kind, [qemu, ours]) in &figures.private_kib {
+        let _ = writeln!(text, "| {kind}: memory of its own at most (KiB) | {qemu} | {ours} | |");
+    }
     text
 }
 
