@@ -9,6 +9,19 @@ use proptest::prelude::*;
 use super::*;
 use crate::qcow2::{Access, Cluster, Compression, Geometry, Header, L1Entry, L2Entry, Table, Version};
 
+/// Hostile images that a test tries: by the hundred thousand in `make test-long`.
+fn hostile_images() -> usize {
+    10_000 * long()
+}
+
+/// How many times longer than usual tests are that have no natural end: 1, but for `make test-long`.
+fn long() -> usize {
+    std::env::var("VMD_LONG").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
+/// No hostile image may take longer, on a busy machine either.
+const MAX_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Looks at what a power cut left of file 0.
 type Cut = Box<dyn FnMut(Vec<u8>)>;
 
@@ -404,7 +417,8 @@ fn hostile_images_are_read_or_refused() {
         })
         .into();
     let mut read = 0;
-    for _ in 0..10_000 {
+    for _ in 0..hostile_images() {
+        let begun = std::time::Instant::now();
         let which = choose.choose(seeds.len());
         let mut bytes = seeds[which].clone();
         let cluster = if which == 2 { 1 << 14 } else { 512 };
@@ -434,8 +448,10 @@ fn hostile_images_are_read_or_refused() {
         engine.submit(&mut map, 1, 0, begin);
         engine.run(&mut map);
         read += usize::from(engine.answers.values().all(Result::is_ok));
+        assert!(begun.elapsed() < MAX_TIME);
     }
-    assert!((500..9_900).contains(&read), "{read} read whole: the changes hit something, and not all");
+    let most = hostile_images() / 100 * 99;
+    assert!((most / 20..most).contains(&read), "{read} read whole: the changes hit something, and not all");
 }
 
 fn small(clusters: &[Made]) -> Vec<u8> {

@@ -112,7 +112,7 @@ fn lives(seed: u64, limits: Limits, order: u8) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(48 * u32::try_from(long()).unwrap()))]
 
     #[test]
     fn a_killed_process_loses_no_write_that_was_answered(

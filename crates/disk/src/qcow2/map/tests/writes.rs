@@ -326,7 +326,7 @@ fn read_all_with(map: &mut Map, engine: &mut Engine, id: &mut u64, size: usize) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(64 * u32::try_from(long()).unwrap()))]
 
     /// Writes, zeroings, discards and flushes in any order of completion, with room for few tables: the disk is as its
     /// model, the image ends without an error or a leak, and no power cut loses what was flushed.
