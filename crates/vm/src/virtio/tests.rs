@@ -46,6 +46,8 @@ struct Answering {
     breaks: bool,
     holds: Option<Arc<AtomicUsize>>,
     records: Option<File>,
+    /// It offers less than the others.
+    lacks: u64,
 }
 
 impl serve_vhost::Device for Answering {
@@ -53,7 +55,7 @@ impl serve_vhost::Device for Answering {
         2
     }
     fn features(&self) -> u64 {
-        VERSION_1 | 1 << 5
+        (VERSION_1 | 1 << 5) & !self.lacks
     }
     fn config(&self) -> &[u8] {
         &[2, 0, 0, 0, 0, 7]
@@ -463,6 +465,13 @@ fn a_broken_ring_needs_a_reset_and_lives_on_after_it() {
     assert_eq!(machine.gone.load(Ordering::SeqCst), 0);
 }
 
+/// Whether the other end of a socket is closed.
+fn hung_up(socket: &UnixStream) -> bool {
+    let mut set = [rustix::event::PollFd::new(socket, rustix::event::PollFlags::empty())];
+    rustix::event::poll(&mut set, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
+    set[0].revents().contains(rustix::event::PollFlags::HUP)
+}
+
 /// A file for records, where a device has one.
 fn records(has: bool) -> Option<File> {
     let file = tempfile::tempfile().unwrap();
@@ -499,6 +508,31 @@ fn another_back_end_answers_what_one_that_is_gone_had_taken() {
         machine.wait("the answer after a reset", |machine| machine.used() == 1);
         assert_eq!(machine.gone.load(Ordering::SeqCst), 0);
     }
+}
+
+#[test]
+fn one_that_can_not_take_the_place_costs_nothing_of_what_is_recorded() {
+    let (held, kept) = (Arc::new(AtomicUsize::new(0)), records(true));
+    let first = kept.as_ref().unwrap().try_clone().unwrap();
+    let (machine, end) = served_by(Answering { holds: Some(held.clone()), records: kept, ..Answering::default() });
+    machine.start();
+    machine.offer(1);
+    machine.wait("the taking", |_| held.load(Ordering::SeqCst) == 1);
+    end.shutdown(std::net::Shutdown::Both).unwrap();
+    let (worse, its_end) = on_a_thread(Answering { records: records(true), lacks: 1 << 5, ..Answering::default() });
+    machine.edge.front_ends.replace(SLOT, worse);
+    // It is let go of.
+    machine.wait("its end", |_| hung_up(&its_end));
+    let (next, _end) = on_a_thread(Answering { records: records(true), ..Answering::default() });
+    machine.edge.front_ends.replace(SLOT, next);
+    machine.wait("the answer", |machine| machine.used() == 1);
+    // The used index in the record of the first (QEMU's docs/interop/vhost-user.rst, "Inflight I/O tracking").
+    let recorded = || {
+        let mut index = [0; 2];
+        std::os::unix::fs::FileExt::read_exact_at(&first, &mut index, 14).unwrap();
+        u16::from_le_bytes(index)
+    };
+    machine.wait("the record of the answer", |_| recorded() == 1);
 }
 
 #[test]

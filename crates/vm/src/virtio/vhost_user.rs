@@ -200,14 +200,14 @@ impl BackEnd for VhostUser {
 
     fn replace(&mut self, socket: OwnedFd) -> Result<Vec<u8>, Failure> {
         let (device, next) = connect(self.limit, self.front, socket, self.memory.clone())?;
-        let (features, records) = (self.features, self.records.take());
+        let features = self.features;
         if features & !device.features != 0 {
             return Err(Failure::Gone(format!(
                 "it offers {:#x}, and the one before it {features:#x}",
                 device.features
             )));
         }
-        let bases = self.handed_back();
+        let (bases, records) = (self.handed_back(), self.records.take());
         *self = Self { features, records, activation: self.activation.take(), bases, ..next };
         Ok(device.config)
     }
