@@ -79,6 +79,13 @@ pub(super) struct Snapshots {
     pub(super) tables: Vec<u64>,
 }
 
+impl Snapshots {
+    fn sort(&mut self) {
+        self.tables.sort_unstable();
+        self.tables.dedup();
+    }
+}
+
 impl Layer {
     /// Reads what the map needs of a file to read it: header and L1 table, up to 34 MiB of an image, nothing of a raw file.
     /// Blocks. Its format was decided before, never here.
@@ -184,8 +191,11 @@ fn snapshots(
     }
     found.fixed.push(clusters(snapshots.at, at.saturating_sub(snapshots.at)));
     found.fixed = merged(found.fixed);
-    let mut left = MAX_SNAPSHOT_ENTRIES;
+    let (mut left, mut sorted) = (MAX_SNAPSHOT_ENTRIES, 0);
     for (l1_at, count) in l1_tables {
+        if left == 0 {
+            break;
+        }
         let there = file_len.saturating_sub(l1_at) / 8;
         let count = count.min(there).min(left);
         left = left.saturating_sub(count);
@@ -193,10 +203,13 @@ fn snapshots(
         let entries = bytes.chunks_exact(8).filter_map(|entry| entry.try_into().ok()).map(u64::from_be_bytes);
         let tables = entries.filter_map(|entry| L1Entry::of(entry, geometry).ok().flatten());
         found.tables.extend(tables.map(|table| geometry.cluster_of(table.at)));
-        // Snapshots share most of their tables.
-        found.tables.sort_unstable();
-        found.tables.dedup();
+        // Snapshots share most of their tables. Not after each: those of 65536 snapshots would be sorted as often.
+        if found.tables.len() / 2 >= sorted {
+            found.sort();
+            sorted = found.tables.len();
+        }
     }
+    found.sort();
     Ok(found)
 }
 
