@@ -16,7 +16,11 @@
 //! writes it, and only then changes the entry, in memory. A *cycle* (`cycle`) brings what was changed to the file in the
 //! order that a power cut at any moment asks for; a flush is answered at the end of one that began after it came.
 //!
-//! Memory is bounded by the limits, by what one request needs of tables and by the number of requests.
+//! New clusters are such as were freed, also by earlier sessions (`search`), else they are at the file's end. Where a
+//! process is killed, what it had in memory alone can be taken up by the next (`pending`).
+//!
+//! Memory is bounded by the limits, by what one request needs of tables and by the number of requests; beside, an open image
+//! takes its L1 and refcount tables and 16 bytes for each L2 table and refcount block (`claims`).
 
 mod cache;
 mod change;
