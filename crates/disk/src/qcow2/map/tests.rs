@@ -344,6 +344,7 @@ fn image() -> impl Strategy<Value = (Vec<u8>, Vec<Option<u8>>)> {
 mod cuts;
 mod damage;
 mod kills;
+mod power;
 mod room;
 mod writes;
 
