@@ -343,6 +343,7 @@ fn image() -> impl Strategy<Value = (Vec<u8>, Vec<Option<u8>>)> {
 
 mod cuts;
 mod damage;
+mod hostile;
 mod kills;
 mod power;
 mod room;
