@@ -122,6 +122,7 @@ impl From<&Vm> for Value {
             ("allow_instance", (&vm.allow).into()),
             ("sev", vm.sev.map(sev).into()),
             ("vmmci", vm.vmmci.into()),
+            ("device_restarts", vm.device_restarts.unwrap_or(model::DEVICE_RESTARTS).into()),
             ("balloon_bytes", vm.balloon.map(model::MemorySize::bytes).into()),
         ];
         members.extend(vm.texts().map(|(word, text)| (word, text.into())));

@@ -108,6 +108,8 @@ pub enum Fault {
     MemorySyntax { text: String, reason: SizeError },
     #[error("invalid number of cpus: {number}")]
     CpusInvalid { number: i64, limit: u8 },
+    #[error("invalid number of device restarts: {number}")]
+    DeviceRestarts { number: i64, limit: u8 },
     #[error("unknown boot device \"{device}\"")]
     BootDevice { device: String },
     #[error("{what} path not found: \"{path}\": {reason}")]
@@ -276,6 +278,7 @@ impl Fault {
             }
             Self::MemorySyntax { .. } => "at most 128G".to_owned(),
             Self::CpusInvalid { limit, .. } => format!("expected 1 to {limit}"),
+            Self::DeviceRestarts { limit, .. } => format!("expected 0 to {limit}"),
             Self::BootDevice { device } if BOOT_DEVICES.contains(&device.as_str()) => unquoted(device),
             Self::BootDevice { .. } => "expected \"cdrom\", \"disk\" or \"net\"".to_owned(),
             Self::TextRefused { reason: NameError::TooLong(limit), .. } => format!("at most {limit} bytes"),

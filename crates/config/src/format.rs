@@ -127,6 +127,9 @@ impl Writer<'_> {
         if vm.vmmci {
             self.line("\tvmmci");
         }
+        if let Some(restarts) = vm.device_restarts {
+            self.line(&format!("\tdevice restarts {restarts}"));
+        }
         if let Some(device) = vm.boot_device {
             self.line(&format!("\tboot device {}", device.word()));
         }

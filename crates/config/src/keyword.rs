@@ -46,6 +46,8 @@ pub(crate) const DESCRIPTION: &str = "description";
 pub(crate) const BALLOON: &str = "balloon";
 /// OpenBSD's control device.
 pub(crate) const VMMCI: &str = "vmmci";
+/// `device restarts N`
+pub(crate) const RESTARTS: &str = "restarts";
 /// `local inet prefix`, the long form of `local prefix`.
 pub(crate) const INET: &str = "inet";
 /// `local nat yes|no`.
@@ -115,6 +117,7 @@ impl Block {
                 CMDLINE,
                 "cpus",
                 DESCRIPTION,
+                "device",
                 "disable",
                 "disk",
                 "enable",

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use proto::device;
 use sys::guest_io::GuestMemory;
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestRegionMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::serve_vhost::MAX_RECORDS_LEN;
 
@@ -44,6 +44,11 @@ impl Kept {
     /// A word; 0 where nothing was kept.
     pub fn word(&self, nth: u64) -> u64 {
         self.0.load(at(nth), Ordering::Acquire).unwrap_or(0)
+    }
+
+    /// How many there are.
+    pub fn words(&self) -> u64 {
+        self.0.iter().map(|region| region.len() / 8).sum()
     }
 
     /// Keeps a word, before what is stored after it.

@@ -194,7 +194,7 @@ fn vioballoon_makes_holes_in_its_sandbox_is_asked_and_reports() {
     let mut process = Process::start("vioballoon");
     let (socket, theirs) = UnixStream::pair().unwrap();
     let told = Told::Balloon(device::Balloon { memory: MemorySize::DEFAULT });
-    process.channel.send(&start(0, told), vec![theirs.into(), lives()]).unwrap();
+    process.channel.send(&start(0, told), vec![theirs.into(), lives(), kept()]).unwrap();
     assert_eq!(process.told(), ToVmm::Ready);
     process.channel.send(&ToDevice::Ask(Ask::Memory(MemorySize::LEAST_BOOTABLE)), Vec::new()).unwrap();
     assert_eq!(process.told(), ToVmm::Answered { changed: true, result: Ok(()) });
@@ -215,6 +215,37 @@ fn vioballoon_makes_holes_in_its_sandbox_is_asked_and_reports() {
     assert_eq!(process.told(), ToVmm::Report(report));
     drop(vmm);
     assert!(process.ended().success(), "{}", process.said());
+}
+
+#[test]
+fn the_next_vioballoon_knows_what_was_asked_and_given() {
+    let kept = File::from(kept());
+    let report = |taken| ToVmm::Report(Report::Memory(MemoryReport { taken, ..MemoryReport::default() }));
+    // A block is given; then a page of it is taken back.
+    for (queue, numbers, before, after) in [(0, 512..1024u32, 0, 2 << 20), (1, 512..513, 2 << 20, (2 << 20) - 4096)] {
+        let mut process = Process::start("vioballoon");
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        let told = Told::Balloon(device::Balloon { memory: MemorySize::DEFAULT });
+        let fds = vec![theirs.into(), lives(), kept.try_clone().unwrap().into()];
+        process.channel.send(&start(0, told), fds).unwrap();
+        assert_eq!(process.told(), ToVmm::Ready);
+        process.channel.send(&ToDevice::Ask(Ask::Memory(MemorySize::LEAST_BOOTABLE)), Vec::new()).unwrap();
+        assert_eq!(process.told(), ToVmm::Answered { changed: queue == 0, result: Ok(()) });
+        let mut vmm = Vmm::over(socket, VERSION_1 | 1);
+        let mut driver = Driver::new(&vmm.guest, queue as u64, 64);
+        vmm.start(queue, &driver, 0);
+        if before > 0 {
+            assert_eq!(process.told(), report(before));
+        }
+        let numbers: Vec<u8> = numbers.flat_map(u32::to_le_bytes).collect();
+        vmm.guest.write(BUFFERS, &numbers);
+        driver.add(&[Part::Out(BUFFERS, numbers.len() as u32)]);
+        driver.kick();
+        driver.used();
+        assert_eq!(process.told(), report(after));
+        process.child.kill().unwrap();
+        process.ended();
+    }
 }
 
 #[test]
@@ -252,7 +283,7 @@ fn vioscsi_serves_in_its_sandbox_and_ends_with_the_vm() {
     let mut process = Process::start("vioscsi");
     let (socket, theirs) = UnixStream::pair().unwrap();
     let image = file.try_clone().unwrap().into();
-    process.channel.send(&cdrom_description(true), vec![theirs.into(), lives(), image]).unwrap();
+    process.channel.send(&cdrom_description(true), vec![theirs.into(), lives(), kept(), image]).unwrap();
     assert_eq!(process.told(), ToVmm::Ready);
     let mut vmm = Vmm::over(socket, VERSION_1);
     let mut requests = Driver::new(&vmm.guest, 2, 64);
@@ -272,10 +303,39 @@ fn vioscsi_serves_in_its_sandbox_and_ends_with_the_vm() {
 }
 
 #[test]
+fn the_next_vioscsi_knows_that_the_tray_is_locked_and_open() {
+    const LOCK: [u8; 6] = [0x1e, 0, 0, 0, 1, 0];
+    const UNLOCK: [u8; 6] = [0x1e, 0, 0, 0, 0, 0];
+    const OPEN: [u8; 6] = [0x1b, 0, 0, 0, 2, 0];
+    const IS_READY: [u8; 6] = [0; 6];
+    let (kept, file) = (File::from(kept()), tempfile::tempfile().unwrap());
+    file.set_len(4096).unwrap();
+    let lives_of = |commands: &[(&[u8], u8)]| {
+        let mut process = Process::start("vioscsi");
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        let files = [&kept, &file].map(|file| OwnedFd::from(file.try_clone().unwrap()));
+        let fds = [theirs.into(), lives()].into_iter().chain(files).collect();
+        process.channel.send(&cdrom_description(true), fds).unwrap();
+        assert_eq!(process.told(), ToVmm::Ready);
+        let mut vmm = Vmm::over(socket, VERSION_1);
+        let mut requests = Driver::new(&vmm.guest, 2, 64);
+        vmm.start(2, &requests, 0);
+        for (cdb, status) in commands {
+            assert_eq!(command(&vmm, &mut requests, cdb, 0).0, *status, "{cdb:x?}");
+        }
+        process.child.kill().unwrap();
+        process.ended();
+    };
+    lives_of(&[(&IS_READY, 0), (&LOCK, 0)]);
+    lives_of(&[(&OPEN, 2), (&UNLOCK, 0), (&OPEN, 0)]);
+    lives_of(&[(&IS_READY, 2)]);
+}
+
+#[test]
 fn vioscsi_serves_an_empty_drive_and_refuses_an_image_of_no_block() {
     let mut process = Process::start("vioscsi");
     let (socket, theirs) = UnixStream::pair().unwrap();
-    process.channel.send(&cdrom_description(false), vec![theirs.into(), lives()]).unwrap();
+    process.channel.send(&cdrom_description(false), vec![theirs.into(), lives(), kept()]).unwrap();
     assert_eq!(process.told(), ToVmm::Ready);
     let mut vmm = Vmm::over(socket, VERSION_1);
     let mut requests = Driver::new(&vmm.guest, 2, 64);
@@ -288,7 +348,7 @@ fn vioscsi_serves_an_empty_drive_and_refuses_an_image_of_no_block() {
     file.set_len(2047).unwrap();
     let mut process = Process::start("vioscsi");
     let (_socket, theirs) = UnixStream::pair().unwrap();
-    process.channel.send(&cdrom_description(true), vec![theirs.into(), lives(), file.into()]).unwrap();
+    process.channel.send(&cdrom_description(true), vec![theirs.into(), lives(), kept(), file.into()]).unwrap();
     match process.told() {
         ToVmm::Failed(failure) => assert!(failure.to_string().contains("2047 bytes"), "{failure}"),
         other => panic!("{other:?}"),

@@ -16,6 +16,12 @@ pub const MAX_CPUS: u8 = 64;
 /// Bytes of a kernel command line: Linux's COMMAND_LINE_SIZE on x86 (2048) less the end. A longer one would be cut.
 pub const MAX_CMDLINE: usize = 2047;
 
+/// Deaths of its devices' processes within a minute that a VM outlives where its block says nothing.
+pub const DEVICE_RESTARTS: u8 = 5;
+
+/// The most that it may say: devices that die more often than that serve nobody.
+pub const MAX_DEVICE_RESTARTS: u8 = 100;
+
 /// Bytes of a VM's description: a line of text, and few enough that an answer to `vmctl status` holds many VMs.
 pub const MAX_DESCRIPTION: usize = 127;
 
@@ -56,6 +62,8 @@ pub struct Vm {
     pub sev: Option<Sev>,
     /// It has vmmci, OpenBSD's control device.
     pub vmmci: bool,
+    /// Deaths of its devices' processes within a minute that it outlives; `None` is [`DEVICE_RESTARTS`].
+    pub device_restarts: Option<u8>,
     /// It has a balloon, which leaves the guest at least so much memory.
     pub balloon: Option<MemorySize>,
 }
@@ -81,6 +89,7 @@ impl Vm {
             allow: Allow::default(),
             sev: None,
             vmmci: false,
+            device_restarts: None,
             balloon: None,
         }
     }
@@ -111,6 +120,7 @@ impl Vm {
             self.cmdline = self.cmdline.take().or_else(|| template.cmdline.clone());
         }
         self.vmmci |= template.vmmci;
+        self.device_restarts = self.device_restarts.or(template.device_restarts);
         self.balloon = self.balloon.or(template.balloon);
         self.cdrom = self.cdrom.take().or_else(|| template.cdrom.clone());
         // A copied card is the template's in all but what only one VM can have: its address and its tap.

@@ -47,8 +47,6 @@ pub struct Kind {
     pub front: Front,
     /// Threads of its process at most, those of the kernel for it included.
     pub threads: u32,
-    /// Another process may take the place of one that ends: it has no state but that of its queues. See [`Spec::is_replaced`].
-    replaced: bool,
 }
 
 /// What a guest sees of a device before its driver asks: all that the vm process knows of it.
@@ -76,38 +74,22 @@ impl Front {
 
 /// Virtio 1.2, 5.2. Its configuration space goes up to `write_zeroes_may_unmap` and the padding behind it. The kernel may start
 /// four threads of each of two kinds for its ring.
-const BLK: Kind = Kind {
-    role: "vioblk",
-    front: Front { virtio_id: 2, queues: 1, queue_size: 256, config_len: 60 },
-    threads: 9,
-    replaced: true,
-};
+const BLK: Kind =
+    Kind { role: "vioblk", front: Front { virtio_id: 2, queues: 1, queue_size: 256, config_len: 60 }, threads: 9 };
 
 /// Virtio 1.2, 5.1: a queue to receive, one to transmit. Its configuration space has mac, status, max_virtqueue_pairs and mtu.
-const NET: Kind = Kind {
-    role: "vionet",
-    front: Front { virtio_id: 1, queues: 2, queue_size: 256, config_len: 12 },
-    threads: 1,
-    replaced: true,
-};
+const NET: Kind =
+    Kind { role: "vionet", front: Front { virtio_id: 1, queues: 2, queue_size: 256, config_len: 12 }, threads: 1 };
 
 /// Virtio 1.2, 5.5: queues for pages given, pages taken back, statistics, free pages. Its configuration space is `num_pages`
 /// and `actual`.
-const BALLOON: Kind = Kind {
-    role: "vioballoon",
-    front: Front { virtio_id: 5, queues: 4, queue_size: 128, config_len: 8 },
-    threads: 1,
-    replaced: false,
-};
+const BALLOON: Kind =
+    Kind { role: "vioballoon", front: Front { virtio_id: 5, queues: 4, queue_size: 128, config_len: 8 }, threads: 1 };
 
 /// Virtio 1.2, 5.6: a queue for task management, one for events, one for requests. The kernel may start four threads of each
 /// of two kinds for its ring.
-const CDROM: Kind = Kind {
-    role: "vioscsi",
-    front: Front { virtio_id: 8, queues: 3, queue_size: 128, config_len: 36 },
-    threads: 9,
-    replaced: false,
-};
+const CDROM: Kind =
+    Kind { role: "vioscsi", front: Front { virtio_id: 8, queues: 3, queue_size: 128, config_len: 36 }, threads: 9 };
 
 impl Spec {
     /// What it has in common with others of its kind.
@@ -124,7 +106,7 @@ impl Spec {
     /// memory of its process for a while, which a guest that had an answer counts on.
     pub fn is_replaced(&self) -> bool {
         let keeps_changes = self.disk().is_some_and(|disk| disk.format == DiskFormat::Qcow2 && !disk.read_only);
-        self.kind().replaced && !keeps_changes
+        !keeps_changes
     }
 
     /// What a disk's process is told.
@@ -145,11 +127,30 @@ impl Spec {
         }
     }
 
+    /// What its next process is told once this was done.
+    pub fn heed(&mut self, ask: &Ask) {
+        match (&mut self.told, ask) {
+            (Told::Cdrom(cdrom), Ask::Insert { called, .. }) => {
+                (cdrom.medium, cdrom.called, cdrom.open) = (true, called.clone(), false);
+            }
+            (Told::Cdrom(cdrom), Ask::Eject { .. }) => {
+                (cdrom.medium, cdrom.called, cdrom.open) = (false, Text::cut(""), false);
+            }
+            // A balloon keeps it by itself; a request that is not of its kind is not done.
+            (Told::Blk(_) | Told::Net(_) | Told::Balloon(_) | Told::Cdrom(_), Ask::Memory(_))
+            | (Told::Blk(_) | Told::Net(_) | Told::Balloon(_), Ask::Insert { .. } | Ask::Eject { .. }) => {}
+        }
+    }
+
     /// Bytes of memory that outlive its process, for the next one; 0: it keeps nothing.
     pub fn keeps(&self) -> u64 {
         match &self.told {
-            Told::Blk(_) => KEPT,
-            Told::Net(_) | Told::Balloon(_) | Told::Cdrom(_) => 0,
+            Told::Blk(_) | Told::Cdrom(_) => KEPT,
+            Told::Balloon(balloon) => {
+                // A bit for each page of 4096 bytes; each range of memory may begin and end within a block of 64 bytes.
+                KEPT.saturating_add(balloon.memory.bytes() / (4096 * 8)).saturating_add(4096)
+            }
+            Told::Net(_) => 0,
         }
     }
 }
@@ -372,7 +373,7 @@ mod tests {
             (blk(DiskFormat::Raw, true), true),
             (blk(DiskFormat::Qcow2, false), false),
             (blk(DiskFormat::Qcow2, true), true),
-            (Told::Balloon(Balloon { memory: MemorySize::DEFAULT }), false),
+            (Told::Balloon(Balloon { memory: MemorySize::DEFAULT }), true),
         ] {
             let spec = Spec { number: 0, told };
             assert_eq!(spec.is_replaced(), replaced, "{spec:?}");

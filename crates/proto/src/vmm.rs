@@ -121,6 +121,8 @@ pub struct StartVm {
     pub initrd: bool,
     /// It has vmmci.
     pub vmmci: bool,
+    /// So many deaths of its devices' processes within a minute it outlives.
+    pub device_restarts: u8,
     /// The descriptor of the VM's cgroup comes along.
     pub cgroup: bool,
     /// The user and group of its processes; none: those of vmm.

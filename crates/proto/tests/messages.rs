@@ -292,6 +292,7 @@ fn parent_and_vmm() {
             cmdline: CommandLine::new("console=ttyS0").unwrap(),
             initrd,
             vmmci: initrd,
+            device_restarts: 3,
             cgroup,
             user: cgroup.then_some(u32::MAX),
             maker: cgroup.then_some(1000),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use model::{
-    BootDevice, CommandLine, Description, Disk, DiskFormat, MAX_CPUS, MAX_DISKS, MAX_NICS, MAX_PATH, MemorySize,
-    NameError, Sev, UserPath, VmName,
+    BootDevice, CommandLine, Description, Disk, DiskFormat, MAX_CPUS, MAX_DEVICE_RESTARTS, MAX_DISKS, MAX_NICS,
+    MAX_PATH, MemorySize, NameError, Sev, UserPath, VmName,
 };
 
 use super::{Parser, Read, Stop, Text};
@@ -12,7 +12,7 @@ use crate::diagnostic::Step;
 use crate::fault::Fault;
 use crate::input::Span;
 use crate::instance::Requester;
-use crate::keyword::{BALLOON, Block, CMDLINE, DESCRIPTION, INITRD, Keyword, VMMCI};
+use crate::keyword::{BALLOON, Block, CMDLINE, DESCRIPTION, INITRD, Keyword, RESTARTS, VMMCI};
 use crate::lexer::Kind;
 use crate::register::register;
 use crate::request::{Refusal, VmRequest};
@@ -91,6 +91,7 @@ impl Parser<'_> {
             Keyword::Interface => return self.interface(draft, false, option),
             Keyword::Boot => return self.boot(draft, option),
             Keyword::Cdrom => return self.cdrom(draft, option),
+            Keyword::Device => return self.device_restarts(draft, option),
             Keyword::Interfaces => return self.interfaces(draft, option),
             Keyword::Cpus => return self.cpus(draft, option),
             Keyword::Memory => return self.memory(draft, option),
@@ -196,6 +197,22 @@ impl Parser<'_> {
         draft.request.cpus = u8::try_from(number).ok().filter(|cpus| (1..=MAX_CPUS).contains(cpus));
         if draft.request.cpus.is_none() {
             self.error(Fault::CpusInvalid { number, limit: MAX_CPUS }, span);
+        }
+        Ok(())
+    }
+
+    /// `device restarts N`
+    fn device_restarts(&mut self, draft: &mut Draft, option: Span) -> Read<()> {
+        if self.plain_word() != Some(RESTARTS.as_bytes()) {
+            return self.unexpected("\"restarts\"".to_owned());
+        }
+        self.advance();
+        self.once(draft, "device restarts", option);
+        let (number, span) = self.number("a number of restarts (0 to 100)")?;
+        let restarts = u8::try_from(number).ok().filter(|restarts| *restarts <= MAX_DEVICE_RESTARTS);
+        draft.request.vm.device_restarts = restarts;
+        if restarts.is_none() {
+            self.error(Fault::DeviceRestarts { number, limit: MAX_DEVICE_RESTARTS }, span);
         }
         Ok(())
     }

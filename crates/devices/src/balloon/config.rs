@@ -18,6 +18,17 @@ impl Config {
     pub fn new(wanted: u32, actual: u32) -> Self {
         Self { wanted: wanted.into(), actual: actual.into() }
     }
+
+    /// Both in a word.
+    pub fn word(self) -> u64 {
+        u64::from(self.wanted.get()) | u64::from(self.actual.get()) << 32
+    }
+
+    /// Those of a word.
+    pub fn of(word: u64) -> Self {
+        let [low, high] = zerocopy::transmute!(word.to_le_bytes());
+        Self { wanted: low, actual: high }
+    }
 }
 
 #[cfg(test)]
@@ -29,5 +40,6 @@ mod tests {
         let config = Config::new(0x0102_0304, 0x0a0b_0c0d);
         assert_eq!(config.as_bytes(), [4, 3, 2, 1, 0x0d, 0x0c, 0x0b, 0x0a]);
         assert_eq!(config.wanted, 0x0102_0304);
+        assert_eq!(Config::of(config.word()), config);
     }
 }

@@ -96,6 +96,31 @@ impl Pages {
         (first < end).then_some(first..end)
     }
 
+    /// The word of the bitmap that has this page's bit, and which of all it is; none where it is no page of the guest.
+    pub fn word(&mut self, number: u32) -> Option<(u64, u64)> {
+        let (region, at) = self.find(number)?;
+        let (nth, _) = region.place(at);
+        let word = *region.given.get(nth)?;
+        let wanted = (region.start, region.len);
+        let before = self.regions.iter().take_while(|region| (region.start, region.len) != wanted);
+        let before = before.fold(0usize, |sum, region| sum.saturating_add(region.given.len()));
+        Some((u64::try_from(before.saturating_add(nth)).ok()?, word))
+    }
+
+    /// Takes the words of a bitmap over, as [`word`](Self::word) numbers them. Bits of what is no page of the guest do not count.
+    pub fn load(&mut self, words: impl Fn(u64) -> u64) {
+        let (mut nth, mut count) = (0u64, 0u64);
+        for region in &mut self.regions {
+            let pages = region.pages();
+            for (index, word) in (0u64..).zip(&mut region.given) {
+                *word = words(nth) & mask(index, &pages);
+                count = count.saturating_add(word.count_ones().into());
+                nth = nth.saturating_add(1);
+            }
+        }
+        self.count = count;
+    }
+
     fn find(&mut self, number: u32) -> Option<(&mut Region, u64)> {
         let start = u64::from(number).checked_mul(PAGE)?;
         let region = self.regions.iter_mut().find(|region| region.holds(start, PAGE))?;
@@ -119,6 +144,12 @@ impl Region {
 
     fn in_file(&self, address: u64) -> u64 {
         address.saturating_sub(self.start).saturating_add(self.offset)
+    }
+
+    /// Which bits are of whole pages of it.
+    fn pages(&self) -> Range<u64> {
+        let from = |at: u64| at.saturating_sub(self.first);
+        from(self.offset).div_ceil(PAGE)..from(self.offset.saturating_add(self.len)) / PAGE
     }
 
     /// The word and the bit of a place in the file.
@@ -146,6 +177,16 @@ impl Region {
         let words = self.given.get(word..word.saturating_add(WORDS));
         words.is_some_and(|words| words.iter().all(|word| *word == u64::MAX))
     }
+}
+
+/// The bits of a word of the bitmap that are in a range of bits.
+fn mask(index: u64, bits: &Range<u64>) -> u64 {
+    let first = index.saturating_mul(64);
+    let below = |end: u64| {
+        let count = u32::try_from(end.saturating_sub(first).min(64)).unwrap_or(64);
+        1u64.checked_shl(count).map_or(u64::MAX, |bit| bit.saturating_sub(1))
+    };
+    below(bits.end) & !below(bits.start)
 }
 
 fn down(value: u64, unit: u64) -> u64 {
@@ -197,6 +238,25 @@ mod tests {
         pages.take(IN_BLOCK); // never given
         assert_eq!(pages.count(), 511);
         assert_eq!(pages.give(7), Given::Whole(0..BLOCK));
+    }
+
+    #[test]
+    fn a_bitmap_is_taken_over_but_for_what_is_no_page() {
+        for offset in [0, 4096, 1 << 20, (2 << 20) - 4096] {
+            let mut first = pages(offset);
+            let given = [0, 1, 63, 64, 511, 512, 1023, 1 << 18, (1 << 18) + 1023];
+            let mut words = std::collections::BTreeMap::new();
+            for number in given {
+                first.give(number);
+                words.extend(first.word(number));
+            }
+            let mut second = pages(offset);
+            second.load(|nth| words.get(&nth).copied().unwrap_or(0));
+            assert_eq!(second, first, "{offset:#x}");
+            second.load(|_| u64::MAX);
+            assert_eq!(second.count(), 2048, "{offset:#x}: bits beside its pages do not count");
+            assert_eq!((second.word(1024), second.word(u32::MAX)), (None, None));
+        }
     }
 
     #[test]

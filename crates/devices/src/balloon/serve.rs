@@ -19,6 +19,7 @@ use super::config::Config;
 use super::pages::{Given, PAGE, Pages, address};
 use super::request::{self, MAX_STATISTICS, NUMBER};
 use super::{FEATURES, VIRTIO_BALLOON_F_MUST_TELL_HOST, VIRTIO_BALLOON_F_PAGE_REPORTING, VIRTIO_BALLOON_F_STATS_VQ};
+use crate::kept::{Kept, WORDS};
 use crate::queue::{Chain, RingFault, accepted};
 use crate::serve_vhost::{Active, Device, Progress};
 
@@ -53,7 +54,14 @@ pub struct Balloon {
     /// What vmm heard last, and when; and whether there is something new.
     told: Option<(Instant, MemoryReport)>,
     news: bool,
+    /// What the next process must know.
+    kept: Option<Kept>,
 }
+
+/// The words that are kept: the configuration space; and not 0 where the driver has given pages, whose bitmap follows behind the
+/// words that every device has.
+const CONFIG: u64 = 0;
+const GAVE: u64 = 1;
 
 /// What a successor needs to go on, beside its rings'.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,6 +105,31 @@ impl Balloon {
             begun: Instant::now(),
             told: None,
             news: false,
+            kept: None,
+        }
+    }
+
+    /// Goes on from what the process before it kept, and keeps what the next one must know.
+    pub fn keeping(mut self, kept: Kept) -> Self {
+        self.state.config = Config::of(kept.word(CONFIG));
+        self.kept = Some(kept);
+        self
+    }
+
+    /// The pages of this memory, those that a process before this one was given among them.
+    fn begin(&mut self, memory: &GuestMemory) {
+        self.state.pages = Pages::of(memory);
+        if let Some(kept) = self.kept.as_ref().filter(|kept| kept.word(GAVE) != 0) {
+            self.state.pages.load(|nth| kept.word(WORDS.saturating_add(nth)));
+            self.news = true;
+        }
+    }
+
+    fn keep(&mut self, number: u32) {
+        let Some(kept) = &self.kept else { return };
+        if let Some((nth, word)) = self.state.pages.word(number) {
+            kept.keep(GAVE, 1);
+            kept.keep(WORDS.saturating_add(nth), word);
         }
     }
 
@@ -161,7 +194,8 @@ impl Balloon {
     fn page(&mut self, give: bool, number: u32, memory: &GuestMemory) {
         self.news = true;
         if !give {
-            return self.state.pages.take(number);
+            self.state.pages.take(number);
+            return self.keep(number);
         }
         // Who does not tell before it uses a page again would lose what it wrote meanwhile.
         let tells = accepted(self.state.features, VIRTIO_BALLOON_F_MUST_TELL_HOST);
@@ -169,6 +203,7 @@ impl Balloon {
             Given::Whole(run) if tells => punch(memory, address(number), run),
             Given::Whole(_) | Given::Kept | Given::Outside => {}
         }
+        self.keep(number); // after the hole: a next process reads the chain again, and makes it
     }
 
     fn free_pages(&mut self, on: &mut Active<'_>) -> Result<Progress, RingFault> {
@@ -255,7 +290,7 @@ impl Device for Balloon {
 
     fn kicked(&mut self, queue: usize, on: &mut Active<'_>) -> Result<Progress, RingFault> {
         if !self.state.pages.are_of(on.memory) {
-            self.state.pages = Pages::of(on.memory);
+            self.begin(on.memory);
         }
         match self.role(queue) {
             Some(Role::Numbers(queue)) => self.numbers(queue, on),
@@ -306,6 +341,10 @@ impl Device for Balloon {
     fn reset(&mut self) {
         (self.state.pages, self.news) = (Pages::default(), true);
         self.statistics = [None; proto::device::STATISTICS.len()];
+        if let Some(kept) = self.kept.as_ref().filter(|kept| kept.word(GAVE) != 0) {
+            (WORDS..kept.words()).for_each(|nth| kept.keep(nth, 0));
+            kept.keep(GAVE, 0);
+        }
     }
 
     fn asked(&mut self, ask: Ask, _: Vec<OwnedFd>) -> bool {
@@ -317,6 +356,7 @@ impl Device for Balloon {
         let wanted = u32::try_from(pages).unwrap_or(u32::MAX);
         self.answers.push(self.state.config.wanted != wanted);
         self.state.config = Config::new(wanted, u32::try_from(self.state.pages.count()).unwrap_or(u32::MAX));
+        self.kept.iter().for_each(|kept| kept.keep(CONFIG, self.state.config.word()));
         true
     }
 

@@ -2,6 +2,7 @@
 //! that touches the medium's descriptor. Many reads are under way at once, answered as they end.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use super::request::{self, EVENTS_REQUEST, Lun, Outcome, REQUEST, RESPONSE_LEN, 
 use super::sense::Sense;
 use super::state::State;
 use crate::blk::Engine;
+use crate::kept::Kept;
 use crate::queue::{Chain, RingFault, fill_front, is_inside};
 use crate::serve_vhost::{Active, Device, Progress};
 
@@ -58,7 +60,12 @@ pub struct Scsi {
     /// What vmm has asked for, until nothing is under way.
     change: Option<Change>,
     news: VecDeque<ToVmm>,
+    /// What the next process must know, and the file for records of what is under way.
+    kept: Option<(Kept, File)>,
 }
+
+/// The word that is kept: the drive.
+const DRIVE: u64 = 0;
 
 /// What the host does with the drive.
 struct Change {
@@ -106,7 +113,22 @@ impl Scsi {
             retry: None,
             change: None,
             news: VecDeque::new(),
+            kept: None,
         }
+    }
+
+    /// Goes on from what the process before it kept, and keeps what the next one must know; what is under way is recorded in the file.
+    pub fn keeping(mut self, kept: Kept, records: File) -> Scsi {
+        if let Some(state) = State::of_word(kept.word(DRIVE)) {
+            state.apply(&mut self.drive);
+        }
+        self.kept = Some((kept, records));
+        self.keep(&self.save());
+        self
+    }
+
+    fn keep(&self, state: &State) {
+        self.kept.iter().for_each(|(kept, _)| kept.keep(DRIVE, state.word()));
     }
 
     /// What a successor needs to go on, beside its rings' and the medium. Nothing is under way once the queues have stopped.
@@ -135,9 +157,12 @@ impl Scsi {
             if !on.ring.pop_or_wait(on.memory, &mut self.chain)? {
                 return Ok(Progress::Idle);
             }
+            let before = self.save();
             if let Begun::Answered(outcome, len) = self.begin(on)? {
+                self.keep(&self.save().with_untold(&before));
                 fill_front(on.memory, &self.response, &outcome.bytes())?;
                 on.ring.push_used(on.memory, &[(self.chain.head, RESPONSE_LEN.saturating_add(len))])?;
+                self.keep(&self.save());
             }
         }
         Ok(Progress::More)
@@ -290,6 +315,7 @@ impl Scsi {
             Failure::new(Code::Busy, text)
         })?;
         self.medium = medium;
+        self.keep(&self.save());
         Ok(())
     }
 
@@ -337,6 +363,7 @@ impl Scsi {
             TaskRequest::Abort(..) if self.is_idle() => Response::Ok,
             TaskRequest::Reset(_) if self.is_idle() => {
                 self.drive.reset_unit();
+                self.keep(&self.save());
                 Response::Ok
             }
             TaskRequest::Query(..) if self.is_idle() => Response::Ok,
@@ -422,8 +449,13 @@ impl Device for Scsi {
         self.starved = false;
     }
 
+    fn records(&self) -> Option<&File> {
+        self.kept.as_ref().map(|(_, records)| records)
+    }
+
     fn reset(&mut self) {
         self.drive.reset();
+        self.keep(&self.save());
     }
 
     fn asked(&mut self, ask: Ask, mut fds: Vec<OwnedFd>) -> bool {

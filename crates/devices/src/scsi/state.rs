@@ -54,6 +54,24 @@ impl State {
         drive.event = u8::try_from(self.flags >> EVENT_SHIFT).ok().and_then(Event::of);
     }
 
+    /// The same where what was about to be told to the driver may not have reached it: it is told then, perhaps twice.
+    pub(super) fn with_untold(self, before: &State) -> State {
+        let event = if self.flags >> EVENT_SHIFT == 0 { before.flags >> EVENT_SHIFT << EVENT_SHIFT } else { 0 };
+        State { flags: self.flags | before.flags & (RESET | CHANGED) | event, ..self }
+    }
+
+    /// The drive's part as a word, which is never 0.
+    pub(super) fn word(&self) -> u64 {
+        let [word, _]: [u64; 2] = zerocopy::transmute!(self.save());
+        word
+    }
+
+    /// The state of a word; none where it is no such.
+    pub(super) fn of_word(word: u64) -> Option<State> {
+        let bytes: [u8; 16] = zerocopy::transmute!([word, 0]);
+        State::restore(&bytes)
+    }
+
     /// The state as bytes.
     pub fn save(&self) -> [u8; 16] {
         let stored = Stored { version: VERSION, flags: self.flags, features: self.features };
@@ -84,11 +102,28 @@ mod tests {
                 (drive.locked, drive.reset, drive.changed, drive.event) = (is(2), is(4), is(8), event);
                 let bytes = State::of(1 << 32, &drive).save();
                 let state = State::restore(&bytes).unwrap();
+                assert_eq!(State::of_word(state.word()), Some(State { features: 0, ..state.clone() }));
                 let mut other = Drive::new(b"cdrom0-web", Some(9), false);
                 state.apply(&mut other);
                 assert_eq!((other, state.features), (drive, 1 << 32));
             }
         }
+    }
+
+    #[test]
+    fn what_is_not_told_yet_is_kept_until_it_is() {
+        let drive = |changed, event| {
+            let mut drive = Drive::new(b"", Some(9), true);
+            (drive.changed, drive.event) = (changed, event);
+            drive
+        };
+        let before = State::of(0, &drive(true, Some(Event::NewMedium)));
+        let mut kept = Drive::new(b"", Some(9), false);
+        State::of(0, &drive(false, None)).with_untold(&before).apply(&mut kept);
+        assert_eq!(kept, drive(true, Some(Event::NewMedium)));
+        State::of(0, &drive(false, Some(Event::Removed))).with_untold(&before).apply(&mut kept);
+        assert_eq!(kept, drive(true, Some(Event::Removed)));
+        assert_eq!(State::of_word(0), None, "nothing was kept");
     }
 
     #[test]

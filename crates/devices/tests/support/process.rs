@@ -90,9 +90,9 @@ pub fn lives() -> OwnedFd {
     rustix::pipe::pipe().unwrap().1
 }
 
-/// The memory that a disk keeps.
+/// The memory that a device keeps.
 pub fn kept() -> OwnedFd {
-    sys::memory::sealed("kept", device::KEPT).unwrap()
+    sys::memory::sealed("kept", device::KEPT + (1 << 20)).unwrap()
 }
 
 /// What vmm says at first.

@@ -209,6 +209,10 @@ impl BackEnd for VhostUser {
         }
         let (bases, records) = (self.handed_back(), self.records.take());
         *self = Self { features, records, activation: self.activation.take(), bases, ..next };
+        if self.activation.is_none() && self.offered.contains(VhostUserProtocolFeatures::RESET_DEVICE) {
+            // A reset while there was no process: what the one before had kept of its driver is of the past.
+            self.ask(|back_end| back_end.front_end.reset_device().map_err(judge))?;
+        }
         Ok(device.config)
     }
 }

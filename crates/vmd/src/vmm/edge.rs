@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use proto::channel::ChannelError;
+use proto::device::ToDevice;
 use proto::vmm::{ToParent, ToVmm};
 use proto::{Channel, Failure, Received};
 use rustix::process::Signal as Kill;
@@ -148,6 +149,13 @@ impl Edge {
                 let fds = self.held.for_device(process.run, device, &message);
                 self.told(process, |talk| Ok(talk.tell_device(&message, fds?)));
             }
+            Action::Ask(process, request, ask) => {
+                let Member::Device(device) = process.member else { return };
+                let fds = self.held.for_request(process.run, device, request, &ask);
+                self.told(process, |talk| Ok(talk.tell_device(&ToDevice::Ask(ask), fds?)));
+            }
+            Action::Drop(run, slot) => self.held.close(run, slot),
+            Action::Move(run, from, to) => self.held.rename(run, from, to),
             Action::AwaitGone(process) => self.await_gone(process),
             Action::Release(run) => self.held.release(run),
             Action::HangUp(run) => self.say_no_more(run),

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use proto::device::ToDevice;
+use proto::RequestId;
+use proto::device::{Ask, ToDevice};
 use proto::vm::ToVm;
 
 use super::running::{HostFd, Member, Process, Run, Slot};
@@ -117,8 +118,25 @@ impl Held {
                 let copies = kept.into_iter().chain(resources).map(|slot| self.copy(run, slot));
                 own.into_iter().map(Ok).chain(copies).collect()
             }
-            ToDevice::Ask(ask) => (0..ask.fds()).map(|_| self.take(run, Slot::Asked(device))).collect(),
-            ToDevice::Verbose { .. } => Ok(Vec::new()),
+            ToDevice::Ask(_) | ToDevice::Verbose { .. } => Ok(Vec::new()),
+        }
+    }
+
+    /// What goes with a request to it: copies, for its next process too.
+    pub fn for_request(&self, run: Run, device: u8, request: RequestId, ask: &Ask) -> io::Result<Vec<OwnedFd>> {
+        (0..ask.fds()).map(|_| self.copy(run, Slot::Asked(device, request))).collect()
+    }
+
+    /// Closes one of a launch's.
+    pub fn close(&mut self, run: Run, slot: Slot) {
+        self.runs.get_mut(&run).and_then(|launch| launch.slots.remove(&slot));
+    }
+
+    /// Holds one of a launch's under another name.
+    pub fn rename(&mut self, run: Run, from: Slot, to: Slot) {
+        if let Some(launch) = self.runs.get_mut(&run) {
+            let moved = launch.slots.remove(&from);
+            launch.slots.extend(moved.map(|fd| (to, fd)));
         }
     }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use log::Level;
 use model::VmName;
 use proto::client::Order;
-use proto::device::{Spec, ToDevice, ToVmm as FromDevice};
+use proto::device::{Ask, Spec, ToDevice, ToVmm as FromDevice};
 use proto::vm::{ToVm, ToVmm as FromVm};
 use proto::vmm::{End, StartVm, Stop, ToParent, ToVmm};
 use proto::{Code, Failure, RequestId, VmId};
@@ -93,7 +93,7 @@ pub enum Slot {
     /// What a device serves, by its index, in the order that it came.
     Device(u8, u8),
     /// What a request to a device brings, by its index.
-    Asked(u8),
+    Asked(u8, RequestId),
     /// The console's pty master.
     Console,
     /// The front end's side of a device's vhost-user socket, by its index; made when its process is.
@@ -118,7 +118,7 @@ impl std::fmt::Display for Slot {
             Slot::Initrd => f.write_str("initrd"),
             Slot::Cgroup => f.write_str("cgroup"),
             Slot::Device(device, nth) => write!(f, "descriptor {nth} of device {device}"),
-            Slot::Asked(device) => write!(f, "descriptor of a request to device {device}"),
+            Slot::Asked(device, _) => write!(f, "descriptor of a request to device {device}"),
             Slot::Console => f.write_str("console"),
             Slot::Front(device) | Slot::Back(device) => write!(f, "socket of device {device}"),
             Slot::Lives(device) | Slot::Gone(device) => write!(f, "pipe of device {device}"),
@@ -178,6 +178,12 @@ pub enum Action {
     TellVm(Run, ToVm),
     /// Tell a device's process, with what is held for it.
     TellDevice(Process, ToDevice),
+    /// Ask a device's process, with what is held for this request, which stays held.
+    Ask(Process, RequestId, Ask),
+    /// Close what is held of a launch under this name.
+    Drop(Run, Slot),
+    /// What is held of a launch under the first name is held under the second from now on, in place of what was there.
+    Move(Run, Slot, Slot),
     /// Close all that is still held for a launch; its processes stay.
     Release(Run),
     /// Close our direction of the channels to a launch's processes, which tells devices to end. What they still say is heard.

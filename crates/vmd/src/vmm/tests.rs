@@ -56,6 +56,7 @@ fn start_of(id: u32, name: &str, devices: u8) -> StartVm {
         cmdline: model::CommandLine::default(),
         initrd: false,
         vmmci: false,
+        device_restarts: model::DEVICE_RESTARTS,
         cgroup: false,
         user: None,
         maker: None,
@@ -83,7 +84,7 @@ fn nic(id: u32, device: u8) -> ToVmm {
     ToVmm::StartDevice { vm: VmId(id), device, spec: Box::new(Spec { number: device, told }) }
 }
 
-/// The device of this index, which is a balloon: none takes its place.
+/// The device of this index, which is a balloon.
 fn balloon(id: u32, device: u8) -> ToVmm {
     let told = Told::Balloon(Balloon { memory: mebibytes(256) });
     ToVmm::StartDevice { vm: VmId(id), device, spec: Box::new(Spec { number: device, told }) }
@@ -183,8 +184,13 @@ impl Machine {
 
     /// The same, with these devices.
     fn up_with(&mut self, id: u32, name: &str, devices: &[ToVmm]) -> Run {
+        self.up_outliving(model::DEVICE_RESTARTS, id, name, devices)
+    }
+
+    /// The same, which ends where more than so many of its devices die.
+    fn up_outliving(&mut self, device_restarts: u8, id: u32, name: &str, devices: &[ToVmm]) -> Run {
         let count = u8::try_from(devices.len()).expect("few devices");
-        let run = self.describe_with(start_of(id, name, count), devices);
+        let run = self.describe_with(StartVm { device_restarts, ..start_of(id, name, count) }, devices);
         self.launch(id);
         for device in 0..count {
             self.ready(run, Member::Device(device));

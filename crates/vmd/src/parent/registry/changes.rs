@@ -62,6 +62,8 @@ fn changes(now: &Definition, next: &Definition) -> Vec<String> {
     word(before.sev != after.sev, "memory encryption as the file says now".to_owned());
     let balloon = after.balloon.map_or_else(|| "no balloon".to_owned(), |least| format!("balloon {}", size(least)));
     word(before.balloon != after.balloon, balloon);
+    let restarts = after.device_restarts.unwrap_or(model::DEVICE_RESTARTS);
+    word(before.device_restarts != after.device_restarts, format!("device restarts {restarts}"));
     word(before.vmmci != after.vmmci, if after.vmmci { "vmmci" } else { "no vmmci" }.to_owned());
     words
 }
@@ -110,6 +112,7 @@ mod tests {
         assert_eq!(of(|vm| vm.nics = vec![Nic::default(); 2]), ["interfaces 2"]);
         assert_eq!(of(|vm| vm.owner.uid = 1000), ["owner ann"]);
         assert_eq!(of(|vm| vm.vmmci = true), ["vmmci"]);
+        assert_eq!(of(|vm| vm.device_restarts = Some(0)), ["device restarts 0"]);
         assert_eq!(of(|vm| vm.balloon = Some(vm.memory)), ["balloon 512M"]);
         assert_eq!(of(|vm| vm.sev = Some(Sev::Memory)), ["memory encryption as the file says now"]);
         let allowed = of(|vm| vm.allow.owner = Some(model::Owner::default()));

@@ -352,6 +352,7 @@ pub(super) fn launch_of(vm: &Vm, kernel: KernelKind, cpus: Option<u8>) -> Launch
             cmdline: cmdline_of(definition),
             initrd: definition.initrd.is_some(),
             vmmci: definition.vmmci,
+            device_restarts: definition.device_restarts.unwrap_or(model::DEVICE_RESTARTS),
             cgroup: false,
             user: None,
             maker: definition.user.as_ref().map(|who| who.uid),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use proto::device::{Ask, REPORT_EVERY, Report};
+use proto::device::{REPORT_EVERY, Report};
 
 use super::*;
 
@@ -12,8 +12,8 @@ pub const MAX_ASKED: usize = 64;
 /// A device's side of it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Talk {
-    /// Requests that it has not answered, at most [`MAX_ASKED`].
-    asked: VecDeque<RequestId>,
+    /// Requests that it has not answered, at most [`MAX_ASKED`]: a process that takes another's place is asked them again.
+    asked: VecDeque<(RequestId, Ask)>,
     /// When it last reported.
     reported: Option<Moment>,
 }
@@ -21,8 +21,7 @@ pub(super) struct Talk {
 impl Running {
     /// The parent may not have heard yet that the VM ends: then nobody is asked.
     pub(super) fn ask_device(&mut self, request: RequestId, id: VmId, device: u8, ask: Ask, out: &mut Vec<Action>) {
-        let serves = |vm: &Vm| vm.devices.contains_key(&device) && !vm.lost.contains_key(&device);
-        let running = |vm: &&mut Vm| matches!(vm.life, Life::Up { .. }) && serves(vm);
+        let running = |vm: &&mut Vm| matches!(vm.life, Life::Up { .. }) && vm.devices.contains_key(&device);
         let mut refuse = |code, text| {
             let result = Err(Failure::new(code, text));
             out.push(Action::Reply(ToParent::DeviceDone { request, vm: id, result }));
@@ -34,15 +33,35 @@ impl Running {
         if talk.asked.len() >= MAX_ASKED {
             return refuse(Code::Busy, format!("a device of vm {id} has not answered its previous requests yet"));
         }
-        talk.asked.push_back(request);
+        talk.asked.push_back((request, ask.clone()));
         if ask.fds() > 0 {
-            out.push(Action::Hold(vm.run, vec![Slot::Asked(device)]));
+            out.push(Action::Hold(vm.run, vec![Slot::Asked(device, request)]));
         }
-        out.push(Action::TellDevice(vm.process(Member::Device(device)), ToDevice::Ask(ask)));
+        if !vm.lost.contains_key(&device) {
+            out.push(Action::Ask(vm.process(Member::Device(device)), request, ask));
+        }
     }
 }
 
 impl Vm {
+    /// Asks a process that serves now what the one before it has not answered: each request may be done twice, and none is lost.
+    pub(super) fn ask_again(&self, device: u8, out: &mut Vec<Action>) {
+        let process = self.process(Member::Device(device));
+        let asked = self.talks.get(&device).into_iter().flat_map(|talk| &talk.asked);
+        out.extend(asked.map(|(request, ask)| Action::Ask(process, *request, ask.clone())));
+    }
+
+    /// What was asked is done: a next process is told of it, and given what the request brought.
+    fn heed(&mut self, device: u8, request: RequestId, ask: &Ask, out: &mut Vec<Action>) {
+        let Some(spec) = self.devices.get_mut(&device) else { return };
+        spec.heed(ask);
+        if ask.fds() > 0 {
+            out.push(Action::Move(self.run, Slot::Asked(device, request), Slot::Device(device, 0)));
+        } else if spec.fds() == 0 {
+            out.push(Action::Drop(self.run, Slot::Device(device, 0)));
+        }
+    }
+
     pub(super) fn device_answered(
         &mut self,
         vm: VmId,
@@ -54,9 +73,16 @@ impl Vm {
         let (Member::Device(device), Life::Up { .. } | Life::Ending { .. }) = (member, &self.life) else {
             return self.breach(member, "answered before its guest ran", out);
         };
-        let Some(request) = self.talks.get_mut(&device).and_then(|talk| talk.asked.pop_front()) else {
+        let serves = !self.lost.contains_key(&device);
+        let talk = self.talks.get_mut(&device).filter(|_| serves);
+        let Some((request, ask)) = talk.and_then(|talk| talk.asked.pop_front()) else {
             return self.breach(member, "answered a request that was not made", out);
         };
+        match &result {
+            Ok(()) => self.heed(device, request, &ask, out),
+            Err(_) if ask.fds() > 0 => out.push(Action::Drop(self.run, Slot::Asked(device, request))),
+            Err(_) => {}
+        }
         let result = result.map_err(|why| Failure::new(why.code, sys::logpipe::printable(why.text.as_bytes())));
         out.push(Action::Reply(ToParent::DeviceDone { request, vm, result }));
         if changed && matches!(self.life, Life::Up { .. }) {

@@ -6,12 +6,10 @@
 //!                                                         └────died──────┘
 //! ```
 //!
-//! Each death counts. A VM whose devices die more often than it may ends, as one does whose device is of a kind that can't be replaced.
+//! Each death counts. A VM whose devices die more often than `device restarts` allows ends.
 
 use super::*;
 
-/// Deaths of a VM's devices within [`DEATHS_WITHIN`] after which it goes on; one more ends it.
-pub const MAX_DEATHS: usize = 5;
 /// How long a death counts.
 pub const DEATHS_WITHIN: Duration = Duration::from_secs(60);
 /// A device ends in peace when the vm process closes their socket. One that does so by its own end follows within this.
@@ -52,27 +50,45 @@ impl Vm {
     }
 
     fn replace(&mut self, device: u8, how: &str, now: Moment, out: &mut Vec<Action>) {
-        if !self.replaces(device) {
+        if self.ends() || !self.replaces(device) {
             return self.device_died(Member::Device(device), how, now, out);
+        }
+        if !self.outlives(now) {
+            let (seconds, deaths) = (DEATHS_WITHIN.as_secs(), self.start.device_restarts);
+            let how = match deaths {
+                0 => format!("{how}; \"device restarts\" allows none"),
+                _ => {
+                    let s = if deaths == 1 { "" } else { "s" };
+                    format!(
+                        "{how}, and {deaths} death{s} of its devices within {seconds} s before; \"device restarts\" allows no more"
+                    )
+                }
+            };
+            return self.device_died(Member::Device(device), &how, now, out);
         }
         self.deaths.retain(|at| *at + DEATHS_WITHIN > now);
         self.deaths.push(now);
-        if self.deaths.len() > MAX_DEATHS {
-            let seconds = DEATHS_WITHIN.as_secs();
-            let how = format!("{how}, and {MAX_DEATHS} deaths of its devices within {seconds} s before");
-            return self.device_died(Member::Device(device), &how, now, out);
-        }
         let name = self.called(Member::Device(device));
         out.push(self.log(Level::Warn, format!("{name} ended ({how}): another process takes its place")));
         self.lost.insert(device, Lost::Drains);
         out.push(Action::AwaitGone(self.process(Member::Device(device))));
     }
 
-    /// Whether another process would take the place of a device's.
+    /// Whether another process can go on where one of this device had come.
     fn replaces(&self, device: u8) -> bool {
-        let ends = self.last_words.contains_key(&Member::Vm)
-            || matches!(self.life, Life::Up { course: Course::Stopping(Stage::Terminated(_) | Stage::Killed), .. });
-        !ends && self.devices.get(&device).is_some_and(|spec| spec.is_replaced())
+        self.devices.get(&device).is_some_and(Spec::is_replaced)
+    }
+
+    /// Whether the vm process is about to end.
+    fn ends(&self) -> bool {
+        self.last_words.contains_key(&Member::Vm)
+            || matches!(self.life, Life::Up { course: Course::Stopping(Stage::Terminated(_) | Stage::Killed), .. })
+    }
+
+    /// Whether it may lose one more device then.
+    fn outlives(&self, at: Moment) -> bool {
+        let of_late = self.deaths.iter().filter(|death| **death + DEATHS_WITHIN > at).count();
+        of_late < usize::from(self.start.device_restarts)
     }
 
     /// Its next process serves: the vm process is given the socket.
@@ -80,11 +96,15 @@ impl Vm {
         self.lost.remove(&device);
         let Some(front) = self.devices.get(&device).map(|spec| spec.kind().front) else { return };
         out.push(Action::TellVm(self.run, ToVm::Device { device, front }));
+        self.ask_again(device, out);
     }
 
     fn deadline_of(&self, device: u8, lost: Lost) -> Option<Moment> {
         match lost {
-            Lost::Left(since) => Some(since + if self.replaces(device) { FOLLOWS } else { KILL_AFTER }),
+            Lost::Left(since) if self.ends() || !self.replaces(device) || !self.outlives(since) => {
+                Some(since + KILL_AFTER)
+            }
+            Lost::Left(since) => Some(since + FOLLOWS),
             Lost::Drains => None,
             Lost::Begins(deadline) => Some(deadline),
         }

@@ -42,7 +42,7 @@ fn a_vm_that_ended_has_ten_seconds_for_its_devices() {
 #[test]
 fn a_vm_process_has_ten_seconds_to_follow_a_device_that_left_and_is_not_replaced() {
     let mut vmm = machine();
-    let run = vmm.up_with(1, "web", &[balloon(1, 0)]);
+    let run = vmm.up_outliving(0, 1, "web", &[balloon(1, 0)]);
     assert_eq!(kills(&vmm.exit(run, Member::Device(0), Exit::Code(0))), []);
     vmm.parent(ToVmm::Terminate { request: REQUEST, vm: VmId(1), how: Stop::Graceful { seconds: 2 } });
     assert_eq!(kills(&waits(&mut vmm, Duration::from_secs(2))), [(Member::Vm, Signal::TERM)], "the stop's is sooner");
@@ -85,7 +85,7 @@ fn a_pause_is_given_up_at_its_deadline_and_not_before() {
 #[test]
 fn force_while_the_vm_process_ends_is_done_and_afterwards_is_none() {
     let mut vmm = machine();
-    let run = vmm.up_with(1, "web", &[balloon(1, 0)]);
+    let run = vmm.up_outliving(0, 1, "web", &[balloon(1, 0)]);
     vmm.exit(run, Member::Device(0), Exit::Code(1));
     assert_eq!(stopped(&vmm.stop(1, Stop::Force)), Ok(()), "it is dying");
     assert_eq!(stopped(&vmm.stop(1, GRACEFUL)), Err(Code::StopInvalid), "and can't be asked");

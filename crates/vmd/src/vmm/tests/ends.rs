@@ -77,13 +77,19 @@ fn row_1_8_a_crashed_device_that_is_not_replaced_ends_its_vm_alone_and_the_log_n
     for exit in [Exit::Signal(11), Exit::Code(1)] {
         let mut vmm = machine();
         vmm.up(2, "other", 1);
-        let run = vmm.up_with(1, "web", &[disk(1, 0), balloon(1, 1)]);
+        let run = vmm.up_outliving(0, 1, "web", &[disk(1, 0), balloon(1, 1)]);
         let actions = vmm.exit(run, Member::Device(1), exit);
-        assert_eq!(log(&actions), format!("vm \"web\": vioballoon1 ended ({exit}), so the vm ends"));
+        assert_eq!(
+            log(&actions),
+            format!("vm \"web\": vioballoon1 ended ({exit}; \"device restarts\" allows none), so the vm ends")
+        );
         assert_eq!(kills(&actions), [(Member::Vm, Signal::TERM)]);
         vmm.exit(run, Member::Vm, Exit::Signal(15));
         let end = ended(&vmm.exit(run, Member::Device(0), Exit::Code(0)));
-        assert_eq!(end, End::Failed(Failure::new(Code::Io, format!("vioballoon1 ended: {exit}"))));
+        assert_eq!(
+            end,
+            End::Failed(Failure::new(Code::Io, format!("vioballoon1 ended: {exit}; \"device restarts\" allows none")))
+        );
         assert_eq!(vmm.told(), [2]);
     }
 }
@@ -142,7 +148,7 @@ fn a_device_that_left_before_the_guest_ran_and_whose_vm_does_not_follow_fails_th
 #[test]
 fn a_device_that_left_and_whose_vm_does_not_follow_ends_it_where_none_takes_its_place() {
     let mut vmm = machine();
-    let run = vmm.up_with(1, "web", &[balloon(1, 0)]);
+    let run = vmm.up_outliving(0, 1, "web", &[balloon(1, 0)]);
     vmm.exit(run, Member::Device(0), Exit::Code(0));
     let actions = vmm.pass(KILL_AFTER);
     assert_eq!(kills(&actions), [(Member::Vm, Signal::TERM)]);
@@ -254,7 +260,10 @@ fn a_last_word_counts_whatever_the_status() {
 #[test]
 fn a_device_that_ends_without_a_last_word_has_died() {
     let mut vmm = machine();
-    let run = vmm.up_with(1, "web", &[balloon(1, 0)]);
+    let run = vmm.up_outliving(0, 1, "web", &[balloon(1, 0)]);
     let actions = vmm.dies(run, Member::Device(0), Exit::Code(0));
-    assert_eq!(log(&actions), "vm \"web\": vioballoon0 ended (exit status 0), so the vm ends");
+    assert_eq!(
+        log(&actions),
+        "vm \"web\": vioballoon0 ended (exit status 0; \"device restarts\" allows none), so the vm ends"
+    );
 }

@@ -1,6 +1,6 @@
 //! A device whose process ends while its guest runs: another takes its place.
 
-use super::super::running::replacing::{DEATHS_WITHIN, FOLLOWS, MAX_DEATHS};
+use super::super::running::replacing::{DEATHS_WITHIN, FOLLOWS};
 use super::*;
 
 /// The process of a VM's device.
@@ -114,7 +114,7 @@ fn a_vm_whose_devices_die_too_often_ends_and_says_why() {
         }
         actions
     };
-    let limit = u8::try_from(MAX_DEATHS).expect("few");
+    let limit = model::DEVICE_RESTARTS;
     for death in 0..limit {
         assert_eq!(kills(&die(&mut vmm, death % 2)), []);
     }
@@ -127,7 +127,7 @@ fn a_vm_whose_devices_die_too_often_ends_and_says_why() {
     assert_eq!(kills(&actions), [(Member::Vm, Signal::TERM)]);
     assert!(
         log(&actions)
-            .contains("vioblk0 ended (signal 9, and 5 deaths of its devices within 60 s before), so the vm ends")
+            .contains("vioblk0 ended (signal 9, and 5 deaths of its devices within 60 s before; \"device restarts\" allows no more), so the vm ends")
     );
     vmm.exit(run, Member::Vm, Exit::Signal(15));
     let End::Failed(failure) = ended(&vmm.exit(run, Member::Device(1), Exit::Code(0))) else {
