@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use e2e::vm_conf::{Vm, switch};
 use testkit::artefacts::{self, Kernel};
@@ -201,6 +202,13 @@ fn gives_room_back(guest: &mut Guest, image: &Path) {
     assert_eq!(zeros, "0");
 }
 
+/// Of 6 MiB a second's 2 are there at once, and the last request is begun on credit.
+fn is_held_to_its_limit(guest: &mut Guest) {
+    let began = Instant::now();
+    guest.check("dd if=/dev/vda of=/dev/null bs=1M count=6 2>/dev/null");
+    assert!(began.elapsed() >= Duration::from_millis(1500), "6 MiB took {:?}", began.elapsed());
+}
+
 fn disk_checksum(guest: &mut Guest) -> String {
     guest.check(&format!("dd if=/dev/vda {WRITTEN} 2>/dev/null | sha256sum"))
 }
@@ -318,10 +326,16 @@ fn a_guest_that_resets_by_efi_without_having_it_starts_again() {
 }
 
 fn starts_again(arguments: &str) {
-    let daemon = Daemon::start(&Vm::new("guest", Kernel::BzImage).arguments(arguments).text());
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let disk = dir.path().join("disk.img");
+    File::create(&disk).and_then(|file| file.set_len(DISK)).expect("an image can be made");
+    let limited = format!("disk \"{}\" {{ bandwidth 2M }}", disk.display());
+    let daemon = Daemon::start(&Vm::new("guest", Kernel::BzImage).option(&limited).arguments(arguments).text());
     daemon.vmctl(&["start", "guest"]).success();
     let guest = Guest::wait_up(daemon.console("guest"));
-    drop(reboots(&daemon, guest));
+    let mut guest = reboots(&daemon, guest);
+    is_held_to_its_limit(&mut guest);
+    drop(guest);
     daemon.vmctl(&["stop", "-f", "-w", "guest"]).success();
     assert!(daemon.stop().success(), "vmd ends well");
 }

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use model::{Allow, BootDevice, Disk, Nic, Owner, Sev, Switch, Vm};
+use model::{Allow, BootDevice, Disk, Nic, Owner, Rate, Sev, Switch, Vm};
 
 use crate::diagnostic::{Diagnostic, Location, Severity};
 use crate::globals::{AgentX, Config, Globals, LocalInet6};
@@ -136,7 +136,15 @@ impl From<&Disk> for Value {
             ("path", disk.path.as_str().into()),
             ("format", disk.format.kind.word().into()),
             ("format_named", disk.format.named.into()),
+            ("iops", disk.limits.iops.into()),
+            ("bandwidth", disk.limits.bandwidth.into()),
         ])
+    }
+}
+
+impl From<Rate> for Value {
+    fn from(rate: Rate) -> Self {
+        Self::Object(vec![("per_second", rate.per_second().into()), ("burst", rate.burst().into())])
     }
 }
 

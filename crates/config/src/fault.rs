@@ -128,6 +128,10 @@ pub enum Fault {
     TooManyDisks { disk: String, limit: usize },
     #[error("unrecognized disk format {word}")]
     DiskFormat { word: String },
+    #[error("invalid {what}: {text}")]
+    RateRange { what: &'static str, text: String, expected: &'static str },
+    #[error("invalid {what}: {text}: {reason}")]
+    RateSyntax { what: &'static str, text: String, reason: SizeError },
     // interfaces
     #[error("too many interfaces: {number}")]
     TooManyInterfaces { number: i64, limit: usize },
@@ -273,9 +277,12 @@ impl Fault {
             Self::VmRefused { reason, .. } => return refusal_hint(reason),
             Self::MemorySize { text, plain: true, reason: MemoryError::TooSmall } => bytes_hint(text),
             Self::MemorySize { .. } => return None,
-            Self::MemorySyntax { reason: SizeError::Invalid, .. } => {
+            Self::MemorySyntax { reason: SizeError::Invalid, .. }
+            | Self::RateSyntax { reason: SizeError::Invalid, .. } => {
                 "expected a number with B, K, M, G or T".to_owned()
             }
+            Self::RateRange { expected, .. } => (*expected).to_owned(),
+            Self::RateSyntax { reason: SizeError::TooLarge, .. } => "at most 1P".to_owned(),
             Self::MemorySyntax { .. } => "at most 128G".to_owned(),
             Self::CpusInvalid { limit, .. } => format!("expected 1 to {limit}"),
             Self::DeviceRestarts { limit, .. } => format!("expected 0 to {limit}"),

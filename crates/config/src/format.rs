@@ -205,7 +205,9 @@ impl Writer<'_> {
     fn disk(&mut self, disk: &Disk) {
         self.word("\tdisk", disk.path.as_bytes());
         let format = if disk.format.named { format!(" format {}", disk.format.kind.word()) } else { String::new() };
-        self.line(&format);
+        let limits: Vec<String> = disk.limits.words().collect();
+        let options = if limits.is_empty() { String::new() } else { format!(" {{ {} }}", limits.join(" ")) };
+        self.line(&format!("{format}{options}"));
     }
 
     fn nic(&mut self, nic: &Nic) {

@@ -1,7 +1,7 @@
 //! Instances: VMs made from another as template, by root's file or by users whom it allows (openbsd/vm.conf.md, 11;
 //! openbsd/daemon.md, 3.2). The defects that the two mark there are mended here.
 
-use model::{Allow, Nic, Owner, Right, Vm};
+use model::{Allow, Disk, Nic, Owner, Right, Vm};
 
 use crate::request::{Refusal, VmRequest};
 
@@ -52,6 +52,7 @@ pub fn derive(request: &mut VmRequest, template: &Vm, requester: Requester<'_>) 
     check_nics(&vm.nics, &template.nics)?;
     if !root {
         vm.nics.iter_mut().try_for_each(|nic| resemble(nic, &template.nics))?;
+        limit(&mut vm.disks, &template.disks);
     }
     may(Right::Boot, vm.boot.is_some() || vm.initrd.is_some() || vm.cmdline.is_some())?;
     may(Right::Cdrom, vm.cdrom.is_some())?;
@@ -91,6 +92,14 @@ fn resemble(nic: &mut Nic, theirs: &[Nic]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// A user's disks are as fast as the template's at the same place, and those beyond its last as fast as that: how much of the
+/// host's storage a guest may use is not for users to choose.
+fn limit(disks: &mut [Disk], theirs: &[Disk]) {
+    let last = theirs.last().map(|disk| disk.limits).unwrap_or_default();
+    let limits = theirs.iter().map(|disk| disk.limits).chain(std::iter::repeat(last));
+    disks.iter_mut().zip(limits).for_each(|(disk, limits)| disk.limits = limits);
+}
+
 /// The user: the template's if none is given, else the requester or the template's; the group alike. Root gives an
 /// instance to whom it likes.
 fn owner(wanted: Owner, template: Owner, requester: Requester<'_>) -> Result<Owner, Refusal> {
@@ -110,7 +119,7 @@ fn owner(wanted: Owner, template: Owner, requester: Requester<'_>) -> Result<Own
 #[cfg(test)]
 mod tests {
 
-    use model::{CommandLine, Disk, IfName, MacAddr, MemorySize, UserPath, VmName};
+    use model::{CommandLine, DiskLimits, IfName, MacAddr, MemorySize, Rate, UserPath, VmName};
 
     use super::*;
     use crate::register::register;
@@ -221,6 +230,26 @@ mod tests {
             assert_eq!(made(vec![foreign.clone()], ANN), Err(Refusal::NetworkForeign));
             assert!(made(vec![foreign], Requester::ROOT).is_ok());
         }
+    }
+
+    #[test]
+    fn a_users_disks_have_the_limits_of_the_templates() {
+        let disk = |path: &str, iops: Option<u64>| {
+            let iops = iops.and_then(|iops| Rate::new(iops, iops));
+            let limits = DiskLimits { iops, bandwidth: None };
+            Disk { limits, ..Disk::new(UserPath::new(path).expect("a path"), None) }
+        };
+        let made = |own: Vec<Disk>, theirs: Vec<Disk>, requester| {
+            let base = Vm { disks: theirs, ..template(&[Right::Disk]) };
+            let vm = register(saying(|vm| vm.disks = own), Some(&base), requester, |_| None).expect("an instance");
+            let iops = vm.disks.iter().map(|disk| disk.limits.iops.map(Rate::per_second));
+            iops.collect::<Vec<_>>()
+        };
+        let own = || vec![disk("/a", Some(9)), disk("/b", None), disk("/c", None)];
+        let theirs = || vec![disk("/x", None), disk("/y", Some(5))];
+        assert_eq!(made(own(), theirs(), ANN), [None, Some(5), Some(5)]);
+        assert_eq!(made(own(), theirs(), Requester::ROOT), [Some(9), None, None], "root chooses");
+        assert_eq!(made(own(), vec![], ANN), [None; 3]);
     }
 
     #[test]

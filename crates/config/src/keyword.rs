@@ -48,6 +48,12 @@ pub(crate) const BALLOON: &str = "balloon";
 pub(crate) const VMMCI: &str = "vmmci";
 /// `device restarts N`
 pub(crate) const RESTARTS: &str = "restarts";
+/// The requests a second of a disk.
+pub(crate) const IOPS: &str = "iops";
+/// The bytes a second of a disk.
+pub(crate) const BANDWIDTH: &str = "bandwidth";
+/// How many of these at once.
+pub(crate) const BURST: &str = "burst";
 /// `local inet prefix`, the long form of `local prefix`.
 pub(crate) const INET: &str = "inet";
 /// `local nat yes|no`.
@@ -73,6 +79,8 @@ pub enum Block {
     Interface,
     /// `allow instance { }`
     Allow,
+    /// `{ }` behind a disk.
+    Disk,
 }
 
 impl Block {
@@ -89,6 +97,7 @@ impl Block {
             Self::Vm => "a vm option",
             Self::Interface => "an interface option",
             Self::Allow => "an instance right",
+            Self::Disk => "a disk option",
         }
     }
 
@@ -133,6 +142,7 @@ impl Block {
             ],
             Self::Interface => &["down", "group", "lladdr", "locked", "rdomain", "switch", "up"],
             Self::Allow => &["boot", "cdrom", "cpus", "disk", "instance", "interface", "memory", "owner"],
+            Self::Disk => &[BANDWIDTH, IOPS],
         }
     }
 
@@ -157,6 +167,7 @@ impl Block {
             (Self::Switch, "bridge") => Some("interface"),
             (Self::Interface, "mac" | "ether" | "hwaddr") => Some("lladdr"),
             (Self::Interface, "bridge") => Some("switch"),
+            (Self::Disk, "bps" | "throughput" | "rate") => Some(BANDWIDTH),
             (Self::Interface | Self::Switch, "vrf") => Some("rdomain"),
             _ => None,
         }

@@ -15,7 +15,19 @@ const UNUSED: [&str; 3] = ["add", "id", "size"];
 #[test]
 fn every_word_of_the_language_is_in_the_manual() {
     let reserved = Keyword::ALL.iter().map(|keyword| keyword.text()).filter(|word| !UNUSED.contains(word));
-    for word in reserved.chain(["initrd", "cmdline", "description", "inet", "nat", "guarded", "isolated", "external"]) {
+    for word in reserved.chain([
+        "initrd",
+        "cmdline",
+        "description",
+        "inet",
+        "nat",
+        "guarded",
+        "isolated",
+        "external",
+        "iops",
+        "bandwidth",
+        "burst",
+    ]) {
         let marked = MANUAL
             .lines()
             .filter(|line| line.starts_with('.'))

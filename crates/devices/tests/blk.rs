@@ -5,11 +5,12 @@ mod support;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use devices::blk::{Blk, Blocks, Disk, Engine, MAX_IN_FLIGHT, State};
 use devices::kept::Kept;
 use devices::serve_vhost::Ended;
+use model::{DiskLimits, Rate};
 use support::{
     BUFFERS, Desc, Driver, EVENT_IDX, Guest, HIGH, HIGH_LEN, HOLE, INDIRECT, INDIRECT_DESC, LOW, NEXT, Part, VERSION_1,
     Vmm, WRITE,
@@ -205,6 +206,20 @@ fn many_requests_are_under_way_at_once_and_each_is_answered() {
         fixture.file.seek(SeekFrom::Start(0)).unwrap();
         fixture.file.read_exact(&mut on_disk).unwrap();
         assert!(on_disk.chunks(1024).enumerate().all(|(request, bytes)| bytes == [request as u8; 1024]));
+    });
+}
+
+#[test]
+fn a_guest_is_held_to_its_disks_limit() {
+    both(|how| {
+        let limits = DiskLimits { iops: Rate::new(50, 5), bandwidth: None };
+        let file = image();
+        let mut fixture = Fixture::of(blk(how, &file, false).limited(limits), file, F_FLUSH | EVENT_IDX, 128);
+        let began = Instant::now();
+        for _ in 0..15 {
+            assert_eq!(fixture.request(IN, 0, &[Part::In(DATA, 512)]), (OK, 513));
+        }
+        assert!(began.elapsed() >= Duration::from_millis(200), "ten took {:?}", began.elapsed());
     });
 }
 

@@ -73,6 +73,7 @@ fn description(bases: &[DiskFormat], read_only: bool) -> Told {
         format: DiskFormat::Qcow2,
         bases: List::try_from(bases.to_vec()).unwrap(),
         read_only,
+        limits: model::DiskLimits::default(),
         serial: Text::new("web-0").unwrap(),
         called: Text::new("/srv/a.qcow2").unwrap(),
     })

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
-use model::{DiskFormat, List, MacAddr, MemorySize, Text};
+use model::{DiskFormat, DiskLimits, List, MacAddr, MemorySize, Text};
 use proto::channel::Channel;
 use proto::device::{self, Ask, Blk, MemoryReport, Net, Report, ToDevice, ToVmm, Told};
 use support::process::{Process, kept, lives, start};
@@ -24,6 +24,7 @@ fn blk_description(format: DiskFormat, read_only: bool) -> ToDevice {
             format,
             bases: List::default(),
             read_only,
+            limits: DiskLimits::default(),
             serial: Text::new("web-0").unwrap(),
             called: Text::new("/srv/a.img").unwrap(),
         }),

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::names::UserPath;
+use crate::rate::DiskLimits;
 
 /// Disks of one VM. The original allows 4; each is a process and a PCI slot here, and the bus has 32 slots.
 pub const MAX_DISKS: usize = 16;
@@ -20,6 +21,8 @@ pub struct Disk {
     pub path: UserPath,
     /// How the image is to be read.
     pub format: ImageFormat,
+    /// How fast the guest may use it.
+    pub limits: DiskLimits,
 }
 
 /// A disk image's format. Contents never decide it: a guest may have written them.
@@ -66,10 +69,10 @@ impl DiskFormat {
 }
 
 impl Disk {
-    /// A disk at this path: what the user called it, else what its extension suggests, else raw.
+    /// A disk at this path, without limits: what the user called it, else what its extension suggests, else raw.
     pub fn new(path: UserPath, word: Option<DiskFormat>) -> Self {
         let kind = word.unwrap_or_else(|| DiskFormat::of_path(&*path));
-        Self { format: ImageFormat { kind, named: word.is_some() }, path }
+        Self { format: ImageFormat { kind, named: word.is_some() }, path, limits: DiskLimits::default() }
     }
 
     /// Whether somebody called it what it is: by keyword, by prefix or by the file's extension. One that was not is raw

@@ -10,6 +10,7 @@
 //! | `lookalike` | characters that are not what they seem |
 //! | `vm` | a whole VM, and what its instances may change |
 //! | `memory`, `disk`, `nic` | its parts |
+//! | `rate` | how fast a disk may be used |
 //! | `switch`, `owner` | what it is attached to, and whose it is |
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -33,6 +34,7 @@ mod memory;
 mod names;
 mod nic;
 mod owner;
+mod rate;
 mod switch;
 mod vm;
 
@@ -44,5 +46,6 @@ pub use memory::*;
 pub use names::*;
 pub use nic::*;
 pub use owner::*;
+pub use rate::*;
 pub use switch::*;
 pub use vm::*;

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use model::{DiskFormat, List, MAX_BASES, MAX_PATH, MacAddr, MemorySize, Text, VmName};
+use model::{DiskFormat, DiskLimits, List, MAX_BASES, MAX_PATH, MacAddr, MemorySize, Text, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Message;
@@ -174,6 +174,8 @@ pub struct Blk {
     pub bases: List<DiskFormat, MAX_BASES>,
     /// The guest may only read.
     pub read_only: bool,
+    /// How fast the guest may use it.
+    pub limits: DiskLimits,
     /// What the guest reads as the disk's serial number (virtio 1.2, 5.2.6: 20 bytes).
     pub serial: Text<20>,
     /// What its users call it, for the log: nothing is opened by this name.
@@ -366,7 +368,7 @@ mod tests {
     fn a_device_is_replaced_unless_its_process_has_what_the_next_lacks() {
         let blk = |format, read_only| {
             let (serial, called) = (Text::default(), Text::default());
-            Told::Blk(Blk { format, bases: List::default(), read_only, serial, called })
+            Told::Blk(Blk { format, bases: List::default(), read_only, limits: DiskLimits::default(), serial, called })
         };
         for (told, replaced) in [
             (blk(DiskFormat::Raw, false), true),

@@ -36,7 +36,7 @@ pub use failure::{Code, Failure};
 pub use names::{ConnId, RequestId, VmId};
 
 /// What vmm and the processes of a VM speak: changes whenever a message of [`vm`] or [`device`] does.
-pub const VERSION_OF_A_VM: u32 = 7;
+pub const VERSION_OF_A_VM: u32 = 8;
 
 /// Bytes of one encoded message at most; a longer one is refused by both sides.
 pub const MAX_MESSAGE: usize = 64 * 1024;

@@ -247,6 +247,7 @@ fn devices() -> Vec<device::Spec> {
         format: DiskFormat::Qcow2,
         bases: List::try_from(vec![DiskFormat::Qcow2, DiskFormat::Raw]).unwrap(),
         read_only: true,
+        limits: DiskLimits { iops: Rate::new(100, 200), bandwidth: Rate::new(1 << 20, 1 << 30) },
         serial: Text::cut("web-1-disk0"),
         called: Text::cut("/srv/a.img"),
     };

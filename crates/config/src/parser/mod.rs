@@ -5,6 +5,7 @@
 //! the closing brace may follow one. What OpenBSD accepts means the same here.
 
 mod allow;
+mod disk;
 mod global;
 mod nic;
 mod owner;

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use model::{
-    BootDevice, CommandLine, Description, Disk, DiskFormat, MAX_CPUS, MAX_DEVICE_RESTARTS, MAX_DISKS, MAX_NICS,
-    MAX_PATH, MemorySize, NameError, Sev, UserPath, VmName,
+    BootDevice, CommandLine, Description, MAX_CPUS, MAX_DEVICE_RESTARTS, MAX_NICS, MAX_PATH, MemorySize, NameError,
+    Sev, UserPath, VmName,
 };
 
+use super::disk::Size;
 use super::{Parser, Read, Stop, Text};
 use crate::diagnostic::Step;
 use crate::fault::Fault;
@@ -16,7 +17,6 @@ use crate::keyword::{BALLOON, Block, CMDLINE, DESCRIPTION, INITRD, Keyword, REST
 use crate::lexer::Kind;
 use crate::register::register;
 use crate::request::{Refusal, VmRequest};
-use crate::size;
 
 /// A block being read.
 struct Draft {
@@ -83,7 +83,7 @@ impl Parser<'_> {
             Keyword::Disable => vm.enabled = false,
             Keyword::Sev => vm.sev = vm.sev.max(Some(Sev::Memory)),
             Keyword::SevEs => vm.sev = Some(Sev::State),
-            Keyword::Disk => return self.disk(draft),
+            Keyword::Disk => return self.disk(&mut draft.disks, &mut draft.request.vm.disks),
             Keyword::Local => {
                 self.keyword(Keyword::Interface)?;
                 return self.interface(draft, true, option);
@@ -172,16 +172,7 @@ impl Parser<'_> {
     }
 
     fn memory_size(&mut self) -> Read<Option<MemorySize>> {
-        let (bytes, text, span) = match self.token.kind {
-            Kind::Number(number) => (Ok(number), number.to_string(), self.take().span),
-            _ => {
-                let text = self.text("a size such as 512M")?;
-                if text.bad {
-                    return Ok(None);
-                }
-                (size::scan(&text.bytes), text.shown(), text.span)
-            }
-        };
+        let Some(Size { bytes, text, span }) = self.size("a size such as 512M")? else { return Ok(None) };
         let plain = text.bytes().all(|byte| byte.is_ascii_digit());
         match bytes.map(MemorySize::from_bytes) {
             Ok(Ok(memory)) => return Ok(Some(memory)),
@@ -254,35 +245,8 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn disk(&mut self, draft: &mut Draft) -> Read<()> {
-        let text = self.texts("a disk image's path")?;
-        let keyword = self.format()?;
-        draft.disks = draft.disks.saturating_add(1);
-        if draft.disks > MAX_DISKS {
-            self.error(Fault::TooManyDisks { disk: text.shown(), limit: MAX_DISKS }, text.span);
-            return Ok(());
-        }
-        let (prefix, path) = if keyword.is_some() { (None, &text.bytes[..]) } else { model::split_prefix(&text.bytes) };
-        let path = Text { bytes: path.to_vec(), ..text };
-        // What is kept is the file that a link leads to: its extension counts.
-        draft.request.vm.disks.extend(self.existing(&path, "disk").map(|path| Disk::new(path, keyword.or(prefix))));
-        Ok(())
-    }
-
-    fn format(&mut self) -> Read<Option<DiskFormat>> {
-        if !self.taken(Keyword::Format) {
-            return Ok(None);
-        }
-        let word = self.texts("\"raw\" or \"qcow2\"")?;
-        let format = DiskFormat::of_word(&word.bytes);
-        if format.is_none() && !word.bad {
-            self.error(Fault::DiskFormat { word: word.shown() }, word.span);
-        }
-        Ok(format)
-    }
-
     /// The resolved path of a file that must exist now.
-    fn existing(&mut self, text: &Text, what: &'static str) -> Option<UserPath> {
+    pub(super) fn existing(&mut self, text: &Text, what: &'static str) -> Option<UserPath> {
         if text.bad {
             return None;
         }

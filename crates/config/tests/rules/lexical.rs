@@ -167,7 +167,7 @@ fn a_word_goes_on_with_all_but_seven_signs() {
     let word = "/a.-:/_\"'$@%+*?<>&;~^|[]`z";
     assert_eq!(disk(&format!("vm a {{ disk {word} }}\n")), word);
     for sign in ['(', ')', '{', '!', '=', ','] {
-        let wrong = errors(&format!("vm a {{\n\tdisk /a{sign}b\n}}\n"));
+        let wrong = errors(&format!("vm a {{\n\tcdrom /a{sign}b\n}}\n"));
         assert!(wrong.contains(&format!("2: syntax error: found \"{sign}\"")), "{wrong:?}");
     }
 }
@@ -226,7 +226,8 @@ fn every_keyword_is_reserved_and_free_in_quotes() {
 
 #[test]
 fn words_of_other_versions_and_of_ours_are_not_reserved() {
-    let words = "kernel nifs user firmware initrd cmdline inet nat yes no guarded isolated external";
+    let words =
+        "kernel nifs user firmware initrd cmdline inet nat yes no guarded isolated external iops bandwidth burst";
     for word in words.split(' ') {
         assert_eq!(config(&format!("vm {word} {{ disk {word} }}\n")).vms[0].name.as_str(), word);
     }

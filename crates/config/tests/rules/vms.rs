@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use config::{Macros, Sources};
-use model::{BootDevice, DiskFormat, Sev};
+use model::{BootDevice, DiskFormat, DiskLimits, Rate, Sev};
 
 use crate::world::World;
 use crate::{config, errors, option_refused, refused, told, told_by, vm};
@@ -225,6 +225,27 @@ fn paths_and_command_lines_are_utf8() {
 fn of_several_owners_the_last_counts() {
     let owner = vm("owner joe:staff\n\towner ann").owner;
     assert_eq!((owner.uid, owner.gid), (1001, None));
+}
+
+#[test]
+fn a_disk_has_the_limits_that_are_said_and_a_second_of_each_at_once() {
+    let limits = |options: &str| vm(&format!("disk d {options}")).disks.last().expect("it").limits;
+    assert_eq!(limits(""), DiskLimits::default());
+    assert_eq!(limits("{ }"), DiskLimits::default());
+    let both = DiskLimits { iops: Rate::new(500, 1000), bandwidth: Rate::new(1 << 20, 1 << 20) };
+    assert_eq!(limits("format raw { iops 500 burst 1000 bandwidth 1M }"), both);
+    assert_eq!(limits("{\n\tbandwidth 1048576 burst 1M\n\tiops 500 burst 1000\n\t}"), both);
+    assert_eq!(limits("{ iops 1 burst 2 iops 7 }"), DiskLimits { iops: Rate::new(7, 7), bandwidth: None }, "the last");
+    for (option, error) in [
+        ("iops 0", "invalid iops: 0"),
+        ("iops 1000000001", "invalid iops: 1000000001"),
+        ("iops 1 burst 0", "invalid burst: 0"),
+        ("bandwidth 65535", "invalid bandwidth: 65535"),
+        ("bandwidth 2P", "invalid bandwidth: 2P"),
+        ("bandwidth 1x", "invalid bandwidth: 1x: Invalid argument"),
+    ] {
+        option_refused(&format!("disk d {{ {option} }}"), error);
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod chain;
 mod clearing;
 mod config;
 mod engine;
+mod pace;
 mod raw;
 mod request;
 mod serve;

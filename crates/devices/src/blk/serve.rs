@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
+use model::DiskLimits;
 use rustix::event::PollFlags;
 use sys::guest_io::Extent;
 use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
@@ -15,6 +16,7 @@ use super::back_end::{self, BackEnd, Ended, Failed, Why, Work};
 use super::chain::Chain as Images;
 use super::config::{Blocks, Config};
 use super::engine::Engine;
+use super::pace::Pace;
 use super::raw::Raw;
 use super::request::{self, Clear, Disk, HEADER, ID_BYTES, RANGE, Request, SECTOR, Status};
 use super::{FEATURES, READ_ONLY, State, WRITTEN};
@@ -52,6 +54,10 @@ pub struct Blk {
     used: Vec<(u16, u32)>,
     /// When a turn of the back end is due.
     due: Option<Instant>,
+    /// How fast the guest may go, if there is a limit.
+    pace: Option<Pace>,
+    /// The ring may have more, for which it is too early: kicks stay off until then.
+    held: Option<Instant>,
 }
 
 /// What is needed to answer.
@@ -111,6 +117,8 @@ impl Blk {
             ended: Vec::with_capacity(usize::from(MAX_IN_FLIGHT)),
             used: Vec::with_capacity(usize::from(MAX_IN_FLIGHT)),
             due: None,
+            pace: None,
+            held: None,
         }
     }
 
@@ -129,6 +137,11 @@ impl Blk {
         self.state.sync_failed |= kept.word(SYNC_FAILED) != 0;
         self.kept = Some(kept);
         self
+    }
+
+    /// Is used no faster than these allow.
+    pub fn limited(self, limits: DiskLimits) -> Blk {
+        Blk { pace: Pace::new(limits, Instant::now()), ..self }
     }
 
     /// A line of the log, in the users' words.
@@ -153,6 +166,10 @@ impl Blk {
         for _ in 0..on.ring.size() {
             if self.free.is_empty() {
                 self.starved = true; // kicks stay off: what completes will look here
+                return Ok(Progress::Idle);
+            }
+            self.held = self.pace.as_mut().and_then(|pace| pace.wait(Instant::now()));
+            if self.held.is_some() {
                 return Ok(Progress::Idle);
             }
             if !on.ring.pop_or_wait(on.memory, &mut self.chain)? {
@@ -185,7 +202,11 @@ impl Blk {
         }
         self.chain.take_front(on.memory, &mut header)?;
         let (readable, writable) = (self.chain.readable_bytes(), self.chain.writable_bytes());
-        Ok(match request::parse(header, readable, writable, self.disk) {
+        let request = request::parse(header, readable, writable, self.disk);
+        if let (Some(pace), Ok(request)) = (&mut self.pace, &request) {
+            pace.begun(request, readable);
+        }
+        Ok(match request {
             Err(refused) => Begun::Answered(status, refused, 0),
             Ok(Request::Nothing) => Begun::Answered(status, Status::Ok, 0),
             Ok(Request::GetId { len }) => self.give_id(on, status, len),
@@ -335,9 +356,13 @@ impl Device for Blk {
     }
 
     fn ready(&mut self, on: Option<&mut Active<'_>>) -> Result<Progress, RingFault> {
-        let Some(on) = on else { return self.reap(None) };
+        let Some(on) = on else {
+            self.held = None; // a queue that is served again has its turn at once
+            return self.reap(None);
+        };
         let progress = self.reap(Some(on))?;
-        if self.starved && !self.free.is_empty() {
+        let due = self.held.is_some_and(|at| at <= Instant::now());
+        if due || self.starved && !self.free.is_empty() {
             return self.round(on);
         }
         on.notify()?;
@@ -345,7 +370,7 @@ impl Device for Blk {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.due
+        [self.due, self.held].into_iter().flatten().min()
     }
 
     fn stop(&mut self, _queue: usize, mut on: Option<&mut Active<'_>>) {
@@ -362,6 +387,7 @@ impl Device for Blk {
             let _ = on.notify();
         }
         self.starved = false;
+        self.held = None;
     }
 
     fn records(&self) -> Option<&File> {

@@ -56,7 +56,7 @@ fn open(files: Vec<File>, told: &device::Blk, lives: OwnedFd, kept: File) -> Res
         DiskFormat::Raw => raw(files, told, lives)?,
         DiskFormat::Qcow2 => images(files, told, lives)?,
     };
-    Ok(blk.called(told.called.as_str()).keeping(words).recording(kept))
+    Ok(blk.called(told.called.as_str()).limited(told.limits).keeping(words).recording(kept))
 }
 
 /// A file or block device as it is.

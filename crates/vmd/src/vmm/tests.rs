@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use model::{MacAddr, Text, VmName};
+use model::{DiskLimits, MacAddr, Text, VmName};
 use proto::client::Order;
 use proto::device::{Balloon, Blk, Net, Spec, ToDevice, ToVmm as FromDevice, Told};
 use proto::probe::KernelKind;
@@ -72,6 +72,7 @@ fn disk(id: u32, device: u8) -> ToVmm {
         format: model::DiskFormat::Raw,
         bases: model::List::default(),
         read_only: false,
+        limits: DiskLimits::default(),
         serial,
         called,
     });

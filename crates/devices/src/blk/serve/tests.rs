@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::Rate;
 use sys::guest_io::GuestMemory;
 
 use super::*;
@@ -18,6 +19,7 @@ use crate::queue::driver::{BUFFERS, DESCRIPTORS as TABLE, Driver, SETUP, USED, W
 const IN: u32 = 0;
 const OUT: u32 = 1;
 const FLUSH: u32 = 4;
+const GET_ID: u32 = 8;
 const DISCARD: u32 = 11;
 const WRITE_ZEROES: u32 = 13;
 
@@ -171,6 +173,63 @@ fn a_write_is_on_the_medium_before_its_answer_where_the_driver_can_not_flush() {
         let works: Vec<Work> = fixture.blk.under_way.iter().flatten().map(|one| one.work).collect();
         assert_eq!(works, [Work::Write { offset: 0, len: 512, durable }]);
     }
+}
+
+/// Two requests at once, then one in 10 ms.
+const SLOW: DiskLimits = DiskLimits { iops: Rate::new(100, 2), bandwidth: None };
+
+/// One request, whose bytes are paid for in minutes.
+const ONE: DiskLimits = DiskLimits { iops: Rate::new(1, 1), bandwidth: Rate::new(1, 1) };
+
+fn limited(limits: DiskLimits) -> Fixture {
+    let fixture = Fixture::new(64);
+    Fixture { blk: fixture.blk.limited(limits), ..fixture }
+}
+
+#[test]
+fn beyond_its_burst_a_guest_waits_with_kicks_off_and_gets_its_answers_in_time() {
+    let began = Instant::now();
+    let mut fixture = limited(SLOW);
+    fixture.write(IN);
+    fixture.offer(6);
+    fixture.kicked();
+    loop {
+        let used = u128::from(fixture.driver.used());
+        assert!(used >= 2 && used <= 2 + began.elapsed().as_millis() / 10, "{used} after {:?}", began.elapsed());
+        let due = fixture.blk.deadline();
+        assert_eq!(fixture.driver.at(USED), u16::from(due.is_some()), "kicks are off while it waits");
+        let Some(due) = due else { break };
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        fixture.ready();
+    }
+    assert_eq!(fixture.driver.used(), 6);
+}
+
+#[test]
+fn what_is_held_back_is_forgotten_with_its_queue() {
+    for stop in [true, false] {
+        let mut fixture = limited(ONE);
+        fixture.write(IN);
+        fixture.offer(2);
+        fixture.kicked();
+        assert_eq!(fixture.driver.used(), 1);
+        assert!(fixture.blk.deadline().is_some());
+        if stop {
+            fixture.blk.stop(0, Some(&mut fixture.driver.active()));
+        } else {
+            fixture.blk.ready(None).unwrap();
+        }
+        assert_eq!(fixture.blk.deadline(), None);
+    }
+}
+
+#[test]
+fn what_the_disk_refuses_or_knows_by_itself_costs_nothing() {
+    let mut fixture = limited(ONE);
+    for (kind, status) in [(99, 2), (GET_ID, 0), (99, 2), (IN, 0)] {
+        assert_eq!(fixture.status(kind), status, "{kind}");
+    }
+    assert_eq!(fixture.status(IN), 0xee, "it waits");
 }
 
 fn under_way(work: Work) -> UnderWay {

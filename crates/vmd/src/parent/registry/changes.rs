@@ -1,6 +1,6 @@
 //! What a vm.conf that was read again says otherwise of a VM that runs: it stays as it was until it has stopped.
 
-use model::{MemorySize, Vm as Model};
+use model::{Disk, MemorySize, Vm as Model};
 
 use super::definition::Definition;
 use super::life::{Life, Vm};
@@ -48,7 +48,7 @@ fn changes(now: &Definition, next: &Definition) -> Vec<String> {
     let device =
         after.boot_device.map_or_else(|| "no boot device".to_owned(), |of| format!("boot device {}", of.word()));
     word(before.boot_device != after.boot_device, device);
-    let disks: Vec<String> = after.disks.iter().map(|disk| format!("disk \"{}\"", disk.path)).collect();
+    let disks: Vec<String> = after.disks.iter().map(disk).collect();
     let disks = if disks.is_empty() { "no disk".to_owned() } else { disks.join(", ") };
     word(before.disks != after.disks, disks);
     let interfaces = match (before.nics.len(), after.nics.len()) {
@@ -68,6 +68,12 @@ fn changes(now: &Definition, next: &Definition) -> Vec<String> {
     words
 }
 
+fn disk(disk: &Disk) -> String {
+    let limits: Vec<String> = disk.limits.words().collect();
+    let options = if limits.is_empty() { String::new() } else { format!(" {{ {} }}", limits.join(" ")) };
+    format!("disk \"{}\"{options}", disk.path)
+}
+
 fn size(memory: MemorySize) -> String {
     format!("{}M", memory.mib())
 }
@@ -76,7 +82,7 @@ fn size(memory: MemorySize) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use model::{BootDevice, Disk, Nic, Sev, VmName};
+    use model::{BootDevice, DiskLimits, Nic, Rate, Sev, VmName};
 
     use super::*;
 
@@ -109,6 +115,9 @@ mod tests {
         assert_eq!(of(|vm| vm.boot_device = Some(BootDevice::Net)), ["boot device net"]);
         let disk = |name| Disk::new(path(name), None);
         assert_eq!(of(|vm| vm.disks = vec![disk("/a"), disk("/b")]), ["disk \"/a\", disk \"/b\""]);
+        let limits = DiskLimits { iops: Rate::new(100, 200), bandwidth: None };
+        let limited = |vm: &mut Model| vm.disks = vec![Disk { limits, ..disk("/a") }, disk("/b")];
+        assert_eq!(of(limited), ["disk \"/a\" { iops 100 burst 200 }, disk \"/b\""]);
         assert_eq!(of(|vm| vm.nics = vec![Nic::default(); 2]), ["interfaces 2"]);
         assert_eq!(of(|vm| vm.owner.uid = 1000), ["owner ann"]);
         assert_eq!(of(|vm| vm.vmmci = true), ["vmmci"]);

@@ -410,6 +410,7 @@ fn disk_of(vm: &Vm, number: u8, disk: &Disk) -> Device {
                 format: disk.format.kind,
                 bases: vm.chains.get(&number).map(Chain::bases).unwrap_or_default(),
                 read_only: false,
+                limits: disk.limits,
                 serial,
                 called,
             }),

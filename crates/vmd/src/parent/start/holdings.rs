@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_disk_is_served_by_its_image_and_then_its_bases() {
-        use model::{DiskFormat, List, Text};
+        use model::{DiskFormat, DiskLimits, List, Text};
         use proto::device::Blk;
         let dir = tempfile::tempdir().unwrap();
         let names =
@@ -178,6 +178,7 @@ mod tests {
                 format: DiskFormat::Qcow2,
                 bases: List::try_from(vec![DiskFormat::Qcow2; bases]).unwrap(),
                 read_only: false,
+                limits: DiskLimits::default(),
                 serial: Text::default(),
                 called: Text::default(),
             }),

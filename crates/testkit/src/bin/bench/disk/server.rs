@@ -151,6 +151,7 @@ fn vmd(image: &Path, format: DiskFormat) -> Server {
     let blk = Blk {
         format,
         bases: List::default(),
+        limits: model::DiskLimits::default(),
         read_only: false,
         serial: Text::cut("bench"),
         called: Text::cut("bench"),
