@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-/// The name is none of a file: QEMU takes what stands before a colon for a protocol, unless a slash comes first
+/// The name does not name a file: QEMU takes what stands before a colon for a protocol, unless a slash comes first
 /// (QEMU, block.c, `path_has_protocol`).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

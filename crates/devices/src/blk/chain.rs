@@ -380,13 +380,10 @@ fn begin(engine: &mut Engine, slot: u16, job: Job<'_>) -> Result<Begun, io::Erro
 }
 
 fn step(engine: &mut Engine, slot: u16, file: u8, next: Next) -> Result<Begun, io::ErrorKind> {
-    match next {
-        Next::Do { operation, at, zeros } => {
-            let buffers = if zeros > 0 { Buffers::Zeros(zeros) } else { Buffers::None };
-            begin(engine, slot, Job { file, operation, at, buffers })
-        }
-        Next::Done => Ok(Begun::Done),
-        Next::Failed => Err(io::ErrorKind::Other),
+    match next.job(file) {
+        Some(job) => begin(engine, slot, job),
+        None if next == Next::Done => Ok(Begun::Done),
+        None => Err(io::ErrorKind::Other),
     }
 }
 

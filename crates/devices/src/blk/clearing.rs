@@ -11,7 +11,8 @@
 use std::io;
 
 use rustix::io::Errno;
-use sys::ring::Operation;
+use sys::guest_io::Buffers;
+use sys::ring::{Job, Operation};
 
 use super::request::{Clear, Range};
 
@@ -76,6 +77,15 @@ pub enum Next {
     Done,
     /// It is not; the operation's error is the request's.
     Failed,
+}
+
+impl Next {
+    /// The engine's operation on a file, where there is one to begin.
+    pub fn job(self, file: u8) -> Option<Job<'static>> {
+        let Next::Do { operation, at, zeros } = self else { return None };
+        let buffers = if zeros > 0 { Buffers::Zeros(zeros) } else { Buffers::None };
+        Some(Job { file, operation, at, buffers })
+    }
 }
 
 impl Clearing {

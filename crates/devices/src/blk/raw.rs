@@ -73,9 +73,7 @@ impl Raw {
 
     /// Begins the next operation that clears a range; false where nothing is left to begin or the engine refuses it.
     fn step(&mut self, slot: u16, next: Next) -> bool {
-        let Next::Do { operation, at, zeros } = next else { return false };
-        let buffers = if zeros > 0 { Buffers::Zeros(zeros) } else { Buffers::None };
-        self.engine.start(slot, Job { file: 0, operation, at, buffers }).is_ok()
+        next.job(0).is_some_and(|job| self.engine.start(slot, job).is_ok())
     }
 
     /// Hands what was begun to the host, and appends what has ended.

@@ -155,7 +155,7 @@ mod tests {
             (Some(GuestAddress(0x1010)), Some(GuestAddress(0x87ff)))
         );
         let host = |memory: &Memory| memory.guest.get_host_address(GuestAddress(0x8000)).unwrap();
-        // The offset of a region in its file is no part of its name.
+        // A region is found by its addresses and size; its offset in the file does not matter.
         let one = two.without(&entry(0x1000, 0x1000, 0x7000, 77)).unwrap();
         assert_eq!((one.translate(0x7010), one.translate(0x97ff)), (None, Some(GuestAddress(0x87ff))));
         assert_eq!(host(&one), host(&two), "what stays is not mapped anew");

@@ -71,7 +71,7 @@ impl Refs {
         let l1_len = u64::from(header.l1.count).saturating_mul(8);
         fixed.extend([0..1, clusters(header.l1.at, l1_len), clusters(header.refcounts.at, table_len)]);
         let end = geometry.clusters(file_len);
-        // A table beyond the file's end is none, and none either once the file is longer.
+        // A table beyond the file's end is not read as one, not even after the file has grown over it.
         let claim = |at: u64, meta: Meta| {
             let cluster = geometry.cluster_of(at);
             (cluster, if cluster < end { meta } else { Meta::Fixed })

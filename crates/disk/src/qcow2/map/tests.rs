@@ -79,6 +79,11 @@ impl Engine {
 
     /// Performs until nothing is left to do.
     fn run(&mut self, map: &mut Map) {
+        self.run_watched(map, |_, _| {});
+    }
+
+    /// The same with a look at each operation before it is performed, and at how many there were with it.
+    fn run_watched(&mut self, map: &mut Map, mut watch: impl FnMut(&Op, u32)) {
         let mut under_way = Vec::new();
         loop {
             while let Some(action) = map.poll() {
@@ -95,6 +100,7 @@ impl Engine {
             let next = self.choose(under_way.len());
             let (token, file, op) = under_way.swap_remove(next);
             self.count += 1;
+            watch(&op, self.count);
             let result =
                 if self.fails == Some(self.count) { Err(io::ErrorKind::Other) } else { self.perform(file, op) };
             if let Some((every, mut cut)) = self.cut.take() {

@@ -127,7 +127,7 @@ fn what_a_process_that_died_had_not_answered_is_asked_of_the_next() {
     ask(&mut vmm, 2);
     vmm.device(run, FromDevice::Answered { changed: false, result: Ok(()) });
     told_next(&mut vmm, run);
-    assert_eq!(ask(&mut vmm, 3), [], "there is none yet");
+    assert_eq!(ask(&mut vmm, 3), [], "no process serves yet");
     let actions = vmm.ready(run, Member::Device(0));
     assert_eq!(actions.get(1..), Some(&[asked(2), asked(3)][..]), "in their order");
     let answered =

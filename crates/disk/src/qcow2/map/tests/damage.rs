@@ -146,14 +146,19 @@ fn q7_an_entry_that_leads_to_a_snapshot_s_tables_is_never_written_through() {
     assert_eq!(answer, Ok(()), "it is the active table's");
 }
 
-/// 65536 snapshots that all name the same 32 MiB as their L1 table: what is kept of them is one range.
-#[test]
-fn snapshots_that_share_a_table_take_little() {
+/// Their table is at 1 MiB; clusters of 512 bytes.
+fn header_of_65536_snapshots() -> Vec<u8> {
     let geometry = Geometry::new(9, 4, false).unwrap();
     let at = |place: u64, count: u32| Table { at: place, count };
     let mut header = Header::new(geometry, 4096, at(1024, 1), at(512, 1));
     header.snapshots = Some(crate::qcow2::header::Snapshots { at: 1 << 20, count: 65536 });
-    let bytes = header.to_bytes().unwrap();
+    header.to_bytes().unwrap()
+}
+
+/// 65536 snapshots that all name the same 32 MiB as their L1 table: what is kept of them is one range.
+#[test]
+fn snapshots_that_share_a_table_take_little() {
+    let bytes = header_of_65536_snapshots();
     let read = |at: u64, len: usize| {
         let mut found = vec![0; len];
         if at == 0 {
@@ -176,11 +181,7 @@ fn snapshots_that_share_a_table_take_little() {
 /// A snapshot with a million L2 tables, and 65535 with one each, all different: not to be sorted after each.
 #[test]
 fn snapshots_with_many_tables_take_no_time() {
-    let geometry = Geometry::new(9, 4, false).unwrap();
-    let at = |place: u64, count: u32| Table { at: place, count };
-    let mut header = Header::new(geometry, 4096, at(1024, 1), at(512, 1));
-    header.snapshots = Some(crate::qcow2::header::Snapshots { at: 1 << 20, count: 65536 });
-    let bytes = header.to_bytes().unwrap();
+    let bytes = header_of_65536_snapshots();
     let read = |at: u64, len: usize| {
         let first = (at / 8)..;
         Ok(match at {

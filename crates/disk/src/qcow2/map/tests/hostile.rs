@@ -183,28 +183,10 @@ fn meet(bytes: &[u8], base: Option<&Vec<u8>>, seed: u64) -> Fate {
 
 /// As the engine's own, with a look at each operation before, and an end.
 fn perform(map: &mut Map, engine: &mut Engine, mut watch: impl FnMut(&Op)) {
-    let mut under_way = Vec::new();
-    loop {
-        while let Some(action) = map.poll() {
-            match action {
-                Action::Do { token, file, op } => under_way.push((token, file, op)),
-                Action::Finish { id, result } => {
-                    assert!(engine.answers.insert(id, result).is_none(), "answered twice");
-                }
-            }
-        }
-        if under_way.is_empty() {
-            break;
-        }
-        let next = engine.choose(under_way.len());
-        let (token, file, op) = under_way.swap_remove(next);
-        watch(&op);
-        engine.count += 1;
-        assert!(engine.count < MAX_OPERATIONS, "it does not end");
-        let result = engine.perform(file, op);
-        map.done(token, result);
-    }
-    assert_eq!(map.under_way(), 0, "a request has no answer");
+    engine.run_watched(map, |op, count| {
+        watch(op);
+        assert!(count < MAX_OPERATIONS, "it does not end");
+    });
 }
 
 /// Counts what became of images, and names the one that a test ended at.
